@@ -1,0 +1,91 @@
+"""Every bound on what crosses a wire, in one place: what it limits, its unit, and the formulas that tie bounds to each other.
+
+Names end in their unit: ``_BYTES_MAX`` and ``_COUNT_MAX`` are inclusive limits, ``_S`` are seconds. What is over a bound is refused before
+memory is set aside for it. The assertions at the end of each section hold the formulas at import.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- links: the handshake -------------------------------------------------------------------------------------------------------------
+
+LINK_VERSIONS: Final = (1, 1)
+"""Oldest and newest version of the link protocol that is spoken here: this one and the one before, once there is one."""
+HELLO_BYTES_MAX: Final = 16 * KIB
+"""The one frame that somebody unverified may send: a hello with its certificate."""
+JOIN_BYTES_MAX: Final = 8 * KIB
+"""A request to join, and the reply to it."""
+INFO_DEPTH_MAX: Final = 6
+"""Nesting of what a peer says about itself in its hello."""
+INFO_COUNT_MAX: Final = 256
+"""Entries of any one list or map in a hello."""
+REASON_BYTES_MAX: Final = 512
+"""Text of a refusal or goodbye."""
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+"""From the connection to the verified hello; after it the connection is cut."""
+UNVERIFIED_COUNT_MAX: Final = 256
+"""Connections at a listener that have not shown a good certificate yet."""
+CONNECTIONS_PER_S_MAX: Final = 200.0
+"""New connections that one address may open, on average; bursts of `CONNECTIONS_BURST_MAX`."""
+CONNECTIONS_BURST_MAX: Final = 400
+REFUSALS_REPORTED_PER_S_MAX: Final = 50.0
+"""Refusals handed to the handler one by one; those above it are summed up in the next one's facts."""
+
+# -- links: messages and frames -------------------------------------------------------------------------------------------------------
+
+MESSAGE_BYTES_MAX: Final = 32 * MIB
+"""One message; what is larger travels as a blob."""
+SMALL_BYTES_MAX: Final = 32 * KIB
+"""Messages up to this size are copied together into one frame; larger ones go by themselves, uncopied."""
+BATCH_BYTES_MAX: Final = 256 * KIB
+"""A frame of several messages is closed when it holds this much."""
+BATCH_COUNT_MAX: Final = 4096
+"""Messages in one frame."""
+FRAME_HEAD_BYTES_MAX: Final = 32 + 4 * BATCH_COUNT_MAX
+"""Header and column of lengths of a frame."""
+FRAME_BYTES_MAX: Final = FRAME_HEAD_BYTES_MAX + max(MESSAGE_BYTES_MAX, BATCH_BYTES_MAX + SMALL_BYTES_MAX)
+"""A whole frame on the wire."""
+PART_BYTES_MAX: Final = MIB
+"""Large messages cross ZeroMQ in parts of this size, so that no part is set aside for that is larger than this."""
+PARTS_COUNT_MAX: Final = FRAME_BYTES_MAX // PART_BYTES_MAX + 64
+"""Parts of one message on ZeroMQ; a sender may pass several buffers that are shorter than a part."""
+DRAIN_COUNT_MAX: Final = 256
+"""Frames read from one socket before the loop gets another turn."""
+
+# -- links: credit and liveness -------------------------------------------------------------------------------------------------------
+
+WINDOW_BYTES: Final = 8 * MIB
+"""What may be sent and not yet consumed by the peer, before a link is congested; a single larger message may exceed it."""
+WINDOW_COUNT: Final = 16384
+OUTSTANDING_BYTES_MAX: Final = 128 * MIB
+"""The hard bound on what waits here and what the peer has not consumed, together; beyond it `send` raises LinkOverflow."""
+OUTSTANDING_COUNT_MAX: Final = 1 << 18
+SOCKET_FRAMES_MAX: Final = 2 * WINDOW_COUNT
+"""ZeroMQ's own queue for sending (frames). Never reached, since the window stops a sender before."""
+SOCKET_FRAMES_IN_MAX: Final = 512
+"""ZeroMQ's own queue for receiving (messages); beyond it TCP slows the sender down."""
+KEEPALIVE_IDLE_S: Final = 1.0
+"""A link that heard nothing for so long asks."""
+KEEPALIVE_SILENCE_S: Final = 4.0
+"""A link that heard nothing for so long is down."""
+KEEPALIVE_TICK_S: Final = 0.25
+HEARTBEAT_INTERVAL_S: Final = 0.5
+"""ZeroMQ's own heartbeats, which its I/O thread answers even while the loop is busy."""
+HEARTBEAT_TIMEOUT_S: Final = 2.0
+LINGER_S: Final = 0.5
+"""How long what was sent may take to leave after a link or a node closed."""
+RECONNECT_FIRST_S: Final = 0.05
+RECONNECT_MAX_S: Final = 5.0
+
+assert LINK_VERSIONS[0] <= LINK_VERSIONS[1] <= LINK_VERSIONS[0] + 1, "this version and the one before"
+assert SMALL_BYTES_MAX <= BATCH_BYTES_MAX <= PART_BYTES_MAX
+assert MESSAGE_BYTES_MAX < OUTSTANDING_BYTES_MAX
+assert WINDOW_BYTES + MESSAGE_BYTES_MAX <= OUTSTANDING_BYTES_MAX, "an uncongested link takes any message"
+assert WINDOW_COUNT + 1024 < SOCKET_FRAMES_MAX, "the window stops a sender before ZeroMQ does; 1024 frames of control are spare"
+assert KEEPALIVE_TICK_S <= KEEPALIVE_IDLE_S / 4, "a revoked peer is cut within the second"
+assert KEEPALIVE_IDLE_S + KEEPALIVE_TICK_S < KEEPALIVE_SILENCE_S
+assert HEARTBEAT_INTERVAL_S < HEARTBEAT_TIMEOUT_S <= KEEPALIVE_SILENCE_S
