@@ -23,7 +23,7 @@ INFO_DEPTH_MAX: Final = 6
 """Nesting of what a peer says about itself in its hello."""
 INFO_COUNT_MAX: Final = 256
 """Entries of any one list or map in a hello."""
-REASON_BYTES_MAX: Final = 512
+REFUSAL_BYTES_MAX: Final = 512
 """Text of a refusal or goodbye."""
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 """From the connection to the verified hello; after it the connection is cut."""
@@ -89,3 +89,52 @@ assert WINDOW_COUNT + 1024 < SOCKET_FRAMES_MAX, "the window stops a sender befor
 assert KEEPALIVE_TICK_S <= KEEPALIVE_IDLE_S / 4, "a revoked peer is cut within the second"
 assert KEEPALIVE_IDLE_S + KEEPALIVE_TICK_S < KEEPALIVE_SILENCE_S
 assert HEARTBEAT_INTERVAL_S < HEARTBEAT_TIMEOUT_S <= KEEPALIVE_SILENCE_S
+
+# -- identity: what admins sign, and the files of a home -----------------------------------------------------------
+
+CERTIFICATE_BYTES_MAX: Final = 1024
+NAME_BYTES_MAX: Final = 63
+"""Name of a node, client, fleet or admin: what a DNS label may have."""
+GRANTS_COUNT_MAX: Final = 16
+GRANT_BYTES_MAX: Final = 16
+REVOCATION_BYTES_MAX: Final = 512
+REVOCATION_REASON_BYTES_MAX: Final = 120
+REVOCATIONS_COUNT_MAX: Final = 16_384
+"""In the life of a fleet: they are kept for ever, 250 bytes each as a rule."""
+ADMINS_COUNT_MAX: Final = 8
+"""Admin keys of a fleet at one time, retired ones included."""
+ADMINS_BYTES_MAX: Final = 1280
+"""One signed set of admins."""
+ADMIN_CHANGES_COUNT_MAX: Final = 32
+"""Changes of the set of admins in the life of a fleet: a joiner is shown them all."""
+SIGNED_ITEMS_COUNT_MAX: Final = 32
+"""Members of any one list or map in a signed document."""
+CERTIFICATES_CACHED_COUNT_MAX: Final = 4096
+CLOCK_LEEWAY_S: Final = 300.0
+"""How far a clock may be behind that of the admin who issued a certificate just now."""
+WALL_SECONDS_END: Final = 253_402_300_800
+"""No instant in a certificate reaches the year 10000."""
+CERTIFICATE_LIFE_S: Final = 365 * 86400.0
+CERTIFICATE_RENEW_PART: Final = 0.25
+"""A certificate is renewed when less than this part of its life is left."""
+PRIVATE_FILE_BYTES_MAX: Final = 16 * MIB
+FILE_LOCK_TIMEOUT_S: Final = 10.0
+JOIN_APPLICANTS_COUNT_MAX: Final = 4
+"""Certificates that one use of a token brings (a node and the clients beside it)."""
+JOIN_REPLY_BYTES_MAX: Final = 64 * KIB
+TOKENS_COUNT_MAX: Final = 256
+"""Join tokens that one issuer keeps, the expired ones of the last day included."""
+TOKEN_USES_COUNT_MAX: Final = 1024
+TOKEN_ENDPOINTS_COUNT_MAX: Final = 8
+TOKEN_CHARACTERS_MAX: Final = 1024
+TOKEN_KEPT_S: Final = 86400.0
+"""How long after its end a token is still known, so that "expired" can be told from "unknown"."""
+
+assert 480 + NAME_BYTES_MAX + GRANTS_COUNT_MAX * (GRANT_BYTES_MAX + 1) <= CERTIFICATE_BYTES_MAX
+assert 300 + ADMINS_COUNT_MAX * (34 + NAME_BYTES_MAX + 2 + 10) <= ADMINS_BYTES_MAX
+assert 300 + REVOCATION_REASON_BYTES_MAX <= REVOCATION_BYTES_MAX
+assert max(GRANTS_COUNT_MAX, ADMINS_COUNT_MAX) <= SIGNED_ITEMS_COUNT_MAX
+ADMIN_CHAIN_BYTES_MAX: Final = ADMIN_CHANGES_COUNT_MAX * (ADMINS_BYTES_MAX + 3)
+assert REVOCATIONS_COUNT_MAX * (REVOCATION_BYTES_MAX + 3) + ADMIN_CHAIN_BYTES_MAX < PRIVATE_FILE_BYTES_MAX
+assert ADMIN_CHAIN_BYTES_MAX + JOIN_APPLICANTS_COUNT_MAX * CERTIFICATE_BYTES_MAX + 1024 <= JOIN_REPLY_BYTES_MAX
+assert JOIN_APPLICANTS_COUNT_MAX * (400 + NAME_BYTES_MAX) + 512 <= JOIN_BYTES_MAX
