@@ -1,0 +1,269 @@
+"""Tasks as their authors see them: the decorator :func:`task`; from within, :func:`current_task` and :func:`progress`.
+
+The worker that runs a task binds itself here (:func:`bind`); outside a worker nothing is bound, `current_task()` is
+None and `progress()` does nothing, so that a task's function stays an ordinary function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar, overload
+
+from swarm.units import parse_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = "__swarm_task__"
+_PRIORITIES = {"LOW": 0, "STANDARD": 1, "HIGH": 2, "CRITICAL": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What a task asks for; None is "not said", so that a call can say it, or the default holds.
+
+    Units: `timeout_s` and `backoff_s` (initial, factor, most) are seconds, ``needs["memory"]`` is bytes.
+    """
+
+    name: str | None = None
+    retries: int | None = None
+    retry_on: tuple[str, ...] | None = None
+    backoff_s: tuple[float, float, float] | None = None
+    needs: Mapping[str, float] | None = None
+    labels: tuple[str, ...] | None = None
+    timeout_s: float | None = None
+    priority: int | None = None
+    rerun: bool | None = None
+    stream: bool | None = None
+    python: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that were said, by the names that a spec has for them."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str | None = None,
+        retries: int | None = None,
+        retry_on: Sequence[type[BaseException] | str] | type[BaseException] | None = None,
+        backoff_s: float | Sequence[float] | None = None,
+        needs: Mapping[str, float | str] | None = None,
+        labels: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        priority: int | str | None = None,
+        rerun: bool | None = None,
+        stream: bool | None = None,
+        python: str | None = None,
+    ) -> TaskOptions:
+        """Options from what people write. ConfigError names what is wrong and what is meant."""
+        if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+            raise _wrong(f"retries={retries!r} is not a whole number of at least 0")
+        if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
+            raise _wrong(f"timeout_s={timeout_s!r} is not a number of seconds above 0")
+        if isinstance(labels, str):
+            labels = (labels,)
+        if stream and retries:
+            raise _wrong("a stream cannot be retried: items that were delivered would come twice")
+        return cls(
+            name=name,
+            retries=retries,
+            retry_on=None if retry_on is None else _exceptions(retry_on),
+            backoff_s=None if backoff_s is None else _backoff(backoff_s),
+            needs=None if needs is None else {key: parse_amount(key, value) for key, value in needs.items()},
+            labels=None if labels is None else tuple(labels),
+            timeout_s=None if timeout_s is None else float(timeout_s),
+            priority=None if priority is None else parse_priority(priority),
+            rerun=rerun,
+            stream=stream,
+            python=python,
+        )
+
+
+@overload
+def task(fn: F, /) -> F: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    retries: int | None = None,
+    retry_on: Sequence[type[BaseException] | str] | type[BaseException] | None = None,
+    backoff_s: float | Sequence[float] | None = None,
+    needs: Mapping[str, float | str] | None = None,
+    labels: Sequence[str] | None = None,
+    timeout_s: float | None = None,
+    priority: int | str | None = None,
+    rerun: bool | None = None,
+    stream: bool | None = None,
+    python: str | None = None,
+) -> Callable[[F], F]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Say with a function how it wants to be run. It stays the function that it is, and can be called as before.
+
+    >>> @task(retries=3, retry_on=[TimeoutError], needs={"memory": "2GB"})
+    ... def fetch(url): ...
+    >>> options_of(fetch).retries
+    3
+
+    `retries` counts further attempts after an exception of `retry_on` (any Exception when that is not given), with
+    `backoff_s` = (initial, factor, most) seconds between them. `needs` reserves resources (cpu, memory in bytes or text
+    like "2GB", gpu, or a node's own), `labels` are required of the node. `rerun=False`: what had started when its node
+    died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
+    interpreter of the node. A call's own options come before these.
+    """
+    if fn is not None and not callable(fn):
+        raise _wrong(f"@task was given {fn!r}, which is not callable")
+    made = TaskOptions.of(**options)
+
+    def mark(function: F) -> F:
+        setattr(function, _OPTIONS, made)
+        return function
+
+    return mark if fn is None else mark(fn)
+
+
+def options_of(fn: Any) -> TaskOptions:
+    """What :func:`task` said of a callable; the empty options when it said nothing. Looks through functools.partial."""
+    for candidate in (fn, getattr(fn, "__func__", None), getattr(fn, "func", None)):
+        found = getattr(candidate, _OPTIONS, None)
+        if isinstance(found, TaskOptions):
+            return found
+    return TaskOptions()
+
+
+def parse_amount(resource: str, value: float | str) -> float:
+    """An amount of a resource; text may carry a unit ("2GB", "512MiB"). ConfigError otherwise."""
+    if isinstance(value, bool):
+        raise _wrong(f"needs[{resource!r}]={value!r} is not an amount")
+    if isinstance(value, int | float) and value >= 0:
+        return value
+    try:
+        return parse_bytes(str(value))
+    except ValueError:
+        hint = "write a number of at least 0, or a size like '2GB'"
+        raise _wrong(f"needs[{resource!r}]={value!r} is not an amount; {hint}") from None
+
+
+def parse_priority(value: int | str) -> int:
+    """A priority as 0 (LOW) to 3 (CRITICAL), from its number or name. ConfigError otherwise."""
+    if isinstance(value, str) and value.upper() in _PRIORITIES:
+        return _PRIORITIES[value.upper()]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3:
+        return int(value)
+    raise _wrong(f"priority={value!r} is not one of LOW, STANDARD, HIGH, CRITICAL")
+
+
+def exception_name(kind: type[BaseException]) -> str:
+    """The name by which `retry_on` knows an exception: "module:QualName"."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTask:
+    """The task that is running here.
+
+    `id` is 16 bytes; `token` the fencing token of this attempt (greater tokens belong to later attempts: hand it to a
+    store that refuses smaller ones, and a zombie cannot overwrite); `attempt` counts from 1; `lineage` is (root id,
+    parent id, depth); `node` the name of the node.
+    """
+
+    id: bytes
+    token: tuple[int, ...]
+    attempt: int
+    lineage: tuple[bytes, bytes, int]
+    name: str
+    node: str
+
+    @property
+    def text(self) -> str:
+        """The id as people see it."""
+        from swarm.protocol.ids import text
+
+        return text(self.id)
+
+
+class Running(Protocol):
+    """What a worker gives to :func:`bind`."""
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """The running task's id, token, attempt, lineage, name and node; None when the caller is in no task."""
+        ...
+
+    def progress(self, done: float, total: float | None, note: str) -> None: ...
+    def waiting(self, begins: bool) -> None: ...
+
+
+_running: Running | None = None
+
+
+def bind(running: Running | None) -> None:
+    """Called by the worker of this process."""
+    global _running
+    _running = running
+
+
+def current_task() -> CurrentTask | None:
+    """The task that the caller runs in, or None outside of one."""
+    facts = _running.describe() if _running is not None else None
+    if facts is None:
+        return None
+    return CurrentTask(
+        id=bytes(facts["id"]),
+        token=tuple(facts["token"]),
+        attempt=int(facts["attempt"]),
+        lineage=tuple(facts["lineage"]),
+        name=str(facts["name"]),
+        node=str(facts["node"]),
+    )
+
+
+def progress(done: float, total: float | None = None, note: str = "") -> None:
+    """Report how far the current task is. What comes faster than people can read is left out, except the last."""
+    if _running is not None:
+        _running.progress(done, total, note)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """While the current task waits for another task its slot may be lent, so that tasks that wait never lock up.
+
+    The client's futures do this by themselves.
+    """
+    running = _running
+    if running is None:
+        yield
+        return
+    running.waiting(True)
+    try:
+        yield
+    finally:
+        running.waiting(False)
+
+
+def _exceptions(kinds: Sequence[type[BaseException] | str] | type[BaseException] | str) -> tuple[str, ...]:
+    if isinstance(kinds, type | str):
+        kinds = (kinds,)
+    names = []
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            names.append(exception_name(kind))
+        elif isinstance(kind, str) and kind.count(":") == 1:
+            names.append(kind)
+        else:
+            raise _wrong(f"retry_on holds {kind!r}, which is neither an exception class nor 'module:Name'")
+    return tuple(names)
+
+
+def _backoff(value: float | Sequence[float]) -> tuple[float, float, float]:
+    parts = (value, 2.0, 60.0) if isinstance(value, int | float) else tuple(value)
+    if len(parts) != 3 or not all(isinstance(part, int | float) and part >= 0 for part in parts):
+        raise _wrong(f"backoff_s={value!r} is neither a number of seconds nor (initial, factor, most)")
+    return float(parts[0]), float(parts[1]), float(parts[2])
+
+
+def _wrong(message: str) -> Exception:
+    from swarm.errors import ConfigError
+
+    return ConfigError(message, hint="see the options of @swarm.task")
