@@ -18,7 +18,7 @@ LINK_VERSIONS: Final = (1, 1)
 HELLO_BYTES_MAX: Final = 16 * KIB
 """The one frame that somebody unverified may send: a hello with its certificate."""
 JOIN_BYTES_MAX: Final = 8 * KIB
-"""A request to join, and the reply to it."""
+"""A request to join."""
 INFO_DEPTH_MAX: Final = 6
 """Nesting of what a peer says about itself in its hello."""
 INFO_COUNT_MAX: Final = 256
@@ -136,5 +136,37 @@ assert 300 + REVOCATION_REASON_BYTES_MAX <= REVOCATION_BYTES_MAX
 assert max(GRANTS_COUNT_MAX, ADMINS_COUNT_MAX) <= SIGNED_ITEMS_COUNT_MAX
 ADMIN_CHAIN_BYTES_MAX: Final = ADMIN_CHANGES_COUNT_MAX * (ADMINS_BYTES_MAX + 3)
 assert REVOCATIONS_COUNT_MAX * (REVOCATION_BYTES_MAX + 3) + ADMIN_CHAIN_BYTES_MAX < PRIVATE_FILE_BYTES_MAX
-assert ADMIN_CHAIN_BYTES_MAX + JOIN_APPLICANTS_COUNT_MAX * CERTIFICATE_BYTES_MAX + 1024 <= JOIN_REPLY_BYTES_MAX
+assert ADMIN_CHAIN_BYTES_MAX + JOIN_APPLICANTS_COUNT_MAX * CERTIFICATE_BYTES_MAX + 16 * REVOCATION_BYTES_MAX + KIB <= (
+    JOIN_REPLY_BYTES_MAX
+)
 assert JOIN_APPLICANTS_COUNT_MAX * (400 + NAME_BYTES_MAX) + 512 <= JOIN_BYTES_MAX
+
+# -- payloads and workers -------------------------------------------------------------------------------------------------------------
+
+OUT_OF_BAND_BYTES: Final = 64 * KIB
+"""Buffers, pickles and plain values larger than this leave the payload and travel as blobs."""
+INLINE_BYTES_MAX: Final = MIB
+"""One payload, blobs not counted."""
+PAYLOAD_BUFFERS_MAX: Final = 65_536
+"""Out-of-band buffers of one payload."""
+CODE_BYTES_MAX: Final = 16 * MIB
+"""A callable by value."""
+WORKER_FRAME_BYTES_MAX: Final = 256 * MIB
+"""One frame between a node and its worker."""
+WORKER_CODE_COUNT_MAX: Final = 256
+"""Callables by value that a worker keeps."""
+WORKER_SPECS_COUNT_MAX: Final = 1024
+"""Specs that a worker keeps; the node sends a spec again when it has sent so many others since."""
+WORKER_STREAM_WINDOW_COUNT: Final = 16
+"""Items of one stream that were sent and are not yet acknowledged."""
+WORKER_COROUTINES_COUNT_MAX: Final = 64
+"""Coroutines that run in one worker at once."""
+WORKER_OUTCOMES_COUNT_MAX: Final = 512
+"""Outcomes that a worker collects before it reports them."""
+WORKER_OUTCOMES_AGE_S: Final = 0.001
+"""How old an outcome may get before it is reported, when another task is about to start."""
+FAILURE_TEXT_CHARACTERS_MAX: Final = 16 * KIB
+"""The message, and the traceback, of a failure."""
+
+assert OUT_OF_BAND_BYTES < INLINE_BYTES_MAX <= MESSAGE_BYTES_MAX
+assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
