@@ -1,0 +1,1 @@
+"""What runs: the node, its workers, and the command line."""

@@ -1,0 +1,141 @@
+"""What a worker knows of a run (a slice of a batch), of its spec, and of the task that is running."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import msgpack
+
+from kernels.batch import Calls
+from nodes.worker.channel import BLOCKED, GRANTED, RUN_HEADER, UNBLOCKED, Channel, Frame
+
+PROGRESS_INTERVAL_S = 0.05
+"""Progress reports of one task that come closer together are left out, except the last."""
+
+_INDEX = struct.Struct(">I")
+_ANY_EXCEPTION = ("builtins:Exception",)
+
+
+class WorkerSpec:
+    """The fields of a spec that a worker needs. The node has validated it."""
+
+    __slots__ = ("command", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream")
+    __slots__ += ("depth", "timeout_s")
+
+    def __init__(self, number: int, raw: bytes, granted: bool) -> None:
+        fields: dict[str, Any] = msgpack.unpackb(raw)
+        self.number = number
+        self.raw = raw
+        self.granted = granted
+        self.fn: list[Any] | None = fields.get("fn")
+        self.command = fields.get("kind") == "command"
+        self.name: str = fields.get("name") or (str(self.fn[-1]) if self.fn else "command")
+        self.stream = bool(fields.get("stream"))
+        self.retries: int = fields.get("retries", 0)
+        self.retry_on: tuple[str, ...] = tuple(fields.get("retry_on") or _ANY_EXCEPTION)
+        self.timeout_s: float | None = fields.get("timeout_s")
+        self.root: bytes = fields.get("root", b"")
+        self.parent: bytes = fields.get("parent", b"")
+        self.depth: int = fields.get("depth", 0)
+
+    @classmethod
+    def of(cls, frame: Frame) -> WorkerSpec:
+        """From a SPEC frame."""
+        return cls(frame.run, bytes(frame.body), bool(frame.flags & GRANTED))
+
+    def retried(self, error: BaseException) -> bool:
+        """Whether this exception is one to try again for."""
+        if not self.retries:
+            return False
+        return any(f"{kind.__module__}:{kind.__qualname__}" in self.retry_on for kind in type(error).__mro__)
+
+
+class Run:
+    """One RUN frame: tasks `start` to `start` + `count` of a batch, to be claimed from slice `slot`."""
+
+    __slots__ = ("attempt", "batch", "calls", "count", "deps", "number", "slot", "spec", "start", "token")
+
+    def __init__(self, frame: Frame, specs: Mapping[int, WorkerSpec]) -> None:
+        start, count, spec, length = RUN_HEADER.unpack_from(frame.body)
+        columns = RUN_HEADER.size + length
+        extra: dict[str, Any] = msgpack.unpackb(frame.body[RUN_HEADER.size : columns]) if length else {}
+        self.number = frame.run
+        self.slot = frame.slot
+        self.start: int = start
+        self.count: int = count
+        self.spec = specs[spec]
+        self.calls = Calls(frame.body[columns:], count)
+        self.batch: bytes = extra.get("batch", b"")
+        self.attempt: int = extra.get("attempt", 1)
+        token = extra.get("token", ())
+        self.token: tuple[int, ...] = tuple(token) if isinstance(token, list | tuple) else (token,)
+        self.deps: list[bytes] = extra.get("deps", [])
+
+    def task_id(self, index: int) -> bytes:
+        """The id of the task at `index` of the batch."""
+        return self.batch + _INDEX.pack(index)
+
+
+class Context:
+    """The task that is running, for :func:`swarm.current_task` (this is its `Running`) and for progress.
+
+    Ordinary tasks run one at a time, and the main loop writes `run` and `index` here. Coroutines say which they are by a
+    context variable.
+    """
+
+    def __init__(self, channel: Channel, node: str) -> None:
+        self._channel = channel
+        self._node = node
+        self.run: Run | None = None
+        self.index = -1
+        self.coroutine: ContextVar[tuple[Run, int] | None] = ContextVar("swarm_task", default=None)
+        self._reported: tuple[int, int] = (-1, -1)
+        self._reported_at_s = 0.0
+
+    def current(self) -> tuple[Run, int] | None:
+        """The run and index of the caller's task."""
+        found = self.coroutine.get()
+        if found is not None:
+            return found
+        run, index = self.run, self.index
+        return (run, index) if run is not None and index >= 0 else None
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """The facts of the caller's task."""
+        found = self.current()
+        if found is None:
+            return None
+        run, index = found
+        mine = run.task_id(index)
+        spec = run.spec
+        return {
+            "id": mine,
+            "token": run.token,
+            "attempt": run.attempt,
+            "lineage": (spec.root or mine, spec.parent, spec.depth),
+            "name": spec.name,
+            "node": self._node,
+        }
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Send a report, unless the last one of this task was just before."""
+        found = self.current()
+        if found is None:
+            return
+        run, index = found
+        now = time.monotonic()
+        mine = (run.number, index)
+        if mine == self._reported and now - self._reported_at_s < PROGRESS_INTERVAL_S and done != total:
+            return
+        self._reported, self._reported_at_s = mine, now
+        self._channel.event(run.number, index, "progress", {"done": done, "total": total, "note": note[:200]})
+
+    def waiting(self, begins: bool) -> None:
+        """The caller's task begins or ends to wait for another task."""
+        found = self.current()
+        if found is not None:
+            self._channel.send(BLOCKED if begins else UNBLOCKED, run=found[0].number, slot=found[0].slot)
