@@ -1,0 +1,566 @@
+"""The task fabric of a node: links and workers on one side, the cores of owner and executor on the other.
+
+The cores decide; this shell carries messages between them and the world. Each callback hands an event to a core and then
+`_turn` carries out the effects of both until there are none, since the effect of one is often an event of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from kernels.batch import Calls, Outcomes
+from kernels.clock import boottime_ns
+from nodes.pool import Pool, PoolConfig
+from nodes.task_logs import TaskLogs
+from swarm.protocol import ids
+from swarm.protocol.effects import Fact
+from swarm.protocol.execution import Execution, HandInput, HandSlice, HandSpec, StartWorker, StopWorker
+from swarm.protocol.messages import Kind, MessageError, decode, encode, field
+from swarm.protocol.outbound import Tell
+from swarm.protocol.ownership import Connect, Ownership, ToExecutor
+from swarm.protocol.spec import SpecError, parse_spec
+from transport.links import Link, LinkClosed, LinkOverflow
+
+LINK_GRACE_S = 3.0
+"""How long a link to an executor may be down before its tasks are taken to be lost."""
+OWNER_LEASE_S = 10.0
+"""How long this node goes on with the tasks of an owner to which there is no link."""
+UNDELIVERED_COUNT_MAX = 4096
+LOAD_EVERY_S = 0.02
+RANGES_MAX = 65536
+
+Now = Callable[[], float]
+
+
+class WorkerRequests(Protocol):
+    """Who answers what workers ask for (code, blobs, segments)."""
+
+    def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
+    def worker_gone(self, worker: int) -> None: ...
+
+
+class Queries(Protocol):
+    """Who answers what people and peers ask."""
+
+    def query(self, link: Link, number: int, method: str, args: Mapping[str, Any], body: memoryview) -> None: ...
+    def reply(self, link: Link, number: int, header: Mapping[str, Any], body: memoryview) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What the fabric needs of the rest of the node."""
+
+    def connect(self, node: bytes) -> None:
+        """Open a link to a member."""
+
+    def peer_reset(self, node: bytes) -> None:
+        """A link to a member broke: have it probed at once."""
+
+    def fact(self, fact: Fact) -> None:
+        """Something worth knowing."""
+
+    def load_changed(self) -> None:
+        """Free slots or queue changed."""
+
+
+def boottime_s() -> float:
+    """Seconds of the clock that goes on while the machine sleeps; the `now` of every core of a node."""
+    return boottime_ns() / 1e9
+
+
+def client_key(link: Link) -> bytes:
+    """What names a client's process: its id and boot. The same after it reconnects."""
+    return link.identity.id + link.boot
+
+
+class Fabric:
+    """Owner and executor of one node, with their links and workers."""
+
+    def __init__(
+        self,
+        me: bytes,
+        ownership: Ownership,
+        execution: Execution,
+        pool: PoolConfig,
+        surroundings: Surroundings,
+        loop: asyncio.AbstractEventLoop,
+        now: Now = boottime_s,
+        wall: Now | None = None,
+    ) -> None:
+        import time
+
+        self.me = me
+        self.ownership = ownership
+        self.execution = execution
+        self.pool = Pool(pool, self, loop)
+        self.logs = TaskLogs()
+        self.requests: WorkerRequests | None = None
+        self.queries: Queries | None = None
+        self._around = surroundings
+        self._loop = loop
+        self._now = now
+        self._wall = wall or time.time
+        self._nodes: dict[bytes, Link] = {}
+        self._clients: dict[bytes, Link] = {}
+        self._boots: dict[bytes, bytes] = {}
+        self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
+        self._grace: dict[bytes, asyncio.TimerHandle] = {}
+        self._leases: dict[bytes, asyncio.TimerHandle] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._turning = False
+        self._load_sent: dict[str, Any] = {}
+        self._load_timer: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the warm workers."""
+        self.execution.start(self._now())
+        self._turn()
+
+    def drain(self) -> None:
+        """Take nothing more; give back what has not begun."""
+        now = self._now()
+        self.ownership.drain(now)
+        self.execution.drain(now)
+        self._turn()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing runs here, and no client waits for anything from here."""
+        return self.execution.idle and not self.ownership.unfinished
+
+    def close(self) -> None:
+        """End the workers and every timer."""
+        self.closed = True
+        for handle in (self._timer, self._load_timer, *self._grace.values(), *self._leases.values()):
+            if handle is not None:
+                handle.cancel()
+        self.pool.kill_all()
+
+    @property
+    def node_links(self) -> Mapping[bytes, Link]:
+        """Links to other nodes by id."""
+        return self._nodes
+
+    @property
+    def client_links(self) -> Mapping[bytes, Link]:
+        """Links to clients by client key."""
+        return self._clients
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def link_up(self, link: Link) -> None:
+        """A member or client is linked."""
+        peer = link.identity.id
+        if link.identity.role != "node":
+            self._clients[client_key(link)] = link
+            return
+        known = self._nodes.get(peer)
+        self._nodes[peer] = link
+        if known is not None and known.up:
+            # Both sides dialled at once, or the peer came back before its old link was seen to be down.
+            if known.boot == link.boot:
+                return
+            known.close("replaced by a link to its next process")
+        for timers in (self._grace, self._leases):
+            handle = timers.pop(peer, None)
+            if handle is not None:
+                handle.cancel()
+        now = self._now()
+        if self._boots.get(peer, link.boot) != link.boot:
+            self._undelivered.pop(peer, None)
+            self.execution.owner_lost(now, peer)
+            self.ownership.executor_lost(now, peer, "link")
+        elif (
+            peer in self.ownership.executors and self.ownership.executors[peer].dispatches and self.queries is not None
+        ):
+            self._resync(link)
+        self._boots[peer] = link.boot
+        for told in self._undelivered.pop(peer, OrderedDict()).values():
+            self._tell(told)
+        self.ownership.executor_linked(now, peer)
+        self._turn()
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """A link is gone; its peer may come back."""
+        peer = link.identity.id
+        now = self._now()
+        if link.identity.role != "node":
+            key = client_key(link)
+            if self._clients.get(key) is link:
+                del self._clients[key]
+                self.ownership.client_lost(now, key)
+                self._turn()
+            return
+        if self._nodes.get(peer) is not link:
+            return
+        del self._nodes[peer]
+        if self.closed:
+            return
+        executor = self.ownership.executors.get(peer)
+        if executor is not None:
+            executor.linked = False
+        self._around.peer_reset(peer)
+        if executor is not None and executor.dispatches:
+            self._grace[peer] = self._loop.call_later(LINK_GRACE_S, self._grace_over, peer)
+            self._around.connect(peer)
+        self._leases[peer] = self._loop.call_later(OWNER_LEASE_S, self._lease_over, peer)
+
+    def link_writable(self, link: Link) -> None:
+        """The peer consumes again."""
+        self._turn()
+
+    def link_messages(self, link: Link, messages: list[bytes]) -> None:
+        """Messages from a peer. One that breaks the protocol costs it the link."""
+        try:
+            for message in messages:
+                self._message(link, message)
+        except (MessageError, SpecError, ValueError, TypeError, KeyError, OverflowError) as error:
+            self._around.fact(
+                Fact("peer.violation", {"role": link.identity.role}, {"peer": link.identity.name, "error": str(error)})
+            )
+            link.close(f"violation: {error}"[:200])
+        self._turn()
+
+    def _message(self, link: Link, message: bytes) -> None:
+        kind, header, body = decode(message)
+        now = self._now()
+        is_node = link.identity.role == "node"
+        peer = link.identity.id if is_node else client_key(link)
+        if kind == Kind.OUTCOMES and is_node:
+            self.ownership.outcomes(now, peer, field(header, "d", int), field(header, "n", int), body, header.get("l"))
+        elif kind == Kind.SUBMIT:
+            self.ownership.submit(
+                now, self._wall(), peer, link.identity.name, "code" in link.identity.grants, field(header, "b", bytes),
+                field(header, "s", bytes), field(header, "n", int), body, attempts=header.get("w", 0) or 0,
+                deps=_task_ids(header.get("d")),
+            )  # fmt: skip
+        elif kind == Kind.DISPATCH and is_node:
+            raw = field(header, "s", bytes)
+            self.execution.dispatch(
+                now, peer, dispatch=field(header, "d", int), batch=field(header, "b", bytes), spec=parse_spec(raw),
+                raw=raw, granted=header.get("g") is True, calls=Calls(body, field(header, "n", int)),
+                first=field(header, "a", int), attempts=field(header, "w", int), extra=header.get("x") or {},
+            )  # fmt: skip
+        elif kind == Kind.EVENT and is_node:
+            self.ownership.event(
+                peer, field(header, "d", int), field(header, "i", int), field(header, "e", str), header.get("v"), body
+            )
+        elif kind == Kind.CANCEL:
+            batch = self.ownership.batches.get(field(header, "b", bytes))
+            if batch is not None and batch.client == peer:
+                self.ownership.cancel(now, batch.key, _ranges(header.get("r")))
+        elif kind == Kind.RECALL and is_node:
+            self.execution.recall(now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True)
+        elif kind == Kind.GRANT_START:
+            batch = self.ownership.batches.get(field(header, "b", bytes))
+            if batch is not None and batch.client == peer:
+                self.ownership.grant_start(now, batch.key, _ranges(header.get("r")) or [])
+        elif kind == Kind.INPUT:
+            key, index = field(header, "b", bytes), field(header, "i", int)
+            if is_node:
+                self.execution.give_input(peer, key, index, field(header, "e", str), header.get("v"), bytes(body))
+            else:
+                batch = self.ownership.batches.get(key)
+                if batch is not None and batch.client == peer:
+                    self.ownership.give_input(key, index, field(header, "e", str), header.get("v"), bytes(body))
+        elif kind == Kind.QUERY and self.queries is not None:
+            arguments = header.get("a") or {}
+            if not isinstance(arguments, dict):
+                raise MessageError("arguments of a query are not a map")
+            self.queries.query(link, field(header, "q", int), field(header, "m", str), arguments, body)
+        elif kind == Kind.REPLY and self.queries is not None:
+            self.queries.reply(link, field(header, "q", int), header, body)
+        elif kind == Kind.LOAD and is_node:
+            self.ownership.executor_load(now, peer, field(header, "l", dict))
+        elif kind == Kind.GOODBYE:
+            pass  # The link goes down next, and says so.
+        else:
+            self._around.fact(Fact("message.unknown", {}, {"kind": kind, "peer": link.identity.name}))
+
+    # --- members ------------------------------------------------------------------------------------------------------
+
+    def member_lost(self, node: bytes, why: str) -> None:
+        """The fleet's verdict: a member is dead, or it left."""
+        now = self._now()
+        self._undelivered.pop(node, None)
+        self._boots.pop(node, None)
+        for timers in (self._grace, self._leases):
+            handle = timers.pop(node, None)
+            if handle is not None:
+                handle.cancel()
+        self.ownership.executor_lost(now, node, why)
+        self.execution.owner_lost(now, node)
+        link = self._nodes.get(node)
+        if link is not None:
+            link.close(f"the member is {why}")
+        self._turn()
+
+    def _grace_over(self, node: bytes) -> None:
+        self._grace.pop(node, None)
+        self.ownership.executor_lost(self._now(), node, "link")
+        self._turn()
+
+    def _lease_over(self, node: bytes) -> None:
+        self._leases.pop(node, None)
+        self.execution.owner_lost(self._now(), node)
+        self._undelivered.pop(node, None)
+        self._turn()
+
+    def _resync(self, link: Link) -> None:
+        """The link to an executor was down for a moment: what it no longer knows of was lost on the way."""
+        peer = link.identity.id
+
+        def answered(value: Any, error: Any) -> None:
+            if error is None and isinstance(value, dict) and isinstance(value.get("held"), list):
+                held = {number: _ranges(parts) or [] for number, parts in value["held"]}
+                self.ownership.executor_relinked(self._now(), peer, held)
+                self._turn()
+
+        self.ask(link, "dispatches", {}, answered)
+
+    def ask(self, link: Link, method: str, args: Mapping[str, Any], done: Callable[[Any, Any], None]) -> None:
+        """Ask a peer; `done(value, error)` is called once."""
+        asker = getattr(self.queries, "ask", None)
+        if asker is not None:
+            asker(link, method, args, lambda value, error, body: done(value, error))
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def worker_ready(self, worker: int, info: Mapping[str, Any]) -> None:
+        """A worker takes work."""
+        self.execution.worker_ready(self._now(), worker)
+        self._turn()
+
+    def worker_outcomes(self, worker: int, run: int, outcomes: Outcomes, body: memoryview) -> None:
+        """A worker has outcomes."""
+        self.execution.worker_outcomes(self._now(), worker, run, outcomes, body)
+        self._turn()
+
+    def worker_slice_done(self, worker: int, slot: int) -> None:
+        """A worker is through with a slice."""
+        self.execution.worker_slice_done(self._now(), worker, slot)
+        self._turn()
+
+    def worker_event(self, worker: int, run: int, index: int, name: str, value: Any) -> None:
+        """A task that runs says something. Bulk (stream items, output) goes as the message's body."""
+        if isinstance(value, bytes):
+            self._keep_output(worker, run, index, name, value)
+            self.execution.worker_event(worker, run, index, name, None, value)
+        elif isinstance(value, list) and len(value) == 2 and isinstance(value[1], bytes):
+            self.execution.worker_event(worker, run, index, name, value[0], value[1])
+        else:
+            self.execution.worker_event(worker, run, index, name, value)
+        self._turn()
+
+    def worker_blocked(self, worker: int, blocked: bool) -> None:
+        """The task of a worker waits for another task, or goes on."""
+        if blocked:
+            self.execution.worker_blocked(self._now(), worker)
+        else:
+            self.execution.worker_unblocked(self._now(), worker)
+        self._turn()
+
+    def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:
+        """A worker asks for something."""
+        if self.requests is not None:
+            self.requests.worker_request(worker, number, method, args)
+
+    def worker_output(self, worker: int, stream: str, data: bytes) -> None:
+        """A worker's task printed something; it is kept under the task that runs there now."""
+        it = self.execution.workers.get(worker)
+        current = it.page.current() if it is not None and it.page is not None else None
+        if it is not None and current is not None and current[0] in it.slices:
+            run = it.slices[current[0]].run
+            self.logs.add(ids.task_id(run.batch, current[1]), stream, data)
+        elif it is not None and it.slices:
+            part = next(iter(it.slices.values()))
+            self.logs.add(ids.task_id(part.run.batch, part.start), stream, data)
+        else:
+            fields = {"worker": worker, "stream": stream, "text": data[-2000:].decode(errors="replace")}
+            self._around.fact(Fact("worker.output", {}, fields))
+
+    def worker_exited(self, worker: int, why: str) -> None:
+        """A worker's process is gone."""
+        if self.requests is not None:
+            self.requests.worker_gone(worker)
+        if not self.closed:
+            self.execution.worker_exited(self._now(), worker, why)
+            self._turn()
+
+    def _keep_output(self, worker: int, run: int, index: int, name: str, data: bytes) -> None:
+        if name in ("out", "err"):
+            it = self.execution.workers.get(worker)
+            for part in it.slices.values() if it is not None else ():
+                if part.run.number == run:
+                    self.logs.add(ids.task_id(part.run.batch, index), name, data)
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Carry out what the cores want, until they want nothing."""
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while True:
+                effects: list[Any] = [*self.execution.take_effects(), *self.ownership.take_effects()]
+                if not effects:
+                    break
+                for effect in effects:
+                    self._carry_out(effect)
+        finally:
+            self._turning = False
+        self._arm()
+        self._tell_load()
+
+    def _carry_out(self, effect: Any) -> None:
+        match effect:
+            case ToExecutor():
+                self._to_executor(effect)
+            case Tell():
+                self._tell(effect)
+            case HandSlice():
+                self.pool.send_slice(effect)
+            case Fact():
+                self._around.fact(effect)
+            case HandSpec():
+                self.pool.send_spec(effect.worker, effect.number, effect.raw, effect.granted)
+            case HandInput():
+                self.pool.send_input(effect)
+            case StartWorker():
+                self._start_worker(effect)
+            case StopWorker():
+                self.pool.stop(effect.worker, effect.how)
+            case Connect():
+                self._around.connect(effect.node)
+            case _:
+                raise AssertionError(effect)
+
+    def _start_worker(self, it: StartWorker) -> None:
+        try:
+            page = self.pool.start(it.worker, it.python)
+        except (OSError, KeyError) as error:
+            why = f"{type(error).__name__}: {error}"
+            self._loop.call_soon(self.worker_exited, it.worker, why)
+        else:
+            self.execution.worker_started(it.worker, page)
+
+    def _to_executor(self, it: ToExecutor) -> None:
+        if it.executor == self.me:
+            # One join of two views; a remote executor would get the same columns from the wire.
+            calls = Calls(b"".join((it.lengths, it.payloads)), it.count)
+            self.execution.dispatch(
+                self._now(), self.me, dispatch=it.dispatch, batch=it.batch, spec=it.spec, raw=it.raw,
+                granted=it.granted, calls=calls, first=it.first, attempts=it.attempts, extra=it.extra,
+            )  # fmt: skip
+            return
+        header = {
+            "b": it.batch, "d": it.dispatch, "a": it.first, "n": it.count, "s": it.raw, "w": it.attempts,
+            "g": it.granted, "x": it.extra,
+        }  # fmt: skip
+        self._tell(Tell(it.executor, Kind.DISPATCH, header, (it.lengths, it.payloads)))
+
+    def _tell(self, it: Tell) -> None:
+        if it.to == self.me:
+            self._tell_self(it)
+            return
+        link = self._nodes.get(it.to) or self._clients.get(it.to)
+        if link is not None and link.up:
+            try:
+                link.send(encode(it.kind, it.header), *it.parts)
+                return
+            except LinkClosed:
+                pass
+            except LinkOverflow as error:
+                self._around.fact(Fact("link.overflow", {"reach": link.reach}, {"peer": link.identity.name}))
+                link.close(f"overflow: {error}"[:200])
+        if it.kind in (Kind.OUTCOMES, Kind.EVENT) and it.to in self._leases:
+            # The owner may be back in a moment; then it wants what ended meanwhile.
+            waiting = self._undelivered.setdefault(it.to, OrderedDict())
+            waiting[len(waiting)] = it
+            if len(waiting) > UNDELIVERED_COUNT_MAX:
+                self._undelivered.pop(it.to)
+
+    def _tell_self(self, it: Tell) -> None:
+        now, header = self._now(), it.header
+        body: Any = it.parts[0] if it.parts else b""
+        if it.kind == Kind.OUTCOMES:
+            self.ownership.outcomes(now, self.me, header["d"], header["n"], body)
+        elif it.kind == Kind.EVENT:
+            self.ownership.event(self.me, header["d"], header["i"], header["e"], header["v"], body)
+        elif it.kind == Kind.RECALL:
+            wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
+            self.execution.recall(now, self.me, header["d"], wanted, header["k"])
+        elif it.kind == Kind.INPUT:
+            self.execution.give_input(self.me, header["b"], header["i"], header["e"], header["v"], body)
+        else:
+            raise AssertionError(it)
+
+    def _arm(self) -> None:
+        deadlines = [at for at in (self.execution.next_deadline(), self.ownership.next_deadline()) if at is not None]
+        if not deadlines:
+            return
+        at = min(deadlines)
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0.0, at - self._now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._now()
+        self.execution.on_timer(now)
+        self.ownership.on_timer(now)
+        self._turn()
+
+    def _tell_load(self) -> None:
+        """Say free slots and queue to linked nodes, when they changed and not too often."""
+        if self._load_timer is None and self._nodes:
+            load = self.execution.load()
+            if load != self._load_sent:
+                self._load_timer = self._loop.call_later(LOAD_EVERY_S, self._send_load)
+        self._around.load_changed()
+
+    def _send_load(self) -> None:
+        self._load_timer = None
+        load = self.execution.load()
+        if load == self._load_sent:
+            return
+        self._load_sent = load
+        for node in sorted(self._nodes):
+            self._tell(Tell(node, Kind.LOAD, {"l": load}))
+
+
+def _ranges(value: Any) -> list[tuple[int, int]] | None:
+    """Ranges from a header; None means all. MessageError for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > RANGES_MAX:
+        raise MessageError("ranges are not a list of a sensible length")
+    found: list[tuple[int, int]] = []
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, int) for part in pair):
+            raise MessageError("a range is not a pair of whole numbers")
+        start, stop = pair
+        if not 0 <= start <= stop < 1 << 32:
+            raise MessageError("a range is out of bounds")
+        found.append((start, stop))
+    return found
+
+
+def _task_ids(value: Any) -> list[bytes] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > 4096:
+        raise MessageError("dependencies are not a list of a sensible length")
+    if not all(isinstance(task, bytes) and len(task) == ids.TASK_ID_BYTES for task in value):
+        raise MessageError("a dependency is not a task id")
+    return value

@@ -1,0 +1,378 @@
+"""Worker processes: starting them, speaking with them over their channels, seeing them end.
+
+The pool carries out what the executor's state machine decides, and tells it what happened. It decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgpack
+
+from kernels.batch import Outcomes
+from kernels.slots import SlotPage
+from nodes.worker import channel as wire
+from swarm.protocol.execution import HandInput, HandSlice
+
+STARTING_MAX_S = 30.0
+"""A worker that is not ready by then is ended."""
+FINISH_MAX_S = 5.0
+"""A worker that was asked to finish and is still there after this is ended."""
+OUTPUT_READ_BYTES = 64 * 1024
+SEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
+
+
+class PoolHandler(Protocol):
+    """What the pool tells the node. All are called in the loop."""
+
+    def worker_ready(self, worker: int, info: Mapping[str, Any]) -> None: ...
+    def worker_outcomes(self, worker: int, run: int, outcomes: Outcomes, body: memoryview) -> None: ...
+    def worker_slice_done(self, worker: int, slot: int) -> None: ...
+    def worker_event(self, worker: int, run: int, index: int, name: str, value: Any) -> None: ...
+    def worker_blocked(self, worker: int, blocked: bool) -> None: ...
+    def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
+    def worker_output(self, worker: int, stream: str, data: bytes) -> None: ...
+    def worker_exited(self, worker: int, why: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How workers are started."""
+
+    modules: Sequence[str] = ()
+    pythons: Mapping[str, str] = field(default_factory=dict)
+    """Interpreters of guest workers by name."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    result_bytes_max: int = 0
+    directory: Path = Path()
+    """Where workers may make working directories of commands."""
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    number: int
+    popen: subprocess.Popen[bytes]
+    socket: socket.socket
+    page: SlotPage | None
+    frames: wire.Frames
+    outputs: dict[int, str]
+    backlog: deque[memoryview] = field(default_factory=deque)
+    backlog_bytes: int = 0
+    pidfd: int = -1
+    timer: asyncio.TimerHandle | None = None
+    children: set[int] = field(default_factory=set)
+    """Process groups of commands that it runs."""
+    closed: bool = False
+
+
+class Pool:
+    """The worker processes of one node, by the executor's worker numbers."""
+
+    def __init__(self, config: PoolConfig, handler: PoolHandler, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        self._handler = handler
+        self._loop = loop
+        self._processes: dict[int, _Process] = {}
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def pids(self) -> dict[int, int]:
+        """Process ids by worker number."""
+        return {number: process.popen.pid for number, process in self._processes.items()}
+
+    # --- starting and ending ------------------------------------------------------------------------------------------
+
+    def start(self, worker: int, python: str) -> SlotPage | None:
+        """Start a worker process; its page of claims (None for a guest). OSError when it cannot be started."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        page: SlotPage | None = None
+        fds = [theirs.fileno()]
+        try:
+            if python:
+                guest = Path(__file__).parent / "worker" / "guest.py"
+                command = [self._config.pythons[python], str(guest), "--channel", str(theirs.fileno())]
+            else:
+                page, page_fd = SlotPage.create()
+                fds.append(page_fd)
+                command = [
+                    sys.executable, "-m", "nodes.worker.home",
+                    "--channel", str(theirs.fileno()), "--slots", str(page_fd),
+                ]  # fmt: skip
+            if self._config.modules:
+                command += ["--modules", ",".join(self._config.modules)]
+            if self._config.result_bytes_max:
+                command += ["--result-bytes-max", str(self._config.result_bytes_max)]
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=fds,
+                start_new_session=True,
+                env=dict(self._config.environment),
+            )
+        except BaseException:
+            ours.close()
+            if page is not None:
+                page.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in fds[1:]:
+                os.close(fd)
+        ours.setblocking(False)
+        for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            ours.setsockopt(socket.SOL_SOCKET, size, 1 << 20)
+        assert popen.stdout is not None and popen.stderr is not None
+        outputs = {popen.stdout.fileno(): "out", popen.stderr.fileno(): "err"}
+        process = _Process(worker, popen, ours, page, wire.Frames(), outputs)
+        self._processes[worker] = process
+        self._loop.add_reader(ours.fileno(), self._readable, process)
+        for fd in outputs:
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._output, process, fd)
+        self._watch(process)
+        process.timer = self._loop.call_later(STARTING_MAX_S, self.stop, worker, "kill")
+        return page
+
+    def stop(self, worker: int, how: str) -> None:
+        """End a worker: "finish" asks it to end by itself, and is enforced after a while; "kill" ends it now."""
+        process = self._processes.get(worker)
+        if process is None:
+            return
+        if process.timer is not None:
+            process.timer.cancel()
+            process.timer = None
+        if how == "finish":
+            self._send(process, wire.pack(wire.STOP))
+            process.timer = self._loop.call_later(FINISH_MAX_S, self.stop, worker, "kill")
+        else:
+            self._kill(process)
+
+    def kill_all(self) -> None:
+        """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
+        for process in list(self._processes.values()):
+            self._kill(process)
+        for process in list(self._processes.values()):
+            try:
+                process.popen.wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                continue
+            self._release(process)
+        self._processes.clear()
+
+    def _kill(self, process: _Process) -> None:
+        # The process may have ended and been reaped; then its group is gone, or only its orphans are left in it.
+        for group in (process.popen.pid, *process.children):
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+    def _watch(self, process: _Process) -> None:
+        try:
+            process.pidfd = os.pidfd_open(process.popen.pid)
+        except (AttributeError, OSError):
+            self._poll(process)
+        else:
+            self._loop.add_reader(process.pidfd, self._ended, process)
+
+    def _poll(self, process: _Process) -> None:
+        # No pidfd on this platform: ask now and then. The closed channel is seen at once anyway.
+        if process.closed:
+            return
+        if process.popen.poll() is not None:
+            self._ended(process)
+        else:
+            self._loop.call_later(0.05, self._poll, process)
+
+    def _ended(self, process: _Process) -> None:
+        if process.closed:
+            return
+        code = process.popen.poll()
+        if code is None:
+            return
+        # What it said last is still in the socket and the pipes.
+        self._readable(process)
+        for fd in list(process.outputs):
+            self._output(process, fd)
+        self._kill(process)  # Whatever it left behind in its group.
+        self._release(process)
+        self._processes.pop(process.number, None)
+        why = f"exit {code}" if code >= 0 else f"signal {-code}"
+        self._handler.worker_exited(process.number, why)
+        if process.page is not None:
+            process.page.close()
+            process.page = None
+
+    def _release(self, process: _Process) -> None:
+        process.closed = True
+        if process.timer is not None:
+            process.timer.cancel()
+        self._loop.remove_reader(process.socket.fileno())
+        self._loop.remove_writer(process.socket.fileno())
+        process.socket.close()
+        for fd in process.outputs:
+            self._loop.remove_reader(fd)
+        for pipe in (process.popen.stdout, process.popen.stderr):
+            if pipe is not None:
+                pipe.close()
+        if process.pidfd >= 0:
+            self._loop.remove_reader(process.pidfd)
+            os.close(process.pidfd)
+
+    # --- to a worker --------------------------------------------------------------------------------------------------
+
+    def send_spec(self, worker: int, number: int, raw: bytes, granted: bool) -> None:
+        """Tell a worker a spec."""
+        flags = wire.GRANTED if granted else 0
+        self._send_to(worker, wire.pack(wire.SPEC, raw, flags=flags, run=number))
+
+    def send_slice(self, it: HandSlice) -> None:
+        """Hand a slice over."""
+        said = msgpack.packb(dict(it.extra))
+        head = wire.RUN_HEADER.pack(it.start, it.count, it.spec, len(said))
+        length = len(head) + len(said) + len(it.lengths) + len(it.payloads)
+        prefix = wire.HEADER.pack(wire.HEADER.size - 4 + length, wire.RUN, it.slot, 0, it.run)
+        self._send_to(it.worker, b"".join((prefix, head, said, it.lengths, it.payloads)))
+
+    def send_input(self, it: HandInput) -> None:
+        """Pass input, a signal or a stream's credit on."""
+        index = it.index.to_bytes(4, "little")
+        if it.what == "in":
+            frame = wire.pack(wire.INPUT, index + bytes(it.body), run=it.run)
+        elif it.what == "signal":
+            frame = wire.pack(wire.SIGNAL, index + int(it.value).to_bytes(4, "little"), run=it.run)
+        else:
+            frame = wire.pack(wire.ACK, index + int(it.value).to_bytes(4, "little"), run=it.run)
+        self._send_to(it.worker, frame)
+
+    def reply(self, worker: int, number: int, value: Any, *, failed: bool = False) -> None:
+        """Answer a worker's request; with `failed`, `value` is {"message", "hint"}."""
+        flags = wire.ERROR if failed else 0
+        self._send_to(worker, wire.pack(wire.REPLY, bytes(msgpack.packb(value)), flags=flags, run=number))
+
+    def send_code(self, worker: int, digest: bytes, code: bytes) -> None:
+        """Give a worker code by value."""
+        self._send_to(worker, wire.pack(wire.CODE, digest + code))
+
+    def _send_to(self, worker: int, frame: bytes) -> None:
+        process = self._processes.get(worker)
+        if process is not None and not process.closed:
+            self._send(process, frame)
+
+    def _send(self, process: _Process, frame: bytes) -> None:
+        if not process.backlog:
+            try:
+                sent = process.socket.send(frame)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                return  # It is gone; its end is reported by the watch on its process.
+            if sent == len(frame):
+                return
+            self._loop.add_writer(process.socket.fileno(), self._writable, process)
+            rest = memoryview(frame)[sent:]
+        else:
+            rest = memoryview(frame)
+        process.backlog.append(rest)
+        process.backlog_bytes += len(rest)
+        if process.backlog_bytes > SEND_BACKLOG_BYTES_MAX:
+            self._kill(process)
+
+    def _writable(self, process: _Process) -> None:
+        while process.backlog:
+            head = process.backlog[0]
+            try:
+                sent = process.socket.send(head)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                process.backlog.clear()
+                break
+            process.backlog_bytes -= sent
+            if sent < len(head):
+                process.backlog[0] = head[sent:]
+                return
+            process.backlog.popleft()
+        self._loop.remove_writer(process.socket.fileno())
+
+    # --- from a worker ------------------------------------------------------------------------------------------------
+
+    def _readable(self, process: _Process) -> None:
+        for _ in range(16):
+            try:
+                data = process.socket.recv(wire.READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(process.socket.fileno())
+                return
+            try:
+                for frame in process.frames.feed(data):
+                    self._frame(process, frame)
+            except (ValueError, TypeError, IndexError):
+                # A task wrote into the channel, or memory is corrupt: nothing from this process can be trusted.
+                self._kill(process)
+                return
+            if len(data) < wire.READ_BYTES:
+                return
+
+    def _frame(self, process: _Process, frame: wire.Frame) -> None:
+        handler, number = self._handler, process.number
+        kind = frame.kind
+        if kind == wire.OUTCOMES:
+            count = int.from_bytes(frame.body[:4], "little")
+            body = frame.body[4:]
+            handler.worker_outcomes(number, frame.run, Outcomes(body, count), body)
+        elif kind == wire.DONE:
+            handler.worker_slice_done(number, frame.slot)
+        elif kind == wire.EVENT:
+            index, name, value = msgpack.unpackb(frame.body)
+            if name == "pid":
+                process.children.add(int(value))
+            handler.worker_event(number, frame.run, index, name, value)
+        elif kind == wire.REQUEST:
+            method, args = msgpack.unpackb(frame.body)
+            handler.worker_request(number, frame.run, method, args)
+        elif kind in (wire.BLOCKED, wire.UNBLOCKED):
+            handler.worker_blocked(number, kind == wire.BLOCKED)
+        elif kind == wire.READY:
+            if process.timer is not None:
+                process.timer.cancel()
+                process.timer = None
+            handler.worker_ready(number, msgpack.unpackb(frame.body))
+        else:
+            raise wire.ChannelViolation(f"kind {kind}")
+
+    def _output(self, process: _Process, fd: int) -> None:
+        for _ in range(16):
+            try:
+                data = os.read(fd, OUTPUT_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(fd)
+                process.outputs.pop(fd, None)
+                return
+            self._handler.worker_output(process.number, "out" if fd == self._stdout_of(process) else "err", data)
+
+    @staticmethod
+    def _stdout_of(process: _Process) -> int:
+        pipe = process.popen.stdout
+        return -1 if pipe is None or pipe.closed else pipe.fileno()

@@ -1,0 +1,766 @@
+"""The executor: what this node runs for the owners of tasks, its own included.
+
+Owners send *runs*: ranges of a batch, known by the owner's dispatch number. Their tasks wait in a run queue a shape. The
+executor cuts a run into *slices*, sized by how long such tasks take, and hands them to worker processes; a worker
+claims the tasks of a slice one by one from a page of shared memory, so that whatever it has not claimed can be taken back
+at any moment, and so that the task it was running when it died is known exactly.
+
+Everything here is a pure machine: `now` is seconds of the node's boot-time clock, effects are taken with `take_effects`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kernels.batch import Calls, OutcomeBuilder, Outcomes
+from kernels.tasks import TaskColumns
+from swarm.protocol.effects import Fact
+from swarm.protocol.messages import Kind
+from swarm.protocol.outbound import Bytes, Tell
+from swarm.protocol.resources import Account, Capacity, ReadyShapes, Shape, shape_of
+from swarm.protocol.runtimes import Runtimes
+from swarm.protocol.spec import Spec
+from swarm.protocol.states import FINAL_BELOW, Status
+
+SLICE_HORIZON_S = 0.005
+"""A slice is cut so that it takes about this long: short enough to share, long enough to pay for its hand-over."""
+SLICE_TASKS_MAX = 512
+PIPELINE_BELOW_S = 0.020
+"""A worker is given a second slice ahead of time when its tasks are shorter than this: the gap would be felt."""
+PIPELINE_DEPTH = 2
+WORKERS_EXTRA_MAX = 64
+"""Workers beyond the slots, in place of those that wait for tasks of their own."""
+OBSERVE_EVERY_S = 0.010
+START_FAILURES_MAX = 3
+
+
+class ClaimPage(Protocol):
+    """The node's side of the page that it shares with a worker (`kernels.slots.SlotPage`)."""
+
+    def offer(self, slot: int, count: int) -> None: ...
+    def recall(self, slot: int, keep: int = 0) -> tuple[int, int]: ...
+    def progress(self, slot: int) -> tuple[int, int]: ...
+    def current(self) -> tuple[int, int, int] | None: ...
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Start a worker process; `python` names another interpreter, "" is the node's own."""
+
+    worker: int
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """End a worker: "finish" lets it end by itself, "kill" ends its process group now."""
+
+    worker: int
+    how: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandSpec:
+    """Tell a worker a spec, before the first slice that refers to it."""
+
+    worker: int
+    number: int
+    raw: bytes
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HandSlice:
+    """Hand a slice of a run to a worker."""
+
+    worker: int
+    slot: int
+    run: int
+    start: int
+    count: int
+    spec: int
+    extra: Mapping[str, Any]
+    lengths: memoryview
+    payloads: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class HandInput:
+    """Pass input, a signal or a stream's credit on to the worker that runs a task."""
+
+    worker: int
+    run: int
+    index: int
+    what: str
+    value: Any
+    body: Bytes = b""
+
+
+ExecutionEffect = StartWorker | StopWorker | HandSpec | HandSlice | HandInput | Tell | Fact
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A range of a batch that this node runs for its owner."""
+
+    number: int
+    owner: bytes
+    dispatch: int
+    batch: bytes
+    spec: Spec
+    raw: bytes
+    granted: bool
+    shape: Shape
+    calls: Calls
+    first: int
+    columns: TaskColumns
+    attempts: int
+    extra: dict[str, Any]
+    queued_at: float
+    verdicts: dict[int, int] = field(default_factory=dict)
+    """Relative index -> the status to report when the worker that runs it has been killed for that reason."""
+
+
+@dataclass(slots=True, eq=False)
+class Slice:
+    """A range of a run in a worker's hands."""
+
+    run: Run
+    slot: int
+    token: int
+    start: int
+    stop: int
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process as the executor sees it."""
+
+    number: int
+    python: str
+    page: ClaimPage | None
+    state: str = "starting"
+    """starting, ready, blocked or stopping."""
+    slices: dict[int, Slice] = field(default_factory=dict)
+    shape: Shape | None = None
+    """The shape whose needs are taken for this worker now."""
+    specs: dict[tuple[bytes, bool], int] = field(default_factory=dict)
+    done: int = 0
+    started_at: float = 0.0
+    reason: str = ""
+    """Why it is being stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionConfig:
+    """Units: tasks, seconds, bytes."""
+
+    capacity: Capacity
+    recycle_tasks: int = 0
+    """A worker is replaced after so many tasks; 0: never."""
+    recycle_age_s: float = 0.0
+    worker_memory_bytes_max: int = 0
+
+
+class Execution:
+    """The executor's state machine."""
+
+    def __init__(self, config: ExecutionConfig, me: bytes) -> None:
+        self.config = config
+        self.me = me
+        self.account = Account(config.capacity)
+        self.runtimes = Runtimes()
+        self.draining = False
+        self._ready = ReadyShapes()
+        self._runs: dict[int, Run] = {}
+        self._by_dispatch: dict[tuple[bytes, int], Run] = {}
+        self._workers: dict[int, Worker] = {}
+        self._run_number = 0
+        self._worker_number = 0
+        self._token = 0
+        self._effects: list[ExecutionEffect] = []
+        self._observe_at: float | None = None
+        self._start_failures = 0
+        self._retry_start_at: float | None = None
+
+    # --- what the shell asks ------------------------------------------------------------------------------------------
+
+    def take_effects(self) -> list[ExecutionEffect]:
+        """What is to be done now, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When `on_timer` wants to be called, or None."""
+        return min((at for at in (self._observe_at, self._retry_start_at) if at is not None), default=None)
+
+    @property
+    def slots(self) -> int:
+        """Slots of this node."""
+        return int(self.config.capacity.totals.get("cpu", 0))
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no worker has been handed yet."""
+        return self._ready.tasks
+
+    @property
+    def running(self) -> int:
+        """Workers with work in their hands."""
+        return sum(1 for worker in self._workers.values() if worker.slices)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._runs
+
+    @property
+    def workers(self) -> Mapping[int, Worker]:
+        """The workers by number."""
+        return self._workers
+
+    def load(self) -> dict[str, Any]:
+        """What this node tells the others of its load: free slots and tasks waiting."""
+        return {"free": round(self.account.free_cpu, 3), "wait": self._ready.tasks, "drain": self.draining}
+
+    def running_tasks(self) -> list[tuple[bytes, int, int, float]]:
+        """(batch, index, worker, started at) of what runs now."""
+        found = []
+        for worker in self._workers.values():
+            current = worker.page.current() if worker.page else None
+            if current is not None and current[0] in worker.slices:
+                part = worker.slices[current[0]]
+                found.append((part.run.batch, current[1], worker.number, current[2] / 1e9))
+        return found
+
+    def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
+        """What is not reported yet of an owner's runs: dispatch -> ranges."""
+        return {run.dispatch: run.columns.pending() for run in self._runs.values() if run.owner == owner}
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Start the warm workers, one a slot."""
+        for _ in range(self.slots):
+            self._start_worker(now, "")
+
+    def worker_started(self, worker: int, page: ClaimPage | None) -> None:
+        """The process of a worker runs; its page, if it has one."""
+        if worker in self._workers:
+            self._workers[worker].page = page
+
+    def worker_ready(self, now: float, worker: int) -> None:
+        """A worker has loaded and takes work."""
+        it = self._workers.get(worker)
+        if it is None or it.state != "starting":
+            return
+        it.state = "ready"
+        it.started_at = now
+        self._start_failures = 0
+        self._pump(now)
+
+    def worker_exited(self, now: float, worker: int, why: str) -> None:
+        """A worker's process is gone; `why` says how ("signal 9", "exit 1")."""
+        it = self._workers.pop(worker, None)
+        if it is None:
+            return
+        expected = it.state == "stopping"
+        if it.state == "starting":
+            self._start_failed(now, it, why)
+        current = it.page.current() if it.page else None
+        for part in sorted(it.slices.values(), key=lambda one: one.token):
+            self._slice_died(now, it, part, current, why)
+        it.slices.clear()
+        self._let_go(it)
+        self._effects.append(
+            Fact("worker.exited", {"expected": str(expected).lower()}, {"worker": worker, "why": why, "for": it.reason})
+        )
+        self._replace(now)
+        self._pump(now)
+
+    def worker_blocked(self, now: float, worker: int) -> None:
+        """The task that a worker runs waits for another: its slot is lent, what it had not begun goes to others."""
+        it = self._workers.get(worker)
+        if it is None or it.state != "ready":
+            return
+        it.state = "blocked"
+        self._recall_from(now, it)
+        if it.shape is not None:
+            self.account.give(it.shape)
+        self._replace(now)
+        self._pump(now)
+
+    def worker_unblocked(self, now: float, worker: int) -> None:
+        """The task goes on. For a moment more may run than there are slots; new work waits until that is over."""
+        it = self._workers.get(worker)
+        if it is None or it.state != "blocked":
+            return
+        it.state = "ready"
+        if it.shape is not None:
+            self.account.take(it.shape)
+        self._pump(now)
+
+    def worker_memory(self, now: float, worker: int, rss_bytes: int) -> None:
+        """A worker's resident memory was measured; over the limit it is replaced once it has nothing in hand."""
+        it = self._workers.get(worker)
+        limit = self.config.worker_memory_bytes_max
+        if it is not None and limit and rss_bytes > limit and not it.slices and it.state == "ready":
+            self._retire(now, it, f"its memory grew to {rss_bytes} bytes")
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def dispatch(
+        self,
+        now: float,
+        owner: bytes,
+        *,
+        dispatch: int,
+        batch: bytes,
+        spec: Spec,
+        raw: bytes,
+        granted: bool,
+        calls: Calls,
+        first: int,
+        attempts: int = 0,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Take a run from its owner. While draining it goes straight back."""
+        key = (owner, dispatch)
+        if key in self._by_dispatch:
+            return
+        misfit = self.config.capacity.misfit(shape_of(spec))
+        if self.draining or misfit:
+            self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)
+            return
+        self._run_number += 1
+        run = Run(
+            self._run_number, owner, dispatch, batch, spec, raw, granted, shape_of(spec), calls, first,
+            TaskColumns(calls.count, first), attempts, extra or {}, now,
+        )  # fmt: skip
+        self._runs[run.number] = run
+        self._by_dispatch[key] = run
+        self._push(run, calls.count)
+        self._pump(now)
+
+    def recall(self, now: float, owner: bytes, dispatch: int, ranges: list[tuple[int, int]] | None, kill: bool) -> None:
+        """The owner wants tasks back: those not begun return to it; with `kill` those that run are ended."""
+        run = self._by_dispatch.get((owner, dispatch))
+        if run is None:
+            return
+        wanted = ranges if ranges is not None else [(run.first, run.first + run.calls.count)]
+        for worker in list(self._workers.values()):
+            if any(part.run is run for part in worker.slices.values()):
+                self._recall_from(now, worker)
+                if kill:
+                    self._kill_running(worker, run, wanted, Status.CANCELLED, "its task was cancelled")
+        self._return_waiting(run, wanted)
+        self._pump(now)
+
+    def owner_lost(self, now: float, owner: bytes) -> None:
+        """The lease of an owner's runs is over: drop what waits, end what runs, tell nobody."""
+        for run in [run for run in self._runs.values() if run.owner == owner]:
+            self._drop(now, run)
+        self._pump(now)
+
+    def worker_outcomes(self, now: float, worker: int, run_number: int, outcomes: Outcomes, body: Bytes) -> None:
+        """A worker reports outcomes; they go to the owner as they came."""
+        it, run = self._workers.get(worker), self._runs.get(run_number)
+        if it is None or run is None:
+            return
+        it.done += outcomes.count
+        token = next((part.token for part in it.slices.values() if part.run is run), None)
+        mine = [part.token for part in it.slices.values() if part.run is run]
+        if token is None or not all(
+            any(run.columns.holds(outcomes.index(row), one) for one in mine) for row in self._edges(outcomes)
+        ):
+            return
+        self.runtimes.observe(run.raw, outcomes.run_us_total, outcomes.count)
+        for one in mine:
+            run.columns.settle(outcomes, one)
+        if not outcomes.all_ok:
+            for row in range(outcomes.count):
+                if outcomes.status(row) >= FINAL_BELOW:
+                    run.columns.finish(outcomes.index(row))
+        self._tell_outcomes(run, outcomes.count, body)
+        if run.columns.done == run.calls.count:
+            self._forget(run)
+
+    def worker_slice_done(self, now: float, worker: int, slot: int) -> None:
+        """A worker has reported every task it claimed of the slice in `slot`."""
+        it = self._workers.get(worker)
+        part = None if it is None else it.slices.pop(slot, None)
+        if it is None or part is None:
+            return
+        # What was recalled from the slice went back when it was recalled; nothing else can be left.
+        for start, stop in part.run.columns.outstanding(part.token):
+            self._requeue(part.run, start, stop)
+        if not it.slices and it.state == "ready":
+            self._let_go(it)
+            config = self.config
+            if config.recycle_tasks and it.done >= config.recycle_tasks:
+                self._retire(now, it, f"it has run {it.done} tasks")
+            elif config.recycle_age_s and now - it.started_at >= config.recycle_age_s:
+                self._retire(now, it, f"it is {now - it.started_at:.0f} s old")
+        self._pump(now)
+
+    def worker_event(self, worker: int, run_number: int, index: int, name: str, value: Any, body: Bytes = b"") -> None:
+        """A worker says something about a task that runs: progress, an item of a stream, output."""
+        run = self._runs.get(run_number)
+        if run is None or worker not in self._workers:
+            return
+        header = {"b": run.batch, "d": run.dispatch, "i": index, "e": name, "v": value}
+        self._effects.append(Tell(run.owner, Kind.EVENT, header, (body,) if len(body) else ()))
+
+    def give_input(self, owner: bytes, batch: bytes, index: int, what: str, value: Any, body: Bytes = b"") -> None:
+        """Pass something on to a task that runs here: "in", "signal" or "ack"."""
+        for worker in self._workers.values():
+            for part in worker.slices.values():
+                run = part.run
+                if run.batch == batch and run.owner == owner and part.start <= index < part.stop:
+                    self._effects.append(HandInput(worker.number, run.number, index, what, value, body))
+                    return
+
+    def drain(self, now: float) -> None:
+        """Begin nothing more: what has not been begun goes back to its owners, what runs may end."""
+        if self.draining:
+            return
+        self.draining = True
+        for worker in list(self._workers.values()):
+            self._recall_from(now, worker)
+        for run in list(self._runs.values()):
+            self._return_waiting(run, [(run.first, run.first + run.calls.count)])
+
+    def on_timer(self, now: float) -> None:
+        """End what has run for too long."""
+        if self._retry_start_at is not None and now >= self._retry_start_at:
+            self._retry_start_at = None
+            self._replace(now)
+        if self._observe_at is not None and now >= self._observe_at:
+            self._observe_at = None
+            self._observe(now)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _edges(outcomes: Outcomes) -> tuple[int, ...]:
+        return (0, outcomes.count - 1) if outcomes.count > 1 else (0,) if outcomes.count else ()
+
+    def _push(self, run: Run, count: int) -> None:
+        self._ready.push(run.shape, run.number, run.spec.priority, run.spec.nice, int(run.queued_at * 1e9), count)
+
+    def _pump(self, now: float) -> None:
+        """Hand waiting tasks to workers until one or the other runs out."""
+        if self.draining or not self._ready.tasks:
+            return
+        now_ns = int(now * 1e9)
+        for shape in self._ready.shapes(now_ns):
+            while (head := self._ready.head(shape, now_ns)) is not None:
+                worker = self._worker_for(now, shape, self._runs[head[0]])
+                if worker is None:
+                    break
+                self._hand(now, worker, self._runs[head[0]], shape)
+
+    def _worker_for(self, now: float, shape: Shape, run: Run) -> Worker | None:
+        """The worker to hand a slice of this shape to, or None while it has to wait."""
+        idle: Worker | None = None
+        busy: Worker | None = None
+        alive = 0
+        for worker in self._workers.values():
+            if worker.python != shape.python or worker.state in ("stopping", "blocked"):
+                continue
+            alive += 1
+            if worker.state != "ready":
+                continue
+            if not worker.slices:
+                idle = idle or worker
+            elif worker.shape == shape and len(worker.slices) < PIPELINE_DEPTH:
+                busy = worker if busy is None or len(worker.slices) < len(busy.slices) else busy
+        if self.account.fits(shape):
+            if idle is not None:
+                return idle
+            self._start_if_short(now, shape, alive)
+        if busy is None or busy.page is None or run.spec.stream or not run.spec.rerun:
+            return None
+        mean = self.runtimes.mean_s(run.raw)
+        return busy if mean is not None and mean < PIPELINE_BELOW_S else None
+
+    def _start_if_short(self, now: float, shape: Shape, alive: int) -> None:
+        """Resources are free but no worker is: start one, within bounds, for this interpreter."""
+        starting = sum(1 for one in self._workers.values() if one.state == "starting" and one.python == shape.python)
+        if starting >= self._ready.waiting_of(shape) or starting >= max(self.slots, 1):
+            return
+        if len(self._workers) >= self.slots + WORKERS_EXTRA_MAX:
+            spare = next((one for one in self._workers.values() if one.state == "ready" and not one.slices), None)
+            if spare is None or spare.python == shape.python:
+                return
+            self._retire(now, spare, "another interpreter is needed")
+        self._start_worker(now, shape.python)
+
+    def _hand(self, now: float, worker: Worker, run: Run, shape: Shape) -> None:
+        limit = self._slice_tasks(run, shape, worker)
+        self._token += 1
+        taken = run.columns.take(limit, self._token)
+        assert taken is not None, (run.number, run.columns.ready)
+        start, stop = taken
+        self._ready.take(shape, run.number, stop - start)
+        if worker.shape is None:
+            worker.shape = shape
+            self.account.take(shape)
+        slot = next(number for number in range(16) if number not in worker.slices)
+        part = Slice(run, slot, self._token, start, stop)
+        worker.slices[slot] = part
+        if worker.page is not None:
+            worker.page.offer(slot, stop - start)
+        number = worker.specs.get((run.raw, run.granted))
+        if number is None:
+            number = len(worker.specs) + 1
+            worker.specs[(run.raw, run.granted)] = number
+            self._effects.append(HandSpec(worker.number, number, run.raw, run.granted))
+        lengths, payloads = run.calls.slice(start - run.first, stop - run.first)
+        extra = {"batch": run.batch, "token": run.dispatch, "attempt": run.attempts + 1} | run.extra
+        self._effects.append(
+            HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads)
+        )
+        if run.spec.timeout_s is not None and self._observe_at is None:
+            self._observe_at = now + min(OBSERVE_EVERY_S, run.spec.timeout_s)
+        if not run.spec.rerun or run.spec.kind == "command":
+            header = {"b": run.batch, "d": run.dispatch, "i": start, "e": "started", "v": None}
+            self._effects.append(Tell(run.owner, Kind.EVENT, header))
+        wait = now - run.queued_at
+        self._effects.append(Fact("slice.handed", {}, {"wait_s": wait, "tasks": stop - start}, wait))
+
+    def _slice_tasks(self, run: Run, shape: Shape, worker: Worker) -> int:
+        """How many tasks to hand over at once."""
+        if worker.page is None or not run.spec.rerun or run.spec.stream:
+            return 1
+        most = self.runtimes.count_within(run.raw, SLICE_HORIZON_S, SLICE_TASKS_MAX)
+        if most == 1:
+            return 1
+        share = -(-self._ready.waiting_of(shape) // max(1, self.slots))
+        return max(1, min(most, share))
+
+    def _let_go(self, worker: Worker) -> None:
+        if worker.shape is not None:
+            if worker.state != "blocked":
+                self.account.give(worker.shape)
+            worker.shape = None
+
+    def _start_worker(self, now: float, python: str) -> None:
+        self._worker_number += 1
+        worker = Worker(self._worker_number, python, None, started_at=now)
+        self._workers[worker.number] = worker
+        self._effects.append(StartWorker(worker.number, python))
+
+    def _replace(self, now: float) -> None:
+        """Keep as many home workers as there are slots, not counting those whose task waits for another."""
+        if self._retry_start_at is not None:
+            return
+        count = sum(1 for one in self._workers.values() if not one.python and one.state in ("starting", "ready"))
+        room = self.slots + WORKERS_EXTRA_MAX - len(self._workers)
+        for _ in range(min(self.slots - count, room)):
+            self._start_worker(now, "")
+
+    def _retire(self, now: float, worker: Worker, reason: str) -> None:
+        worker.state = "stopping"
+        worker.reason = reason
+        self._effects.append(StopWorker(worker.number, "finish", reason))
+        self._replace(now)
+
+    def _start_failed(self, now: float, worker: Worker, why: str) -> None:
+        """A worker died before it was ready. After a few in a row wait longer; a guest's tasks are refused."""
+        self._start_failures += 1
+        self._effects.append(
+            Fact("worker.start_failed", {}, {"worker": worker.number, "python": worker.python, "why": why})
+        )
+        if worker.python and self._start_failures >= START_FAILURES_MAX:
+            self._start_failures = 0
+            for run in [run for run in self._runs.values() if run.spec.python == worker.python]:
+                self._refuse(run, f"the interpreter {worker.python!r} does not start a worker ({why})")
+        elif not worker.python:
+            self._retry_start_at = now + min(30.0, 0.1 * 2**self._start_failures)
+
+    def _refuse(self, run: Run, message: str) -> None:
+        import msgpack
+
+        body = b"F" + msgpack.packb({"message": message, "hint": "look at the node's log", "facts": {}})
+        builder, count = OutcomeBuilder(), 0
+        for start, stop in run.columns.pending():
+            for index in range(start, stop):
+                if run.columns.finish(index):
+                    builder.add(index, Status.REFUSED, 0, body)
+                    count += 1
+        self._ready.remove(run.shape, run.number)
+        if count:
+            self._tell_outcomes(run, count, builder.take())
+        self._forget(run)
+
+    def _recall_from(self, now: float, worker: Worker) -> None:
+        """Take back whatever a worker has not begun, and queue it again."""
+        if worker.page is None:
+            return
+        for part in worker.slices.values():
+            new_end, old_end = worker.page.recall(part.slot)
+            if new_end < old_end:
+                self._requeue(part.run, part.start + new_end, part.start + old_end)
+
+    def _requeue(self, run: Run, start: int, stop: int) -> None:
+        for index in range(start, stop):
+            run.columns.release(index)
+        self._push(run, stop - start)
+
+    def _return_waiting(self, run: Run, ranges: list[tuple[int, int]]) -> None:
+        """Give tasks of these ranges that no worker has back to the owner."""
+        back: list[int] = []
+        columns = run.columns
+        for start, stop in ranges:
+            for index in range(max(start, run.first), min(stop, run.first + run.calls.count)):
+                if columns.state(index) == TaskColumns.READY:
+                    columns.finish(index)
+                    back.append(index)
+        if not back:
+            return
+        waiting = self._ready.remove(run.shape, run.number) - len(back)
+        if waiting > 0:
+            self._push(run, waiting)
+        self._tell_back(run.owner, run.dispatch, run.batch, back, Status.RETURNED)
+        if columns.done == run.calls.count:
+            self._forget(run)
+
+    def _kill_running(self, worker: Worker, run: Run, ranges: list[tuple[int, int]], verdict: int, reason: str) -> None:
+        """End a worker if it runs, or may run, a task of these ranges; they are reported with `verdict`."""
+        doomed = [
+            index
+            for part in worker.slices.values()
+            if part.run is run
+            for begin, end in run.columns.outstanding(part.token)
+            for index in range(begin, end)
+            if any(start <= index < stop for start, stop in ranges)
+        ]
+        if worker.page is not None:
+            current = worker.page.current()
+            if current is not None and not run.spec.stream and len(doomed) > 1:
+                doomed = [index for index in doomed if index == current[1]] or doomed
+        if not doomed:
+            return
+        for index in doomed:
+            run.verdicts[index] = verdict
+        self._kill(worker, reason)
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        if worker.state == "blocked" and worker.shape is not None:
+            self.account.take(worker.shape)
+        worker.state = "stopping"
+        worker.reason = reason
+        self._effects.append(StopWorker(worker.number, "kill", reason))
+
+    def _slice_died(
+        self, now: float, worker: Worker, part: Slice, current: tuple[int, int, int] | None, why: str
+    ) -> None:
+        """A worker died with this slice: say of each task in it what that means."""
+        run = part.run
+        if run.number not in self._runs:
+            return
+        claimed = part.start + (worker.page.progress(part.slot)[0] if worker.page else part.stop - part.start)
+        ours = worker.reason if worker.state == "stopping" else ""
+        running = current[1] if current is not None and current[0] == part.slot else None
+        builder, count, verdict_used = OutcomeBuilder(), 0, bool(run.verdicts)
+        for begin, end in run.columns.outstanding(part.token):
+            for index in range(begin, end):
+                if index >= claimed:
+                    self._requeue(run, index, index + 1)
+                    continue
+                status = run.verdicts.pop(index, None)
+                if status is None:
+                    blamed = index == running or worker.page is None
+                    status = Status.CRASHED if blamed and not (ours and verdict_used) else Status.LOST
+                run.columns.finish(index)
+                builder.add(index, status, 0, _ended(status, ours or why, run.spec))
+                count += 1
+        if count:
+            self._tell_outcomes(run, count, builder.take())
+        if run.columns.done == run.calls.count:
+            self._forget(run)
+
+    def _drop(self, now: float, run: Run) -> None:
+        self._ready.remove(run.shape, run.number)
+        self._forget(run)
+        for worker in list(self._workers.values()):
+            parts = [part for part in worker.slices.values() if part.run is run]
+            if not parts:
+                continue
+            started = worker.page is None
+            if worker.page is not None:
+                for part in parts:
+                    worker.page.recall(part.slot)
+                current = worker.page.current()
+                started = current is not None and any(part.slot == current[0] for part in parts)
+            if started and worker.state in ("ready", "blocked"):
+                self._recall_from(now, worker)
+                self._kill(worker, "the owner of its task is gone")
+
+    def _observe(self, now: float) -> None:
+        """Look at what runs under a timeout, and when to look again."""
+        soonest: float | None = None
+        for worker in list(self._workers.values()):
+            if worker.state not in ("ready", "blocked"):
+                continue
+            timed = [part for part in worker.slices.values() if part.run.spec.timeout_s is not None]
+            if not timed:
+                continue
+            current = worker.page.current() if worker.page else None
+            part = worker.slices.get(current[0]) if current else None
+            if current is None or part is None or part.run.spec.timeout_s is None:
+                soonest = min(soonest or now + OBSERVE_EVERY_S, now + OBSERVE_EVERY_S)
+                continue
+            ends = current[2] / 1e9 + part.run.spec.timeout_s
+            if now < ends:
+                soonest = min(soonest, ends) if soonest is not None else ends
+                continue
+            self._recall_from(now, worker)
+            part.run.verdicts[current[1]] = Status.TIMEOUT
+            self._kill(worker, f"its task ran longer than {part.run.spec.timeout_s:g} s")
+        self._observe_at = soonest
+
+    def _tell_outcomes(self, run: Run, count: int, body: Bytes) -> None:
+        header = {"b": run.batch, "n": count, "d": run.dispatch, "l": self.load()}
+        self._effects.append(Tell(run.owner, Kind.OUTCOMES, header, (body,)))
+
+    def _tell_back(self, owner: bytes, dispatch: int, batch: bytes, indices: range | list[int], status: Status) -> None:
+        builder = OutcomeBuilder()
+        for index in indices:
+            builder.add(index, status, 0, b"")
+        header = {"b": batch, "n": len(indices), "d": dispatch, "l": self.load()}
+        self._effects.append(Tell(owner, Kind.OUTCOMES, header, (builder.take(),)))
+
+    def _forget(self, run: Run) -> None:
+        self._runs.pop(run.number, None)
+        self._by_dispatch.pop((run.owner, run.dispatch), None)
+
+
+def _ended(status: int, why: str, spec: Spec) -> bytes:
+    """The payload of an outcome that the node, not the task, has to tell."""
+    import msgpack
+
+    if status == Status.TIMEOUT:
+        message, hint = (
+            f"{spec.name or 'the task'} ran longer than its timeout of {spec.timeout_s:g} s",
+            "raise timeout_s",
+        )
+    elif status == Status.CANCELLED:
+        message, hint = f"{spec.name or 'the task'} was cancelled", ""
+    else:
+        message = f"the worker process died while it ran {spec.name or 'the task'} ({why})"
+        hint = "swarm task logs shows its last output"
+    return b"F" + bytes(msgpack.packb({"message": message, "hint": hint, "facts": {"why": why}}))
+
+
+Clock = Callable[[], float]

@@ -1,0 +1,91 @@
+"""Ids of batches and tasks, and the text people see.
+
+A batch key is 12 bytes: the session (8 random bytes of the client) and a u32 batch number, big-endian. A task id is the
+batch key and the task's u32 index. Neighbouring tasks differ only in their last bytes, so the text form is a permutation
+of the id (a four-round Feistel network, Luby and Rackoff 1988, over a public constant): short prefixes of it differ, and
+it can be turned back into the id.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from blake3 import blake3
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+"""Crockford's base 32: no i, l, o, u, so that nothing is misread."""
+
+BATCH_KEY_BYTES = 12
+TASK_ID_BYTES = 16
+TEXT_LENGTH = 26
+
+_INDEX = struct.Struct(">I")
+_DECODE = {character: value for value, character in enumerate(ALPHABET)} | {"i": 1, "l": 1, "o": 0}
+_ROUNDS = 4
+
+
+def batch_key(session: bytes, number: int) -> bytes:
+    """The key of batch `number` (u32) of a session (8 bytes)."""
+    assert len(session) == 8, session
+    return session + _INDEX.pack(number)
+
+
+def task_id(batch: bytes, index: int) -> bytes:
+    """The id of the task at `index` in a batch."""
+    assert len(batch) == BATCH_KEY_BYTES, batch
+    return batch + _INDEX.pack(index)
+
+
+def split(task: bytes) -> tuple[bytes, int]:
+    """A task id as (batch key, index)."""
+    assert len(task) == TASK_ID_BYTES, task
+    return task[:BATCH_KEY_BYTES], _INDEX.unpack_from(task, BATCH_KEY_BYTES)[0]
+
+
+def child_session(parent: bytes, attempt_free_index: int = 0) -> bytes:
+    """The session of the tasks that a task submits: derived from the parent's id, so that a repeated parent finds them."""
+    return blake3(parent + _INDEX.pack(attempt_free_index), derive_key_context="nanoswarm child session v1").digest(8)
+
+
+def encode32(raw: bytes) -> str:
+    """Base 32 of bytes, without padding, most significant bits first."""
+    bits = len(raw) * 8
+    length = -(-bits // 5)
+    number = int.from_bytes(raw, "big") << (length * 5 - bits)
+    return "".join(ALPHABET[(number >> shift) & 31] for shift in range((length - 1) * 5, -1, -5))
+
+
+def decode32(text: str, size: int) -> bytes:
+    """The inverse of `encode32` for `size` bytes. ValueError for a foreign character or a wrong length."""
+    bits = size * 8
+    length = -(-bits // 5)
+    if len(text) != length:
+        raise ValueError(f"{text!r} has {len(text)} characters, not {length}")
+    number = 0
+    for character in text.lower():
+        value = _DECODE.get(character)
+        if value is None:
+            raise ValueError(f"{character!r} does not occur in an id")
+        number = number << 5 | value
+    return (number >> (length * 5 - bits)).to_bytes(size, "big")
+
+
+def _half(round_number: int, half: bytes) -> int:
+    return int.from_bytes(blake3(bytes((round_number,)) + half).digest(8), "big")
+
+
+def text(task: bytes) -> str:
+    """The text of a task id: 26 characters, any 4 to 6 of the first of which usually tell one task from the others."""
+    left, right = int.from_bytes(task[:8], "big"), int.from_bytes(task[8:], "big")
+    for number in range(_ROUNDS):
+        left, right = right, left ^ _half(number, right.to_bytes(8, "big"))
+    return encode32(left.to_bytes(8, "big") + right.to_bytes(8, "big"))
+
+
+def parse(full_text: str) -> bytes:
+    """The task id of a full text. ValueError if it is none."""
+    raw = decode32(full_text, TASK_ID_BYTES)
+    left, right = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
+    for number in reversed(range(_ROUNDS)):
+        left, right = right ^ _half(number, left.to_bytes(8, "big")), left
+    return left.to_bytes(8, "big") + right.to_bytes(8, "big")

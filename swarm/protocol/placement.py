@@ -1,0 +1,103 @@
+"""Placement: which executor gets the next tasks of a shape, and how many.
+
+An executor is offered as many tasks as keep its slots busy for a short horizon: a window. Short tasks get deep windows,
+so that no slot waits for the next message; long or unknown ones get one task a slot, so that none waits behind another
+while a slot elsewhere is free. Among executors with room, the one that would start the task soonest is taken; the owner
+itself wins a tie, since that saves the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarm.protocol.resources import SLACK, Capacity, Shape
+
+WINDOW_HORIZON_S = 0.030
+"""How much work, in seconds, an executor is sent ahead: a few round trips on a LAN."""
+WINDOW_TASKS_MAX = 2048
+DEEP_BELOW_S = 0.020
+"""Tasks shorter than this on average are sent ahead; longer ones only when a slot is free."""
+
+
+@dataclass(slots=True, eq=False)
+class Executor:
+    """An executor as an owner sees it: capacity as it says, load as it last said, and what it was sent since."""
+
+    id: bytes
+    name: str
+    capacity: Capacity
+    local: bool = False
+    linked: bool = False
+    draining: bool = False
+    suspect: bool = False
+    granted: bool = True
+    free: float = 0.0
+    """Slots free, as last heard."""
+    waiting: int = 0
+    """Tasks waiting there, as last heard (of any owner)."""
+    inflight: dict[Shape, int] = field(default_factory=dict)
+    """Tasks of ours there, by shape."""
+    dispatches: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> int:
+        """Tasks of ours there."""
+        return sum(self.inflight.values())
+
+    @property
+    def slots(self) -> float:
+        """Slots it has in all."""
+        return self.capacity.totals.get("cpu", 0.0)
+
+    def fit_count(self, shape: Shape) -> int:
+        """How many tasks of a shape its capacity runs at a time."""
+        most = float("inf")
+        for name, amount in shape.needs:
+            if amount > 0:
+                most = min(most, (self.capacity.totals.get(name, 0.0) + SLACK) // amount)
+        return int(min(most, 4 * max(1.0, self.slots)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What placement thought of one executor: room in tasks, the wait in seconds it would mean, or why not."""
+
+    executor: bytes
+    name: str
+    room: int
+    wait_s: float
+    why: str = ""
+
+
+def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
+    """Room and expected wait of an executor for tasks of a shape that take `mean_s` seconds each (None: unknown)."""
+    if executor.draining:
+        return Verdict(executor.id, executor.name, 0, 0.0, "is draining")
+    misfit = executor.capacity.misfit(shape)
+    if misfit:
+        return Verdict(executor.id, executor.name, 0, 0.0, misfit)
+    if executor.suspect:
+        return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment")
+    width = executor.fit_count(shape)
+    ours = executor.ours
+    here = executor.inflight.get(shape, 0)
+    mine = max(here, min(ours, width))
+    # Tasks of others take slots too. Ours are counted by ourselves, since what was heard is older than what was sent.
+    others = max(0.0, executor.slots - executor.free + executor.waiting - ours) if not executor.local else 0.0
+    seconds = mean_s if mean_s is not None else 1.0
+    wait = max(0.0, (ours + others - width + 1) / max(width, 1)) * seconds
+    if mean_s is not None and mean_s < DEEP_BELOW_S:
+        window = max(2 * width, min(WINDOW_TASKS_MAX * width, int(width * WINDOW_HORIZON_S / max(mean_s, 1e-6))))
+        return Verdict(executor.id, executor.name, max(0, window - here), wait, "" if window > here else "is full")
+    room = width - mine - int(others)
+    return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else "is full")
+
+
+def rank(executors: list[Executor], shape: Shape, mean_s: float | None) -> list[Verdict]:
+    """Every executor's verdict, best first: room, then the shortest wait, then ourselves, then the most room."""
+    verdicts = [(judge(executor, shape, mean_s), executor) for executor in executors]
+    verdicts.sort(key=lambda pair: (
+        pair[0].room == 0, round(pair[0].wait_s, 3), not pair[1].local, -pair[0].room, pair[0].executor,
+    ))  # fmt: skip
+    return [verdict for verdict, _ in verdicts]

@@ -1,0 +1,154 @@
+"""What a task needs of a machine, and what a machine has: shapes and their accounting.
+
+A *shape* is what tasks have in common as far as placement is concerned: interpreter, needs, labels. Tasks of one shape
+wait in one queue, so whether a machine can take them is asked once a shape, not once a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from kernels.runqueue import RunQueue
+from swarm.protocol.spec import Spec
+
+SLACK = 1e-9
+"""Rounding that sums of fractional needs may leave behind."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """The part of a spec that decides where a task fits."""
+
+    python: str
+    needs: tuple[tuple[str, float], ...]
+    labels: tuple[str, ...]
+
+    @property
+    def cpu(self) -> float:
+        """Slots that one running task of this shape takes."""
+        return dict(self.needs)["cpu"]
+
+
+@lru_cache(maxsize=4096)
+def _shape(python: str, needs: tuple[tuple[str, float], ...], labels: tuple[str, ...]) -> Shape:
+    return Shape(python, needs, labels)
+
+
+def shape_of(spec: Spec) -> Shape:
+    """The shape of a spec. A need for `cpu` that is not given is 1."""
+    needs = tuple(sorted(({"cpu": 1.0} | dict(spec.needs)).items()))
+    return _shape(spec.python or "", needs, tuple(sorted(spec.labels)))
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a machine offers: totals by resource, labels, interpreters. `cpu` is its number of slots."""
+
+    totals: Mapping[str, float]
+    labels: frozenset[str] = frozenset()
+    pythons: frozenset[str] = frozenset()
+
+    def misfit(self, shape: Shape) -> str:
+        """Why no task of this shape can ever run here, or the empty text."""
+        missing = sorted(set(shape.labels) - self.labels)
+        if missing:
+            return f"has no label {', '.join(missing)}"
+        if shape.python and shape.python not in self.pythons:
+            return f"has no interpreter named {shape.python!r}"
+        for name, amount in shape.needs:
+            total = self.totals.get(name, 0.0)
+            if amount > total + SLACK:
+                return f"has {total:g} of {name}, {amount:g} needed" if total else f"has no {name}"
+        return ""
+
+
+@dataclass(slots=True)
+class Account:
+    """What of a machine's capacity is free now."""
+
+    capacity: Capacity
+    used: dict[str, float] = field(default_factory=dict)
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether one more task of this shape fits beside what runs."""
+        totals, used = self.capacity.totals, self.used
+        return all(used.get(name, 0.0) + amount <= totals.get(name, 0.0) + SLACK for name, amount in shape.needs)
+
+    def take(self, shape: Shape) -> None:
+        """Count one task of this shape in."""
+        for name, amount in shape.needs:
+            self.used[name] = self.used.get(name, 0.0) + amount
+
+    def give(self, shape: Shape) -> None:
+        """Count one task of this shape out."""
+        for name, amount in shape.needs:
+            rest = self.used[name] - amount
+            self.used[name] = rest if abs(rest) > SLACK else 0.0
+
+    @property
+    def free_cpu(self) -> float:
+        """Slots not taken."""
+        return max(0.0, self.capacity.totals.get("cpu", 0.0) - self.used.get("cpu", 0.0))
+
+
+class ReadyShapes:
+    """Run queues by shape: what is ready, most urgent shape first."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Shape, RunQueue] = {}
+
+    def push(self, shape: Shape, key: int, priority: int, nice: int, now_ns: int, count: int) -> None:
+        """Add a run of `count` tasks known by `key`; a run that waits already grows by `count`."""
+        queue = self._queues.get(shape)
+        if queue is None:
+            queue = self._queues[shape] = RunQueue()
+        waiting = queue.remove(key)
+        queue.push(key, priority, nice, now_ns, count + waiting)
+
+    def remove(self, shape: Shape, key: int) -> int:
+        """Take a run out; how many of its tasks waited."""
+        queue = self._queues.get(shape)
+        if queue is None:
+            return 0
+        waiting = queue.remove(key)
+        if not queue.tasks:
+            del self._queues[shape]
+        return waiting
+
+    def take(self, shape: Shape, key: int, count: int) -> None:
+        """Count `count` tasks of a run out of the queue."""
+        queue = self._queues[shape]
+        queue.take_from(key, count)
+        if not queue.tasks:
+            del self._queues[shape]
+
+    def head(self, shape: Shape, now_ns: int) -> tuple[int, int] | None:
+        """The run to start next of this shape, as (key, waiting tasks)."""
+        queue = self._queues.get(shape)
+        return None if queue is None else queue.peek(now_ns)
+
+    def shapes(self, now_ns: int) -> Iterator[Shape]:
+        """The shapes with waiting tasks, the one with the most urgent class first; a steady order otherwise."""
+        if len(self._queues) < 2:
+            return iter(list(self._queues))
+        return iter(sorted(self._queues, key=lambda shape: (-self._urgency(shape), shape)))
+
+    def _urgency(self, shape: Shape) -> int:
+        queue = self._queues[shape]
+        return next((klass for klass in (3, 2, 1, 0) if queue.waiting(klass)), -1)
+
+    @property
+    def tasks(self) -> int:
+        """Tasks waiting, in all shapes."""
+        return sum(queue.tasks for queue in self._queues.values())
+
+    def waiting(self, priority: int) -> int:
+        """Tasks waiting in one class."""
+        return sum(queue.waiting(priority) for queue in self._queues.values())
+
+    def waiting_of(self, shape: Shape) -> int:
+        """Tasks waiting of one shape."""
+        queue = self._queues.get(shape)
+        return 0 if queue is None else queue.tasks
