@@ -1,7 +1,7 @@
 """Effects: what a state machine of the protocol wants done, as plain values.
 
 A machine never acts. It is told what happened and when, changes its state, and leaves effects to be taken; the shell in
-`nodes/` (or the simulator) carries them out. Effects of one machine are carried out in the order in which they were left.
+`nodes/` (or the simulator) carries them out, those of one machine in the order in which they were left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from swarm.protocol.membership import Member
+    from swarm.protocol.member import Member
 
 EMPTY: Mapping[str, object] = MappingProxyType({})
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -46,6 +46,18 @@ class SendDatagram:
     address: Address
     to: bytes | None
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """A node that is no member yet showed a valid certificate: learn its key, so that it can prove that it holds it.
+
+    It becomes a member (`Joined`) with its first datagram that the shell could authenticate.
+    """
+
+    id: bytes
+    certificate: bytes
+    address: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +102,22 @@ class PersistIncarnation:
     incarnation: int
 
 
-MembershipEffect = SendDatagram | Joined | Changed | Suspected | Died | Left | PersistIncarnation | Fact
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A notice (an opaque, self-certifying blob such as a revocation) that was not known here before."""
+
+    blob: bytes
+
+
+MembershipEffect = (
+    SendDatagram
+    | Introduced
+    | Joined
+    | Changed
+    | Suspected
+    | Died
+    | Left
+    | PersistIncarnation
+    | Noticed
+    | Fact
+)
