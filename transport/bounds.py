@@ -85,7 +85,9 @@ assert LINK_VERSIONS[0] <= LINK_VERSIONS[1] <= LINK_VERSIONS[0] + 1, "this versi
 assert SMALL_BYTES_MAX <= BATCH_BYTES_MAX <= PART_BYTES_MAX
 assert MESSAGE_BYTES_MAX < OUTSTANDING_BYTES_MAX
 assert WINDOW_BYTES + MESSAGE_BYTES_MAX <= OUTSTANDING_BYTES_MAX, "an uncongested link takes any message"
-assert WINDOW_COUNT + 1024 < SOCKET_FRAMES_MAX, "the window stops a sender before ZeroMQ does; 1024 frames of control are spare"
+assert WINDOW_COUNT + 1024 < SOCKET_FRAMES_MAX, (
+    "the window stops a sender before ZeroMQ does; 1024 frames of control are spare"
+)
 assert KEEPALIVE_TICK_S <= KEEPALIVE_IDLE_S / 4, "a revoked peer is cut within the second"
 assert KEEPALIVE_IDLE_S + KEEPALIVE_TICK_S < KEEPALIVE_SILENCE_S
 assert HEARTBEAT_INTERVAL_S < HEARTBEAT_TIMEOUT_S <= KEEPALIVE_SILENCE_S
@@ -170,3 +172,55 @@ FAILURE_TEXT_CHARACTERS_MAX: Final = 16 * KIB
 
 assert OUT_OF_BAND_BYTES < INLINE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
+
+# -- datagrams and discovery ----------------------------------------------------------------------------------------
+
+DATAGRAM_BYTES_MAX: Final = 1200
+"""On the wire, so that none is ever fragmented: IPv6 guarantees 1280 with its headers, and QUIC's choice is the same (RFC 9000, 14)."""
+DATAGRAM_OUTER_BYTES: Final = 24 + 16
+"""Nonce and authenticator of the fleet's layer."""
+DATAGRAM_HEAD_BYTES: Final = 16 + 1 + 8 + 8
+"""Sender's id, form, boot, counter."""
+DATAGRAM_SEAL_BYTES: Final = 64
+"""The larger of the two inner layers: an Ed25519 signature; a box takes 16."""
+DATAGRAM_PAYLOAD_BYTES_MAX: Final = (
+    DATAGRAM_BYTES_MAX - DATAGRAM_OUTER_BYTES - DATAGRAM_HEAD_BYTES - DATAGRAM_SEAL_BYTES
+)
+"""What one datagram carries for the layer above, whoever it is for."""
+DATAGRAM_DRAIN_COUNT_MAX: Final = 32
+"""Read from one socket before the loop gets another turn."""
+DATAGRAM_PEERS_COUNT_MAX: Final = 4096
+"""Peers whose keys are kept; those that nobody asked to keep go first, the longest silent first."""
+DATAGRAM_WINDOW_COUNT: Final = 256
+"""How far a datagram may be overtaken by later ones of its sender and still be taken."""
+DATAGRAM_SILENCE_S: Final = 10.0
+"""A sender silent for so long may come back with an earlier boot: its clock was set back."""
+DATAGRAM_INTRODUCE_S: Final = 2.0
+"""A peer that sealed nothing for us for so long may have forgotten our certificate; it goes along until the peer does."""
+DATAGRAM_SOCKET_BYTES: Final = 512 * KIB
+"""What the kernel is asked to buffer in each direction."""
+
+HINT_ADDRESSES_COUNT_MAX: Final = 8
+"""Addresses of one peer that are announced, remembered or tried."""
+ANNOUNCED_PEERS_COUNT_MAX: Final = 1024
+"""Names heard by mDNS that are followed at one time; a LAN can be flooded with names by anyone on it."""
+ANNOUNCEMENT_QUERIES_COUNT_MAX: Final = 32
+"""Questions about incomplete announcements under way at one time."""
+SEEDS_COUNT_MAX: Final = 64
+SEED_FIRST_S: Final = 0.25
+SEED_MAX_S: Final = 30.0
+CACHED_PEERS_COUNT_MAX: Final = 512
+CACHED_PEERS_BYTES_MAX: Final = 256 * KIB
+CACHED_PEER_LIFE_S: Final = 30 * 86400.0
+"""A peer not heard of for so long is forgotten."""
+PRESENCE_BYTES_MAX: Final = 4 * KIB
+PRESENCE_COUNT_MAX: Final = 64
+"""Nodes of one home on one machine."""
+INTERFACES_POLL_S: Final = 2.0
+"""How soon a change of addresses (another Wi-Fi, a laptop woken) is seen."""
+
+assert (
+    DATAGRAM_OUTER_BYTES + DATAGRAM_HEAD_BYTES + 2 + CERTIFICATE_BYTES_MAX + DATAGRAM_SEAL_BYTES <= DATAGRAM_BYTES_MAX
+)
+assert CACHED_PEERS_COUNT_MAX * 480 <= CACHED_PEERS_BYTES_MAX
+assert SEED_FIRST_S < SEED_MAX_S

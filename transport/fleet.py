@@ -125,7 +125,7 @@ class Fleet:
         ttl_s: float = bounds.CERTIFICATE_LIFE_S,
     ) -> bytes:
         """A certificate from now for so long. Raises `FleetError`: ``not-admin``, ``bad-name``, ``revoked``."""
-        admin = self._signer()
+        admin = self.require_admin()
         try:
             certificate = issue(
                 admin,
@@ -161,7 +161,7 @@ class Fleet:
         """Revoke an id, or one certificate of it, here and on disk; the entry is to be gossiped. Raises
         `FleetError`.
         """
-        blob = revoke(self._signer(), self.id, id, at_s=now_wall_s, serial=serial, reason=reason)
+        blob = revoke(self.require_admin(), self.id, id, at_s=now_wall_s, serial=serial, reason=reason)
         self.trust.apply_revocation(blob)
         self.save()
         return blob
@@ -183,7 +183,7 @@ class Fleet:
 
         What it revoked stays revoked, signed again by the key of this home.
         """
-        admin = self._signer()
+        admin = self.require_admin()
         theirs = [entry for entry in self.trust.entries() if entry.signer == key]
         self._set_admins([a for a in self.trust.admins if a.key != key])
         self.trust.apply_revocations(
@@ -244,7 +244,8 @@ class Fleet:
         except FleetError as error:
             self.unsaved = error
 
-    def _signer(self) -> SigningKey:
+    def require_admin(self) -> SigningKey:
+        """The admin key of this home. Raises `FleetError` (``not-admin``) unless it may sign for the fleet today."""
         if self._admin_key is None or not self.is_admin:
             admins = ", ".join(admin.name for admin in self.trust.admins if admin.retired_s is None)
             raise FleetError(
@@ -259,7 +260,7 @@ class Fleet:
         if self.unsaved is None:
             self.refresh()
         try:
-            chain = self.trust.chain.changed(self._signer(), admins)
+            chain = self.trust.chain.changed(self.require_admin(), admins)
             self.trust.apply_admins(chain.blobs)
         except Untrusted as error:
             raise FleetError("bad-admins", str(error), "at least one admin has to remain") from error
@@ -432,7 +433,7 @@ def _refuse_remains(directory: Path) -> None:
     if remains:
         raise FleetError(
             "damaged",
-            f"{directory / FLEET_FILE} is missing, while {', '.join(remains)} {'is' if len(remains) == 1 else 'are'} there",
+            f"{directory / FLEET_FILE} is missing, but there is {', '.join(remains)}",
             f"restore it from a backup, or move {directory} away to start anew",
             directory,
         )

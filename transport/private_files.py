@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import stat
@@ -136,6 +137,21 @@ def install_directory(path: Path, files: Mapping[str, tuple[str, bytes]]) -> Non
             for name in files:
                 (temporary / name).unlink(missing_ok=True)
             temporary.rmdir()
+
+
+def set_aside(path: Path, label: str) -> Path:
+    """Rename a directory to ``NAME.LABEL.N`` beside it, and return where it is now. Nothing is ever deleted this
+    way.
+    """
+    aside = next(p for p in (path.with_name(f"{path.name}.{label}.{n}") for n in itertools.count(1)) if not p.exists())
+    try:
+        os.rename(path, aside)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise FleetError(
+            "unwritable", f"cannot move {path} aside: {error.strerror}", "move it yourself", path
+        ) from error
+    return aside
 
 
 def sync_directory(path: Path) -> None:
