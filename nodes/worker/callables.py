@@ -1,4 +1,4 @@
-"""From a spec's `fn` to a callable: by name from the modules allowed here, or by value where the author is granted it."""
+"""From a spec's `fn` to a callable: by name from the modules allowed here, or by value where granted."""
 
 from __future__ import annotations
 
@@ -119,5 +119,5 @@ def is_coroutine_function(fn: Any) -> bool:
         fn = fn.func
     fn = getattr(fn, "__func__", fn)
     if not hasattr(fn, "__code__"):
-        fn = getattr(type(fn), "__call__", None)
+        fn = getattr(type(fn), "__call__", None)  # noqa: B004 - the method is wanted
     return bool(getattr(getattr(fn, "__code__", None), "co_flags", 0) & _COROUTINE)

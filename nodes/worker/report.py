@@ -22,9 +22,6 @@ TIMEOUT = 3
 REFUSED = 6
 RETRY = 16
 
-SCALARS = frozenset({type(None), bool, int, float})
-"""Types whose values are small whatever they are."""
-TEXTS = frozenset({str, bytes})
 
 _COUNT = struct.Struct("<I")
 _TICK_S = 5 * WORKER_OUTCOMES_AGE_S
@@ -35,8 +32,8 @@ _LAZY = (GeneratorType, AsyncGeneratorType, CoroutineType)
 class Reporter:
     """Collects the outcomes of one run at a time, and sends them.
 
-    The worker's main thread adds and flushes. A slow task may begin right after quick ones, so a second thread sends what
-    has been lying there while the main thread is busy; it sleeps while no run is in progress.
+    The worker's main thread adds and flushes. A slow task may begin right after quick ones, so a second thread sends
+    what has been lying there while the main thread is busy; it sleeps while no run is in progress.
     """
 
     def __init__(self, channel: Channel, sink: BlobSink, node: str, result_bytes_max: int = INLINE_BYTES_MAX) -> None:
@@ -46,8 +43,8 @@ class Reporter:
         self._limit = result_bytes_max
         self.builder = OutcomeBuilder()
         self.run = 0
-        # The count has to be of the very outcomes that are taken, while the other thread may be adding some: all calls in
-        # this are C, so that the interpreter switches threads before it or after it and not within.
+        # The count has to be of the very outcomes that are taken, while the other thread may be adding some: all calls
+        # in this are C, so that the interpreter switches threads before it or after it and not within.
         self._take: tuple[Callable[[], Any], ...] = (partial(getattr, self.builder, "count"), self.builder.take)
         self._sending = threading.Lock()
         self._awake = threading.Event()
@@ -79,10 +76,8 @@ class Reporter:
 
     def value(self, index: int, run_us: int, value: Any) -> None:
         """Add a result of any type; what cannot be sent becomes a failure."""
-        kind = type(value)
-        if kind in SCALARS or (kind in TEXTS and len(value) <= OUT_OF_BAND_BYTES):
-            if self.builder.add_plain(index, run_us, value):
-                return
+        if self.builder.add_plain(index, run_us, value):
+            return
         status, payload = self.payload(value)
         self.builder.add(index, status, run_us, payload)
         if len(payload) > OUT_OF_BAND_BYTES:

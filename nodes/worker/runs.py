@@ -23,8 +23,10 @@ _ANY_EXCEPTION = ("builtins:Exception",)
 class WorkerSpec:
     """The fields of a spec that a worker needs. The node has validated it."""
 
-    __slots__ = ("command", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream")
-    __slots__ += ("depth", "timeout_s")
+    __slots__ = (
+        "command", "depth", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream",
+        "timeout_s",
+    )  # fmt: skip
 
     def __init__(self, number: int, raw: bytes, granted: bool) -> None:
         fields: dict[str, Any] = msgpack.unpackb(raw)
@@ -83,8 +85,8 @@ class Run:
 class Context:
     """The task that is running, for :func:`swarm.current_task` (this is its `Running`) and for progress.
 
-    Ordinary tasks run one at a time, and the main loop writes `run` and `index` here. Coroutines say which they are by a
-    context variable.
+    Ordinary tasks run one at a time, and the main loop writes `run` and `index` here. Coroutines say which they are by
+    a context variable.
     """
 
     def __init__(self, channel: Channel, node: str) -> None:
