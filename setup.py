@@ -1,0 +1,71 @@
+"""Builds the Cython kernels. Everything else about the distribution stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = ("clock", "plain", "batch", "tasks", "runqueue", "slots", "histogram", "rings")
+DIRECTIVES = {
+    "language_level": "3",
+    # Off inside only because every kernel checks what it was given before it touches memory.
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+}
+ADVICE = {
+    "compiler": "no C compiler was found ({what}).",
+    "headers": "the C headers of this Python were not found ({what}).",
+}
+REMEDY = (
+    "nanoswarm compiles its kernels when it is installed from source, which needs a C compiler and Python.h.\n"
+    "  Debian, Ubuntu:  sudo apt install build-essential python3-dev\n"
+    "  Fedora:          sudo dnf install gcc python3-devel\n"
+    "  macOS:           xcode-select --install\n"
+    "A pre-built wheel needs neither."
+)
+
+
+def missing(kind: str, what: str) -> SystemExit:
+    """One line what is missing, then what to install."""
+    return SystemExit("\nerror: " + ADVICE[kind].format(what=what) + "\n\n" + REMEDY + "\n")
+
+
+class BuildKernels(build_ext):
+    """build_ext that looks for the compiler and Python.h first, and says what to install."""
+
+    def build_extensions(self) -> None:
+        """Compile, or end with a message that names the packages to install."""
+        if self.compiler.compiler_type == "unix":
+            program = self.compiler.compiler_so[0]
+            if shutil.which(program) is None:
+                raise missing("compiler", program)
+        folders = {sysconfig.get_path("include"), sysconfig.get_path("platinclude"), *self.compiler.include_dirs}
+        folders.update(folder for extension in self.extensions for folder in extension.include_dirs)
+        if not any((Path(folder) / "Python.h").is_file() for folder in folders if folder):
+            raise missing("headers", f"Python.h for {sys.version_info.major}.{sys.version_info.minor}")
+        super().build_extensions()
+
+
+def extensions() -> list[Extension]:
+    """The extension modules, translated to C by Cython where the sources are newer."""
+    from Cython.Build import cythonize
+
+    modules = [
+        Extension(f"kernels.{name}", [f"kernels/{name}.pyx"], include_dirs=["kernels"], extra_compile_args=["-O3"],
+                  depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))])
+        for name in KERNELS
+        if Path(f"kernels/{name}.pyx").is_file()
+    ]
+    result: list[Extension] = cythonize(modules, compiler_directives=DIRECTIVES, annotate=False)
+    return result
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
