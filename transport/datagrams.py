@@ -3,7 +3,8 @@ delays it.
 
 On the wire (UDP, at most `bounds.DATAGRAM_BYTES_MAX`), all integers big-endian:
 
-    nonce (24) | secretbox(fleet secret): sender id (16) | form (1) | boot (8) | counter (8) | [length (2) | certificate] | inner
+    nonce (24) | secretbox under the fleet's secret of:
+        sender id (16) | form (1) | boot (8) | counter (8) | [length (2) | certificate] | inner
 
 The fleet's layer (XSalsa20-Poly1305, as NaCl's secretbox) keeps out everybody who was never of the fleet at the cost of
 one authenticator. The inner layer proves the sender among members, the revoked included: a box between the two CURVE
@@ -20,6 +21,7 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +38,7 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 
 from transport import bounds
-from transport.certificates import ID_BYTES, Identity
+from transport.certificates import Identity
 from transport.hints import Address
 from transport.identity import Credentials, Trust
 from transport.replay import ReplayWindow
@@ -45,9 +47,10 @@ from transport.signed import SIGNATURE_BYTES, Untrusted
 _NONCE_BYTES: Final = 24
 _SEALED: Final = 1
 _CERTIFIED: Final = 2
-_HEAD_BYTES: Final = bounds.DATAGRAM_HEAD_BYTES
 _PURPOSE: Final = b"datagram\0"
-_COUNTER_END: Final = 1 << 64
+_HEAD: Final = struct.Struct(">16sBQQ")
+
+assert _HEAD.size == bounds.DATAGRAM_HEAD.size
 
 REFUSALS: Final = (
     *Untrusted.REASONS,
@@ -175,12 +178,7 @@ class Datagrams:
     def _packed(self, form: int, peer: _Peer | None, payload: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         self._counter += 1
-        head = b"%b%c%b%b" % (
-            self._credentials.id,
-            form,
-            self._boot.to_bytes(8, "big"),
-            self._counter.to_bytes(8, "big"),
-        )
+        head = _HEAD.pack(self._credentials.id, form, self._boot, self._counter)
         if form & _CERTIFIED:
             certificate = self._credentials.certificate
             head = b"%b%b%b" % (head, len(certificate).to_bytes(2, "big"), certificate)
@@ -243,27 +241,26 @@ class Datagrams:
         except (CryptoError, ValueError, TypeError):
             self._refused("foreign", {"source": source, "bytes": len(packet)})
             return
-        if len(plain) < _HEAD_BYTES:
+        if len(plain) < _HEAD.size:
             self._refused("malformed", {"source": source})
             return
-        sender, form = plain[:ID_BYTES], plain[ID_BYTES]
+        sender, form, boot, counter = _HEAD.unpack_from(plain)
         facts: dict[str, object] = {"source": source, "id": sender}
         if sender == self._credentials.id:
             return  # our own, by way of a seed or a broadcast: nothing is wrong
         if form > _SEALED | _CERTIFIED:
             self._refused("malformed", facts)
             return
-        head_bytes, certificate = _HEAD_BYTES, b""
+        head_bytes, certificate = _HEAD.size, b""
         if form & _CERTIFIED:
-            head_bytes += 2 + int.from_bytes(plain[_HEAD_BYTES : _HEAD_BYTES + 2], "big")
-            certificate = plain[_HEAD_BYTES + 2 : head_bytes]
+            head_bytes += 2 + int.from_bytes(plain[_HEAD.size : _HEAD.size + 2], "big")
+            certificate = plain[_HEAD.size + 2 : head_bytes]
         peer = self._proven(sender, form, certificate, nonce, plain, head_bytes, facts)
         if peer is None:
             return
         found, payload = peer
-        boot = int.from_bytes(plain[17:25], "big")
         now_s = self._clock()
-        if not found.window.admit(boot, int.from_bytes(plain[25:33], "big"), now_s):
+        if not found.window.admit(boot, counter, now_s):
             self._refused("replayed", facts)
             return
         self._keep(found)  # not before: a replay must not bring back a certificate that was renewed

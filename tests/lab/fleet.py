@@ -11,7 +11,7 @@ from transport.identity import Admin, AdminChain, Credentials, Trust
 
 
 class LabFleet:
-    """A fleet with one admin. The same seed gives the same fleet in every process, and the same name the same member."""
+    """A fleet with one admin. The same seed gives the same fleet in every process, and a name its keys."""
 
     def __init__(self, seed: bytes = b"a") -> None:
         self._seed = seed
