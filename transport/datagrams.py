@@ -50,7 +50,7 @@ _CERTIFIED: Final = 2
 _PURPOSE: Final = b"datagram\0"
 _HEAD: Final = struct.Struct(">16sBQQ")
 
-assert _HEAD.size == bounds.DATAGRAM_HEAD.size
+assert _HEAD.size == bounds.DATAGRAM_HEAD_BYTES
 
 REFUSALS: Final = (
     *Untrusted.REASONS,

@@ -25,8 +25,8 @@ CONTAINER_PATTERNS: Final = (
 )  # fmt: skip
 """Bridges and pairs of Docker, Podman, LXC, libvirt, Kubernetes, VMware, VirtualBox and macOS's sharing."""
 TUNNEL_PATTERNS: Final = (
-    "tun*", "tap*", "wg*", "utun*", "ipsec*", "ppp*", "tailscale*", "zt*", "nebula*", "nordlynx*", "proton*", "gpd*", "wwan*",
-    "sit*", "gre*", "ip6tnl*", "awdl*", "llw*", "anpi*", "ap1",
+    "tun*", "tap*", "wg*", "utun*", "ipsec*", "ppp*", "tailscale*", "zt*", "nebula*", "nordlynx*", "proton*", "gpd*",
+    "wwan*", "sit*", "gre*", "ip6tnl*", "awdl*", "llw*", "anpi*", "ap1",
 )  # fmt: skip
 """VPNs, modems, tunnels of the kernel, and Apple's own peer-to-peer links."""
 
