@@ -7,7 +7,7 @@ A machine never acts. It is told what happened and when, changes its state, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,8 @@ class Fact:
     """
 
     name: str
-    labels: Mapping[str, str] = NO_LABELS
-    fields: Mapping[str, object] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    fields: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     value: float = 1.0
 
 
