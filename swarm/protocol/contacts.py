@@ -9,6 +9,8 @@ from swarm.protocol.membership_config import MembershipConfig
 from swarm.protocol.outbox import Outbox
 from swarm.protocol.timers import Timer, Timers
 
+_ASKED_MAX = 1024
+
 
 class Hint:
     """An address at which a node may listen."""
@@ -25,7 +27,7 @@ class Hint:
 class Contacts:
     """Says hello to each hint, again and again with growing pauses, until it is a member."""
 
-    __slots__ = ("_config", "_hints", "_outbox", "_own", "_rng", "_table", "_timers")
+    __slots__ = ("_asked", "_config", "_hints", "_outbox", "_own", "_rng", "_table", "_timers")
 
     def __init__(
         self, own: Peer, config: MembershipConfig, rng: Rng, table: Table, outbox: Outbox, timers: Timers
@@ -37,6 +39,8 @@ class Contacts:
         self._outbox = outbox
         self._timers = timers
         self._hints: dict[Address, Hint] = {}
+        self._asked: dict[Address, float] = {}
+        """Unknown senders, and until when they are not asked again."""
 
     def add(self, now: float, address: Address, id: bytes | None, lasting: bool) -> None:
         """A new hint is tried at once; a known one that has become more definite too."""
@@ -79,6 +83,15 @@ class Contacts:
             self.hello(address, wanted=True)
         self._timers.at(now + hint.delay_s * (0.75 + 0.5 * self._rng.random()), Timer.HELLO, address)
         hint.delay_s = min(2 * hint.delay_s, self._config.hello_retry_max_s)
+
+    def ask(self, now: float, address: Address) -> None:
+        """Lets an unknown sender introduce itself, once in a while: two who lack each other would never end."""
+        if now < self._asked.get(address, now):
+            return
+        if len(self._asked) >= _ASKED_MAX:
+            self._asked.clear()
+        self._asked[address] = now + self._config.hello_retry_s
+        self.hello(address, wanted=True)
 
     def hello(self, address: Address, wanted: bool) -> None:
         """Shows the own certificate at an address."""

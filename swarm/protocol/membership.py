@@ -9,7 +9,7 @@ treatment of hearsay about the dead as HashiCorp's memberlist does it. What is o
   is confirmed within a period and the shortest suspicion nearly always applies.
 * Time in which the node itself did not run (a stopped process, a sleeping laptop) counts against nobody: what was
   pending is postponed by the gap, and the own health is poorer for it.
-* A fleet cut in two finds itself again: dead members are tried now and then, more rarely the more nodes there are to try.
+* A fleet cut in two finds itself again: dead members are tried now and then, fleet-wide at one rate.
 * Hearsay in a push-pull kills nobody, it only raises suspicion: else a healed cut would bury the living.
 """
 
@@ -52,6 +52,7 @@ from swarm.protocol.suspicion import LocalHealth, Suspicion
 from swarm.protocol.timers import Timer, Timers
 
 _GOODBYES_MAX = 64
+_INTRODUCED_MAX = 256
 _ABOUT = {wire.SUSPECT: "suspect", wire.DEAD: "dead", wire.LEFT: "left"}
 _JUDGING = frozenset((Timer.PROBE_HELP, Timer.PROBE_END, Timer.SUSPICION))
 """Timers that end with something being held against another member."""
@@ -114,6 +115,8 @@ class Membership:
         self._prober = Prober(config, rng, self._table, self._outbox, self._timers, self._health, self._suspicions)
         self._wants = pushpull.Wants(config, rng, self._table, self._outbox, self._timers)
         self._contacts = Contacts(self._own, config, rng, self._table, self._outbox, self._timers)
+        self._introduced: dict[bytes, Any] = {}
+        """Records of nodes that said hello and have not proved themselves yet, the oldest first."""
         self._notices: dict[bytes, bytes] = {}
         self._notices_digest = 0
         self._info_at = float("-inf")
@@ -245,7 +248,7 @@ class Membership:
     def on_unreadable(self, now: float, source: Address) -> None:
         """A datagram under the fleet's secret came from a node whose key is not known: let it introduce itself."""
         self._enter(now)
-        self._contacts.hello(source, wanted=True)
+        self._contacts.ask(now, source)
 
     def on_datagram(self, now: float, source: Address, sender: bytes | None, payload: bytes) -> None:
         """A datagram came; `sender` is the id whose key authenticated it, None if only the fleet's secret did."""
@@ -265,8 +268,10 @@ class Membership:
             self._outbox.fact("membership.rejected", {"reason": str(error)}, {"source": source})
             return
         peer = self._table.get(sender)
+        if peer is None or not peer.live:
+            peer = self._admit(now, sender) or peer
         if peer is None:
-            self._contacts.hello(source, wanted=True)
+            self._contacts.ask(now, source)
             return
         if source != peer.route and source in peer.addresses:
             peer.route = source
@@ -424,6 +429,10 @@ class Membership:
             return
         peer = self._table.get(id)
         if peer is None or not peer.live or incarnation < peer.incarnation:
+            return
+        accuser = self._table.get(sender)
+        if tag != wire.LEFT and accuser is not None and not accuser.live:
+            # Whom nobody reaches reaches nobody: a node that only hears nothing would accuse all others.
             return
         if incarnation > peer.incarnation:
             self._outdated(peer, incarnation, sender)
@@ -597,12 +606,22 @@ class Membership:
         peer = self._table.get(id)
         if peer is None or not peer.live or peer.certificate != certificate:
             self._outbox.leave(Introduced(id, certificate, source))
+            if len(self._introduced) >= _INTRODUCED_MAX:
+                del self._introduced[next(iter(self._introduced))]
+            self._introduced[id] = updates[0]
         if wanted:
             self._contacts.hello(source, wanted=False)
         elif not self._leaving:
             stranger = Peer(id)
             stranger.route = source
             self._sync(peer if peer is not None and peer.route == source else stranger)
+
+    def _admit(self, now: float, id: bytes) -> Peer | None:
+        """Whoever introduced itself has now proved that it holds its key: what it said of itself counts."""
+        update = self._introduced.pop(id, None)
+        if update is not None:
+            self._alive(now, update, id)
+        return self._table.get(id)
 
     def _sync(self, peer: Peer) -> None:
         if self._leaving:

@@ -129,7 +129,7 @@ class MembershipConfig:
     def detection_periods(self, count: int) -> float:
         """Periods until one of the survivors among `count` members probes a dead one, but for `miss_probability`."""
         others = max(count - 1, 1)
-        return others * (1.0 - self.miss_probability ** (1.0 / others))
+        return others * (1.0 - math.pow(self.miss_probability, 1.0 / others))
 
     def death_bound_s(self, count: int) -> float:
         """From a death to its being known by all of `count` members."""
