@@ -1,0 +1,258 @@
+"""Run a command for each of many inputs: a GNU parallel for the fleet.
+
+  swarm map [OPTION]… 'COMMAND {}' ::: INPUT…
+  ls *.csv | swarm map --in {} 'wc -l {}'
+
+Placeholders: {} the input, {.} without its extension, {/} its base name, {//} its directory, {/.} base name without
+extension, {#} the number of the job, {2} {2.} … of the second source. They work in --in and --out too. One quoted word
+is a line for the shell; several words are an argument list.
+
+Each job's output comes in one piece when it ends. Exit status: 0 when all ended with 0, 1 when some did not, 130 after
+Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import IO, Any, Final
+
+from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options, whole
+from nodes.cli.connecting import connected
+from nodes.cli.interrupts import Interrupts
+from nodes.cli.screen import Progress, print_json, say
+from nodes.cli.templates import Job, Template, combine, split_sources
+from swarm.errors import SwarmError, UsageError
+from swarm.exit_codes import ExitCode, of_command
+
+WINDOW: Final = 128
+KEPT_IN_MEMORY_BYTES: Final = 256 << 10  # of one job's output; what is more goes to a temporary file
+FAILURES_SHOWN: Final = 10
+INPUT_BYTES_MAX: Final = 128 << 10  # Linux takes no longer argument (MAX_ARG_STRLEN)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `swarm map`."""
+    add_task_arguments(parser)
+    how = parser.add_argument_group("the jobs")
+    how.add_argument("-j", "--jobs", type=whole(1), default=WINDOW, metavar="N", help=f"at most N at once ({WINDOW})")
+    how.add_argument("-k", "--keep-order", action="store_true", help="output in the order of the inputs")
+    how.add_argument("-u", "--ungroup", action="store_true", help="output as it comes, jobs mixed")
+    how.add_argument("-a", "--arg-file", metavar="FILE", help="read inputs from FILE instead of standard input")
+    how.add_argument("-0", "--null", action="store_true", help="inputs end with a zero byte, not with the line")
+    how.add_argument("--fail-fast", action="store_true", help="cancel the rest when one fails")
+    how.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    add_client_arguments(parser)
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND [::: INPUT…]", help="what to run for each"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run them; returns 0, 1 or 130."""
+    given = args.command[1:] if args.command[:1] == ["--"] else args.command
+    words, sources = split_sources(given)
+    if not words:
+        words = ("{}",)
+    template = Template(words, tuple(args.files_in), tuple(args.files_out))
+    args.files_in, args.files_out = [], []
+    inputs: Iterable[tuple[str, ...]]
+    total: int | None = None
+    if sources:
+        total = 1
+        for source in sources:
+            total *= len(source)
+        inputs = combine(sources)
+    elif not args.arg_file and sys.stdin.isatty():
+        raise UsageError("no inputs", hint="give them after :::, or by standard input, one a line")
+    else:
+        inputs = combine([_read(args.arg_file, b"\0" if args.null else b"\n")])
+    jobs = (template.job(number, each) for number, each in enumerate(inputs, 1))
+    if args.dry_run:
+        for job in jobs:
+            print(shlex.join(job.argv))
+        return ExitCode.OK
+    with connected(args) as fleet, Progress(total) as progress:
+        return _Run(fleet, args, progress).all(jobs)
+
+
+class _Run:
+    """The jobs that are under way, at most a window of them, whatever the number of inputs."""
+
+    def __init__(self, fleet: Any, args: argparse.Namespace, progress: Progress) -> None:
+        self._fleet = fleet
+        self._args = args
+        self._options = task_options(args)
+        self._progress = progress
+        self._ended: queue.SimpleQueue[_Under] = queue.SimpleQueue()
+        self._running: dict[int, _Under] = {}
+        self._held: dict[int, _Under] = {}  # with --keep-order: ended before one that came earlier
+        self._next = 1
+        self._done = 0
+        self._failures: list[str] = []
+        self._failed = 0
+        self._stopping = False
+
+    def all(self, jobs: Iterator[Job]) -> int:
+        more = True
+        with Interrupts(self._interrupted, "cancelling; what has ended stays") as interrupts:
+            while True:
+                # held outputs count too: a slow first job must not let the outputs of all others pile up
+                while more and not self._stopping and len(self._running) + len(self._held) < self._args.jobs:
+                    job = next(jobs, None)
+                    if job is None:
+                        more = False
+                    else:
+                        self._start(job)
+                if not self._running:
+                    break
+                self._take(self._ended.get())
+        self._progress.clear()
+        for number in sorted(self._held):
+            self._print(self._held[number])
+        self._sum_up()
+        return interrupts.exit_status or (ExitCode.FAILED if self._failed else ExitCode.OK)
+
+    def _start(self, job: Job) -> None:
+        under = _Under(job, ungrouped=self._args.ungroup)
+        handle = self._fleet.submit_command(
+            list(job.argv),
+            files_in=list(job.files_in),
+            files_out=list(job.files_out),
+            stdin=False,
+            on_output=under.put,
+            **self._options,
+        )
+        under.handle = handle
+        self._running[job.number] = under
+        handle.add_done_callback(lambda _: self._ended.put(under))
+
+    def _take(self, under: _Under) -> None:
+        del self._running[under.job.number]
+        self._done += 1
+        why = under.failure()
+        if why and not self._stopping:
+            self._failed += 1
+            if len(self._failures) < FAILURES_SHOWN:
+                self._failures.append(f"job {under.job.number} ({' '.join(under.job.inputs)}): {why}")
+            if self._args.fail_fast:
+                self._cancel()
+        if self._args.keep_order:
+            self._held[under.job.number] = under
+            while self._next in self._held:
+                self._print(self._held.pop(self._next))
+                self._next += 1
+        else:
+            self._print(under)
+        self._progress.update(self._done, failed=self._failed)
+
+    def _print(self, under: _Under) -> None:
+        self._progress.clear()
+        if self._args.json:
+            print_json(under.as_json())
+        else:
+            under.write()
+        under.close()
+
+    def _interrupted(self, number: int) -> None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._stopping = True
+        for under in list(self._running.values()):
+            if under.handle is not None:
+                under.handle.cancel()
+
+    def _sum_up(self) -> None:
+        for line in self._failures:
+            say(f"failed: {line}")
+        if self._failed > len(self._failures):
+            say(f"failed: {self._failed - len(self._failures)} more")
+        if self._failed or self._stopping:
+            say(f"{self._done - self._failed:,} of {self._done:,} jobs ended well")
+
+
+class _Under:
+    """One job under way, and what it wrote."""
+
+    def __init__(self, job: Job, *, ungrouped: bool) -> None:
+        self.job = job
+        self.handle: Any = None
+        self._ungrouped = ungrouped
+        self._spools: dict[str, IO[bytes]] = {}
+
+    def put(self, stream: str, data: bytes) -> None:
+        """Take what the job writes: called in the client's thread."""
+        if self._ungrouped:
+            target = sys.stderr if stream == "err" else sys.stdout
+            target.buffer.write(data)
+            target.buffer.flush()
+            return
+        if stream not in self._spools:
+            self._spools[stream] = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY_BYTES)  # noqa: SIM115 - see close()
+        self._spools[stream].write(data)
+
+    def failure(self) -> str:
+        """Why it did not end well; empty when it did."""
+        try:
+            ended = self.handle.result()
+        except CancelledError:
+            return "cancelled"
+        except SwarmError as error:
+            return error.message
+        if ended.get("signal"):
+            return f"signal {ended['signal']}"
+        return f"exit status {ended['exit']}" if ended.get("exit") else ""
+
+    def write(self) -> None:
+        """Copy what it wrote to the places where it belongs."""
+        for stream, target in (("out", sys.stdout), ("err", sys.stderr)):
+            spool = self._spools.get(stream)
+            if spool is not None:
+                target.flush()
+                spool.seek(0)
+                while chunk := spool.read(1 << 16):
+                    target.buffer.write(chunk)
+                target.buffer.flush()
+
+    def as_json(self) -> dict[str, Any]:
+        """The job, how it ended, and what it wrote."""
+        texts = {}
+        for stream, spool in self._spools.items():
+            spool.seek(0)
+            texts[stream] = spool.read().decode("utf-8", "replace")
+        why = self.failure()
+        ended = {} if self.handle.cancelled() or self.handle.exception() else self.handle.result()
+        status = of_command(ended.get("exit"), ended.get("signal")) if ended else None
+        return {"job": self.job.number, "inputs": list(self.job.inputs), "exit": status, "error": why or None, **texts}
+
+    def close(self) -> None:
+        for spool in self._spools.values():
+            spool.close()
+
+
+def _read(path: str | None, end: bytes) -> Iterator[str]:
+    """Inputs as they come, one at a time; empty ones are left out."""
+    stream: IO[bytes] = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below
+    try:
+        rest = b""
+        # read1 gives what is there: inputs that come slowly are worked on as they come
+        while chunk := stream.read1(1 << 16):  # type: ignore[attr-defined]
+            *complete, rest = (rest + chunk).split(end)
+            if len(rest) > INPUT_BYTES_MAX:
+                raise UsageError(
+                    f"an input is longer than {INPUT_BYTES_MAX} bytes",
+                    hint="are inputs ended by zero bytes? see --null",
+                )
+            yield from (os.fsdecode(each) for each in complete if each)
+        if rest:
+            yield os.fsdecode(rest)
+    finally:
+        if path:
+            stream.close()

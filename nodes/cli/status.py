@@ -1,0 +1,65 @@
+"""The fleet at a glance, as the node that answers sees it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nodes.cli.arguments import add_client_arguments
+from nodes.cli.connecting import ask
+from nodes.cli.screen import paint, print_json, short, table
+from swarm.exit_codes import ExitCode
+from swarm.units import format_bytes, format_duration
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `swarm status`."""
+    add_client_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    answer = ask(args, "status")
+    if args.json:
+        print_json(answer)
+    else:
+        print(render(answer))
+    return ExitCode.OK
+
+
+def render(status: dict[str, Any]) -> str:
+    """A few lines, and a table of the nodes."""
+    members: list[dict[str, Any]] = status.get("members", [])
+    lines = [f"fleet  {paint(str(status.get('fleet', '')), 'bold')}, {_count(len(members), 'node')}"]
+    node = status.get("node")
+    if isinstance(node, dict):
+        up = f", up {format_duration(float(node['up_s']))}" if "up_s" in node else ""
+        lines.append(f"asked  {node.get('name', '')} {short(node.get('id'))}{up}")
+    tasks = status.get("tasks")
+    if isinstance(tasks, dict) and tasks:
+        lines.append("tasks  " + ", ".join(f"{int(count):,} {state}" for state, count in tasks.items()))
+    blobs = status.get("blob_bytes")
+    if blobs is not None:
+        lines.append(f"blobs  {format_bytes(float(blobs))}")
+    return "\n".join([*lines, "", members_table(members)])
+
+
+def members_table(members: list[dict[str, Any]]) -> str:
+    """One line a node: what it is, what it does, where it is."""
+    rows = [
+        (
+            member.get("name", ""),
+            short(member.get("id")),
+            member.get("state", ""),
+            f"{member.get('busy', 0):g}/{member.get('slots', 0):g}",
+            f"{member.get('queued', 0):,}",
+            " ".join(map(str, member.get("labels", ()))),
+            member.get("address", ""),
+        )
+        for member in sorted(members, key=lambda each: str(each.get("name", "")))
+    ]
+    return table(("NODE", "ID", "STATE", "BUSY>", "WAITING>", "LABELS", "ADDRESS"), rows)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
