@@ -119,6 +119,8 @@ class Membership:
         """Records of nodes that said hello and have not proved themselves yet, the oldest first."""
         self._notices: dict[bytes, bytes] = {}
         self._notices_digest = 0
+        self._sync_at = float("inf")
+        self._sync_pause_s = config.sync_interval_s
         self._info_at = float("-inf")
         self._info_pending = False
         self._leaving = False
@@ -175,7 +177,7 @@ class Membership:
         self._now = now
         self._reserve()
         self._timers.at(now + self._config.period_s * self._rng.random(), Timer.PROBE)
-        self._timers.at(now + self._config.sync_interval_s * self._rng.random(), Timer.SYNC)
+        self._plan_sync(now + self._config.sync_interval_s * self._rng.random())
         self._timers.at(now + self._config.dead_contact_interval_s * self._rng.random(), Timer.DEAD_CONTACT)
 
     def add_hint(self, now: float, address: Address, id: bytes | None = None, lasting: bool = False) -> None:
@@ -212,7 +214,7 @@ class Membership:
         if certificate is not None and certificate != self._own.certificate:
             assert len(certificate) <= CERTIFICATE_BYTES_MAX, len(certificate)
             self._own.certificate = certificate
-            self._renew(now, self._own.incarnation + 1)
+            self._renew(now, self._own.incarnation + 1, whole=True)
 
     def publish(self, now: float, blob: bytes) -> None:
         """Spreads a notice to all members, those that come later included."""
@@ -328,9 +330,7 @@ class Membership:
         elif kind == Timer.SUSPICION:
             self._suspicion_due(now, argument)
         elif kind == Timer.SYNC:
-            self._timers.at(now + self._paced(self._config.sync_interval_s), Timer.SYNC)
-            if self._table.live:
-                self._sync(self._table.at(pick(self._rng, self._table.live)))
+            self._sync_due(now, argument)
         elif kind == Timer.DEAD_CONTACT:
             self._contact_dead(now)
         elif kind == Timer.HELLO:
@@ -392,8 +392,8 @@ class Membership:
             self._reserved = self._own.incarnation + self._config.incarnation_block
             self._outbox.leave(PersistIncarnation(self._reserved))
 
-    def _renew(self, now: float, incarnation: int) -> None:
-        """A new incarnation of the own node, told to all."""
+    def _renew(self, now: float, incarnation: int, whole: bool = False) -> None:
+        """A new incarnation of the own node, told to all; with the certificate if that is new."""
         if incarnation >= INCARNATION_MAX:
             self._outbox.fact("membership.rejected", {"reason": "incarnation"})
             return
@@ -401,7 +401,8 @@ class Membership:
         self._outbox.renewed()
         self._reserve()
         if not self._leaving:
-            self._outbox.spread(now, self._own.id, wire.record(self._own, whole=True))
+            packed = wire.record(self._own, whole=True) if whole else self._outbox.own_news()
+            self._outbox.spread(now, self._own.id, packed)
 
     def _refute(self, now: float, incarnation: int, about: str) -> None:
         if incarnation < self._own.incarnation or self._leaving:
@@ -413,6 +414,8 @@ class Membership:
     # Statements about members.
 
     def _apply(self, now: float, update: Any, sender: bytes) -> None:
+        if self._known(update):
+            return
         tag = wire.check_update(update)
         if tag == wire.NOTICE:
             self._notice(now, update[1])
@@ -443,6 +446,20 @@ class Membership:
         else:
             self._bury(now, peer, State.LEFT)
 
+    def _known(self, update: Any) -> bool:
+        """Whether this is a record that is not newer than the one at hand: most of what gossip brings, so it is told
+        before anything else of it is looked at."""
+        if type(update) is not list or len(update) != 9 or update[0] != wire.ALIVE:
+            return False
+        _, id, incarnation, version, *_ = update
+        if type(id) is not bytes or type(incarnation) is not int or type(version) is not int:
+            return False
+        peer = self._table.get(id)
+        if peer is None or (incarnation, version) > (peer.incarnation, peer.version):
+            return False
+        self._wants.got(id)
+        return True
+
     def _own_echo(self, now: float, incarnation: int, boot: bytes) -> None:
         if incarnation > self._own.incarnation or (incarnation == self._own.incarnation and boot != self._own.boot):
             # From a boot whose last incarnation did not reach the disk, or from a copy of this node's files.
@@ -453,18 +470,19 @@ class Membership:
         _, id, incarnation, version, boot, name, addresses, info, certificate = update
         peer = self._table.get(id)
         if peer is not None:
-            if incarnation < peer.incarnation or (incarnation == peer.incarnation and version <= peer.version):
-                self._wants.got(id)
+            if (incarnation, version) <= (peer.incarnation, peer.version):
                 return
             if incarnation == peer.incarnation and not peer.live:
                 return
         if certificate is None and peer is None:
             self._wants.add(id, sender)
             return
+        recertified = False
         if certificate is not None and (peer is None or certificate != peer.certificate):
             if not self._valid(id, certificate):
                 self._wants.got(id)
                 return
+            recertified = True
         elif peer is not None:
             certificate = peer.certificate
         details = wire.read_info(info)
@@ -490,6 +508,8 @@ class Membership:
         peer.info = details
         peer.info_packed = info
         self._wants.got(id)
+        if newborn or not known:
+            self._sync_soon(now)
         if not known:
             peer.since = now
             self._table.add(peer)
@@ -499,7 +519,8 @@ class Membership:
             self._table.move(peer, State.ALIVE, now)
             if rose:
                 self._prober.add(id)
-        whole = update[8] is not None
+        # Who does not know it yet fetches the certificate once, rather than being sent it by many.
+        whole = known and recertified
         self._outbox.spread(now, id, wire.record(peer, whole), routine=known and not newborn)
         if rose or rebooted:
             peer.told = (0, 0)
@@ -571,6 +592,7 @@ class Membership:
     def _bury(self, now: float, peer: Peer, state: State) -> None:
         self._suspicions.pop(peer.id, None)
         self._table.move(peer, state, now)
+        self._sync_soon(now)
         self._outbox.spread(now, peer.id, self._statement(peer))
         self._outbox.leave(Died(peer.snapshot()) if state == State.DEAD else Left(peer.snapshot()))
 
@@ -691,6 +713,21 @@ class Membership:
             return
         self._sync(peer)
 
-    def _paced(self, interval_s: float) -> float:
+    def _plan_sync(self, instant: float) -> None:
+        self._sync_at = instant
+        self._timers.at(instant, Timer.SYNC, instant)
+
+    def _sync_soon(self, now: float) -> None:
+        """The table changed: compare it when gossip should have told all, then ever more rarely."""
+        self._sync_pause_s = 2 * self._config.spread_s(self.count)
+        if self._sync_at > now + 1.5 * self._sync_pause_s:
+            self._plan_sync(now + self._sync_pause_s * (0.5 + self._rng.random()))
+
+    def _sync_due(self, now: float, instant: float) -> None:
+        if instant != self._sync_at:
+            return
         scale = self._config.period(self.count) / self._config.period_s
-        return interval_s * scale * (0.75 + 0.5 * self._rng.random())
+        self._sync_pause_s = min(2 * self._sync_pause_s, scale * self._config.sync_interval_s)
+        self._plan_sync(now + self._sync_pause_s * (0.75 + 0.5 * self._rng.random()))
+        if self._table.live:
+            self._sync(self._table.at(pick(self._rng, self._table.live)))

@@ -75,7 +75,7 @@ class MembershipConfig:
     retransmit_factor: float = 2.5
     """Each node sends an update on this times ln(n + 1) times (SWIM, 4.1)."""
     sync_interval_s: float = 5.0
-    """Between push-pulls of one node while the fleet is small; grows as the period does."""
+    """Between push-pulls of one node while nothing changes and the fleet is small; grows as the period does."""
     dead_contact_interval_s: float = 2.0
     """Fleet-wide, between two attempts to reach one dead member: how a healed partition finds itself."""
     hello_retry_s: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -21,7 +22,7 @@ from swarm.protocol.effects import (
 )
 from swarm.protocol.member import State
 from swarm.protocol.membership import Membership, Own
-from swarm.protocol.membership_config import DATAGRAM_BYTES_MAX, DEFAULT, CRYPTO_BYTES_MAX, MembershipConfig
+from swarm.protocol.membership_config import CRYPTO_BYTES_MAX, DATAGRAM_BYTES_MAX, DEFAULT, MembershipConfig
 from tests.sim.network import Network, Weather
 from tests.sim.simulator import Simulator
 
@@ -37,6 +38,7 @@ class Verified:
     role: str
 
 
+@cache
 def id_of(number: int) -> bytes:
     """The id of the n-th node: neighbours are far apart, as real ones are."""
     return Random(number).randbytes(16)
@@ -127,12 +129,13 @@ class Fleet:
         self.network = Network(Random(f"network {self.seed}"), self.weather)
         self.sim = Simulator(self.network)
         self.nodes: dict[int, MemberProcess] = {}
-        self.boots: dict[int, int] = {}
+        self.starts: dict[int, list[float]] = {}
         self.disk: dict[int, int] = {}
         self.events: list[Event] = []
         self.notices: dict[int, list[bytes]] = {}
-        self.disturbed: dict[int, float] = {}
-        """Until when a node may rightly be taken for dead, or take others for dead."""
+        self.excused: dict[int, list[tuple[float, float]]] = {}
+        self.disturbances: dict[int, list[tuple[float, float]]] = {}
+        """When a node may rightly be taken for dead, or take others for dead."""
         self._numbers: dict[bytes, int] = {}
 
     def address(self, number: int) -> Address:
@@ -143,7 +146,9 @@ class Fleet:
         """Starts a node, or starts it again; `hints` are the nodes it has heard of."""
         id = id_of(number)
         self._numbers[id] = number
-        boot = self.boots[number] = self.boots.get(number, 0) + 1
+        starts = self.starts.setdefault(number, [])
+        starts.append(self.sim.now)
+        boot = len(starts)
         own = Own(
             id,
             f"node{number}",
@@ -174,6 +179,10 @@ class Fleet:
             self.start(number, hints)
             self.sim.run(self.sim.now + apart_s)
 
+    def boot_at(self, number: int, instant: float) -> int:
+        """Which boot of a node was running at an instant."""
+        return sum(start <= instant for start in self.starts[number])
+
     def call(self, number: int, method: str, *arguments: Any) -> None:
         """Calls a method of a node's machine, with its clock as the first argument."""
         where = self.address(number)
@@ -182,7 +191,6 @@ class Fleet:
 
     def kill(self, number: int) -> None:
         """kill -9."""
-        self.disturb(number, float("inf"))
         self.sim.stop(self.address(number))
         del self.nodes[number]
 
@@ -199,9 +207,22 @@ class Fleet:
 
         self.sim.at(self.sim.now + for_s, resume)
 
-    def disturb(self, number: int, until: float) -> None:
-        """A node may rightly be out of touch until an instant."""
-        self.disturbed[number] = max(self.disturbed.get(number, 0.0), until)
+    def disturb(self, number: int, for_s: float) -> None:
+        """From now on a node may rightly be out of touch."""
+        self.disturbances.setdefault(number, []).append((self.sim.now, self.sim.now + for_s))
+
+    def excuse(self, number: int, for_s: float) -> None:
+        """From now on a node may rightly be taken for dead, but has no reason to take others for dead."""
+        self.excused.setdefault(number, []).append((self.sim.now, self.sim.now + for_s))
+
+    def is_disturbed(self, number: int, instant: float) -> bool:
+        """Whether a node may rightly be out of touch at an instant."""
+        return any(start <= instant <= end for start, end in self.disturbances.get(number, ()))
+
+    def is_excused(self, number: int, instant: float) -> bool:
+        """Whether a node may rightly be taken for dead at an instant."""
+        spans = self.disturbances.get(number, []) + self.excused.get(number, [])
+        return any(start <= instant <= end for start, end in spans)
 
     def note(self, observer: int, effect: object) -> None:
         """What a machine told its shell."""
