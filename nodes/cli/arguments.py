@@ -32,8 +32,8 @@ class Parser(argparse.ArgumentParser):
 def add_common_arguments(parser: argparse.ArgumentParser, *, action: bool = False) -> None:
     """Options that every verb has.
 
-    ``action``: for the parser of one action of a verb, so that they can stand behind it, too. It sets them only when they
-    are given there: its defaults would undo what stood before it.
+    ``action``: for the parser of one action of a verb, so that they can stand behind it, too. It sets them only when
+    they are given there: its defaults would undo what stood before it.
     """
     default = argparse.SUPPRESS if action else False
     group = parser.add_argument_group("everywhere")

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any, Final
 
-from nodes.cli.arguments import add_client_arguments, duration, whole
+from nodes.cli.arguments import add_client_arguments, add_common_arguments, duration, whole
 from nodes.cli.connecting import connected
 from nodes.cli.interrupts import Interrupts
 from nodes.cli.screen import ago, paint, print_json, say, short, table
@@ -40,24 +40,26 @@ _COLOURS: Final = {"ok": "green", "running": "cyan", "waiting": "dim"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm task`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|logs|cancel|explain")
-    listed = actions.add_parser("list", help="the latest tasks", allow_abbrev=False)
+    listed = actions.add_parser("list", help="the latest tasks")
     listed.add_argument("--state", action="append", choices=(*STATES, *EXITS), help="only those in this state")
     listed.add_argument("--limit", type=whole(1), default=50, metavar="N", help="at most N (50)")
     for name, about in (
         ("show", "all that is known of one"),
         ("explain", "why it waits, ran there, failed or was run again"),
     ):
-        one = actions.add_parser(name, help=about, allow_abbrev=False)
+        one = actions.add_parser(name, help=about)
         one.add_argument("task", metavar="ID")
-    wait = actions.add_parser("wait", help="until they have ended; the status says how", allow_abbrev=False)
+    wait = actions.add_parser("wait", help="until they have ended; the status says how")
     wait.add_argument("tasks", nargs="+", metavar="ID")
     wait.add_argument("--timeout", type=duration, metavar="TIME", help="give up after this long, with status 124")
-    logs = actions.add_parser("logs", help="what it wrote", allow_abbrev=False)
+    logs = actions.add_parser("logs", help="what it wrote")
     logs.add_argument("task", metavar="ID")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
-    cancel = actions.add_parser("cancel", help="stop them, and what they have started", allow_abbrev=False)
+    cancel = actions.add_parser("cancel", help="stop them, and what they have started")
     cancel.add_argument("tasks", nargs="+", metavar="ID")
-    add_client_arguments(parser)
+    for each in actions.choices.values():
+        add_common_arguments(each, action=True)
+        add_client_arguments(each)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,7 +98,7 @@ def _show(fleet: Any, args: argparse.Namespace) -> int:
     width = max((len(key) for key in task), default=0)
     for key, value in task.items():
         if key.endswith("_s") and isinstance(value, int | float):
-            key, value = key[:-2], format_duration(float(value))  # noqa: PLW2901 - the unit goes with the value
+            key, value = key[:-2], format_duration(float(value))
         print(f"{key:<{width}}  {_colour(value) if key == 'state' else value}")
     return ExitCode.OK
 
@@ -122,9 +124,8 @@ def _wait(fleet: Any, args: argparse.Namespace) -> int:
         status = EXITS[str(shown["state"])]
         worst = worst if worst is not ExitCode.OK else status
         if not args.json and status is not ExitCode.OK:
-            say(
-                f"{short(shown.get('id'))} {shown.get('name', '')}: {shown['state']} {shown.get('message', '')}".rstrip()
-            )
+            what = f"{short(shown.get('id'))} {shown.get('name', '')}: {shown['state']}"
+            say(f"{what} {shown.get('message', '')}".rstrip())
     if args.json:
         print_json(ended)
     return worst

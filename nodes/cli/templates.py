@@ -1,4 +1,4 @@
-"""Commands with placeholders as GNU parallel writes them: ``{}``, ``{.}``, ``{/}``, ``{//}``, ``{/.}``, ``{#}``, ``{2}``.
+"""Commands with placeholders as in GNU parallel: ``{}``, ``{.}``, ``{/}``, ``{//}``, ``{/.}``, ``{#}``, ``{2}``.
 
 Source: GNU parallel's manual, "Replacement strings" (O. Tange, parallel(1)).
 """
