@@ -131,7 +131,8 @@ def _running(name: str) -> bool:
             reply = fcntl.ioctl(probe, _SIOCGIFFLAGS, struct.pack("16sH14x", os.fsencode(name)[:15], 0))
     except OSError:
         return True
-    return struct.unpack_from("16xH", reply)[0] & _UP_AND_RUNNING == _UP_AND_RUNNING
+    flags = int(struct.unpack_from("16xH", reply)[0])
+    return flags & _UP_AND_RUNNING == _UP_AND_RUNNING
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

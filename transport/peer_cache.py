@@ -59,7 +59,7 @@ class PeerCache:
         self._dirty = self._entries.pop(id, None) is not None or self._dirty
 
     def save(self) -> None:
-        """Write what changed since the last time, so that a crash leaves the old file or the new one. Raises OSError."""
+        """Write what changed since the last time, so that a crash leaves one file or the other. Raises OSError."""
         if not self._dirty:
             return
         peers = [
