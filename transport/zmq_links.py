@@ -245,6 +245,7 @@ class _Dealer:
             self._events.stop()
             self._events = None
             self._socket.disable_monitor()
+            self._monitor.close()
 
     def send(self, parts: list[Buffer]) -> None:
         """Raises zmq.Again when there is no connection (any more)."""

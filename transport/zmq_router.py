@@ -262,6 +262,7 @@ class Router:
         for reader in self._readers:
             reader.stop()
         self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
         self._zap.close()
 
