@@ -59,8 +59,13 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     modules = [
-        Extension(f"kernels.{name}", [f"kernels/{name}.pyx"], include_dirs=["kernels"], extra_compile_args=["-O3", "-g0"],
-                  depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))])
+        Extension(
+            f"kernels.{name}",
+            [f"kernels/{name}.pyx"],
+            include_dirs=["kernels"],
+            extra_compile_args=["-O3", "-g0"],
+            depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
+        )
         for name in KERNELS
         if Path(f"kernels/{name}.pyx").is_file()
     ]

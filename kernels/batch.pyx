@@ -67,9 +67,6 @@ cdef class CallBuilder:
         sink_free(&self.sink)
         PyMem_Free(self.lengths)
 
-    def __len__(self):
-        return self.count
-
     @property
     def nbytes(self):
         """Bytes that take() would return now."""
@@ -153,9 +150,6 @@ cdef class OutcomeBuilder:
         sink_free(&self.sink)
         PyMem_Free(self.rows)
 
-    def __len__(self):
-        return self.count
-
     @property
     def nbytes(self):
         """Bytes that take() would return now."""
@@ -230,9 +224,6 @@ cdef class Columns:
 
     def __dealloc__(self):
         PyMem_Free(self.ends)
-
-    def __len__(self):
-        return self.count
 
     cdef int open(self, object buffer, object count, Py_ssize_t head_each, Py_ssize_t lengths_at) except -1:
         """Check that `count` rows of head_each bytes and their payloads fill the buffer exactly."""

@@ -1,0 +1,1 @@
+"""What each kernel does, in readable Python: the same classes, slower. Tests hold the kernels against these."""
