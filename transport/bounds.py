@@ -51,8 +51,10 @@ FRAME_BYTES_MAX: Final = FRAME_HEAD_BYTES_MAX + max(MESSAGE_BYTES_MAX, BATCH_BYT
 """A whole frame on the wire."""
 PART_BYTES_MAX: Final = MIB
 """Large messages cross ZeroMQ in parts of this size, so that no part is set aside for that is larger than this."""
-PARTS_COUNT_MAX: Final = FRAME_BYTES_MAX // PART_BYTES_MAX + 64
-"""Parts of one message on ZeroMQ; a sender may pass several buffers that are shorter than a part."""
+COPIED_BYTES_MAX: Final = 64 * KIB
+"""Buffers up to this size are joined with their neighbours on the way to ZeroMQ; larger ones are handed over uncopied."""
+PARTS_COUNT_MAX: Final = 2 * (MESSAGE_BYTES_MAX // COPIED_BYTES_MAX) + MESSAGE_BYTES_MAX // PART_BYTES_MAX + 2
+"""Parts of one message on ZeroMQ: at worst, large and small buffers take turns."""
 DRAIN_COUNT_MAX: Final = 256
 """Frames read from one socket before the loop gets another turn."""
 
@@ -210,7 +212,7 @@ SEEDS_COUNT_MAX: Final = 64
 SEED_FIRST_S: Final = 0.25
 SEED_MAX_S: Final = 30.0
 CACHED_PEERS_COUNT_MAX: Final = 512
-CACHED_PEERS_BYTES_MAX: Final = 256 * KIB
+CACHED_PEERS_BYTES_MAX: Final = 512 * KIB
 CACHED_PEER_LIFE_S: Final = 30 * 86400.0
 """A peer not heard of for so long is forgotten."""
 PRESENCE_BYTES_MAX: Final = 4 * KIB
@@ -222,5 +224,5 @@ INTERFACES_POLL_S: Final = 2.0
 assert (
     DATAGRAM_OUTER_BYTES + DATAGRAM_HEAD_BYTES + 2 + CERTIFICATE_BYTES_MAX + DATAGRAM_SEAL_BYTES <= DATAGRAM_BYTES_MAX
 )
-assert CACHED_PEERS_COUNT_MAX * 480 <= CACHED_PEERS_BYTES_MAX
+assert CACHED_PEERS_COUNT_MAX * 800 <= CACHED_PEERS_BYTES_MAX
 assert SEED_FIRST_S < SEED_MAX_S

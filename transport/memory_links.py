@@ -187,8 +187,10 @@ class MemoryLinks:
         """Raises HandshakeFailed. ``server_key`` is the CURVE key the peer must have, if it is given."""
         switch = self.switch
         server = self.network.listeners.get(endpoint)
-        if switch.closed or (server is None and not self.network.cut):
-            raise HandshakeFailed("closed" if switch.closed else "unreachable", f"nobody listens at {endpoint}")
+        if switch.closed:
+            raise HandshakeFailed("closed", "these links are closed")
+        if server is None and not self.network.cut:
+            raise HandshakeFailed("unreachable", f"nobody listens at {endpoint}")
         near = _Pipe(self, "initiator", b"" if server is None else server._key)
         self.pipes.add(near)
         if server is not None:
@@ -206,11 +208,13 @@ class MemoryLinks:
             near.transmit([frame])
         return await self._wait(near, near.waiter, endpoint, timeout_s)
 
-    async def join(self, endpoint: str, message: bytes, *, timeout_s: float | None = None) -> bytes:
+    async def join(self, endpoint: str, message: bytes, *, server_key: bytes, timeout_s: float | None = None) -> bytes:
         """Ask to join the fleet of whoever listens there; the reply. Raises HandshakeFailed."""
         server = self.network.listeners.get(endpoint)
         if server is None:
             raise HandshakeFailed("unreachable", f"nobody listens at {endpoint}")
+        if server_key != server._key:
+            raise HandshakeFailed("disconnected", f"{endpoint} does not have the key that was expected there")
         near, far = _Pipe(self, "initiator", server._key), _Pipe(server, "acceptor", self._key)
         near.other, far.other = far, near
         near.handshake = self.switch.handshake("initiator", authenticated_key=near.key)

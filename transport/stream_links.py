@@ -18,15 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from transport import bounds, framing
 from transport.channel import BOOT, Channel, Switch
 from transport.handshake import Handshake, Role
 from transport.identity import Credentials, Trust
-from transport.links import Buffer, HandshakeFailed, JoinHandler, Link, LinkHandler, LinkSettings
-
-T = TypeVar("T")
+from transport.links import Buffer, HandshakeFailed, Link, LinkHandler, LinkSettings
 
 SCHEME: Final = "unix://"
 _READ_BYTES: Final = 256 * bounds.KIB
@@ -88,14 +86,6 @@ class StreamLinks:
             stream.transmit([frame])
         return await self._wait(stream, waiter, endpoint, timeout_s)
 
-    async def join(self, endpoint: str, message: bytes, *, timeout_s: float | None = None) -> bytes:
-        """Ask to join the fleet of whoever listens there; the reply. Raises HandshakeFailed."""
-        waiter: asyncio.Future[bytes] = self.switch.loop.create_future()
-        stream = await self._dial(endpoint, self.switch.handshake("initiator", authenticated_key=None))
-        stream.joining = waiter
-        stream.transmit([framing.control(framing.JOIN, message)])
-        return await self._wait(stream, waiter, endpoint, timeout_s)
-
     async def close(self) -> None:
         """Close every link and socket, and remove the socket files. When it returns, every ``link_down`` has been called."""
         for listener, _ in self._listeners.values():
@@ -113,15 +103,6 @@ class StreamLinks:
         for stream in list(self.streams):
             stream.finish()
         await asyncio.sleep(0)
-
-    def kill(self) -> None:
-        """End as a killed process does: every socket closes, and nobody is told why."""
-        for listener, _ in self._listeners.values():
-            self.switch.loop.remove_reader(listener.fileno())
-            listener.close()
-        self._listeners.clear()
-        for stream in list(self.streams):
-            stream.finish()
 
     async def _dial(self, endpoint: str, handshake: Handshake) -> _Stream:
         if self.switch.closed:
@@ -145,7 +126,9 @@ class StreamLinks:
             raise
         return _Stream(self, sock, "initiator", handshake)
 
-    async def _wait(self, stream: _Stream, waiter: asyncio.Future[T], endpoint: str, timeout_s: float | None) -> T:
+    async def _wait(
+        self, stream: _Stream, waiter: asyncio.Future[Channel], endpoint: str, timeout_s: float | None
+    ) -> Channel:
         timeout_s = self.switch.settings.handshake_timeout_s if timeout_s is None else timeout_s
         try:
             return await asyncio.wait_for(waiter, timeout_s)
@@ -199,7 +182,6 @@ class _Stream:
         self.links = links
         self.channel: Channel | None = None
         self.waiter: asyncio.Future[Channel] | None = None
-        self.joining: asyncio.Future[bytes] | None = None
         self.server_key: bytes | None = None
         self._sock = sock
         self._fd = sock.fileno()
@@ -375,13 +357,6 @@ class _Stream:
         switch = self.links.switch
         try:
             type, body = framing.read_unverified(frame)
-            if type == framing.JOIN and self._role == "acceptor":
-                self._answer_join(body)
-                return
-            if type == framing.JOINED and self.joining is not None:
-                if not self.joining.done():
-                    self.joining.set_result(body)
-                return
             for reply in self._handshake.receive(type, body, switch.wall()):
                 self.transmit([reply])
             peer = self._handshake.peer
@@ -400,15 +375,6 @@ class _Stream:
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(self.channel)
 
-    def _answer_join(self, body: bytes) -> None:
-        handler = self.links.switch.handler
-        reply = handler.join_request(body, "host") if isinstance(handler, JoinHandler) else None
-        if reply is None:
-            self._refuse(HandshakeFailed("not-accepted", "a request to join was refused"))
-            return
-        self.transmit([framing.control(framing.JOINED, reply)])
-        self.shut()
-
     def _refuse(self, failure: HandshakeFailed) -> None:
         if not failure.remote:
             self.links.switch.refuse(failure.reason, detail=str(failure), reach="host")
@@ -425,9 +391,8 @@ class _Stream:
         if frame is not None:
             self.transmit([frame])
         self.shut()
-        for waiter in (self.waiter, self.joining):
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(failure)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_exception(failure)
 
     def _gone(self) -> None:
         if self._fd < 0:

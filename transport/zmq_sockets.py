@@ -15,7 +15,6 @@ from transport import bounds, framing
 from transport.links import Buffer, LinkSettings
 
 Socket = zmq.Socket[bytes]
-_COPIED_BYTES_MAX = 64 * bounds.KIB
 _CURVE_BYTES = 64
 """Encryption makes a part longer by 33 bytes (RFC 26, MESSAGE: command name, nonce, flags, authenticator)."""
 
@@ -99,18 +98,21 @@ def in_parts(frame: list[Buffer]) -> list[Buffer]:
         return frame
     parts: list[Buffer] = [frame[0]]
     small: list[Buffer] = []
+    small_bytes = 0
     for buffer in frame[1:]:
-        if len(buffer) < _COPIED_BYTES_MAX and len(small) < bounds.PART_BYTES_MAX // _COPIED_BYTES_MAX:
-            small.append(buffer)
-            continue
-        if small:
+        size = len(buffer)
+        if small and (size > bounds.COPIED_BYTES_MAX or small_bytes + size > bounds.PART_BYTES_MAX):
             parts.append(b"".join(small))
             small = []
-        if len(buffer) <= bounds.PART_BYTES_MAX:
+            small_bytes = 0
+        if size <= bounds.COPIED_BYTES_MAX:
+            small.append(buffer)
+            small_bytes += size
+        elif size <= bounds.PART_BYTES_MAX:
             parts.append(buffer)
         else:
             view = memoryview(buffer)
-            parts.extend(view[at : at + bounds.PART_BYTES_MAX] for at in range(0, len(view), bounds.PART_BYTES_MAX))
+            parts.extend(view[at : at + bounds.PART_BYTES_MAX] for at in range(0, size, bounds.PART_BYTES_MAX))
     if small:
         parts.append(b"".join(small))
     return parts
@@ -121,7 +123,7 @@ def send_parts(socket: Socket, parts: list[Buffer]) -> None:
     last = len(parts) - 1
     for i, part in enumerate(parts):
         flags = zmq.NOBLOCK if i == last else zmq.NOBLOCK | zmq.SNDMORE
-        socket.send(part, flags, copy=len(part) < _COPIED_BYTES_MAX)
+        socket.send(part, flags, copy=len(part) <= bounds.COPIED_BYTES_MAX)
 
 
 def receive_tail(socket: Socket, limit: int) -> bytes:

@@ -173,7 +173,9 @@ class World:
 
     def nobody(self) -> str:
         """An endpoint where nobody listens."""
-        return {"memory": "memory://nobody", "stream": f"unix://{self.directory}/nobody", "zmq": "tcp://127.0.0.1:1"}[self.reach]
+        return {"memory": "memory://nobody", "stream": f"unix://{self.directory}/nobody", "zmq": "tcp://127.0.0.1:1"}[
+            self.reach
+        ]
 
     async def dial(self, near: Peer, far: Peer, **more: Any) -> Any:
         return await near.links.connect(far.endpoint, server_key=far.key, **more)
