@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-SeriesKind = Literal["counter", "gauge", "histogram"]
+SeriesKind = Literal["counter", "gauge", "histogram", "durations"]
 Level = Literal["debug", "info", "warning", "error"]
 
 # 100 µs to 100 s: from a task on a warm worker to a long run; 1-2.5-5 steps keep the error of a quantile within 2.5
@@ -19,13 +19,19 @@ BYTES_BUCKETS: Final = tuple(float(4**power) for power in range(4, 17, 2))
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric. ``of`` is the field of the fact that it takes; empty: the fact's own value."""
+    """One metric.
+
+    ``durations`` is a histogram that a kernel keeps, fed with columns of run times (``kernels.batch.Outcomes``).
+    """
 
     kind: SeriesKind
     name: str
     about: str
     labels: tuple[str, ...] = ()
     of: str = ""
+    """The field of the fact that it takes. Empty: the fact's own value. ``#``: it counts facts, whatever their value."""
+    but: tuple[str, str] = ("", "")
+    """A label and a value of it with which a fact does not count here."""
 
     @property
     def buckets(self) -> tuple[float, ...]:
@@ -45,90 +51,107 @@ def _counter(name: str, about: str, *labels: str, of: str = "") -> Series:
     return Series("counter", f"swarm_{name}_total", about, labels, of)
 
 
-def _seconds(name: str, about: str, *labels: str, of: str = "") -> Series:
-    return Series("histogram", f"swarm_{name}_seconds", about, labels, of)
+def _seconds(name: str, about: str, *labels: str, but: tuple[str, str] = ("", "")) -> Series:
+    return Series("histogram", f"swarm_{name}_seconds", about, labels, "", but)
 
 
-def _bytes(name: str, about: str, *labels: str, of: str = "") -> Series:
-    return Series("histogram", f"swarm_{name}_bytes", about, labels, of)
-
-
-def _gauge(name: str, about: str, *labels: str, of: str = "") -> Series:
-    return Series("gauge", f"swarm_{name}", about, labels, of)
+def _gauge(name: str, about: str, *labels: str) -> Series:
+    return Series("gauge", f"swarm_{name}", about, labels)
 
 
 TABLE: Final[dict[str, Row]] = {
     # the node itself
-    "node.starting": Row("info"),
-    "node.ready": Row("info", (_gauge("start_seconds", "Time from the start of the process to readiness."),)),
+    "node.ready": Row("info", (_counter("starts", "Starts of this node that became ready.", of="#"),)),
     "node.draining": Row("info"),
-    "node.stopped": Row("info"),
-    "node.loop_stalled": Row(
-        "warning", (_counter("loop_stalls", "Times that the node's loop did not turn for 0.1 s."),)
-    ),
+    "http.refused": Row("warning"),
+    "query.crashed": Row("error", (_counter("query_crashes", "Questions that failed by a mistake of the node's."),)),
+    "fleet.unreadable": Row("error"),
+    "incarnation.unreadable": Row("warning"),
+    "incarnation.unsaved": Row("error"),
     # workers
-    "worker.started": Row("info", (_counter("workers_started", "Worker processes that became ready."),)),
     "worker.exited": Row("info", (_counter("workers_exited", "Worker processes that ended.", "expected"),)),
     "worker.start_failed": Row("error", (_counter("worker_start_failures", "Workers that did not become ready."),)),
-    "worker.killed": Row("info", (_counter("workers_killed", "Worker processes killed by the node.", "why"),)),
-    "worker.recycled": Row("info", (_counter("workers_recycled", "Workers replaced as the limits ask.", "why"),)),
+    "worker.output": Row("info"),
     # tasks, where they run
     "slice.handed": Row(
         None,
         (
-            _seconds("queue_wait", "Time a slice of tasks waited on this node for a worker."),
-            _counter("tasks_started", "Tasks handed to a worker.", of="tasks"),
+            _seconds("queue_wait", "Time a slice of tasks waited on this node before a worker got it."),
+            _counter("tasks_handed", "Tasks handed to a worker.", of="tasks"),
         ),
     ),
-    "slice.finished": Row(
-        None,
-        (
-            _seconds("run", "Time a slice of tasks ran in a worker."),
-            _counter("tasks_run", "Tasks that ended in a worker of this node.", "status", of="tasks"),
-        ),
-    ),
-    "task.timeout": Row("warning", (_counter("task_timeouts", "Tasks killed at their time limit."),)),
-    "task.crashed": Row("warning", (_counter("task_crashes", "Tasks during which their worker died."),)),
-    "command.lost": Row("warning", (_counter("commands_lost", "Commands whose outcome is not known."),)),
     # tasks, where they are owned
-    "batch.accepted": Row(
+    "batch.submitted": Row(
         "debug",
         (
-            _counter("tasks_accepted", "Tasks accepted from clients.", "priority", of="tasks"),
-            _bytes("batch", "Bytes of an accepted batch.", of="bytes"),
+            _counter("tasks_submitted", "Tasks accepted from clients.", "kind"),
+            _counter("batches_submitted", "Batches accepted from clients.", "kind", of="#"),
         ),
     ),
-    "batch.refused": Row("info", (_counter("batches_refused", "Batches not accepted.", "why"),)),
-    "batch.finished": Row("debug", (_counter("tasks_finished", "Tasks with a final outcome.", "status", of="tasks"),)),
-    "task.round_trip": Row(None, (_seconds("round_trip", "Time from acceptance of a batch to its outcomes."),)),
-    "task.retried": Row("info", (_counter("task_retries", "Attempts repeated after an exception."),)),
-    "task.quarantined": Row("error", (_counter("tasks_quarantined", "Tasks given up: they took workers down."),)),
-    "dispatch.returned": Row("debug", (_counter("tasks_returned", "Tasks given back unstarted.", of="tasks"),)),
+    "batch.refused": Row("info", (_counter("batches_refused", "Batches not accepted.", "reason"),)),
+    "batch.abandoned": Row("info", (_counter("batches_abandoned", "Batches whose client went away."),)),
+    "task.finished": Row(
+        None,
+        (
+            _counter("tasks_finished", "Tasks with a final outcome.", "status", "kind"),
+            Series("durations", "swarm_task_run_seconds", "Time a task ran in its worker.", of="outcomes"),
+        ),
+    ),
+    "task.moved": Row("info", (_counter("tasks_moved", "Tasks taken back from a node to be run elsewhere."),)),
+    "task.rerun": Row("info", (_counter("tasks_rerun", "Tasks run again after a crash or a loss.", "why"),)),
+    "task.retried": Row("info", (_counter("tasks_retried", "Tasks run again after an exception."),)),
     "outcome.stale": Row("debug", (_counter("outcomes_stale", "Outcomes refused for their fencing token."),)),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
-    "member.changed": Row("debug"),
-    "member.suspected": Row("info", (_counter("members_suspected", "Suspicions raised or heard."),)),
-    "member.died": Row("warning", (_counter("members_died", "Members declared dead."),)),
+    "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),
+    "member.dead": Row("warning", (_counter("members_dead", "Members declared dead."),)),
     "member.left": Row("info", (_counter("members_left", "Members that said goodbye."),)),
-    "probe.round_trip": Row(None, (_seconds("probe_round_trip", "Time from a probe to its answer."),)),
+    "member.revoked": Row("warning", (_counter("members_revoked", "Members and clients that were revoked."),)),
+    "membership.probe": Row(
+        None,
+        (
+            _counter("probes", "Probes of other members.", "result", of="#"),
+            _seconds("probe_round_trip", "Time from a probe to its answer.", "result", but=("result", "failed")),
+        ),
+    ),
+    "membership.suspected": Row("debug"),
+    "membership.refuted": Row(
+        "info", (_counter("refutations", "Times that this node had to say it is alive.", "about"),)
+    ),
+    "membership.late": Row("debug", (_seconds("membership_late", "By how much a turn of the membership was late."),)),
+    "membership.conflict": Row("warning", (_counter("incarnation_conflicts", "Incarnations used by two processes."),)),
+    "membership.refused": Row("debug", (_counter("membership_refused", "News of members not believed.", "reason"),)),
+    "membership.rejected": Row("debug", (_counter("membership_rejected", "Datagrams not understood.", "reason"),)),
+    "notice.refused": Row(
+        "warning", (_counter("notices_refused", "Revocations and the like not believed.", "reason"),)
+    ),
     # the door, and what stands outside
-    "link.up": Row("info", (_counter("links_opened", "Connections that were admitted.", "reach", "role"),)),
-    "link.down": Row("info", (_counter("links_closed", "Connections that ended.", "reach", "role"),)),
-    "refused": Row("warning", (_counter("refusals", "Peers or messages turned away.", "reason"),)),
-    "violation": Row("warning", (_counter("violations", "Peers dropped for breaking the protocol.", "reason"),)),
-    "join.admitted": Row("info", (_counter("joins_admitted", "Machines and clients that joined with a token."),)),
-    "join.refused": Row("warning", (_counter("joins_refused", "Join requests refused.", "reason"),)),
-    "discovery.hint": Row("debug", (_counter("discovery_hints", "Addresses found.", "source"),)),
+    "link.up": Row("info", (_counter("links_opened", "Connections that were admitted.", "reach"),)),
+    "link.down": Row("info", (_counter("links_closed", "Connections that ended.", "reach"),)),
+    "link.refused": Row("warning", (_counter("links_refused", "Connections and frames turned away.", "reason"),)),
+    "link.overflow": Row("warning", (_counter("link_overflows", "Messages that a peer did not take.", "reach"),)),
+    "dial.failed": Row("info", (_counter("dials_failed", "Connections that did not come to be.", "reason"),)),
+    "datagram.refused": Row("warning", (_counter("datagrams_refused", "Datagrams turned away.", "reason"),)),
+    "message.unknown": Row("debug", (_counter("messages_unknown", "Messages of a kind not known here."),)),
+    "peer.violation": Row("warning", (_counter("violations", "Peers dropped for breaking the protocol.", "role"),)),
+    "join.admitted": Row("info", (_counter("joins_admitted", "Certificates given out for a token.", "role"),)),
+    "join.refused": Row("warning", (_counter("joins_refused", "Requests to join refused.", "reason"),)),
+    # finding each other
+    "discovery.mdns_open": Row("debug"),
+    "discovery.mdns_unavailable": Row("warning"),
+    "discovery.mdns_deaf": Row("warning"),
+    "discovery.addresses_changed": Row("info"),
+    "discovery.seed_unresolved": Row("warning"),
+    "discovery.presence_failed": Row("warning"),
+    "discovery.cache_unsaved": Row("warning"),
 }
 
 UNKNOWN: Final = _counter("unknown_facts", "Facts that the table of series does not know.")
 SUPPRESSED: Final = _counter("log_suppressed", "Log events left out because too many of a kind came in one second.")
 
 GAUGES: Final[dict[str, Series]] = {
-    # read when somebody looks: Telemetry.watch(name, labels, read)
+    # read when somebody looks: Telemetry.watch(name, read, **labels)
     "queue.tasks": _gauge("queue_tasks", "Tasks that wait on this node.", "class"),
-    "queue.bytes": _gauge("queue_bytes", "Bytes of what waits on this node."),
     "workers": _gauge("workers", "Worker processes.", "state"),
     "running": _gauge("running_tasks", "Tasks that run now."),
     "members": _gauge("members", "Members of the fleet as this node sees it.", "state"),
@@ -137,15 +160,9 @@ GAUGES: Final[dict[str, Series]] = {
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),
 }
 
-HISTOGRAMS: Final[dict[str, Series]] = {
-    # recorded by kernels on the hot path, and read when somebody looks: Telemetry.watch_histogram(name, labels, read)
-    "task.run": _seconds("task_run", "Time a task ran."),
-    "task.wait": _seconds("task_wait", "Time a task waited before it started."),
-}
-
 
 def all_series() -> list[Series]:
     """Every series, by name."""
     rows = [series for row in TABLE.values() for series in row.series]
-    unique = {series.name: series for series in (*rows, UNKNOWN, SUPPRESSED, *GAUGES.values(), *HISTOGRAMS.values())}
+    unique = {series.name: series for series in (*rows, UNKNOWN, SUPPRESSED, *GAUGES.values())}
     return [unique[name] for name in sorted(unique)]

@@ -19,6 +19,7 @@ OTHER_VARIABLES: Final = frozenset(
         "SWARM_CONFIG",
         "SWARM_DEBUG",
         "SWARM_NODE",
+        "SWARM_NODE_SOCKET",
         "SWARM_FLEET",
         "SWARM_JSON",
         # what the fleet tells the commands that it runs

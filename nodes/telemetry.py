@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from nodes.series import GAUGES, HISTOGRAMS, SUPPRESSED, TABLE, UNKNOWN, Row, Series
+from kernels.histogram import Histogram
+from nodes.series import GAUGES, SUPPRESSED, TABLE, UNKNOWN, Row, Series
 from nodes.settings import LogSection
 from swarm.protocol.effects import NO_LABELS, Fact
 from swarm.protocol.ids import TASK_ID_BYTES, encode32, text
@@ -31,9 +33,6 @@ EVENTS_PER_SECOND_MAX: Final = 20  # of one kind: a hostile peer must not fill t
 TEXT_CHARACTERS_MAX: Final = 2000
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _UNKNOWN_ROW: Final = Row("info")
-
-Buckets = Sequence[tuple[float, int]]
-"""(upper bound in seconds, how many were at most that), growing; the last one counts all."""
 
 _context: ContextVar[Mapping[str, object]] = ContextVar("swarm_log_context", default=MappingProxyType({}))
 
@@ -82,14 +81,16 @@ class Telemetry:
         self._registry: CollectorRegistry | None = None
         self._emit: Callable[[str, Mapping[str, object]], None] | None = None
         self._watched: list[tuple[Series, Mapping[str, str], Callable[[], float]]] = []
-        self._distributions: dict[str, list[tuple[Mapping[str, str], Callable[[], tuple[Buckets, float]]]]] = {}
+        self._durations: dict[Series, Histogram] = {
+            series: Histogram() for row in TABLE.values() for series in row.series if series.kind == "durations"
+        }
 
     def open(self) -> None:
         """Import what is needed, and tell what has happened so far. Calling it again does nothing."""
         if self._pending is None:
             return
         self._registry = _registry()
-        self._registry.register(_Distributions(self._distributions))
+        self._registry.register(_Durations(self._durations))
         self._emit = _renderer(json=self._json, colours=self._stream.isatty())
         waiting, self._pending = self._pending, None
         for series, labels, read in self._watched:
@@ -99,6 +100,13 @@ class Telemetry:
 
     def fact(self, fact: Fact) -> None:
         """Log and count one fact. Never raises for what is in it."""
+        row = TABLE.get(fact.name, _UNKNOWN_ROW)
+        for series in row.series:
+            if series.kind == "durations" and series.of in fact.fields:
+                self._durations[series].record_many(fact.fields[series.of].run_times_us())  # type: ignore[attr-defined]
+                # the column belongs to a frame of the link: neither to be logged nor to be kept alive here
+                fields = {name: value for name, value in fact.fields.items() if name != series.of}
+                fact = dataclasses.replace(fact, fields=fields)
         if self._pending is not None:
             self._pending.append((self._wall(), fact, _context.get()))
         else:
@@ -120,11 +128,6 @@ class Telemetry:
         if self._pending is None:
             self._watch(*watched)
 
-    def watch_histogram(self, name: str, read: Callable[[], tuple[Buckets, float]], **labels: str) -> None:
-        """The same for a histogram that is kept elsewhere; ``read`` returns its buckets and the sum of seconds."""
-        assert name in HISTOGRAMS, name
-        self._distributions.setdefault(name, []).append((labels, read))
-
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The metrics and their content type: the Prometheus text format, or OpenMetrics where it is asked for."""
         self.open()
@@ -140,7 +143,9 @@ class Telemetry:
             row = _UNKNOWN_ROW
             self._count(UNKNOWN, NO_LABELS, 1.0)
         for series in row.series:
-            value = fact.fields.get(series.of, 0.0) if series.of else fact.value
+            if series.kind == "durations" or (series.but[0] and fact.labels.get(series.but[0]) == series.but[1]):
+                continue
+            value = 1.0 if series.of == "#" else fact.fields.get(series.of, 0.0) if series.of else fact.value
             if isinstance(value, int | float):
                 self._count(series, fact.labels, value)
         if row.level is not None and _LEVELS[row.level] >= self._least:
@@ -227,25 +232,20 @@ def readable(key: str, value: object) -> object:
     return readable(key, repr(value))
 
 
-class _Distributions:
-    """A Prometheus collector of histograms that kernels keep."""
+class _Durations:
+    """A Prometheus collector of the histograms that kernels keep."""
 
-    def __init__(
-        self, watched: Mapping[str, Sequence[tuple[Mapping[str, str], Callable[[], tuple[Buckets, float]]]]]
-    ) -> None:
-        self._watched = watched
+    def __init__(self, kept: Mapping[Series, Histogram]) -> None:
+        self._kept = kept
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         from prometheus_client.core import HistogramMetricFamily
 
-        for name in sorted(self._watched):
-            series = HISTOGRAMS[name]
+        for series, histogram in self._kept.items():
+            counts = histogram.buckets([round(bound * 1e9) for bound in series.buckets])
+            rows = [(_float_text(bound), float(count)) for bound, count in zip(series.buckets, counts)]
             family = HistogramMetricFamily(series.name, series.about, labels=series.labels)
-            for labels, read in self._watched[name]:
-                buckets, total_s = read()
-                rows = [(_float_text(bound), float(count)) for bound, count in buckets if bound != float("inf")]
-                rows.append(("+Inf", float(buckets[-1][1]) if buckets else 0.0))
-                family.add_metric([labels.get(each, "") for each in series.labels], rows, total_s)
+            family.add_metric([], [*rows, ("+Inf", float(histogram.count))], histogram.sum_ns / 1e9)
             yield family
 
 

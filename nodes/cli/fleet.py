@@ -139,16 +139,20 @@ def _exchange(token: Any, message: bytes, timeout_s: float) -> bytes:
     """Ask at each of the issuer's addresses in turn. The connection is encrypted to the key that the token names."""
     import asyncio
 
-    from transport.zmq_links import ask_to_join
+    from transport.links import HandshakeFailed
+    from transport.zmq_links import request_join
 
     async def first_answer() -> bytes:
-        failure: Exception | None = None
+        failure: HandshakeFailed | None = None
         for endpoint in token.endpoints:
             try:
-                return await ask_to_join(
-                    endpoint, token.issuer_key, message, timeout_s=timeout_s / len(token.endpoints)
+                return await request_join(
+                    f"tcp://{endpoint}",
+                    message,
+                    server_key=token.issuer_key,
+                    timeout_s=timeout_s / len(token.endpoints),
                 )
-            except Exception as error:  # the next address may be the right one; the last failure is told
+            except HandshakeFailed as error:  # the next address may be the right one; the last failure is told
                 failure = error
         assert failure is not None, "a token has at least one endpoint"
         raise failure

@@ -151,7 +151,9 @@ def say(text: str) -> None:
 def _plain(value: object) -> Any:
     match value:
         case bytes() | bytearray() | memoryview():
-            return bytes(value).hex()
+            from swarm.protocol.ids import encode32  # only where there are ids
+
+            return encode32(bytes(value)) if len(value) <= 32 else bytes(value).decode("utf-8", "replace")
         case Mapping():
             return dict(value)
         case set() | frozenset():
