@@ -101,7 +101,8 @@ class Discovery:
             self._start(self._follow_interfaces())
         if self._cache is not None:
             self._start(self._keep_cache())
-        await asyncio.sleep(0)
+        for _ in range(2):  # until the seeds' own tasks have run
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Say goodbye on the LAN, take the presence file away, save the cache. Safe to call again."""

@@ -55,27 +55,32 @@ class Seeds:
     def nudge(self) -> None:
         """Ask now, and then as eagerly as in the beginning."""
         self._nudged.set()
+        self._nudged = asyncio.Event()
 
     async def run(self) -> None:
-        """Ask for ever; to be cancelled."""
+        """Ask for ever;
+
+        to be cancelled. Each seed has its own pace, so a name that is slow to resolve holds up no other.
+        """
+        await asyncio.gather(*(self._follow(host, port) for host, port in self._seeds))
+
+    async def _follow(self, host: str, port: int) -> None:
         pause_s = bounds.SEED_FIRST_S
-        while self._seeds:
-            await asyncio.gather(*(self._ask(host, port) for host, port in self._seeds))
+        while True:
+            nudged = self._nudged
+            try:
+                addresses = usable_addresses(_numeric(host) or await _resolve(host))
+            except OSError as error:
+                self._on_event("seed_unresolved", {"seed": f"{host}:{port}", "error": str(error)})
+            else:
+                if addresses:
+                    self._on_hint(Hint(addresses, port, None, None, "seed", host))
             # jitter: a rack that got its power back must not ask one seed in step
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), pause_s * self._rng.uniform(0.75, 1.25))
-            pause_s = bounds.SEED_FIRST_S if self._nudged.is_set() else min(pause_s * 2, bounds.SEED_MAX_S)
-            self._nudged.clear()
-
-    async def _ask(self, host: str, port: int) -> None:
-        try:
-            found = _numeric(host) or await _resolve(host)
-        except OSError as error:
-            self._on_event("seed_unresolved", {"seed": f"{host}:{port}", "error": str(error)})
-            return
-        addresses = usable_addresses(found)
-        if addresses:
-            self._on_hint(Hint(addresses, port, None, None, "seed", host))
+                # not wait_for: before Python 3.12 it loses a cancellation that comes together with the event
+                async with asyncio.timeout(pause_s * self._rng.uniform(0.75, 1.25)):
+                    await nudged.wait()
+            pause_s = bounds.SEED_FIRST_S if nudged.is_set() else min(pause_s * 2, bounds.SEED_MAX_S)
 
 
 def _numeric(host: str) -> tuple[str, ...] | None:
@@ -117,6 +122,7 @@ async def _resolve(host: str, timeout_s: float = 10.0) -> tuple[str, ...]:
 
     threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
     try:
-        return await asyncio.wait_for(answer, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await answer
     except TimeoutError as error:
         raise OSError(f"no answer in {timeout_s:.0f} s") from error

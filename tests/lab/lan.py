@@ -8,12 +8,12 @@
         lan.loss(10, "h3")                    # a tenth of all frames from and to h3
         lan.plug("h4", False)                 # h4 sees its cable go
 
-The switch is a bridge in a namespace of its own, so labs side by side share nothing, and the machine's own interfaces, routes
-and firewall are not touched. What passes between two ports of the switch is decided there by one small nftables table that is
-written anew at each change. Hosts have no way out: no default route, no name server.
+The switch is a bridge in a namespace of its own, so labs side by side share nothing, and the machine's own interfaces,
+routes and firewall are not touched. What passes between two ports of the switch is decided there by one small nftables
+table that is written anew at each change. Hosts have no way out: no default route, no name server.
 
-Needs root, iproute2, nftables and util-linux. Names of namespaces hold the process id of the lab's owner, so that what a killed test
-run left behind is cleared by the next.
+Needs root, iproute2, nftables and util-linux. Names of namespaces hold the process id of the lab's owner, so that what
+a killed test run left behind is cleared by the next.
 """
 
 from __future__ import annotations
@@ -99,7 +99,11 @@ class Lan:
         for host in self.hosts:
             _run("ip", "netns", "add", self._namespace(host))
         # no snooping: without a querier a bridge that snoops stops passing multicast after some minutes
-        lines = ["link set lo up", "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set br0 up"]
+        lines = [
+            "link set lo up",
+            "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            "link set br0 up",
+        ]
         for host in self.hosts:
             lines += [
                 f"link add {host} type veth peer name eth0 netns {self._namespace(host)}",
