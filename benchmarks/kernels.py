@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from kernels.batch import CallBuilder, Calls, OutcomeBuilder, Outcomes, decode_plain, settle
+from kernels.batch import CallBuilder, Calls, OutcomeBuilder, Outcomes, decode_call, decode_plain, settle
 from kernels.clock import boottime_ns
 from kernels.histogram import Histogram
 from kernels.rings import Ring
@@ -83,6 +83,18 @@ OUTCOMES = outcomes_of(N)
 CALLS = b"\x03\0\0\0" * N + b"M\x91\x90" * N
 
 
+def call_by_view() -> None:
+    calls = Calls(CALLS, N)
+    for i in range(N):
+        decode_call(calls.payload(i))
+
+
+def call_in_place() -> None:
+    call = Calls(CALLS, N).call
+    for i in range(N):
+        call(i)
+
+
 def open_calls() -> None:
     Calls(CALLS, N)
 
@@ -156,6 +168,8 @@ CASES: dict[str, Callable[[], None]] = {
     "OutcomeBuilder.add_plain(i, us, None)": outcome_plain,
     "OutcomeBuilder: add_plain and take, a task": take_outcomes,
     "decode_plain of a call of 3": decode,
+    "Calls.payload + decode_call, no arguments": call_by_view,
+    "Calls.call, no arguments": call_in_place,
     "Calls(...), a task": open_calls,
     "Outcomes(...), a task": open_outcomes,
     "Outcomes + TaskColumns take + settle, a task": columns_take_settle,

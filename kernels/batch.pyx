@@ -8,7 +8,7 @@ Performance", VLDB 2001): what a hop looks at lies together. Everything read her
 lengths are checked against the buffer before anything else, in 64 bits.
 """
 
-from cpython.buffer cimport Py_buffer
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Contains, PyDict_GetItem, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetItem
@@ -19,7 +19,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from kernels.plain cimport Sink, decode_at, encode_call, encode_result, sink_free, sink_reserve
+from kernels.plain cimport Sink, decode_at, decode_call_at, encode_call, encode_result, sink_free, sink_reserve
 from kernels.plain import decode_call, decode_plain, encode_plain
 
 cdef extern from "Python.h":
@@ -35,16 +35,17 @@ cdef uint64_t U32_MAX = 0xFFFFFFFF
 # ---- building --------------------------------------------------------------------------------------------------
 
 cdef int append_payload(Sink* sink, object payload) except -1:
-    cdef const uint8_t[::1] view
-    cdef const uint8_t* data
-    cdef size_t size
+    cdef Py_buffer raw
     if PyBytes_CheckExact(payload):
-        data = <const uint8_t*> PyBytes_AS_STRING(payload)
-        size = PyBytes_GET_SIZE(payload)
-    else:
-        view = payload
-        size = view.shape[0]
-        data = &view[0] if size else NULL
+        return append(sink, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+    PyObject_GetBuffer(payload, &raw, PyBUF_SIMPLE)
+    try:
+        return append(sink, raw.buf, <size_t> raw.len)
+    finally:
+        PyBuffer_Release(&raw)
+
+
+cdef int append(Sink* sink, const void* data, size_t size) except -1:
     if size > U32_MAX:
         raise ValueError(f"a payload of {size} bytes; a column holds lengths up to {U32_MAX}")
     sink.limit = <size_t> -1
@@ -249,6 +250,7 @@ cdef class Columns:
         at = outcome_head(n) if head_each == 13 else 4 * n
         if at > size:
             raise ValueError(f"columns of {size} bytes cannot hold {n} tasks")
+        PyMem_Free(self.ends)               # of an earlier attempt that was refused
         self.ends = <uint64_t*> PyMem_Malloc(8 * n if n else 8)
         if self.ends == NULL:
             raise MemoryError(f"no memory for the view of {n} tasks")
@@ -282,6 +284,16 @@ cdef class Calls(Columns):
 
     def __init__(self, buffer, count):
         self.open(buffer, count, 4, 0)
+
+    def call(self, Py_ssize_t i):
+        """(args, kwargs) of call i when its payload has tag M, else None. ValueError when that is malformed."""
+        cdef Py_ssize_t at, size
+        self.within(i)
+        at = self.start_of(i)
+        size = <Py_ssize_t> self.ends[i] - at
+        if size == 0 or self.data[at] != TAG:
+            return None
+        return decode_call_at(self.data + at, size)
 
     def slice(self, Py_ssize_t start, Py_ssize_t stop):
         """(lengths column, payloads) of the calls in [start, stop): together the columns of these calls alone."""

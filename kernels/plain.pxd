@@ -11,3 +11,4 @@ cdef void sink_free(Sink* sink) noexcept
 cdef int encode_result(Sink* sink, object value) except -1
 cdef int encode_call(Sink* sink, tuple args, dict kwargs) except -1
 cdef object decode_at(const uint8_t* data, size_t size)
+cdef object decode_call_at(const uint8_t* data, size_t size)

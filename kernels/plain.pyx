@@ -6,6 +6,7 @@ specification (https://github.com/msgpack/msgpack/blob/master/spec.md), each val
 tag byte ``b"M"``.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.float cimport PyFloat_AS_DOUBLE
@@ -457,19 +458,33 @@ def decode_plain(payload):
     PLAIN_DEPTH_MAX can be, keys that are not str, invalid UTF-8, extension types. Memory taken is bounded by the
     payload's size (8 bytes for each byte of it, plus the values themselves).
     """
-    cdef const uint8_t[::1] view
+    cdef Py_buffer raw
     if type(payload) is bytes:
         return decode_at(<const uint8_t*> PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-    view = payload
-    return decode_at(&view[0], view.shape[0]) if view.shape[0] else decode_at(NULL, 0)
+    PyObject_GetBuffer(payload, &raw, PyBUF_SIMPLE)
+    try:
+        return decode_at(<const uint8_t*> raw.buf, <size_t> raw.len)
+    finally:
+        PyBuffer_Release(&raw)
 
 
 def decode_call(payload):
     """The (args, kwargs) of a call's payload with tag M. ValueError when it is malformed or not a call."""
-    cdef object call = decode_plain(payload)
+    return as_call(decode_plain(payload))
+
+
+cdef object as_call(object call):
     cdef Py_ssize_t n
     if type(call) is list:
         n = PyList_GET_SIZE(call)
         if 1 <= n <= 2 and type(call[0]) is list and (n == 1 or type(call[1]) is dict):
             return tuple(<list> call[0]), (call[1] if n == 2 else {})
     malformed("not a call")
+
+
+cdef object decode_call_at(const uint8_t* data, size_t size):
+    """The (args, kwargs) of a call's payload; ValueError when it is malformed or not a call."""
+    # What most calls are: no arguments, nothing to look for.
+    if size == 3 and data[0] == TAG and data[1] == 0x91 and data[2] == 0x90:
+        return (), {}
+    return as_call(decode_at(data, size))

@@ -6,8 +6,8 @@ fit before the end is preceded by a wrap marker and lies at the start. Between c
 memory, between processes that trust each other to keep the counters: a message's bounds are checked all the same.
 """
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -86,15 +86,30 @@ cdef class Ring:
     @property
     def free(self):
         """Bytes that are free just now; a message of n takes n + 4, rounded up to 8, and maybe a gap before the end."""
+        self.opened()
         return self.capacity - min(self.capacity, shared_load(self.base + TAIL_AT) - shared_load(self.base + HEAD_AT))
 
-    def put(self, message not None):
+    def put(self, message):
         """Append a message (a contiguous buffer of bytes); False when there is no room now.
 
         ValueError for one that could not fit in the empty ring wherever it starts: over half of its capacity.
         """
-        cdef const uint8_t[::1] view = message
-        cdef uint64_t size = view.shape[0]
+        cdef Py_buffer raw
+        self.opened()
+        if type(message) is bytes:
+            return self.append(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+        PyObject_GetBuffer(message, &raw, PyBUF_SIMPLE)
+        try:
+            return self.append(raw.buf, <uint64_t> raw.len)
+        finally:
+            PyBuffer_Release(&raw)
+
+    cdef int opened(self) except -1:
+        if self.base == NULL:
+            raise ValueError("no ring was opened")
+        return 0
+
+    cdef bint append(self, const void* data, uint64_t size) except -1:
         cdef uint64_t head, tail, at, left, needed = padded(size)
         if size >= WRAP or needed * 2 > self.capacity:
             raise ValueError(f"a message of {size} bytes in a ring of {self.capacity}")
@@ -114,16 +129,17 @@ cdef class Ring:
             return False
         store_le32(self.base + DATA_AT + at, <uint32_t> size)
         if size:
-            memcpy(self.base + DATA_AT + at + HEAD_BYTES, &view[0], size)
+            memcpy(self.base + DATA_AT + at + HEAD_BYTES, data, size)
         shared_store(self.base + TAIL_AT, tail + needed)
         return True
 
     def get(self):
         """The oldest message as bytes, or None. ValueError when the producer left the bounds of the ring."""
-        cdef uint64_t head = relaxed_load(self.base + HEAD_AT)
-        cdef uint64_t tail = shared_load(self.base + TAIL_AT)
-        cdef uint64_t at, left, size
+        cdef uint64_t head, tail, at, left, size
         cdef bytes message
+        self.opened()
+        head = relaxed_load(self.base + HEAD_AT)
+        tail = shared_load(self.base + TAIL_AT)
         if tail == head:
             return None
         if tail - head > self.capacity or (tail | head) % ALIGN:

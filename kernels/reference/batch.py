@@ -130,6 +130,11 @@ class Calls(_Columns):
     def __init__(self, buffer: bytes | bytearray | memoryview, count: int) -> None:
         super().__init__(buffer, count, 4, 0)
 
+    def call(self, i: int) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """(args, kwargs) of call i when its payload has tag M, else None."""
+        payload = self.payload(i)
+        return decode_call(payload) if payload[:1] == TAG else None
+
     def slice(self, start: int, stop: int) -> tuple[memoryview, memoryview]:
         """(lengths column, payloads) of the calls in [start, stop)."""
         if not 0 <= start <= stop <= self.count:

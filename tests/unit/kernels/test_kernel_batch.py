@@ -150,6 +150,16 @@ def test_rows_beyond_the_batch():
             calls.payload_bytes(start, stop)
 
 
+@pytest.mark.parametrize("module", [batch, reference])
+def test_plain_calls_are_decoded_where_they_lie(module):
+    calls = module.Calls(calls_of(module, [b"M\x91\x90", b"M\x92\x91\x05\x81\xa1k\xc3", b"Ppickle", b"", b"M\x90"]), 5)
+    assert [calls.call(i) for i in range(4)] == [((), {}), ((5,), {"k": True}), None, None]
+    with pytest.raises(ValueError, match="not a call"):
+        calls.call(4)
+    with pytest.raises(IndexError):
+        calls.call(5)
+
+
 def test_views_outlive_the_columns_and_cannot_be_written():
     payload = batch.Calls(bytearray(calls_of(batch, [b"abc"])), 1).payload(0)
     assert bytes(payload) == b"abc"

@@ -112,3 +112,10 @@ def test_a_damaged_head_stops_the_producer():
     memory[128:136] = (8).to_bytes(8, "little")
     with pytest.raises(ValueError, match="damaged"):
         ring.put(b"abc")
+
+
+def test_a_ring_that_was_never_opened_says_so():
+    ring = Ring.__new__(Ring)
+    for use in (ring.get, lambda: ring.put(b""), lambda: ring.free):
+        with pytest.raises(ValueError, match="no ring"):
+            use()
