@@ -402,6 +402,10 @@ class Fabric:
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
+    def turn(self) -> None:
+        """A core was told something from outside: carry out what follows."""
+        self._turn()
+
     def _turn(self) -> None:
         """Carry out what the cores want, until they want nothing."""
         if self._turning:

@@ -127,7 +127,26 @@ class Run:
     extra: dict[str, Any]
     queued_at: float
     verdicts: dict[int, int] = field(default_factory=dict)
-    """Relative index -> the status to report when the worker that runs it has been killed for that reason."""
+    """Index -> the status to report when the worker that runs it has been killed for that reason."""
+
+    # Indices are those in the batch; the columns count from the first task of the run.
+
+    def holds(self, index: int, token: int) -> bool:
+        """Whether a task is out in the slice of this token."""
+        return 0 <= index - self.first < self.calls.count and self.columns.holds(index - self.first, token)
+
+    def finish(self, index: int) -> bool:
+        """Note that a task is reported; False if it was before."""
+        return self.columns.finish(index - self.first)
+
+    def outstanding(self, token: int) -> list[tuple[int, int]]:
+        """Ranges (start, stop) out in the slice of this token."""
+        first = self.first
+        return [(first + start, first + start + count) for start, count in self.columns.outstanding(token)]
+
+    def pending(self) -> list[tuple[int, int]]:
+        """Ranges (start, stop) not reported yet."""
+        return [(self.first + start, self.first + start + count) for start, count in self.columns.pending()]
 
 
 @dataclass(slots=True, eq=False)
@@ -244,7 +263,7 @@ class Execution:
 
     def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
         """What is not reported yet of an owner's runs: dispatch -> ranges."""
-        return {run.dispatch: run.columns.pending() for run in self._runs.values() if run.owner == owner}
+        return {run.dispatch: run.pending() for run in self._runs.values() if run.owner == owner}
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -344,7 +363,7 @@ class Execution:
         self._run_number += 1
         run = Run(
             self._run_number, owner, dispatch, batch, spec, raw, granted, shape_of(spec), calls, first,
-            TaskColumns(calls.count, first), attempts, extra or {}, now,
+            TaskColumns(calls.count), attempts, extra or {}, now,
         )  # fmt: skip
         self._runs[run.number] = run
         self._by_dispatch[key] = run
@@ -380,16 +399,16 @@ class Execution:
         token = next((part.token for part in it.slices.values() if part.run is run), None)
         mine = [part.token for part in it.slices.values() if part.run is run]
         if token is None or not all(
-            any(run.columns.holds(outcomes.index(row), one) for one in mine) for row in self._edges(outcomes)
+            any(run.holds(outcomes.index(row), one) for one in mine) for row in self._edges(outcomes)
         ):
             return
         self.runtimes.observe(run.raw, outcomes.run_us_total, outcomes.count)
         for one in mine:
-            run.columns.settle(outcomes, one)
+            run.columns.settle(outcomes, one, run.first)
         if not outcomes.all_ok:
             for row in range(outcomes.count):
                 if outcomes.status(row) >= FINAL_BELOW:
-                    run.columns.finish(outcomes.index(row))
+                    run.finish(outcomes.index(row))
         self._tell_outcomes(run, outcomes.count, body)
         if run.columns.done == run.calls.count:
             self._forget(run)
@@ -401,7 +420,7 @@ class Execution:
         if it is None or part is None:
             return
         # What was recalled from the slice went back when it was recalled; nothing else can be left.
-        for start, stop in part.run.columns.outstanding(part.token):
+        for start, stop in part.run.outstanding(part.token):
             self._requeue(part.run, start, stop)
         if not it.slices and it.state == "ready":
             self._let_go(it)
@@ -510,8 +529,9 @@ class Execution:
         self._token += 1
         taken = run.columns.take(limit, self._token)
         assert taken is not None, (run.number, run.columns.ready)
-        start, stop = taken
-        self._ready.take(shape, run.number, stop - start)
+        start = run.first + taken[0]
+        stop = start + taken[1]
+        self._ready.take(shape, run.number, taken[1])
         if worker.shape is None:
             worker.shape = shape
             self.account.take(shape)
@@ -593,9 +613,9 @@ class Execution:
 
         body = b"F" + msgpack.packb({"message": message, "hint": "look at the node's log", "facts": {}})
         builder, count = OutcomeBuilder(), 0
-        for start, stop in run.columns.pending():
+        for start, stop in run.pending():
             for index in range(start, stop):
-                if run.columns.finish(index):
+                if run.finish(index):
                     builder.add(index, Status.REFUSED, 0, body)
                     count += 1
         self._ready.remove(run.shape, run.number)
@@ -614,7 +634,7 @@ class Execution:
 
     def _requeue(self, run: Run, start: int, stop: int) -> None:
         for index in range(start, stop):
-            run.columns.release(index)
+            run.columns.release(index - run.first)
         self._push(run, stop - start)
 
     def _return_waiting(self, run: Run, ranges: list[tuple[int, int]]) -> None:
@@ -623,8 +643,8 @@ class Execution:
         columns = run.columns
         for start, stop in ranges:
             for index in range(max(start, run.first), min(stop, run.first + run.calls.count)):
-                if columns.state(index) == TaskColumns.READY:
-                    columns.finish(index)
+                if columns.state(index - run.first) == TaskColumns.READY:
+                    run.finish(index)
                     back.append(index)
         if not back:
             return
@@ -641,7 +661,7 @@ class Execution:
             index
             for part in worker.slices.values()
             if part.run is run
-            for begin, end in run.columns.outstanding(part.token)
+            for begin, end in run.outstanding(part.token)
             for index in range(begin, end)
             if any(start <= index < stop for start, stop in ranges)
         ]
@@ -673,7 +693,7 @@ class Execution:
         ours = worker.reason if worker.state == "stopping" else ""
         running = current[1] if current is not None and current[0] == part.slot else None
         builder, count, verdict_used = OutcomeBuilder(), 0, bool(run.verdicts)
-        for begin, end in run.columns.outstanding(part.token):
+        for begin, end in run.outstanding(part.token):
             for index in range(begin, end):
                 if index >= claimed:
                     self._requeue(run, index, index + 1)
@@ -682,7 +702,7 @@ class Execution:
                 if status is None:
                     blamed = index == running or worker.page is None
                     status = Status.CRASHED if blamed and not (ours and verdict_used) else Status.LOST
-                run.columns.finish(index)
+                run.finish(index)
                 builder.add(index, status, 0, _ended(status, ours or why, run.spec))
                 count += 1
         if count:

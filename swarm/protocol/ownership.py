@@ -96,7 +96,7 @@ class Batch:
     deps: dict[bytes, bytes | None] = field(default_factory=dict)
     """Task ids that the one task of this batch waits for -> result payload, None while it waits."""
     dep_order: list[bytes] = field(default_factory=list)
-    outcomes: list[Outcomes] = field(default_factory=list)
+    outcomes: list[tuple[Outcomes, Bytes]] = field(default_factory=list)
     outcome_bytes: int = 0
     trace: deque[tuple[float, str, int, int, str, Any]] = field(default_factory=lambda: deque(maxlen=TRACE_KEPT_MAX))
     finished_at: float | None = None
@@ -109,13 +109,21 @@ class Batch:
         """Whether the client gave this task up."""
         return any(start <= index < stop for start, stop in self.cancelled)
 
+    def outstanding(self, token: int) -> list[tuple[int, int]]:
+        """Ranges (start, stop) that are out under a token."""
+        return [(start, start + count) for start, count in self.columns.outstanding(token)]
+
+    def pending(self) -> list[tuple[int, int]]:
+        """Ranges (start, stop) without an outcome."""
+        return [(start, start + count) for start, count in self.columns.pending()]
+
     def log(self, now: float, what: str, start: int, stop: int, node: str = "", detail: Any = None) -> None:
         """Put on record what happened to a range."""
         self.trace.append((now, what, start, stop, node, detail))
 
     def outcome(self, index: int) -> tuple[int, memoryview] | None:
         """(status, payload) of a finished task while it is kept."""
-        for outcomes in reversed(self.outcomes):
+        for outcomes, _ in reversed(self.outcomes):
             for row in range(outcomes.count):
                 if outcomes.index(row) == index:
                     return outcomes.status(row), outcomes.payload(row)
@@ -251,7 +259,7 @@ class Ownership:
             here = held.get(number, [])
             lost = [
                 index
-                for start, stop in dispatch.batch.columns.outstanding(number)
+                for start, stop in dispatch.batch.outstanding(number)
                 for index in range(start, stop)
                 if not any(begin <= index < end for begin, end in here)
             ]
@@ -496,7 +504,7 @@ class Ownership:
         """Tasks that may not be repeated start only when the client has noted it. False: all of them were held."""
         columns, asked = batch.columns, []
         kept = 0
-        for start, stop in columns.pending():
+        for start, stop in batch.pending():
             for index in range(start, stop):
                 if columns.state(index) != TaskColumns.READY:
                     continue
@@ -538,8 +546,8 @@ class Ownership:
         number = self._dispatch_number
         taken = batch.columns.take(limit, number)
         assert taken is not None, (batch.number, waiting)
-        start, stop = taken
-        self._ready.take(shape, batch.number, stop - start)
+        start, stop = taken[0], taken[0] + taken[1]
+        self._ready.take(shape, batch.number, taken[1])
         dispatch = Dispatch(number, batch, it, start, stop, stop - start, now)
         self._dispatches[number] = dispatch
         it.dispatches[number] = dispatch
@@ -600,7 +608,7 @@ class Ownership:
     def _settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes) -> None:
         """Final outcomes: to the client, to those that wait for them, and into what is kept."""
         self._tasks -= report.count
-        batch.outcomes.append(report)
+        batch.outcomes.append((report, body))
         batch.outcome_bytes += report.nbytes
         if batch.client is not None:
             self._effects.append(Tell(batch.client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
@@ -693,7 +701,7 @@ class Ownership:
     def _dispatch_lost(self, now: float, dispatch: Dispatch, why: str) -> None:
         """An executor is gone with a dispatch: what is not reported runs again, or is lost."""
         self._dispatches.pop(dispatch.number, None)
-        out = dispatch.batch.columns.outstanding(dispatch.number)
+        out = dispatch.batch.outstanding(dispatch.number)
         indices = [index for start, stop in out for index in range(start, stop)]
         self._rows_lost(now, dispatch, indices, f"the node is gone ({why})")
 
@@ -777,8 +785,8 @@ class Ownership:
         """The same batch again: its client has a new link. What is known is told again."""
         batch.client = client
         self._clients_gone.pop(client, None)
-        for report in batch.outcomes:
-            self._effects.append(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (report.buffer,)))
+        for report, body in batch.outcomes:
+            self._effects.append(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
 
     def _client_lease_over(self, now: float, client: bytes) -> None:
         since = self._clients_gone.pop(client, None)
@@ -840,7 +848,7 @@ class Ownership:
         self._ready.remove(batch.shape, batch.number)
         payload = said("its deadline passed before it could start", "", batch.spec)
         ended: list[tuple[int, int, bytes | memoryview]] = []
-        for start, stop in batch.columns.pending():
+        for start, stop in batch.pending():
             for index in range(start, stop):
                 if batch.columns.state(index) != TaskColumns.DISPATCHED:
                     ended.append((index, Status.EXPIRED, payload))

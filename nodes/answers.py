@@ -1,0 +1,358 @@
+"""What a node answers people: status, members, tasks, and why they are where they are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nodes.fabric import boottime_s
+from nodes.queries import AskFailed
+from swarm.errors import NotFound, SwarmError
+from swarm.protocol import ids
+from swarm.protocol.member import Member, State
+from swarm.protocol.ownership import Batch
+from swarm.protocol.states import Priority, Status
+from transport.certificates import id_text
+from transport.links import Link
+
+if TYPE_CHECKING:
+    from nodes.node import Node
+
+TASKS_LISTED_MAX = 10_000
+PEER_TIMEOUT_S = 2.0
+
+
+class Answers:
+    """Registers the methods of people's questions on a node's switchboard."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        serve = node.switchboard.serve
+        serve("status", self._status)
+        serve("members", lambda link, args, body: {"members": self._members()})
+        serve("nodes", lambda link, args, body: {"nodes": self._nodes()})
+        serve("tasks", self._tasks)
+        serve("task", lambda link, args, body: self._about("task", args))
+        serve("explain", lambda link, args, body: self._about("explain", args))
+        serve("logs", lambda link, args, body: self._about("logs", args))
+        serve("cancel", lambda link, args, body: self._about("cancel", args))
+        serve("result", lambda link, args, body: self._about("result", args))
+        serve("dispatches", self._dispatches)
+        serve("output", self.output)
+        serve("token", self._token)
+        serve("revoke", self._revoke)
+
+    # --- the fleet ----------------------------------------------------------------------------------------------------
+
+    def _status(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        node = self._node
+        ownership, execution = node.fabric.ownership, node.fabric.execution
+        counts: dict[str, int] = {}
+        waiting = ownership.waiting + execution.waiting
+        for batch in ownership.batches.values():
+            for status, count in batch.counts.items():
+                name = Status(status).name.lower()
+                counts[name] = counts.get(name, 0) + count
+        tasks = {"waiting": waiting, "running": execution.running} | dict(sorted(counts.items()))
+        return {
+            "fleet": node.fleet.name,
+            "node": {
+                "name": node.name,
+                "id": node.credentials.identity.text,
+                "up_s": time.time() - node.started_at,
+                "port": node.port,
+                "lan": node.listens_on_lan,
+                "http": None if node.http_address is None else f"http://{node.http_address[0]}:{node.http_address[1]}",
+                "draining": node.draining,
+            },
+            "tasks": {name: count for name, count in tasks.items() if count},
+            "unfinished": ownership.unfinished,
+            "blob_bytes": node.workshop.store.bytes,
+            "members": self._members(),
+        }
+
+    def _members(self) -> list[dict[str, Any]]:
+        node = self._node
+        from nodes.node import info_of
+
+        me = Member(
+            node.credentials.id, node.name, node.credentials.certificate, node.addresses(), 0, node.boot,
+            info_of(node.fabric.execution), State.ALIVE, node.addresses()[0],
+        )  # fmt: skip
+        found = [self._shown(me)]
+        for member in node.neighbourhood.members:
+            found.append(self._shown(member))
+        return found
+
+    def _shown(self, member: Member) -> dict[str, Any]:
+        info = member.info
+        totals = info.get("r")
+        slots = totals.get("cpu", 0) if isinstance(totals, Mapping) else 0
+        free = info.get("f")
+        alive = member.state in (State.ALIVE, State.SUSPECT)
+        labels = info.get("l")
+        shown = {
+            "name": member.name,
+            "id": id_text(member.id),
+            "state": "draining" if alive and info.get("d") else member.state.name.lower(),
+            "role": "node",
+            "slots": slots if alive else 0,
+            "busy": max(0.0, float(slots) - float(free)) if alive and isinstance(free, int | float) else 0,
+            "queued": info.get("w", 0) if alive else 0,
+            "labels": [label for label in labels if ":" not in str(label)] if isinstance(labels, list | tuple) else [],
+            "address": f"{member.address[0]}:{member.address[1]}",
+        }
+        try:
+            identity = self._node.fleet.trust.verify(member.certificate, time.time())
+        except Exception as error:
+            shown["certificate"] = str(error)
+        else:
+            shown["grants"] = sorted(identity.grants)
+            shown["expires_s"] = identity.expires_s - time.time()
+        return shown
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Where a client may go on when this node is gone."""
+        node = self._node
+        found = [
+            {
+                "id": node.credentials.id,
+                "name": node.name,
+                "addresses": [list(address) for address in node.addresses()],
+                "curve_key": node.credentials.identity.curve_key,
+            }
+        ]
+        for member in node.neighbourhood.members:
+            if member.state in (State.ALIVE, State.SUSPECT) and not member.info.get("d"):
+                identity = node.fleet.trust.verify(member.certificate, time.time())
+                found.append(
+                    {
+                        "id": member.id,
+                        "name": member.name,
+                        "addresses": [list(address) for address in member.addresses],
+                        "curve_key": identity.curve_key,
+                    }
+                )
+        return found
+
+    async def _token(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        node = self._node
+        _same_user(link, "make tokens")
+        await node.open_lan()
+        endpoints = [
+            f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host, port in node.addresses()
+        ]
+        token = node.tokens.issue(
+            time.time(),
+            issuer_key=node.credentials.identity.curve_key,
+            endpoints=endpoints,
+            ttl_s=float(args["ttl_s"]),
+            uses=int(args["uses"]),
+            role=str(args["role"]),
+            grants=tuple(args.get("grants", ("code",))),
+        )
+        return {"token": token.text(), "endpoints": endpoints}
+
+    def _revoke(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        from transport.certificates import id_from_text
+
+        node = self._node
+        _same_user(link, "revoke members")
+        text = str(args["member"])
+        names = {member.name: member.id for member in node.neighbourhood.members}
+        try:
+            target = names[text] if text in names else id_from_text(text)
+        except ValueError:
+            raise NotFound(f"no member {text!r} is known here", hint="swarm fleet members lists them") from None
+        node.fleet.revoke(target, time.time(), reason=str(args.get("reason") or ""))
+        node.neighbourhood.trust_changed()
+        name = next((name for name, known in names.items() if known == target), "")
+        return {"id": id_text(target), "name": name}
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def _tasks(self, link: Link, args: Mapping[str, Any], body: memoryview) -> Any:
+        if args.get("here") or not self._node.fabric.node_links:
+            return {"tasks": self._tasks_here(args)}
+        return self._tasks_everywhere(args)
+
+    async def _tasks_everywhere(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        found = self._tasks_here(args)
+        for value in await self._ask_peers("tasks", dict(args) | {"here": True}):
+            found.extend(value.get("tasks", []))
+        found.sort(key=lambda task: task.get("age_s") or 0.0)
+        return {"tasks": found[: _limit(args)]}
+
+    def _tasks_here(self, args: Mapping[str, Any]) -> list[dict[str, Any]]:
+        limit, states = _limit(args), set(args.get("states") or ())
+        running = {(batch, index): at for batch, index, _, at in self._node.fabric.execution.running_tasks()}
+        found: list[dict[str, Any]] = []
+        for batch in reversed(self._node.fabric.ownership.batches.values()):
+            for index in range(batch.calls.count):
+                shown = self._task(batch, index, running)
+                if not states or shown["state"] in states:
+                    found.append(shown)
+                    if len(found) >= limit:
+                        return found
+        return found
+
+    async def _about(self, method: str, args: Mapping[str, Any]) -> Any:
+        """Answer about one task, wherever in the fleet it is known."""
+        prefix = str(args["task"]).lower()
+        found = self._node.fabric.ownership.find(prefix)
+        if len(found) > 1:
+            raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
+        if found:
+            return self._one(method, *found[0], args)
+        if not args.get("here"):
+            answers = await self._ask_peers(method, dict(args) | {"here": True})
+            if answers:
+                return answers[0]
+        raise NotFound(
+            f"no task {prefix!r} is known", hint="outcomes are kept for a quarter of an hour; swarm task list shows what is there"
+        )
+
+    def _one(self, method: str, batch: Batch, index: int, args: Mapping[str, Any]) -> Any:
+        if method == "explain":
+            return {"lines": self._explain(batch, index)}
+        if method == "logs":
+            return self._logs(batch, index, int(args.get("offset", 0)))
+        if method == "cancel":
+            before = self._task(batch, index)
+            self._node.fabric.ownership.cancel(boottime_s(), batch.key, [(index, index + 1)])
+            self._node.fabric.turn()
+            return before if before["state"] in _ENDED else self._task(batch, index) | {"state": "cancelled"}
+        if method == "result":
+            outcome = batch.outcome(index)
+            shown = self._task(batch, index)
+            return (shown, bytes(outcome[1])) if outcome is not None else (shown, b"")
+        return self._task(batch, index)
+
+    def _task(self, batch: Batch, index: int, running: Mapping[tuple[bytes, int], float] | None = None) -> dict[str, Any]:
+        now = boottime_s()
+        task = ids.task_id(batch.key, index)
+        events = [event for event in batch.trace if event[2] <= index < event[3]]
+        placed = next((event for event in reversed(events) if event[1] == "placed"), None)
+        state = ("waiting", "placed", "done", "held")[batch.columns.state(index)]
+        shown: dict[str, Any] = {
+            "id": ids.text(task),
+            "name": batch.spec.name,
+            "priority": Priority(batch.spec.priority).name.lower(),
+            "state": state,
+            "node": placed[4] if placed else "",
+            "attempts": batch.columns.attempts(index),
+            "age_s": now - batch.submitted_at,
+            "by": batch.author,
+        }
+        if state == "placed":
+            if running is None:
+                running = {(key, row): at for key, row, _, at in self._node.fabric.execution.running_tasks()}
+            at = running.get((batch.key, index))
+            if at is not None:
+                shown["state"] = "running"
+                shown["run_s"] = now - at
+            elif placed is not None and placed[4] != self._node.name:
+                shown["state"] = "running"
+        elif state == "held":
+            shown["state"] = "waiting"
+        elif state == "done":
+            for outcomes, _ in reversed(batch.outcomes):
+                row = next((row for row in range(outcomes.count) if outcomes.index(row) == index), None)
+                if row is not None:
+                    shown["state"] = Status(outcomes.status(row)).name.lower()
+                    shown["run_s"] = outcomes.run_us(row) / 1e6
+                    break
+            word = next((event[5] for event in reversed(events) if isinstance(event[5], str) and event[1] in _ENDED), None)
+            if word:
+                shown["message"] = word
+        if index in batch.progress:
+            shown["progress"] = batch.progress[index]
+        return shown
+
+    def _explain(self, batch: Batch, index: int) -> list[str]:
+        now = boottime_s()
+        shown = self._task(batch, index)
+        head = f"{shown['id'][:8]} {batch.spec.name}  {shown['priority'].upper()}  {shown['state']}"
+        lines = [f"{head}, submitted {_ago(now - batch.submitted_at)} by {batch.author}"]
+        for at, what, start, stop, node, detail in batch.trace:
+            if not start <= index < stop:
+                continue
+            where = f" on {node}" if node else ""
+            lines.append(f"{_ago(now - at)}: {what}{where}")
+            if isinstance(detail, list):
+                for entry in detail:
+                    if isinstance(entry, tuple):
+                        name, room, wait_s, why = entry
+                        lines.append(f"  {name}: {why or f'room for {room}'}, would start in about {wait_s:g} s")
+                    else:
+                        lines.append(f"  {entry}")
+            elif detail:
+                lines.append(f"  {detail}")
+        return lines
+
+    def _logs(self, batch: Batch, index: int, offset: int) -> Any:
+        """Output is kept where the task ran, so that node is asked."""
+        task = ids.task_id(batch.key, index)
+        chunks, dropped = self._node.fabric.logs.get(task)
+        placed = next(
+            (event[4] for event in reversed(batch.trace) if event[1] == "placed" and event[2] <= index < event[3]), ""
+        )
+        if not chunks and placed and placed != self._node.name:
+            return self._logs_elsewhere(task, placed, offset)
+        return _log_answer(chunks, dropped, offset)
+
+    async def _logs_elsewhere(self, task: bytes, name: str, offset: int) -> dict[str, Any]:
+        for link in self._node.fabric.node_links.values():
+            if link.identity.name == name:
+                value, _ = await self._node.switchboard.asked(link, "output", {"id": task, "offset": offset})
+                return dict(value)
+        return {"chunks": [], "offset": offset, "dropped": 0}
+
+    def output(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """What a task that ran here wrote, for the node that owns it."""
+        chunks, dropped = self._node.fabric.logs.get(bytes(args["id"]))
+        return _log_answer(chunks, dropped, int(args.get("offset", 0)))
+
+    def _dispatches(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        held = self._node.fabric.execution.held(link.identity.id)
+        return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}
+
+    async def _ask_peers(self, method: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
+        links = [link for _, link in sorted(self._node.fabric.node_links.items()) if link.up]
+
+        async def one(link: Link) -> dict[str, Any] | None:
+            try:
+                value, _ = await self._node.switchboard.asked(link, method, args, timeout_s=PEER_TIMEOUT_S)
+            except AskFailed:
+                return None
+            return value if isinstance(value, dict) else None
+
+        return [value for value in await asyncio.gather(*(one(link) for link in links)) if value is not None]
+
+
+_ENDED = frozenset(status.name.lower() for status in Status if status < 16)
+
+
+def _log_answer(chunks: list[tuple[str, bytes]], dropped: int, offset: int) -> dict[str, Any]:
+    """Chunks from an offset in bytes on, and the offset to go on from."""
+    at, found = dropped, []
+    for stream, data in chunks:
+        if at + len(data) > offset:
+            found.append([stream, data[max(0, offset - at) :]])
+        at += len(data)
+    return {"chunks": found, "offset": at, "dropped": dropped}
+
+
+def _limit(args: Mapping[str, Any]) -> int:
+    return max(1, min(TASKS_LISTED_MAX, int(args.get("limit") or 100)))
+
+
+def _ago(seconds: float) -> str:
+    return "now" if seconds < 0.0005 else f"{seconds:.3g} s ago"
+
+
+def _same_user(link: Link, what: str) -> None:
+    if link.reach != "host":
+        raise SwarmError(f"only the user of this node may {what}", hint="run it on the machine of an admin")

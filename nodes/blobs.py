@@ -1,0 +1,243 @@
+"""Blobs of a node: large buffers and files, by id, in shared memory where there is room for them.
+
+An id is the blake3 digest of the content (it can be fetched from anybody and is verified), or 32 random bytes for a
+*segment*: a buffer that a process of this host has written for another one of it, whose content nobody needs to hash.
+Files are 0600 in a 0700 directory, so they are guarded by the user's id; the directory goes when the node does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from swarm.errors import SystemRefused
+from swarm.paths import private_directory
+
+ID_BYTES = 32
+SEGMENT = 1
+"""Flag of a reference: the id is random, and known to this host's nodes only until somebody asks for the digest."""
+POOL_FILES_MAX = 16
+POOL_BYTES_MAX = 1 << 30
+PAGE = 4096
+
+
+@dataclass(slots=True)
+class _Blob:
+    path: Path
+    size: int
+    sealed: bool
+    pins: int = 0
+
+
+class BlobStore:
+    """The blobs that this node holds, bounded in bytes; the longest unused go first, never one that is pinned."""
+
+    def __init__(self, directory: Path, bytes_max: int) -> None:
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._blobs: OrderedDict[bytes, _Blob] = OrderedDict()
+        self._pool: list[tuple[int, Path]] = []
+        self.bytes = 0
+        self._number = 0
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self._directory
+
+    def alloc(self, size: int) -> tuple[bytes, Path]:
+        """A place to write `size` bytes to, and the random id under which it is found once it is sealed."""
+        self._make_room(size)
+        blob_id = os.urandom(ID_BYTES)
+        path = self._reused(size) or self._fresh(size)
+        self._blobs[blob_id] = _Blob(path, size, False, pins=1)
+        self.bytes += size
+        return blob_id, path
+
+    def seal(self, blob_id: bytes) -> None:
+        """What was allocated is written, and will not change."""
+        blob = self._blobs[blob_id]
+        if not blob.sealed:
+            blob.sealed = True
+
+    def put(self, data: bytes | memoryview) -> bytes:
+        """Keep bytes by their digest; the digest."""
+        digest = blake3(data).digest()
+        if digest not in self._blobs:
+            self._make_room(len(data))
+            path = self._fresh(len(data))
+            with open(path, "r+b") as file:
+                file.write(data)
+            self._blobs[digest] = _Blob(path, len(data), True)
+            self.bytes += len(data)
+        return digest
+
+    def put_file(self, source: Path) -> tuple[bytes, int]:
+        """Keep a copy of a file by the digest of its content; (digest, bytes)."""
+        hasher = blake3(max_threads=blake3.AUTO)
+        hasher.update_mmap(source)
+        digest = hasher.digest()
+        size = source.stat().st_size
+        if digest not in self._blobs:
+            self._make_room(size)
+            path = self._fresh(size)
+            shutil.copyfile(source, path)
+            self._blobs[digest] = _Blob(path, size, True)
+            self.bytes += size
+        return digest, size
+
+    def begin(self, blob_id: bytes, size: int) -> Path:
+        """A place for a blob that arrives in parts; `finish` takes it in."""
+        self._make_room(size)
+        return self._fresh(size)
+
+    def finish(self, blob_id: bytes, path: Path, size: int, *, is_digest: bool) -> bool:
+        """Take in what arrived; False (and the file is gone) when its content is not what its digest says."""
+        if is_digest:
+            hasher = blake3(max_threads=blake3.AUTO)
+            hasher.update_mmap(path)
+            if hasher.digest() != blob_id:
+                path.unlink(missing_ok=True)
+                return False
+        if blob_id in self._blobs:
+            path.unlink(missing_ok=True)
+        else:
+            self._blobs[blob_id] = _Blob(path, size, True)
+            self.bytes += size
+        return True
+
+    def open(self, blob_id: bytes) -> tuple[Path, int] | None:
+        """(path, bytes) of a blob that is here."""
+        blob = self._blobs.get(blob_id)
+        if blob is None or not blob.sealed:
+            return None
+        self._blobs.move_to_end(blob_id)
+        return blob.path, blob.size
+
+    def read(self, blob_id: bytes, offset: int, size: int) -> bytes | None:
+        """A part of a blob that is here."""
+        found = self.open(blob_id)
+        if found is None:
+            return None
+        with open(found[0], "rb") as file:
+            file.seek(offset)
+            return file.read(min(size, max(0, found[1] - offset)))
+
+    def pin(self, ids: Iterable[bytes], by: int) -> None:
+        """Keep blobs (1), or need them no more (-1); a segment that nobody needs goes back to the pool."""
+        for blob_id in ids:
+            blob = self._blobs.get(blob_id)
+            if blob is not None:
+                blob.pins = max(0, blob.pins + by)
+                if blob.pins == 0 and by < 0:
+                    self._drop(blob_id)
+
+    def close(self) -> None:
+        """Remove every file."""
+        self._blobs.clear()
+        self._pool.clear()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _drop(self, blob_id: bytes) -> None:
+        blob = self._blobs.pop(blob_id)
+        self.bytes -= blob.size
+        room = blob.path.stat().st_size if blob.path.exists() else 0
+        pooled = sum(size for size, _ in self._pool)
+        if room and len(self._pool) < POOL_FILES_MAX and pooled + room <= POOL_BYTES_MAX:
+            # Its pages stay: who writes into it next finds them there.
+            self._pool.append((room, blob.path))
+        else:
+            blob.path.unlink(missing_ok=True)
+
+    def _reused(self, size: int) -> Path | None:
+        fitting = [entry for entry in self._pool if size <= entry[0] <= max(2 * size, 1 << 20)]
+        if not fitting:
+            return None
+        best = min(fitting)
+        self._pool.remove(best)
+        return best[1]
+
+    def _fresh(self, size: int) -> Path:
+        self._number += 1
+        path = self._directory / f"{self._number:08x}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                if size:
+                    os.posix_fallocate(fd, 0, -(-size // PAGE) * PAGE if size > PAGE else size)
+                    os.ftruncate(fd, size)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise SystemRefused(
+                    f"no room for {size} bytes in {self._directory}",
+                    hint="free some space, or lower limits.blob_bytes",
+                    size=size,
+                ) from error
+            raise
+        return path
+
+    def _make_room(self, size: int) -> None:
+        if size > self._bytes_max:
+            raise SystemRefused(
+                f"{size} bytes are more than this node keeps ({self._bytes_max})",
+                hint="raise limits.blob_bytes",
+                size=size,
+            )
+        while self.bytes + size > self._bytes_max:
+            unused = next((known for known, blob in self._blobs.items() if blob.sealed and not blob.pins), None)
+            if unused is None:
+                raise SystemRefused(
+                    f"the {self.bytes} bytes of blobs here are all in use", hint="try again later, or raise limits.blob_bytes"
+                )
+            blob = self._blobs.pop(unused)
+            self.bytes -= blob.size
+            blob.path.unlink(missing_ok=True)
+
+
+def open_store(parent: Path, name: str, bytes_max: int) -> BlobStore:
+    """A store in a directory of its own under `parent`, which is cleared of those whose processes are gone."""
+    private_directory(parent)
+    for stale in parent.iterdir():
+        if stale.is_dir() and not _in_use(stale):
+            shutil.rmtree(stale, ignore_errors=True)
+    directory = private_directory(parent / f"{name}-{os.getpid()}-{os.urandom(4).hex()}")
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # The descriptor stays open as long as the process lives: that is what says that the directory is in use.
+    return BlobStore(directory, bytes_max)
+
+
+def _in_use(directory: Path) -> bool:
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def shared_memory_directory(runtime: Path) -> Path:
+    """Where segments live: in /dev/shm under a name of this user and home, or beside the sockets where there is none."""
+    shm = Path("/dev/shm")
+    if shm.is_dir() and os.access(shm, os.W_OK):
+        mark = blake3(str(runtime).encode()).hexdigest()[:8]
+        return shm / f"swarm-{os.getuid()}-{mark}"
+    return runtime / "blobs"

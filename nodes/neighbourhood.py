@@ -1,0 +1,390 @@
+"""The node among its peers: membership over datagrams, hints about where peers are, and links to those it works with.
+
+The membership machine decides who is alive; this shell sends its datagrams, keeps its timer, and opens links. Below
+`EAGER_PEERS_MAX` peers a link to each is opened at once, so that the first task for it does not wait; in larger fleets
+links are opened when there is work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from swarm.protocol.effects import (
+    Changed,
+    Died,
+    Fact,
+    Introduced,
+    Joined,
+    Left,
+    Noticed,
+    PersistIncarnation,
+    SendDatagram,
+    Suspected,
+)
+from swarm.protocol.member import Member, State
+from swarm.protocol.membership import Membership, Own
+from transport.datagrams import Datagrams
+from transport.fleet import Fleet
+from transport.hints import Address, Hint
+from transport.identity import Credentials, Identity, Untrusted
+from transport.links import HandshakeFailed, Link, reconnect_delays
+from transport.private_files import FleetError
+
+EAGER_PEERS_MAX = 16
+INFO_EVERY_S = 0.25
+TRUST_POLL_S = 0.25
+"""How often the fleet's files are looked at for what another process of this home has written (a revocation)."""
+
+
+class Dialler(Protocol):
+    """Who opens links to other hosts (`transport.zmq_links`)."""
+
+    async def connect(
+        self, endpoint: str, *, server_key: bytes | None = None, expect: bytes | None = None, timeout_s: float | None = None
+    ) -> Link: ...
+
+
+class PeerHandler(Protocol):
+    """What the neighbourhood tells the node."""
+
+    def member_seen(self, member: Member) -> None: ...
+    def member_suspected(self, member: Member) -> None: ...
+    def member_lost(self, node: bytes, why: str) -> None: ...
+    def fact(self, fact: Fact) -> None: ...
+    def own_info(self) -> Mapping[str, object]: ...
+    def is_linked(self, node: bytes) -> bool: ...
+
+
+class Neighbourhood:
+    """Membership, datagrams and links to peers of one node."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        credentials: Credentials,
+        directory: Path,
+        boot: bytes,
+        dialler: Dialler,
+        handler: PeerHandler,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        rng: random.Random | None = None,
+    ) -> None:
+        self._fleet = fleet
+        self._credentials = credentials
+        self._incarnation_file = directory / "incarnation"
+        self._boot = boot
+        self._dialler = dialler
+        self._handler = handler
+        self._loop = loop
+        self._now = now
+        self._rng = rng or random.Random()
+        self._datagrams = self._make_datagrams()
+        self._membership: Membership | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._info_timer: asyncio.TimerHandle | None = None
+        self._trust_timer: asyncio.TimerHandle | None = None
+        self._dials: dict[bytes, asyncio.Task[None]] = {}
+        self._published: set[bytes] = set()
+        self._members: dict[bytes, Member] = {}
+        self._closing = False
+        self.addresses: tuple[Address, ...] = ()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self, hosts: list[str], port: int, addresses: tuple[Address, ...]) -> int:
+        """Bind the datagram sockets and begin; the port. OSError when it is taken."""
+        port = await self._datagrams.open(hosts, port)
+        self.addresses = addresses
+        return port
+
+    def start(self, addresses: tuple[Address, ...]) -> None:
+        """Begin to probe, under these addresses."""
+        self.addresses = addresses
+        identity = self._credentials.identity
+        own = Own(
+            id=identity.id,
+            name=identity.name,
+            certificate=self._credentials.certificate,
+            addresses=addresses,
+            boot=self._boot,
+            incarnation=self._load_incarnation(),
+            info=self._handler.own_info(),
+        )
+        self._membership = Membership(own, self._rng, self._verify, notice_ok=self._notice_ok)
+        self._membership.start(self._now())
+        for blob in self._fleet.trust.revocations():
+            self._publish(blob)
+        self._poll_trust()
+        self._turn()
+
+    async def rebind(self, hosts: list[str], port: int, addresses: tuple[Address, ...]) -> None:
+        """Listen elsewhere, on the same port: the LAN was asked for, or the interfaces changed."""
+        if self._datagrams.peers is not None and hosts:
+            self._datagrams.close()
+            self._datagrams = self._make_datagrams()
+            await self._datagrams.open(hosts, port)
+            for member in self._members.values():
+                self._datagrams.learn(member.id, member.certificate)
+        self.set_addresses(addresses)
+
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        """Say under which addresses this node is reached now."""
+        self.addresses = addresses
+        if self._membership is not None:
+            self._membership.update_self(self._now(), addresses=addresses)
+            self._turn()
+
+    async def leave(self) -> None:
+        """Say goodbye to the fleet, and give that a moment to be heard."""
+        self._closing = True
+        membership = self._membership
+        if membership is not None:
+            membership.leave(self._now())
+            self._turn()
+            await asyncio.sleep(min(1.0, membership.goodbye_s))
+
+    async def close(self) -> None:
+        """Stop everything."""
+        self._closing = True
+        for handle in (self._timer, self._info_timer, self._trust_timer):
+            if handle is not None:
+                handle.cancel()
+        dials = list(self._dials.values())
+        for dial in dials:
+            dial.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        self._datagrams.close()
+        self._membership = None
+
+    def set_dialler(self, dialler: Dialler) -> None:
+        """Who opens links from now on."""
+        self._dialler = dialler
+
+    # --- what the node asks -------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> list[Member]:
+        """Every other member that is known, the dead included."""
+        return [] if self._membership is None else self._membership.members()
+
+    @property
+    def live_count(self) -> int:
+        """Live members, this node included."""
+        return 1 if self._membership is None else self._membership.count
+
+    @property
+    def health(self) -> int:
+        """Lifeguard's local health score; 0 is well."""
+        return 0 if self._membership is None else self._membership.health
+
+    @property
+    def incarnation(self) -> int:
+        """The own incarnation."""
+        return 0 if self._membership is None else self._membership.me.incarnation
+
+    def hint(self, hint: Hint) -> None:
+        """Somebody may be there."""
+        if self._membership is None or hint.id == self._credentials.id or self._closing:
+            return
+        now = self._now()
+        for address in hint.addresses:
+            self._membership.add_hint(now, (address, hint.port), hint.id, lasting=hint.source == "seed")
+        self._turn()
+
+    def load_changed(self) -> None:
+        """The own load changed: say so with the next probes, not more often than every `INFO_EVERY_S`."""
+        if self._info_timer is None and self._membership is not None and not self._closing:
+            self._info_timer = self._loop.call_later(INFO_EVERY_S, self._tell_info)
+
+    def peer_reset(self, node: bytes) -> None:
+        """A link to a member broke."""
+        if self._membership is not None and not self._closing:
+            self._membership.peer_reset(self._now(), node)
+            self._turn()
+
+    def connect(self, node: bytes) -> None:
+        """Open a link to a member, if there is none and none is being opened."""
+        if node in self._dials or self._closing or self._handler.is_linked(node) or node not in self._members:
+            return
+        task = self._loop.create_task(self._dial(node))
+        self._dials[node] = task
+        task.add_done_callback(lambda _: self._dials.pop(node, None))
+
+    # --- datagrams and the machine ------------------------------------------------------------------------------------
+
+    def _make_datagrams(self) -> Datagrams:
+        return Datagrams(self._credentials, self._fleet.trust, self._received, self._refused)
+
+    def _received(self, source: Address, sender: Identity, payload: bytes) -> None:
+        if self._membership is None or not payload or sender.role != "node":
+            return
+        self._membership.on_datagram(self._now(), source, sender.id, payload)
+        self._turn()
+
+    def _refused(self, reason: str, facts: Mapping[str, object]) -> None:
+        self._handler.fact(Fact("datagram.refused", {"reason": reason}, facts))
+
+    def _turn(self) -> None:
+        membership = self._membership
+        if membership is None:
+            return
+        for effect in membership.take_effects():
+            self._carry_out(effect)
+        at = membership.next_deadline()
+        if at is not None and (self._timer is None or at < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self._loop.call_later(max(0.0, at - self._now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._membership is not None:
+            self._membership.on_timer(self._now())
+            self._turn()
+
+    def _carry_out(self, effect: Any) -> None:
+        match effect:
+            case SendDatagram():
+                self._datagrams.send(effect.address, effect.to, effect.payload)
+            case Introduced():
+                self._datagrams.learn(effect.member.id, effect.member.certificate)
+            case Joined() | Changed():
+                member = effect.member
+                self._members[member.id] = member
+                self._datagrams.learn(member.id, member.certificate)
+                self._handler.member_seen(member)
+                # One of the two dials, so that there is one link; when it fails, work makes the other dial too.
+                if len(self._members) <= EAGER_PEERS_MAX and self._credentials.id < member.id:
+                    self.connect(member.id)
+                if isinstance(effect, Joined):
+                    self._handler.fact(Fact("member.joined", {}, {"member": member.name, "id": member.id.hex()}))
+            case Suspected():
+                self._handler.member_suspected(effect.member)
+                self._handler.fact(Fact("member.suspected", {}, {"member": effect.member.name}))
+            case Died() | Left():
+                why = "dead" if isinstance(effect, Died) else "left"
+                self._members.pop(effect.member.id, None)
+                self._datagrams.forget(effect.member.id)
+                self._handler.member_lost(effect.member.id, why)
+                self._handler.fact(Fact(f"member.{why}", {}, {"member": effect.member.name}))
+            case Noticed():
+                self._noticed(effect.blob)
+            case PersistIncarnation():
+                self._save_incarnation(effect.incarnation)
+            case Fact():
+                self._handler.fact(effect)
+            case _:
+                raise AssertionError(effect)
+
+    def _verify(self, certificate: bytes) -> Identity:
+        identity = self._fleet.trust.verify(certificate, time.time())
+        if self._fleet.trust.revoked(identity.id, identity.serial):
+            raise Untrusted("revoked", f"{identity.name} was revoked", "")
+        return identity
+
+    def _tell_info(self) -> None:
+        self._info_timer = None
+        if self._membership is not None and not self._closing:
+            self._membership.update_self(self._now(), info=self._handler.own_info())
+            self._turn()
+
+    # --- trust --------------------------------------------------------------------------------------------------------
+
+    def _notice_ok(self, blob: bytes) -> bool:
+        return blob in set(self._fleet.trust.revocations())
+
+    def _noticed(self, blob: bytes) -> None:
+        """A revocation came by gossip."""
+        try:
+            revoked = self._fleet.trust.apply_revocation(blob)
+        except Untrusted as error:
+            self._handler.fact(Fact("notice.refused", {"reason": error.reason}, {}))
+            return
+        if revoked is not None:
+            self._expel(revoked)
+
+    def _expel(self, node: bytes) -> None:
+        self._handler.fact(Fact("member.revoked", {}, {"id": node.hex()}))
+        member = self._members.get(node)
+        if self._membership is not None and (
+            member is None or self._fleet.trust.revoked(node)
+        ):
+            self._membership.expel(self._now(), node)
+
+    def _publish(self, blob: bytes) -> None:
+        if self._membership is not None and blob not in self._published:
+            self._published.add(blob)
+            self._membership.publish(self._now(), blob)
+
+    def trust_changed(self) -> None:
+        """This very process revoked somebody."""
+        for entry in self._fleet.trust.entries():
+            self._expel(entry.id)
+        for blob in self._fleet.trust.revocations():
+            self._publish(blob)
+        self._turn()
+
+    def _poll_trust(self) -> None:
+        """Another process of this home (`swarm fleet revoke`) may have written something."""
+        try:
+            if self._fleet.refresh():
+                for entry in self._fleet.trust.entries():
+                    self._expel(entry.id)
+        except FleetError as error:
+            self._handler.fact(Fact("fleet.unreadable", {}, {"error": str(error)}))
+        for blob in self._fleet.trust.revocations():
+            self._publish(blob)
+        self._turn()
+        self._trust_timer = self._loop.call_later(TRUST_POLL_S, self._poll_trust)
+
+    # --- incarnations -------------------------------------------------------------------------------------------------
+
+    def _load_incarnation(self) -> int:
+        try:
+            return max(0, int(self._incarnation_file.read_text()))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            self._handler.fact(Fact("incarnation.unreadable", {}, {"error": str(error)}))
+            # Refutation brings it above whatever the fleet remembers.
+            return 0
+
+    def _save_incarnation(self, incarnation: int) -> None:
+        temporary = self._incarnation_file.with_suffix(".tmp")
+        try:
+            temporary.write_text(str(incarnation))
+            temporary.replace(self._incarnation_file)
+        except OSError as error:
+            self._handler.fact(Fact("incarnation.unsaved", {}, {"error": str(error)}))
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    async def _dial(self, node: bytes) -> None:
+        """Try each address of a member, again and again, until there is a link or the member is gone."""
+        delays = reconnect_delays(self._rng)
+        while not self._closing and not self._handler.is_linked(node):
+            member = self._members.get(node)
+            if member is None or member.state not in (State.ALIVE, State.SUSPECT):
+                return
+            identity = self._verify(member.certificate)
+            addresses = dict.fromkeys((member.address, *member.addresses))
+            for host, port in addresses:
+                endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+                try:
+                    await self._dialler.connect(endpoint, server_key=identity.curve_key, expect=node, timeout_s=2.0)
+                    return
+                except HandshakeFailed as error:
+                    self._handler.fact(
+                        Fact("dial.failed", {"reason": error.reason}, {"member": member.name, "endpoint": endpoint})
+                    )
+                if self._handler.is_linked(node):
+                    return
+            await asyncio.sleep(next(delays))

@@ -1,0 +1,689 @@
+"""A node: its parts put together, opened in order, closed in reverse.
+
+A node composes identity, links, membership, discovery, the task fabric, blobs, telemetry and HTTP. Each part gets what it
+uses and nothing else; no part knows the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from nodes.answers import Answers
+from nodes.fabric import Fabric, boottime_s
+from nodes.neighbourhood import Neighbourhood
+from nodes.pool import PoolConfig
+from nodes.queries import Switchboard
+from nodes.settings import Loaded, NodeSettings
+from nodes.telemetry import Telemetry
+from nodes.workshop import Workshop
+from swarm.errors import SystemRefused
+from swarm.exit_codes import ExitCode
+from swarm.paths import Home, private_directory
+from swarm.protocol.effects import Fact
+from swarm.protocol.execution import Execution, ExecutionConfig
+from swarm.protocol.member import Member
+from swarm.protocol.ownership import Ownership, OwnershipConfig
+from swarm.protocol.resources import Capacity
+from transport.fleet import Fleet, create_fleet, enroll, host_name
+from transport.hints import Address, Hint
+from transport.identity import Credentials
+from transport.links import Link
+from transport.stream_links import StreamLinks
+from transport.tokens import TokenBook
+from transport.zmq_links import ZmqLinks
+
+LOOPBACK = "127.0.0.1"
+GRANTS = ("code",)
+"""What a home that administers its fleet grants its own node and user."""
+WATCHDOG_TICK_S = 0.5
+LAG_UNHEALTHY_S = 5.0
+LAN_MARK = "lan"
+"""File in the fleet's directory: a second machine was asked for, so nodes of this home listen on the LAN."""
+DRAIN_POLL_S = 0.02
+
+
+class Node:
+    """One running node. `open` and `close` it, or use `serve`."""
+
+    def __init__(self, settings: NodeSettings, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.home = home
+        self.loop = loop
+        self.boot = os.urandom(8)
+        self.started_at = time.time()
+        self.port = 0
+        self.http_address: tuple[str, int] | None = None
+        self.draining = False
+        self.ready = False
+        self._stack = AsyncExitStack()
+        self._lag_s = 0.0
+        self._lan = False
+        self._discovery: Any = None
+        self._finished = asyncio.Event()
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open every part. SwarmError when one cannot; what was opened is closed again."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _open(self) -> None:
+        settings, home = self.settings, self.home
+        self.name = settings.node.name or own_name(home)
+        private_directory(home.runtime)
+        self.directory = private_directory(home.node_dir(self.name))
+        self._stack.callback(_lock(self.directory / "lock", self.name))
+        self.telemetry = Telemetry(settings.log, node=self.name)
+        self.fleet: Fleet = create_fleet(home.fleet_dir)
+        self.credentials: Credentials = enroll(
+            self.fleet, self.directory, "node", self.name, GRANTS, time.time()
+        )
+        if self.fleet.is_admin:
+            # The user of this home is a client of the fleet; made here so that the first script finds it.
+            enroll(self.fleet, home.data / "client", "client", user_name(), GRANTS, time.time())
+        self.tokens = TokenBook(self.fleet)
+
+        self.switchboard = Switchboard(self.loop, self._method_crashed)
+        self._stack.push_async_callback(self.switchboard.close)
+        capacity = capacity_of(settings)
+        limits = settings.limits
+        self.fabric = Fabric(
+            self.credentials.id,
+            Ownership(
+                OwnershipConfig(tasks_max=limits.queue_tasks, bytes_max=limits.queue_bytes),
+                self.credentials.id,
+                self.name,
+                capacity,
+                epoch=self._next_epoch(),
+            ),
+            Execution(
+                ExecutionConfig(
+                    capacity=capacity,
+                    recycle_tasks=limits.worker_tasks,
+                    recycle_age_s=limits.worker_age_s,
+                    worker_memory_bytes_max=limits.worker_memory_bytes,
+                ),
+                self.credentials.id,
+            ),
+            PoolConfig(
+                modules=settings.node.modules,
+                pythons=settings.node.executors,
+                environment=worker_environment(home, self.name),
+                result_bytes_max=limits.result_bytes,
+                directory=self.directory,
+            ),
+            self,
+            self.loop,
+        )
+        self.fabric.queries = self.switchboard
+        # Workers take longest to be there; they load while the rest opens.
+        self.fabric.start()
+        self._stack.callback(self.fabric.close)
+
+        info = {"host": host_id(), "name": self.name}
+        self.zmq_links = ZmqLinks(self.credentials, self.fleet.trust, self, info=info, loop=self.loop, boot=self.boot)
+        self._stack.push_async_callback(self.zmq_links.close)
+        self.stream_links = StreamLinks(
+            self.credentials, self.fleet.trust, self, info=info, loop=self.loop, boot=self.boot
+        )
+        self._stack.push_async_callback(self.stream_links.close)
+        self.neighbourhood = Neighbourhood(
+            self.fleet, self.credentials, self.directory, self.boot, self.zmq_links, self, self.loop, boottime_s
+        )
+        self._stack.push_async_callback(self.neighbourhood.close)
+        await self._listen()
+        self.workshop = Workshop(self.directory, self.name, home, self.fabric, self.switchboard, self.loop, limits)
+        self._stack.push_async_callback(self.workshop.close)
+        self.answers = Answers(self)
+        await self.stream_links.listen(str(home.node_socket(self.name)))
+        self.neighbourhood.start(self.addresses())
+        await self._discover()
+        self._watch_metrics()
+        self._beat()
+        self.loop.call_soon(self._later_task)
+        self.ready = True
+
+    def _later_task(self) -> None:
+        self._after_start = self.loop.create_task(self._open_later())
+
+    async def _open_later(self) -> None:
+        """What the first task need not wait for."""
+        from nodes.http import HttpServer
+
+        server = HttpServer(
+            self.settings.http, metrics=self.telemetry.metrics, health=self.health, ready=self.readiness
+        )
+        try:
+            self.http_address = await server.open()
+        except SystemRefused as error:
+            self.fact(Fact("http.refused", {}, {"error": str(error)}))
+        self._stack.push_async_callback(server.close)
+        self.telemetry.open()
+
+    async def _listen(self) -> None:
+        """TCP and UDP on one port: the one asked for, the one of last time, or a free one."""
+        kept = self.directory / "port"
+        asked = self.settings.listen.port
+        before = _read_number(kept) if not asked else asked
+        hosts = self.listen_hosts()
+        for port in dict.fromkeys((before, *((0, 0, 0) if not asked else ()))):
+            try:
+                self.port = await self._bind(hosts, port)
+                break
+            except OSError as error:
+                if asked or error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise SystemRefused(
+                        f"can not listen on port {port} of {', '.join(hosts)}: {error.strerror or error}",
+                        hint="is another node running there? Choose another port: --listen-port, or 0 for a free one",
+                        port=port,
+                    ) from error
+        else:
+            raise SystemRefused("no free port found", hint="choose one: --listen-port")
+        with contextlib.suppress(OSError):
+            kept.write_text(str(self.port))
+
+    async def _bind(self, hosts: list[str], port: int) -> int:
+        for attempt in range(8):
+            first = await self.zmq_links.listen(endpoint_of(hosts[0], port))
+            chosen = int(first.rpartition(":")[2])
+            try:
+                for host in hosts[1:]:
+                    with contextlib.suppress(OSError):
+                        await self.zmq_links.listen(endpoint_of(host, chosen))
+                await self.neighbourhood.open(hosts, chosen, ())
+                return chosen
+            except OSError:
+                await self.zmq_links.close()
+                info = {"host": host_id(), "name": self.name}
+                self.zmq_links = ZmqLinks(
+                    self.credentials, self.fleet.trust, self, info=info, loop=self.loop, boot=self.boot
+                )
+                self.neighbourhood.set_dialler(self.zmq_links)
+                if port or attempt == 7:
+                    raise
+        raise AssertionError
+
+    def listen_hosts(self) -> list[str]:
+        """Where to listen, as addresses: loopback until a second machine is asked for."""
+        asked = self.settings.listen.host
+        if asked == "auto":
+            self._lan = (self.home.fleet_dir / LAN_MARK).exists()
+        else:
+            self._lan = asked not in ("loopback", LOOPBACK, "::1")
+        if asked in ("auto", "lan"):
+            return ["0.0.0.0", "::"] if self._lan and socket.has_ipv6 else ["0.0.0.0"] if self._lan else [LOOPBACK]  # noqa: S104
+        return [LOOPBACK if asked == "loopback" else asked]
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Under which addresses peers reach this node."""
+        if not self._lan:
+            return ((LOOPBACK, self.port),)
+        asked = self.settings.listen.host
+        if asked not in ("auto", "lan"):
+            return ((asked, self.port),)
+        from transport.interfaces import InterfaceRule, announced, interfaces
+
+        discovery = self.settings.discovery
+        rule = InterfaceRule(tuple(discovery.interfaces_allow), tuple(discovery.interfaces_deny))
+        found = announced(interfaces(rule))
+        return tuple((host, self.port) for host in found[:6]) or ((LOOPBACK, self.port),)
+
+    @property
+    def listens_on_lan(self) -> bool:
+        """Whether other machines reach this node."""
+        return self._lan
+
+    async def open_lan(self) -> None:
+        """A second machine is asked for: listen on the LAN too, on the same port."""
+        if self._lan or self.settings.listen.host != "auto":
+            return
+        (self.home.fleet_dir / LAN_MARK).touch(mode=0o600)
+        hosts = self.listen_hosts()
+        for host in interface_addresses(self.settings):
+            with contextlib.suppress(OSError):
+                await self.zmq_links.listen(endpoint_of(host, self.port))
+        await self.neighbourhood.rebind(hosts, self.port, self.addresses())
+        await self._discover()
+
+    async def _discover(self) -> None:
+        from transport.discovery import Discovery
+        from transport.interfaces import InterfaceRule
+        from transport.peer_cache import PeerCache
+        from transport.presence import Presence
+
+        if self._discovery is not None:
+            await self._discovery.close()
+        settings = self.settings.discovery
+        identity = self.credentials.identity
+        tag = self.fleet.trust.tag
+        presence = Presence(
+            self.name, os.getpid(), identity.id, identity.curve_key, tag, self.port, self.boot,
+            tuple(host for host, _ in self.addresses()) or (LOOPBACK,),
+        )  # fmt: skip
+        announcement = None
+        if self._lan and settings.mdns:
+            from transport.mdns import Announcement
+
+            announcement = Announcement(identity.id, identity.curve_key, self.port, self.boot)
+        self._discovery = Discovery(
+            tag,
+            self.hint,
+            announcement=announcement,
+            lan=self._lan and settings.mdns,
+            rule=InterfaceRule(tuple(settings.interfaces_allow), tuple(settings.interfaces_deny)),
+            seeds=settings.seeds,
+            cache=PeerCache(self.directory / "peers"),
+            directory=self.home.runtime,
+            presence=presence,
+            on_addresses=lambda found: self.neighbourhood.set_addresses(self.addresses()),
+            on_event=lambda name, facts: self.fact(Fact(f"discovery.{name}", {}, dict(facts))),
+        )
+        await self._discovery.open()
+
+    # --- closing ------------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing more, let what runs end, hand over what waits; whether all was done in time."""
+        self.draining = True
+        self.ready = False
+        self.fabric.drain()
+        self.neighbourhood.load_changed()
+        for link in list(self.fabric.client_links.values()):
+            self._goodbye(link, "draining")
+        deadline = time.monotonic() + timeout_s
+        while not self.fabric.quiet and time.monotonic() < deadline:
+            if not self.fabric.client_links and self.fabric.execution.idle:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+        return self.fabric.quiet
+
+    @staticmethod
+    def _goodbye(link: Link, reason: str) -> None:
+        from swarm.protocol.messages import Kind, encode
+
+        with contextlib.suppress(Exception):
+            link.send(encode(Kind.GOODBYE, {"reason": reason}))
+
+    async def close(self) -> None:
+        """Say goodbye and close every part."""
+        self.ready = False
+        if self._discovery is not None:
+            await self._discovery.close()
+        await self.neighbourhood.leave()
+        await self._stack.aclose()
+
+    # --- what links tell ----------------------------------------------------------------------------------------------
+
+    def link_up(self, link: Link) -> None:
+        self.fact(Fact("link.up", {"reach": link.reach}, {"peer": link.identity.name, "role": link.identity.role}))
+        self.fabric.link_up(link)
+
+    def link_messages(self, link: Link, messages: list[bytes]) -> None:
+        self.fabric.link_messages(link, messages)
+
+    def link_writable(self, link: Link) -> None:
+        self.fabric.link_writable(link)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        self.fact(Fact("link.down", {"reach": link.reach}, {"peer": link.identity.name, "reason": reason}))
+        self.switchboard.link_down(link)
+        self.fabric.link_down(link, reason)
+
+    def refused(self, reason: str, facts: Mapping[str, object]) -> None:
+        self.fact(Fact("link.refused", {"reason": reason}, facts))
+
+    def join_request(self, message: bytes, peer_address: str) -> bytes | None:
+        """Somebody wants to redeem a token."""
+        answer = self.tokens.answer(message, time.time())
+        if answer.reason:
+            self.fact(Fact("join.refused", {"reason": answer.reason}, {"peer": peer_address}))
+        for identity in answer.admitted:
+            self.fact(Fact("join.admitted", {"role": identity.role}, {"name": identity.name, "peer": peer_address}))
+        return answer.reply
+
+    # --- what the neighbourhood tells and asks ------------------------------------------------------------------------
+
+    def hint(self, hint: Hint) -> None:
+        """Somebody may be there."""
+        self.neighbourhood.hint(hint)
+
+    def member_seen(self, member: Member) -> None:
+        info = member.info
+        self.fabric.ownership.executor_seen(boottime_s(), member.id, member.name, capacity_from(info), load_from(info))
+        self.fabric.turn()
+        if self._discovery is not None:
+            identity = self.fleet.trust.verify(member.certificate, time.time())
+            hosts = tuple(host for host, _ in member.addresses)
+            self._discovery.remember(Hint(hosts, member.port, member.id, identity.curve_key, "cache", member.name))
+
+    def member_suspected(self, member: Member) -> None:
+        self.fabric.ownership.executor_suspected(member.id)
+
+    def member_lost(self, node: bytes, why: str) -> None:
+        self.fabric.member_lost(node, why)
+
+    def is_linked(self, node: bytes) -> bool:
+        link = self.fabric.node_links.get(node)
+        return link is not None and link.up
+
+    def own_info(self) -> Mapping[str, object]:
+        return info_of(self.fabric.execution)
+
+    # --- what the fabric asks -----------------------------------------------------------------------------------------
+
+    def connect(self, node: bytes) -> None:
+        self.neighbourhood.connect(node)
+
+    def peer_reset(self, node: bytes) -> None:
+        self.neighbourhood.peer_reset(node)
+
+    def load_changed(self) -> None:
+        if hasattr(self, "neighbourhood"):
+            self.neighbourhood.load_changed()
+
+    def fact(self, fact: Fact) -> None:
+        self.telemetry.fact(fact)
+
+    # --- health -------------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        at = self.loop.time() + WATCHDOG_TICK_S
+        self._beat_timer = self.loop.call_at(at, self._beaten, at)
+
+    def _beaten(self, due: float) -> None:
+        self._lag_s = max(0.0, self.loop.time() - due)
+        if self._lag_s < LAG_UNHEALTHY_S:
+            self.service_alive()
+        self._beat()
+
+    def service_alive(self) -> None:
+        """The loop turns. Replaced by who has a service manager to tell."""
+
+    def health(self) -> Any:
+        """Whether the loop turns."""
+        from nodes.http import Condition
+
+        facts = (("lag_s", round(self._lag_s, 3)),)
+        return Condition(self._lag_s < LAG_UNHEALTHY_S, "" if self._lag_s < LAG_UNHEALTHY_S else "the loop is late", facts)
+
+    def readiness(self) -> Any:
+        """Whether this node takes work."""
+        from nodes.http import Condition
+
+        why = "" if self.ready else "draining" if self.draining else "starting"
+        return Condition(self.ready, why, (("members", self.neighbourhood.live_count),))
+
+    def _watch_metrics(self) -> None:
+        execution, ownership, watch = self.fabric.execution, self.fabric.ownership, self.telemetry.watch
+        watch("running", lambda: float(execution.running))
+        watch("owned.tasks", lambda: float(ownership.unfinished))
+        watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
+        for state in ("starting", "ready", "blocked", "stopping"):
+            watch(
+                "workers",
+                lambda state=state: float(sum(1 for one in execution.workers.values() if one.state == state)),
+                state=state,
+            )
+        for reach in ("lan", "host"):
+            watch(
+                "links",
+                lambda reach=reach: float(
+                    sum(
+                        1
+                        for link in (*self.fabric.node_links.values(), *self.fabric.client_links.values())
+                        if link.reach == reach
+                    )
+                ),
+                reach=reach,
+            )
+
+    def _method_crashed(self, method: str, error: BaseException) -> None:
+        self.fact(Fact("query.crashed", {}, {"method": method, "error": f"{type(error).__name__}: {error}"}))
+
+    def _next_epoch(self) -> int:
+        """A number above that of every earlier start; dispatch numbers (fencing tokens) begin with it."""
+        path = self.directory / "epoch"
+        epoch = _read_number(path) + 1
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.write_text(str(epoch))
+            temporary.replace(path)
+        except OSError as error:
+            raise SystemRefused(
+                f"can not write {path}: {error.strerror or error}",
+                hint="free some space; a node that forgets its epoch could give one token twice",
+                path=str(path),
+            ) from error
+        return epoch
+
+
+# --- facts about this machine ------------------------------------------------------------------------------------------
+
+
+def capacity_of(settings: NodeSettings) -> Capacity:
+    """What this node offers: slots, memory, named resources, labels, interpreters."""
+    import psutil
+
+    slots = settings.node.workers
+    if slots is None:
+        slots = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    totals = {"cpu": float(slots), "memory": float(psutil.virtual_memory().total), **settings.node.resources}
+    labels = frozenset(settings.node.labels) | {f"os:{sys.platform}", f"machine:{os.uname().machine}"}
+    return Capacity(totals, labels, frozenset(settings.node.executors))
+
+
+def info_of(execution: Execution) -> dict[str, object]:
+    """Capacity and load as they are gossiped: short keys, since they travel in every probe."""
+    capacity = execution.config.capacity
+    load = execution.load()
+    info: dict[str, object] = {"f": load["free"], "w": load["wait"]}
+    totals = {name: amount for name, amount in capacity.totals.items()}
+    info["r"] = totals
+    if load["drain"]:
+        info["d"] = 1
+    labels = sorted(label for label in capacity.labels)
+    if labels:
+        info["l"] = labels
+    if capacity.pythons:
+        info["p"] = sorted(capacity.pythons)
+    return info
+
+
+def capacity_from(info: Mapping[str, object]) -> Capacity:
+    """A member's capacity from its gossip; what is malformed counts as nothing."""
+    totals = info.get("r")
+    labels, pythons = info.get("l"), info.get("p")
+    return Capacity(
+        {str(name): float(amount) for name, amount in totals.items() if isinstance(amount, int | float)}
+        if isinstance(totals, Mapping)
+        else {},
+        frozenset(str(label) for label in labels) if isinstance(labels, list | tuple) else frozenset(),
+        frozenset(str(name) for name in pythons) if isinstance(pythons, list | tuple) else frozenset(),
+    )
+
+
+def load_from(info: Mapping[str, object]) -> dict[str, object]:
+    """A member's load from its gossip."""
+    return {"free": info.get("f"), "wait": info.get("w"), "drain": bool(info.get("d"))}
+
+
+def host_id() -> bytes:
+    """16 bytes that tell this machine, in this boot, from others: same-host reaches are tried only where it is equal."""
+    from blake3 import blake3
+
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text() + str(os.stat("/dev/shm").st_dev)
+    except OSError:
+        import uuid
+
+        text = str(uuid.getnode())
+    return blake3(text.encode(), derive_key_context="nanoswarm host v1").digest(16)
+
+
+def own_name(home: Home) -> str:
+    """The name of this home's node: the host's, and a number when a node of that name runs already."""
+    base = "".join(c if c.isalnum() else "-" for c in host_name().lower()).strip("-")[:24] or "node"
+    for number in range(1, 1000):
+        name = base if number == 1 else f"{base}-{number}"
+        if not _is_locked(home.node_dir(name) / "lock"):
+            return name
+    raise SystemRefused("a thousand nodes of this name run here", hint="give this one a name: --name")
+
+
+def user_name() -> str:
+    """What the user of this home is called as a client."""
+    import getpass
+
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = f"uid-{os.getuid()}"
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:32] or "user"
+
+
+def worker_environment(home: Home, name: str) -> dict[str, str]:
+    """What workers see: the node's environment, and where its socket is, so that tasks can submit tasks."""
+    environment = dict(os.environ)
+    environment["SWARM_NODE_SOCKET"] = str(home.node_socket(name))
+    environment["PYTHONUNBUFFERED"] = "1"
+    # The packages live beside each other; a worker is started with `-m` and must find them wherever it is started.
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    if root not in paths:
+        environment["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    return environment
+
+
+def interface_addresses(settings: NodeSettings) -> list[str]:
+    """The LAN addresses of this machine."""
+    from transport.interfaces import InterfaceRule, announced, interfaces
+
+    rule = InterfaceRule(tuple(settings.discovery.interfaces_allow), tuple(settings.discovery.interfaces_deny))
+    return list(announced(interfaces(rule)))
+
+
+def endpoint_of(host: str, port: int) -> str:
+    """A TCP endpoint; port 0 asks for a free one."""
+    shown = "*" if port == 0 else str(port)
+    return f"tcp://[{host}]:{shown}" if ":" in host else f"tcp://{host}:{shown}"
+
+
+def _read_number(path: Path) -> int:
+    try:
+        return max(0, int(path.read_text()))
+    except (OSError, ValueError):
+        return 0
+
+
+def _lock(path: Path, name: str) -> Any:
+    file = open(path, "w")  # noqa: SIM115 -- held as long as the node runs
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise SystemRefused(
+            f"a node named {name} runs already in this home",
+            hint="give this one another name: --name NAME, or another home: SWARM_HOME=DIR",
+            name=name,
+        ) from None
+    return file.close
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        file = open(path)  # noqa: SIM115 -- closed below
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        file.close()
+
+
+# --- serving ------------------------------------------------------------------------------------------------------------
+
+
+def serve(loaded: Loaded, home: Home) -> int:
+    """Run a node until SIGTERM or Ctrl-C, then drain; a second signal ends it at once. The exit code."""
+    try:
+        import uvloop
+
+        runner: Any = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    with runner:
+        return int(runner.run(_serve(loaded, home)))
+
+
+async def _serve(loaded: Loaded, home: Home) -> int:
+    from nodes.sd_notify import ServiceManager
+
+    loop = asyncio.get_running_loop()
+    service = ServiceManager.from_environment()
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def signalled() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    node = Node(loaded.settings, home, loop)
+    node.service_alive = service.watchdog  # type: ignore[method-assign, assignment]
+    opening = loop.create_task(node.open())
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+        stopping.cancel()
+        return int(ExitCode.OK)
+    await opening
+    node.fact(
+        Fact(
+            "node.ready",
+            {},
+            {"fleet": node.fleet.name, "id": node.credentials.identity.text, "port": node.port, "slots": node.fabric.execution.slots},
+        )
+    )
+    service.ready(f"{node.name} of {node.fleet.name}")
+    await stopping
+    service.stopping("draining")
+    node.fact(Fact("node.draining", {}, {"timeout_s": loaded.settings.node.drain_timeout_s}))
+    draining = loop.create_task(node.drain(loaded.settings.node.drain_timeout_s))
+    hurrying = loop.create_task(hurry.wait())
+    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, hurrying):
+        task.cancel()
+    await asyncio.gather(draining, hurrying, return_exceptions=True)
+    await node.close()
+    return int(ExitCode.OK)
+
+
+def seed_rng() -> random.Random:
+    """Randomness for jitter and probing order."""
+    return random.Random(os.urandom(16))

@@ -1,0 +1,277 @@
+"""What workers and clients are given to work with: code by value, blobs, places in shared memory.
+
+A blob that is not here is fetched from a peer that has it, in parts, once for all who wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from nodes.blobs import ID_BYTES, SEGMENT, open_store, shared_memory_directory
+from nodes.fabric import Fabric
+from nodes.queries import AskFailed, Switchboard
+from nodes.settings import LimitsSection
+from swarm.errors import SwarmError
+from swarm.paths import Home
+from transport.links import Link
+
+CODE_BYTES_MAX = 64 << 20
+CODE_KEPT_BYTES_MAX = 256 << 20
+CHUNK_BYTES = 1 << 20
+FETCH_TIMEOUT_S = 60.0
+
+
+class NotHere(SwarmError):
+    """A blob or a piece of code that neither this node nor its peers have."""
+
+
+class CodeStore:
+    """Callables by value, by digest; the least recently used go when there are too many bytes."""
+
+    def __init__(self, bytes_max: int = CODE_KEPT_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._code: OrderedDict[bytes, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, code: bytes) -> bytes:
+        """Keep code; its digest."""
+        digest = blake3(code).digest()
+        if digest not in self._code:
+            self._code[digest] = code
+            self._bytes += len(code)
+            while self._bytes > self._bytes_max and len(self._code) > 1:
+                _, oldest = self._code.popitem(last=False)
+                self._bytes -= len(oldest)
+        return digest
+
+    def get(self, digest: bytes) -> bytes | None:
+        """The code of a digest, if it is here."""
+        code = self._code.get(digest)
+        if code is not None:
+            self._code.move_to_end(digest)
+        return code
+
+
+class Workshop:
+    """Answers workers' requests and clients' queries about code and blobs."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        home: Home,
+        fabric: Fabric,
+        switchboard: Switchboard,
+        loop: asyncio.AbstractEventLoop,
+        limits: LimitsSection,
+    ) -> None:
+        self.code = CodeStore()
+        self.store = open_store(shared_memory_directory(home.runtime), name, limits.blob_bytes)
+        self._fabric = fabric
+        self._switchboard = switchboard
+        self._loop = loop
+        self._fetching: dict[bytes, asyncio.Future[bool]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        fabric.requests = self
+        serve = switchboard.serve
+        serve("code.put", self._code_put)
+        serve("code.get", lambda link, args, body: ({}, self._code_get(bytes(args["digest"]))))
+        serve("blob.has", lambda link, args, body: {"has": self.store.open(bytes(args["id"])) is not None})
+        serve("blob.get", self._blob_get)
+        serve("blob.put", self._blob_put)
+        serve("blob.open", self._blob_open)
+        serve("segment.alloc", self._segment_alloc)
+        serve("segment.seal", self._segment_seal)
+        serve("segment.release", self._segment_release)
+
+    async def close(self) -> None:
+        """Remove every blob."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.store.close()
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:
+        """Answer a worker, at once where it can be."""
+        reply = self._fabric.pool.reply
+        try:
+            if method == "segment.alloc":
+                blob_id, path = self.store.alloc(int(args[0]))
+                self._segments.add(blob_id)
+                reply(worker, number, {"id": blob_id, "path": str(path), "offset": 0, "flags": SEGMENT})
+            elif method == "segment.seal":
+                self.store.seal(args[0])
+                reply(worker, number, {"id": args[0], "flags": SEGMENT})
+            elif method == "blob.open" and (found := self.store.open(args[0])) is not None:
+                reply(worker, number, {"path": str(found[0]), "offset": 0, "size": found[1]})
+            elif method == "blob.put_file":
+                digest, size = self.store.put_file(Path(args[0]))
+                reply(worker, number, {"id": digest, "size": size, "flags": 0})
+            elif method == "code.get" and (code := self.code.get(args[0])) is not None:
+                reply(worker, number, code)
+            elif method in ("blob.open", "code.get"):
+                task = self._loop.create_task(self._later(worker, number, method, args))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                self._refuse(worker, number, f"this node does not know the request {method!r}", "")
+        except SwarmError as error:
+            self._refuse(worker, number, str(error), error.hint)
+        except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            self._refuse(worker, number, f"{method}: {type(error).__name__}: {error}", "")
+
+    def worker_gone(self, worker: int) -> None:
+        """Nothing is kept per worker."""
+
+    async def _later(self, worker: int, number: int, method: str, args: list[Any]) -> None:
+        try:
+            if method == "code.get":
+                code = await self._fetch_code(bytes(args[0]))
+                self._fabric.pool.reply(worker, number, code)
+            else:
+                path, size = await self.fetch(bytes(args[0]))
+                self._fabric.pool.reply(worker, number, {"path": str(path), "offset": 0, "size": size})
+        except SwarmError as error:
+            self._refuse(worker, number, str(error), error.hint)
+
+    def _refuse(self, worker: int, number: int, message: str, hint: str) -> None:
+        self._fabric.pool.reply(worker, number, {"message": message, "hint": hint}, failed=True)
+
+    # --- from peers ---------------------------------------------------------------------------------------------------
+
+    def _holders(self) -> list[Link]:
+        links = self._fabric.node_links
+        return [links[node] for node in sorted(links) if links[node].up]
+
+    async def _fetch_code(self, digest: bytes) -> bytes:
+        for link in self._holders():
+            try:
+                _, code = await self._switchboard.asked(link, "code.get", {"digest": digest})
+            except AskFailed:
+                continue
+            if blake3(code).digest() == digest:
+                self.code.put(code)
+                return code
+        raise NotHere(
+            f"no node has the code {digest.hex()[:12]}", hint="the node it was given to may be gone; submit it again"
+        )
+
+    async def fetch(self, blob_id: bytes) -> tuple[Path, int]:
+        """A blob from wherever it is. NotHere when nobody has it."""
+        while (found := self.store.open(blob_id)) is None:
+            waiting = self._fetching.get(blob_id)
+            if waiting is None:
+                waiting = self._fetching[blob_id] = self._loop.create_future()
+                try:
+                    waiting.set_result(await self._fetch_from_any(blob_id))
+                finally:
+                    del self._fetching[blob_id]
+                    if not waiting.done():
+                        waiting.set_result(False)
+            if not await waiting:
+                raise NotHere(
+                    f"no node has the blob {blob_id.hex()[:12]}", hint="the node that held it may be gone; submit again"
+                )
+        return found
+
+    async def _fetch_from_any(self, blob_id: bytes) -> bool:
+        for link in self._holders():
+            try:
+                first, part = await self._switchboard.asked(
+                    link, "blob.get", {"id": blob_id, "offset": 0, "size": CHUNK_BYTES}, timeout_s=FETCH_TIMEOUT_S
+                )
+                size, is_digest = int(first["size"]), not first.get("segment")
+                path = self.store.begin(blob_id, size)
+                with open(path, "r+b") as file:
+                    file.write(part)
+                    at = len(part)
+                    while at < size:
+                        _, part = await self._switchboard.asked(
+                            link, "blob.get", {"id": blob_id, "offset": at, "size": CHUNK_BYTES}, timeout_s=FETCH_TIMEOUT_S
+                        )
+                        if not part:
+                            raise AskFailed("the blob ends early")
+                        file.write(part)
+                        at += len(part)
+            except AskFailed:
+                continue
+            if self.store.finish(blob_id, path, size, is_digest=is_digest):
+                return True
+        return False
+
+    def _code_put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        if "code" not in link.identity.grants:
+            raise NotHere("code of one's own is not taken from you", hint="it takes a certificate with the grant 'code'")
+        if len(body) > CODE_BYTES_MAX:
+            raise NotHere(f"{len(body)} bytes of code; at most {CODE_BYTES_MAX} are taken", hint="pass data as arguments")
+        return {"digest": self.code.put(bytes(body))}
+
+    def _code_get(self, digest: bytes) -> bytes:
+        code = self.code.get(digest)
+        if code is None:
+            raise NotHere(f"the code {digest.hex()[:12]} is not here")
+        return code
+
+    async def _blob_get(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        blob_id = bytes(args["id"])
+        found = self.store.open(blob_id)
+        if found is None and link.identity.role != "node":
+            found = await self.fetch(blob_id)
+        if found is None:
+            raise NotHere(f"the blob {blob_id.hex()[:12]} is not here")
+        part = self.store.read(blob_id, max(0, int(args["offset"])), min(CHUNK_BYTES, int(args["size"])))
+        digest_known = bool(args.get("digest", True))
+        return {"size": found[1], "segment": not digest_known or self._is_segment(blob_id, found[0])}, part or b""
+
+    def _is_segment(self, blob_id: bytes, path: Path) -> bool:
+        # A random id is no digest of anything: the channel that it comes by vouches for it.
+        return blob_id in self._segments
+
+    @property
+    def _segments(self) -> set[bytes]:
+        return self.__dict__.setdefault("_segment_ids", set())
+
+    def _blob_put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """A blob from a client elsewhere, in one part (at most a message)."""
+        digest = self.store.put(body)
+        if digest != bytes(args["id"]):
+            raise NotHere("the blob is not what its digest says", hint="send it again")
+        self.store.pin([digest], 1)
+        return {"id": digest}
+
+    async def _blob_open(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        self._same_host(link)
+        path, size = await self.fetch(bytes(args["id"]))
+        return {"path": str(path), "offset": 0, "size": size}
+
+    def _segment_alloc(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        self._same_host(link)
+        blob_id, path = self.store.alloc(int(args["size"]))
+        self._segments.add(blob_id)
+        return {"id": blob_id, "path": str(path), "offset": 0, "flags": SEGMENT}
+
+    def _segment_seal(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        self.store.seal(bytes(args["id"]))
+        return {}
+
+    def _segment_release(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        ids = [bytes(one) for one in args["ids"] if len(one) == ID_BYTES]
+        self.store.pin(ids, -1)
+        self._segments.difference_update(ids)
+        return {}
+
+    @staticmethod
+    def _same_host(link: Link) -> None:
+        if link.reach == "lan":
+            raise NotHere("shared memory is for processes of this host", hint="use blob.get")
+
+
+Reply = Callable[..., None]
