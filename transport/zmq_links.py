@@ -24,7 +24,7 @@ from transport.handshake import Handshake
 from transport.identity import Credentials, Trust
 from transport.links import Buffer, HandshakeFailed, Link, LinkHandler, LinkSettings
 from transport.zmq_router import Router
-from transport.zmq_sockets import Drained, configure, in_parts, receive_tail, send_parts
+from transport.zmq_sockets import NOBLOCK, POLLOUT, Drained, configure, in_parts, receive_tail, send_parts
 
 T = TypeVar("T")
 _FAILURES = (
@@ -214,7 +214,7 @@ class _Dealer:
         self._monitor = self._socket.get_monitor_socket(_FAILURES)
         self._monitor.setsockopt(zmq.LINGER, 0)
         self._events = Drained(self._loop, self._monitor, self._take_event)
-        self._reader = Drained(self._loop, self._socket, self._take_frame, self._idle)
+        self._reader = Drained(self._loop, self._socket, self._take_frame, self._flush, self._idle)
         try:
             self._socket.connect(self._endpoint)
         except ZMQError as error:
@@ -271,7 +271,7 @@ class _Dealer:
         self._socket.close()
 
     def _take_event(self) -> None:
-        frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+        frames = self._monitor.recv_multipart(NOBLOCK)
         event, value = struct.unpack("=Hi", frames[0])
         if event in (zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED):
             failure = HandshakeFailed("unreachable", f"nobody listens at {self._endpoint}", "is the node running?")
@@ -288,7 +288,7 @@ class _Dealer:
         self._loop.call_soon(lambda: self._loop.call_soon(self.fail, failure))
 
     def _take_frame(self) -> None:
-        head = self._socket.recv(zmq.NOBLOCK, copy=False)
+        head = self._socket.recv(NOBLOCK, copy=False)
         tail: bytes | None = None
         if head.more:
             try:
@@ -300,19 +300,16 @@ class _Dealer:
                 return
         self._arrive(head.buffer, tail)
 
-    def _idle(self) -> None:
+    def _idle(self, events: int) -> None:
         """Everything that came in was read."""
         if self._first is not None:
-            try:
-                for frame in self._first:
-                    self._socket.send(frame, zmq.NOBLOCK)
-            except zmq.Again:
-                return  # not connected yet
-            self._first = None
+            if events & POLLOUT:
+                first, self._first = self._first, None
+                for frame in first:
+                    self.send([frame])
             return
-        self._flush()
         # IMMEDIATE makes a DEALER writable only as long as it is connected, and the window keeps its queue from filling.
-        if not self.closed and not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+        if not events & POLLOUT:
             self._ended()
 
 

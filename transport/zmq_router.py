@@ -19,7 +19,7 @@ from zmq.error import ZMQError
 from transport import bounds, framing, zap
 from transport.channel import Channel, Switch
 from transport.links import Buffer, HandshakeFailed, JoinHandler
-from transport.zmq_sockets import Drained, configure, in_parts, receive_tail, send_parts
+from transport.zmq_sockets import NOBLOCK, Drained, configure, in_parts, receive_tail, send_parts
 
 _MONITORED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _IGNORED_MAX = 4096
@@ -104,8 +104,8 @@ class Router:
         zap.serve(self._zap, self._rate, self.switch.clock(), refused)
 
     def _take_frame(self) -> None:
-        routing_id = self._socket.recv(zmq.NOBLOCK)
-        head = self._socket.recv(zmq.NOBLOCK, copy=False)
+        routing_id = self._socket.recv(NOBLOCK)
+        head = self._socket.recv(NOBLOCK, copy=False)
         wire = self._wires.get(routing_id)
         tail: bytes | None = None
         try:
@@ -208,7 +208,7 @@ class Router:
         return self._connections.get(int(fd))
 
     def _take_event(self) -> None:
-        frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+        frames = self._monitor.recv_multipart(NOBLOCK)
         event, fd = struct.unpack("=Hi", frames[0])
         if event == zmq.EVENT_ACCEPTED:
             self._numbers += 1
