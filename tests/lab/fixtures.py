@@ -10,12 +10,16 @@ import pytest
 from tests.lab import lan as lab
 
 
+def require(reason: str) -> None:
+    """Go on if there is no reason not to; else skip, or fail where nothing may be skipped."""
+    if reason:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
 @pytest.fixture(scope="module")
 def lan() -> Iterator[lab.Lan]:
     """A LAN of five hosts, h1 to h5, for the tests of one module."""
-    reason = lab.missing()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    require(lab.missing())
     with lab.Lan(5) as made:
         yield made
 

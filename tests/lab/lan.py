@@ -122,7 +122,7 @@ class Lan:
     def _no_address_detection(self, host: str) -> None:
         """Let link-local IPv6 addresses be usable at once, not a second later."""
         script = "for f in /proc/sys/net/ipv6/conf/eth0/accept_dad; do [ -w $f ] && echo 0 >$f; done; true"
-        _run(*self._enter(host), "sh", "-c", script)
+        _run(*self.enter(host), "sh", "-c", script)
 
     # -- what runs in it -----------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Lan:
         It replaces itself, so the process id of what is started this way is the command's own.
         """
         named = ["unshare", "--uts", "sh", "-c", 'echo "$0" >/proc/sys/kernel/hostname; exec "$@"', host]
-        return [*self._enter(host), *named, *command]
+        return [*self.enter(host), *named, *command]
 
     def popen(self, host: str, command: Sequence[str], **more: Any) -> subprocess.Popen[Any]:
         """Start a command in a host; `down` ends it if the test did not."""
@@ -218,7 +218,8 @@ class Lan:
     def _namespace(self, place: str) -> str:
         return f"{self._prefix}-{place if place == SWITCH else self._checked(place)}"
 
-    def _enter(self, host: str) -> list[str]:
+    def enter(self, host: str) -> list[str]:
+        """What to put before a command line to have it in the network of a host, and nothing else changed."""
         # not `ip netns exec`: that mounts a /sys of its own, in which control groups are missing
         return ["nsenter", f"--net={_NETNS / self._namespace(host)}"]
 
