@@ -23,6 +23,8 @@ CONNECTIONS_MAX: Final = 64
 REQUEST_TIMEOUT_S: Final = 5.0  # for a whole header to arrive, and for a whole answer to leave
 IDLE_TIMEOUT_S: Final = 75.0  # scrapers keep their connection; Prometheus asks every 15 to 60 s
 DEFAULT_PORT: Final = 9464  # the one that OpenTelemetry's Prometheus exporters use
+LINGER_S: Final = 1.0
+LINGER_BYTES_MAX: Final = 1 << 20
 TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -137,6 +139,7 @@ class HttpServer:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     await writer.drain()
                 if close:
+                    await _let_go(reader, writer)
                     return
                 timeout_s = IDLE_TIMEOUT_S
         except (ConnectionError, TimeoutError):
@@ -183,6 +186,15 @@ class HttpServer:
     def _metrics_page(self, accept: str) -> Answer:
         body, content_type = self._metrics(accept)
         return Answer(HTTPStatus.OK, body, content_type)
+
+
+async def _let_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Wait a little for the other side to close (RFC 9112, 9.6): with bytes unread, closing would reset the answer away."""
+    writer.write_eof()
+    async with asyncio.timeout(LINGER_S):
+        left = LINGER_BYTES_MAX
+        while left > 0 and (chunk := await reader.read(1 << 16)):
+            left -= len(chunk)
 
 
 def _condition_page(condition: Condition) -> Answer:

@@ -21,7 +21,7 @@ BYTES_BUCKETS: Final = tuple(float(4**power) for power in range(4, 17, 2))
 class Series:
     """One metric.
 
-    ``durations`` is a histogram that a kernel keeps, fed with columns of run times (``kernels.batch.Outcomes``).
+    ``durations``: a histogram that a kernel keeps, fed with columns of run times (``kernels.batch.Outcomes``).
     """
 
     kind: SeriesKind
@@ -29,7 +29,7 @@ class Series:
     about: str
     labels: tuple[str, ...] = ()
     of: str = ""
-    """The field of the fact that it takes. Empty: the fact's own value. ``#``: it counts facts, whatever their value."""
+    """The field of the fact that it takes. Empty: the fact's value. ``#``: it counts facts, whatever their value."""
     but: tuple[str, str] = ("", "")
     """A label and a value of it with which a fact does not count here."""
 
