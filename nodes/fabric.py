@@ -364,6 +364,7 @@ class Fabric:
             self.execution.worker_blocked(self._now(), worker)
         else:
             self.execution.worker_unblocked(self._now(), worker)
+        self.ownership.executor_load(self._now(), self.me, self.execution.load())
         self._turn()
 
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:

@@ -496,6 +496,8 @@ def info_of(execution: Execution) -> dict[str, object]:
     info: dict[str, object] = {"f": load["free"], "w": load["wait"]}
     totals = {name: amount for name, amount in capacity.totals.items()}
     info["r"] = totals
+    if load["blocked"]:
+        info["b"] = load["blocked"]
     if load["drain"]:
         info["d"] = 1
     labels = sorted(label for label in capacity.labels)
@@ -521,7 +523,7 @@ def capacity_from(info: Mapping[str, object]) -> Capacity:
 
 def load_from(info: Mapping[str, object]) -> dict[str, object]:
     """A member's load from its gossip."""
-    return {"free": info.get("f"), "wait": info.get("w"), "drain": bool(info.get("d"))}
+    return {"free": info.get("f"), "wait": info.get("w"), "drain": bool(info.get("d")), "blocked": info.get("b", 0)}
 
 
 def host_id() -> bytes:

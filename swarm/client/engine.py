@@ -179,7 +179,7 @@ class Engine:
         self,
         raw: bytes,
         rerun: bool,
-        args: tuple[Any, ...],
+        args: tuple[Any, ...] | None,
         kwargs: dict[str, Any] | None,
         encoded: Callable[[], bytes],
         make: type[Future] = Future,
@@ -191,7 +191,7 @@ class Engine:
             it = self._opened.get(raw)
             if it is None:
                 it = self._begin(raw, rerun)
-            index = it.builder.add_plain(args, kwargs)
+            index = -1 if args is None else it.builder.add_plain(args, kwargs)
             if index >= 0:
                 return self._added(it, index, make)
         # Encoding may run code of the user's (pickling), so it is done without the lock.
@@ -351,7 +351,7 @@ class Engine:
                 self._settle_one(future, status, payload)
 
         settle(it.outcomes, futures, other)
-        self._less(it.batch, it.outcomes.count)
+        self._less(it.batch, it.fresh, it.last)
 
     def _settle_one(self, future: Future, status: int, payload: memoryview) -> None:
         trusted = self._link is not None and "code" in self._link.identity.grants
@@ -374,12 +374,12 @@ class Engine:
             future, futures[index] = futures[index], None
             if future is not None:
                 future._fail(kind(it.message, hint=it.hint))
-        self._less(it.batch, len(it.indices))
+        self._less(it.batch, len(it.indices), it.last)
 
-    def _less(self, number: int, count: int) -> None:
+    def _less(self, number: int, count: int, last: bool) -> None:
         with self._lock:
             self._handed -= count
-        if number not in self._session.unfinished:
+        if last:
             self._futures.pop(number, None)
             self.on_finished(number)
         if self._waiting_for_room:

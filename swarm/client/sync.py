@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED
 from pathlib import Path
 from typing import Any
 
+from kernels.batch import encode_plain
 from swarm.client.buffers import Buffers
 from swarm.client.engine import QUERY_TIMEOUT_S, Engine
 from swarm.client.futures import CommandFuture, Future, Stream
@@ -301,7 +302,10 @@ class Fleet:
                 raise NotFound(f"can not read {path}: {error.strerror or error}", hint="is the path right?") from error
             staged.append([there, ref.id, ref.size, path.stat().st_mode & 0o777])
         details = {"env": dict(env or {}), "in": staged, "out": list(files_out), "stdin": stdin, "tty": False}
-        future = self._engine.submit(route.raw, route.rerun, (argv, details), None, _never, CommandFuture)
+        payload = encode_plain([argv, details])
+        if payload is None:
+            raise ConfigError("the command's arguments are too long or hold what is no text", hint="stage files with --in")
+        future = self._engine.submit(route.raw, route.rerun, None, None, lambda: payload, CommandFuture)
         assert isinstance(future, CommandFuture)
         if on_output is not None:
             listener = on_output
@@ -436,10 +440,6 @@ def _durable(durability: str) -> None:
             f"durability={durability!r} is not there yet",
             hint="with 'none' a task lives as long as the script that submitted it",
         )
-
-
-def _never() -> bytes:
-    raise AssertionError("a command's call is always plain")
 
 
 __all__ = ["Fleet", "Options", "TaskError", "connect"]

@@ -248,8 +248,14 @@ class Execution:
         return self._workers
 
     def load(self) -> dict[str, Any]:
-        """What this node tells the others of its load: free slots and tasks waiting."""
-        return {"free": round(self.account.free_cpu, 3), "wait": self._ready.tasks, "drain": self.draining}
+        """What this node tells the others of its load: free slots, tasks waiting, tasks that wait for other tasks."""
+        blocked = sum(1 for worker in self._workers.values() if worker.state == "blocked")
+        return {
+            "free": round(self.account.free_cpu, 3),
+            "wait": self._ready.tasks,
+            "drain": self.draining,
+            "blocked": blocked,
+        }
 
     def running_tasks(self) -> list[tuple[bytes, int, int, float]]:
         """(batch, index, worker, started at) of what runs now."""

@@ -275,6 +275,9 @@ class Ownership:
             executor.free = float(free)
         if isinstance(waiting, int):
             executor.waiting = waiting
+        blocked = load.get("blocked")
+        if isinstance(blocked, int):
+            executor.blocked = max(0, blocked)
         executor.draining = load.get("drain") is True
 
     # --- clients ------------------------------------------------------------------------------------------------------

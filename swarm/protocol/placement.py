@@ -34,6 +34,8 @@ class Executor:
     granted: bool = True
     free: float = 0.0
     """Slots free, as last heard."""
+    blocked: int = 0
+    """Tasks there that wait for other tasks: their slots are lent."""
     waiting: int = 0
     """Tasks waiting there, as last heard (of any owner)."""
     inflight: dict[Shape, int] = field(default_factory=dict)
@@ -79,12 +81,12 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
         return Verdict(executor.id, executor.name, 0, 0.0, misfit)
     if executor.suspect:
         return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment")
-    width = executor.fit_count(shape)
+    width = executor.fit_count(shape) + executor.blocked
     ours = executor.ours
     here = executor.inflight.get(shape, 0)
     mine = max(here, min(ours, width))
     # Tasks of others take slots too. Ours are counted by ourselves, since what was heard is older than what was sent.
-    others = max(0.0, executor.slots - executor.free + executor.waiting - ours) if not executor.local else 0.0
+    others = max(0.0, executor.slots - executor.free + executor.blocked + executor.waiting - ours) if not executor.local else 0.0
     seconds = mean_s if mean_s is not None else 1.0
     wait = max(0.0, (ours + others - width + 1) / max(width, 1)) * seconds
     if mean_s is not None and mean_s < DEEP_BELOW_S:

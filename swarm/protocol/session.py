@@ -29,6 +29,10 @@ class Delivered:
 
     batch: int
     outcomes: Outcomes
+    fresh: int
+    """How many of them are the first of their task."""
+    last: bool
+    """Nothing more of this batch will follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Ended:
     status: int
     message: str
     hint: str
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,7 @@ class Session:
                 done[index] = 1
                 fresh += 1
         # A second outcome of one task finds its future gone: the first one counts.
-        self._effects.append(Delivered(number, outcomes))
+        self._effects.append(Delivered(number, outcomes, fresh, batch.left == fresh))
         self._less(batch, fresh)
 
     def _less(self, batch: Handed, count: int) -> None:
@@ -259,5 +264,5 @@ class Session:
             return
         for row in rows:
             batch.done[row] = 1
-        self._effects.append(Ended(batch.number, tuple(rows), status, message, hint))
+        self._effects.append(Ended(batch.number, tuple(rows), status, message, hint, batch.left == len(rows)))
         self._less(batch, len(rows))
