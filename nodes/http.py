@@ -189,7 +189,7 @@ class HttpServer:
 
 
 async def _let_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Wait a little for the other side to close (RFC 9112, 9.6): with bytes unread, closing would reset the answer away."""
+    """Wait a little for the other side to close (RFC 9112, 9.6); closing on unread bytes would reset it."""
     writer.write_eof()
     async with asyncio.timeout(LINGER_S):
         left = LINGER_BYTES_MAX

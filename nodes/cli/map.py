@@ -21,12 +21,14 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import IO, Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options, whole
 from nodes.cli.connecting import connected
 from nodes.cli.interrupts import Interrupts
 from nodes.cli.screen import Progress, print_json, say
+from nodes.cli.staging import bring_back, inputs, outputs
 from nodes.cli.templates import Job, Template, combine, split_sources
 from swarm.errors import SwarmError, UsageError
 from swarm.exit_codes import ExitCode, of_command
@@ -121,10 +123,11 @@ class _Run:
 
     def _start(self, job: Job) -> None:
         under = _Under(job, ungrouped=self._args.ungroup)
+        under.wanted = outputs(job.files_out)
         handle = self._fleet.submit_command(
             list(job.argv),
-            files_in=list(job.files_in),
-            files_out=list(job.files_out),
+            files_in=inputs(job.files_in),
+            files_out=list(under.wanted),
             stdin=False,
             on_output=under.put,
             **self._options,
@@ -136,7 +139,7 @@ class _Run:
     def _take(self, under: _Under) -> None:
         del self._running[under.job.number]
         self._done += 1
-        why = under.failure()
+        why = under.finish(self._fleet)
         if why and not self._stopping:
             self._failed += 1
             if len(self._failures) < FAILURES_SHOWN:
@@ -184,6 +187,9 @@ class _Under:
     def __init__(self, job: Job, *, ungrouped: bool) -> None:
         self.job = job
         self.handle: Any = None
+        self.wanted: dict[str, Path] = {}
+        self._ended: dict[str, Any] = {}
+        self._why = ""
         self._ungrouped = ungrouped
         self._spools: dict[str, IO[bytes]] = {}
 
@@ -198,17 +204,23 @@ class _Under:
             self._spools[stream] = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY_BYTES)  # noqa: SIM115 - see close()
         self._spools[stream].write(data)
 
-    def failure(self) -> str:
-        """Why it did not end well; empty when it did."""
+    def finish(self, fleet: Any) -> str:
+        """Bring back what it left; returns why it did not end well, or nothing."""
         try:
-            ended = self.handle.result()
+            self._ended = self.handle.result()
+            missing = bring_back(fleet, self._ended, self.wanted)
         except CancelledError:
-            return "cancelled"
+            self._why = "cancelled"
         except SwarmError as error:
-            return error.message
-        if ended.get("signal"):
-            return f"signal {ended['signal']}"
-        return f"exit status {ended['exit']}" if ended.get("exit") else ""
+            self._why = error.message
+        else:
+            if self._ended.get("signal"):
+                self._why = f"signal {self._ended['signal']}"
+            elif self._ended.get("exit"):
+                self._why = f"exit status {self._ended['exit']}"
+            elif missing:
+                self._why = f"it left no {' '.join(missing)}"
+        return self._why
 
     def write(self) -> None:
         """Copy what it wrote to the places where it belongs."""
@@ -227,10 +239,9 @@ class _Under:
         for stream, spool in self._spools.items():
             spool.seek(0)
             texts[stream] = spool.read().decode("utf-8", "replace")
-        why = self.failure()
-        ended = {} if self.handle.cancelled() or self.handle.exception() else self.handle.result()
-        status = of_command(ended.get("exit"), ended.get("signal")) if ended else None
-        return {"job": self.job.number, "inputs": list(self.job.inputs), "exit": status, "error": why or None, **texts}
+        status = of_command(self._ended.get("exit"), self._ended.get("signal")) if self._ended else None
+        said = {"job": self.job.number, "inputs": list(self.job.inputs), "exit": status, "error": self._why or None}
+        return {**said, **texts}
 
     def close(self) -> None:
         for spool in self._spools.values():

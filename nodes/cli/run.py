@@ -14,13 +14,15 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options
 from nodes.cli.connecting import connected
 from nodes.cli.interrupts import Interrupts
 from nodes.cli.screen import say, to_json
-from swarm.errors import SwarmError, TaskCancelled, TaskTimeout, UsageError
+from nodes.cli.staging import bring_back, inputs, outputs
+from swarm.errors import NotFound, SwarmError, TaskCancelled, TaskTimeout, UsageError
 from swarm.exit_codes import SIGNAL_BASE, ExitCode, of_command
 
 OUTPUT_WAITING_BYTES_MAX: Final = 64 << 20
@@ -63,16 +65,24 @@ def run(args: argparse.Namespace) -> int:
 def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
     forward = (not _is_terminal(0)) if args.stdin is None else bool(args.stdin)
     output = Output()
+    wanted = outputs(args.files_out)
     handle = fleet.submit_command(
         argv,
-        files_in=list(args.files_in),
-        files_out=list(args.files_out),
+        files_in=inputs(args.files_in),
+        files_out=list(wanted),
         stdin=forward,
         on_output=output.put,
         **task_options(args),
     )
     handle.add_done_callback(lambda _: output.close())
-    with Interrupts(handle.signal, "sent to the command; it decides what to do") as interrupts:
+
+    def pass_on(number: int) -> None:
+        if handle.running():
+            handle.signal(number)
+        else:
+            handle.cancel()  # it has not begun: there is nobody yet to decide anything
+
+    with Interrupts(pass_on, "passed on to the command, which decides what to do") as interrupts:
         if forward:
             threading.Thread(target=_feed, args=(handle,), name="stdin", daemon=True).start()
         try:
@@ -85,15 +95,18 @@ def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
             return SIGNAL_BASE + int(signal.SIGPIPE)
         try:
             ended = handle.result()
-        except TaskCancelled:
+        except CancelledError:
             if interrupts.signal is None:
-                raise
+                raise TaskCancelled(
+                    f"{argv[0]} was cancelled", hint="by `swarm task cancel`, or the fleet stops"
+                ) from None
             return interrupts.exit_status
+        missing = bring_back(fleet, ended, wanted)
     status = of_command(ended.get("exit"), ended.get("signal"))
+    if missing and status == ExitCode.OK:
+        raise NotFound(f"{argv[0]} left no {' '.join(missing)}", hint="--out names are those in its own directory")
     if args.json:
-        say(
-            to_json({"exit": ended.get("exit"), "signal": ended.get("signal"), "out": [row[0] for row in ended["out"]]})
-        )
+        say(to_json({"exit": ended.get("exit"), "signal": ended.get("signal"), "missing": missing}))
     return status
 
 
