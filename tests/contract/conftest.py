@@ -30,8 +30,8 @@ SECRET = bytes(32)
 class Fleet:
     """An admin and what it signs."""
 
-    def __init__(self) -> None:
-        self.admin = SigningKey(os.urandom(32))
+    def __init__(self, seed: bytes | None = None) -> None:
+        self.admin = SigningKey(seed or os.urandom(32))
         self.founder = self.admin.verify_key.encode()
         self.id = fleet_of(self.founder)
 
