@@ -1,4 +1,5 @@
-"""Links beside raw pyzmq: messages per second and round trips, between two processes of this machine, interleaved in one run.
+"""Links beside raw pyzmq: messages per second and round trips, between two processes of this machine, interleaved in
+one run.
 
 ``raw``     pyzmq DEALER/ROUTER, blocking, no encryption, one message a send
 ``raw-uv``  the same sockets with CURVE, drained under uvloop by add_reader
@@ -143,7 +144,7 @@ class RawReader:
     def __init__(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], None]) -> None:
         self._socket, self._take = socket, take
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(socket.getsockopt(zmq.FD), self.drain)
+        self._loop.add_reader(int(socket.getsockopt(zmq.FD)), self.drain)
         self._loop.call_soon(self.drain)
 
     def drain(self) -> None:
@@ -295,7 +296,9 @@ def measure(rounds: int, trips: int, messages: int) -> dict[str, Figures]:
             for _ in range(rounds):
                 for which in targets:
                     here, there = spawn.Pipe()
-                    client = spawn.Process(target=_measure, args=(which, endpoints[which], seed, trips, messages, there))
+                    client = spawn.Process(
+                        target=_measure, args=(which, endpoints[which], seed, trips, messages, there)
+                    )
                     client.start()
                     assert here.poll(120), f"{which} did not finish"
                     rows[which].append(here.recv())

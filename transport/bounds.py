@@ -1,7 +1,9 @@
-"""Every bound on what crosses a wire, in one place: what it limits, its unit, and the formulas that tie bounds to each other.
+"""Every bound on what crosses a wire, in one place: what it limits, its unit, and the formulas that tie bounds to
+each other.
 
-Names end in their unit: ``_BYTES_MAX`` and ``_COUNT_MAX`` are inclusive limits, ``_S`` are seconds. What is over a bound is refused before
-memory is set aside for it. The assertions at the end of each section hold the formulas at import.
+Names end in their unit: ``_BYTES_MAX`` and ``_COUNT_MAX`` are inclusive limits, ``_S`` are seconds. What is over a
+bound is refused before memory is set aside for it. The assertions at the end of each section hold the formulas at
+import.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-# -- links: the handshake -------------------------------------------------------------------------------------------------------------
+# -- links: the handshake
+# -------------------------------------------------------------------------------------------------------------
 
 LINK_VERSIONS: Final = (1, 1)
-"""Oldest and newest version of the link protocol that is spoken here: this one and the one before, once there is one."""
+"""Oldest and newest version of the link protocol that is spoken here: this one and the one before, once there is
+one."""
 HELLO_BYTES_MAX: Final = 16 * KIB
 """The one frame that somebody unverified may send: a hello with its certificate."""
 JOIN_BYTES_MAX: Final = 8 * KIB
@@ -35,7 +39,8 @@ CONNECTIONS_BURST_MAX: Final = 400
 REFUSALS_REPORTED_PER_S_MAX: Final = 50.0
 """Refusals handed to the handler one by one; those above it are summed up in the next one's facts."""
 
-# -- links: messages and frames -------------------------------------------------------------------------------------------------------
+# -- links: messages and frames
+# -------------------------------------------------------------------------------------------------------
 
 MESSAGE_BYTES_MAX: Final = 32 * MIB
 """One message; what is larger travels as a blob."""
@@ -52,19 +57,23 @@ FRAME_BYTES_MAX: Final = FRAME_HEAD_BYTES_MAX + max(MESSAGE_BYTES_MAX, BATCH_BYT
 PART_BYTES_MAX: Final = MIB
 """Large messages cross ZeroMQ in parts of this size, so that no part is set aside for that is larger than this."""
 COPIED_BYTES_MAX: Final = 64 * KIB
-"""Buffers up to this size are joined with their neighbours on the way to ZeroMQ; larger ones are handed over uncopied."""
+"""Buffers up to this size are joined with their neighbours on the way to ZeroMQ; larger ones are handed over
+uncopied."""
 PARTS_COUNT_MAX: Final = 2 * (MESSAGE_BYTES_MAX // COPIED_BYTES_MAX) + MESSAGE_BYTES_MAX // PART_BYTES_MAX + 2
 """Parts of one message on ZeroMQ: at worst, large and small buffers take turns."""
 DRAIN_COUNT_MAX: Final = 256
 """Frames read from one socket before the loop gets another turn."""
 
-# -- links: credit and liveness -------------------------------------------------------------------------------------------------------
+# -- links: credit and liveness
+# -------------------------------------------------------------------------------------------------------
 
 WINDOW_BYTES: Final = 8 * MIB
-"""What may be sent and not yet consumed by the peer, before a link is congested; a single larger message may exceed it."""
+"""What may be sent and not yet consumed by the peer, before a link is congested; a single larger message may exceed
+it."""
 WINDOW_COUNT: Final = 16384
 OUTSTANDING_BYTES_MAX: Final = 128 * MIB
-"""The hard bound on what waits here and what the peer has not consumed, together; beyond it `send` raises LinkOverflow."""
+"""The hard bound on what waits here and what the peer has not consumed, together; beyond it `send` raises
+LinkOverflow."""
 OUTSTANDING_COUNT_MAX: Final = 1 << 18
 SOCKET_FRAMES_MAX: Final = 2 * WINDOW_COUNT
 """ZeroMQ's own queue for sending (frames). Never reached, since the window stops a sender before."""
@@ -94,7 +103,7 @@ assert KEEPALIVE_TICK_S <= KEEPALIVE_IDLE_S / 4, "a revoked peer is cut within t
 assert KEEPALIVE_IDLE_S + KEEPALIVE_TICK_S < KEEPALIVE_SILENCE_S
 assert HEARTBEAT_INTERVAL_S < HEARTBEAT_TIMEOUT_S <= KEEPALIVE_SILENCE_S
 
-# -- identity: what admins sign, and the files of a home -----------------------------------------------------------
+# -- identity: what admins sign, and the files of a home ---------------------------------------------------------------
 
 CERTIFICATE_BYTES_MAX: Final = 1024
 NAME_BYTES_MAX: Final = 63
@@ -145,7 +154,8 @@ assert ADMIN_CHAIN_BYTES_MAX + JOIN_APPLICANTS_COUNT_MAX * CERTIFICATE_BYTES_MAX
 )
 assert JOIN_APPLICANTS_COUNT_MAX * (400 + NAME_BYTES_MAX) + 512 <= JOIN_BYTES_MAX
 
-# -- payloads and workers -------------------------------------------------------------------------------------------------------------
+# -- payloads and workers
+# -------------------------------------------------------------------------------------------------------------
 
 OUT_OF_BAND_BYTES: Final = 64 * KIB
 """Buffers, pickles and plain values larger than this leave the payload and travel as blobs."""
@@ -175,10 +185,11 @@ FAILURE_TEXT_CHARACTERS_MAX: Final = 16 * KIB
 assert OUT_OF_BAND_BYTES < INLINE_BYTES_MAX <= MESSAGE_BYTES_MAX
 assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
 
-# -- datagrams and discovery ----------------------------------------------------------------------------------------
+# -- datagrams and discovery ---------------------------------------------------------------
 
 DATAGRAM_BYTES_MAX: Final = 1200
-"""On the wire, so that none is ever fragmented: IPv6 guarantees 1280 with its headers, and QUIC's choice is the same (RFC 9000, 14)."""
+"""On the wire, so that none is ever fragmented: IPv6 guarantees 1280 with its headers, and QUIC's choice is the same
+(RFC 9000, 14)."""
 DATAGRAM_OUTER_BYTES: Final = 24 + 16
 """Nonce and authenticator of the fleet's layer."""
 DATAGRAM_HEAD_BYTES: Final = 16 + 1 + 8 + 8
@@ -198,7 +209,8 @@ DATAGRAM_WINDOW_COUNT: Final = 256
 DATAGRAM_SILENCE_S: Final = 10.0
 """A sender silent for so long may come back with an earlier boot: its clock was set back."""
 DATAGRAM_INTRODUCE_S: Final = 2.0
-"""A peer that sealed nothing for us for so long may have forgotten our certificate; it goes along until the peer does."""
+"""A peer that sealed nothing for us for so long may have forgotten our certificate; it goes along until the peer
+does."""
 DATAGRAM_SOCKET_BYTES: Final = 512 * KIB
 """What the kernel is asked to buffer in each direction."""
 

@@ -1,7 +1,7 @@
 """The channel: everything of a link that does not depend on its reach. Batching, credit, keepalive, and what ends it.
 
-A reach gives it a `Wire` that takes whole frames, and hands it the frames that came in. `Switch` is what the channels of one transport
-share: the handler, the loop, the ticks, and the counting of refusals.
+A reach gives it a `Wire` that takes whole frames, and hands it the frames that came in. `Switch` is what the channels
+of one transport share: the handler, the loop, the ticks, and the counting of refusals.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Switch:
         self._ticked_at = now
         self._ticking = self.loop.call_later(self.settings.keepalive_tick_s, self._tick)
         if late_s > self.settings.keepalive_idle_s:
-            # This loop (or the whole machine) was stopped: what peers sent meanwhile is still unread, so their silence proves nothing.
+            # This loop (or the whole machine) was stopped: what peers sent meanwhile is still unread, so their
+            # silence proves nothing.
             for channel in self.channels:
                 channel.forgive(late_s)
         wall = self.wall()
@@ -243,7 +244,7 @@ class Channel:
             )
         if not self._flow.queue(size):
             raise LinkOverflow(
-                f"{self._flow.outstanding_bytes} bytes in {self._flow.outstanding_count} messages wait for {self.identity.name}",
+                f"{self._flow.outstanding_bytes} bytes wait for {self.identity.name}, who does not consume them",
                 size=size,
                 outstanding_bytes=self._flow.outstanding_bytes,
                 outstanding_count=self._flow.outstanding_count,

@@ -1,8 +1,9 @@
 """Credit of one link, in bytes and in messages. Pure accounting: no socket, no clock.
 
-The sender counts what it queues and what it hands to the wire; the receiver counts what its handler has consumed and says so, as totals
-since the link came up. The difference is what is outstanding. Three limits, from soft to hard: what the wire may carry unconsumed (the
-smaller of both sides' windows), when the sender is told that it is congested, and when it is not heard any more.
+The sender counts what it queues and what it hands to the wire; the receiver counts what its handler has consumed and
+says so, as totals since the link came up. The difference is what is outstanding. Three limits, from soft to hard:
+what the wire may carry unconsumed (the smaller of both sides' windows), when the sender is told that it is congested,
+and when it is not heard any more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ class CreditViolated(Exception):
 class Flow:
     """Both directions of one link. Sizes are bytes of messages, without framing.
 
-    ``window_bytes`` and ``window_count`` limit what is on its way to the peer. One message is always let through when nothing is on its
-    way, however large, so that a message larger than the window is slow and not stuck.
+    ``window_bytes`` and ``window_count`` limit what is on its way to the peer. One message is always let through when
+    nothing is on its way, however large, so that a message larger than the window is slow and not stuck.
     """
 
     __slots__ = (
@@ -96,7 +97,8 @@ class Flow:
         assert self.queued_count >= 0
 
     def acknowledged(self, consumed_bytes: int, consumed_count: int) -> bool:
-        """The peer's totals. Older ones than known are ignored. True when congestion just cleared. Raises CreditViolated."""
+        """The peer's totals. Older ones than known are ignored. True when congestion just cleared. Raises
+        CreditViolated."""
         if consumed_bytes > self.sent_bytes or consumed_count > self.sent_count:
             raise CreditViolated("credit for what was never sent")
         if consumed_count > self.acked_count:

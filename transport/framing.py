@@ -1,4 +1,5 @@
-"""What links put on the wire: frames, the same on every reach. Pure: bytes in, values out, and `Malformed` for everything else.
+"""What links put on the wire: frames, the same on every reach. Pure: bytes in, values out, and `Malformed` for
+everything else.
 
 ::
 
@@ -8,7 +9,8 @@
     HELLO, REFUSED, BYE          msgpack map
     PROOF   Ed25519 signature       JOIN, JOINED   opaque
 
-The credit is what the sender of the frame has consumed since the link came up, so a later frame makes up for a lost thought.
+The credit is what the sender of the frame has consumed since the link came up, so a later frame makes up for a lost
+thought.
 """
 
 from __future__ import annotations
@@ -162,7 +164,8 @@ def pack_reason(type: int, reason: str, hint: str = "", **facts: object) -> byte
 
 
 def read_reason(body: Buffer) -> tuple[str, str]:
-    """Reason and hint of a REFUSED or BYE frame, fit for one line. Never raises: it is the last that is heard of a peer."""
+    """Reason and hint of a REFUSED or BYE frame, fit for one line. Never raises: it is the last that is heard of a
+    peer."""
     try:
         if len(body) > bounds.REFUSAL_BYTES_MAX:
             return "malformed", ""
@@ -170,7 +173,7 @@ def read_reason(body: Buffer) -> tuple[str, str]:
         reason, hint = fields.get("reason", ""), fields.get("hint", "")
         if isinstance(reason, str) and isinstance(hint, str):
             return _line(reason) or "no reason given", _line(hint)
-    except Exception:  # noqa: BLE001 - whatever msgpack finds wrong with a stranger's bytes
+    except Exception:
         pass
     return "malformed", ""
 

@@ -1,4 +1,5 @@
-"""The handshake of a link as a pure state machine, the same on every reach: frames in, frames out, and a proven peer at the end.
+"""The handshake of a link as a pure state machine, the same on every reach: frames in, frames out, and a proven peer
+at the end.
 
 ::
 
@@ -7,10 +8,11 @@
                              ←     HELLO {certificate, …}  (PROOF)
     verifies it     (PROOF)  →
 
-Whoever turns the other away says so with REFUSED {reason, hint, versions}. On a reach with CURVE the key of the connection is already
-authenticated and must be that of the certificate; elsewhere (``authenticated_key`` None) each side signs the transcript of both hellos
-(SIGMA-like: fresh nonces of both sides, both certificates and the role are under the signature), so a hello can not be replayed or
-relayed. The form of HELLO and REFUSED never changes between versions; unknown keys in it are ignored.
+Whoever turns the other away says so with REFUSED {reason, hint, versions}. On a reach with CURVE the key of the
+connection is already authenticated and must be that of the certificate; elsewhere (``authenticated_key`` None) each
+side signs the transcript of both hellos (SIGMA-like: fresh nonces of both sides, both certificates and the role are
+under the signature), so a hello can not be replayed or relayed. The form of HELLO and REFUSED never changes between
+versions; unknown keys in it are ignored.
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ class Peer:
 
 
 class Handshake:
-    """One side of one handshake. Feed it frames with `receive`; it is over when `peer` is set or `HandshakeFailed` was raised."""
+    """One side of one handshake. Feed it frames with `receive`; it is over when `peer` is set or `HandshakeFailed`
+    was raised."""
 
     def __init__(
         self,
@@ -115,7 +118,8 @@ class Handshake:
         authenticated_key: bytes | None,
         expect: bytes | None = None,
     ) -> None:
-        """``authenticated_key``: the CURVE key (32 bytes) that the connection itself has proven, or None where proofs are signed.
+        """``authenticated_key``: the CURVE key (32 bytes) that the connection itself has proven, or None where proofs
+        are signed.
 
         ``expect``: the id that the peer must have, or None.
         """
@@ -135,7 +139,8 @@ class Handshake:
         return [framing.control(framing.HELLO, self._hello)] if self._role == "initiator" else []
 
     def receive(self, type: int, body: bytes, now_wall_s: float) -> list[bytes]:
-        """Take one frame; returns the frames to send. Raises HandshakeFailed: `refusal` of it is what the peer should get."""
+        """Take one frame; returns the frames to send. Raises HandshakeFailed: `refusal` of it is what the peer should
+        get."""
         if type == framing.REFUSED:
             reason, hint = framing.read_reason(body)
             code = reason if reason in HandshakeFailed.REASONS else "malformed"

@@ -1,12 +1,14 @@
-"""Links: ordered, encrypted or user-guarded, flow-controlled message streams between two proven members. The contract of every reach.
+"""Links: ordered, encrypted or user-guarded, flow-controlled message streams between two proven members. The contract
+of every reach.
 
 Reaches are `transport.zmq_links` (between hosts), `transport.stream_links` (between processes of one host) and
-`transport.memory_links` (the twin, for tests and simulations). All three carry the same frames (`transport.framing`), the same
-handshake (`transport.handshake`) and the same channel (`transport.channel`), so that a handler can not tell them apart.
+`transport.memory_links` (the twin, for tests and simulations). All three carry the same frames (`transport.framing`),
+the same handshake (`transport.handshake`) and the same channel (`transport.channel`), so that a handler can not tell
+them apart.
 
-One link is one connection. It comes up once and goes down once: what was lost is connected anew by whoever connected it, after a
-delay from `reconnect_delays`. While a link is up its messages arrive in order and without loss; when it goes down, what the peer had
-not consumed may or may not have arrived.
+One link is one connection. It comes up once and goes down once: what was lost is connected anew by whoever connected
+it, after a delay from `reconnect_delays`. While a link is up its messages arrive in order and without loss; when it
+goes down, what the peer had not consumed may or may not have arrived.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class LinkClosed(Exception):
 
 
 class LinkOverflow(Exception):
-    """The message was not taken: the peer does not consume, and the hard bound on what waits for it is reached (or it is too long)."""
+    """The message was not taken: the peer does not consume, and the hard bound on what waits for it is reached (or it
+    is too long)."""
 
     def __init__(self, message: str, **facts: int) -> None:
         super().__init__(message)
@@ -38,7 +41,8 @@ class LinkOverflow(Exception):
 
 
 class HandshakeFailed(Exception):
-    """No link came to be. ``reason`` is a short code (see `REASONS`), ``hint`` says what to do, ``remote`` whether the peer refused us."""
+    """No link came to be. ``reason`` is a short code (see `REASONS`), ``hint`` says what to do, ``remote`` whether
+    the peer refused us."""
 
     REASONS: Final = (
         "unreachable",  # nobody listens there, or the host is gone
@@ -101,21 +105,24 @@ class Link(Protocol):
 
     @property
     def congested(self) -> bool:
-        """More than the window waits here or is not consumed by the peer. `LinkHandler.link_writable` follows when it clears."""
+        """More than the window waits here or is not consumed by the peer. `LinkHandler.link_writable` follows when it
+        clears."""
 
     @property
     def queued_bytes(self) -> int:
         """Bytes of messages that wait here for the peer's credit or for the socket."""
 
     def send(self, *parts: Buffer) -> None:
-        """Queue one message, the concatenation of the parts; it leaves at the end of the loop's turn, together with others.
+        """Queue one message, the concatenation of the parts; it leaves at the end of the loop's turn, together with
+        others.
 
-        Up to `bounds.SMALL_BYTES_MAX` the parts are copied at once. The parts of a larger message are not copied and must not be
-        changed any more. Raises `LinkOverflow` (nothing was queued) or `LinkClosed`.
+        Up to `bounds.SMALL_BYTES_MAX` the parts are copied at once. The parts of a larger message are not copied and
+        must not be changed any more. Raises `LinkOverflow` (nothing was queued) or `LinkClosed`.
         """
 
     def flush(self) -> None:
-        """Send what is queued now, without waiting for the end of the turn. Never raises; a link that is down ignores it."""
+        """Send what is queued now, without waiting for the end of the turn. Never raises; a link that is down ignores
+        it."""
 
     def close(self, reason: str) -> None:
         """Send what credit allows, say goodbye with the reason, and go down. Closing twice is nothing."""
@@ -124,9 +131,10 @@ class Link(Protocol):
 class LinkHandler(Protocol):
     """Who uses the links. Everything is called in the thread of the loop and must not block.
 
-    ``link_up`` comes first and exactly once, ``link_down`` last and exactly once, also after a `Link.close` of one's own. For a link
-    that one's own side connects, ``link_up`` (and maybe messages) come before ``connect`` returns it. An exception from a handler is
-    a programmer's error: it goes to the loop's exception handler, and the links stay in order.
+    ``link_up`` comes first and exactly once, ``link_down`` last and exactly once, also after a `Link.close` of one's
+    own. For a link that one's own side connects, ``link_up`` (and maybe messages) come before ``connect`` returns it.
+    An exception from a handler is a programmer's error: it goes to the loop's exception handler, and the links stay
+    in order.
     """
 
     def link_up(self, link: Link) -> None: ...
@@ -138,11 +146,12 @@ class LinkHandler(Protocol):
         """The link was congested and no longer is."""
 
     def link_down(self, link: Link, reason: str) -> None:
-        """The link is gone. Reasons: ``closed: …`` and ``peer: …`` (said by us, by the peer), or one word, such as ``disconnected``,
-        ``silent``, ``revoked``, ``expired``, ``violation``."""
+        """The link is gone. Reasons: ``closed: …`` and ``peer: …`` (said by us, by the peer), or one word, such as
+        ``disconnected``, ``silent``, ``revoked``, ``expired``, ``violation``."""
 
     def refused(self, reason: str, facts: Mapping[str, object]) -> None:
-        """Somebody was turned away or broke the protocol. ``reason`` is a short code, fit for a label; ``facts`` are for the log."""
+        """Somebody was turned away or broke the protocol. ``reason`` is a short code, fit for a label; ``facts`` are
+        for the log."""
 
 
 @runtime_checkable
@@ -150,7 +159,8 @@ class JoinHandler(Protocol):
     """A handler that also lets newcomers ask to join the fleet."""
 
     def join_request(self, message: bytes, peer_address: str) -> bytes | None:
-        """The reply to a request to join (at most `bounds.JOIN_REPLY_BYTES_MAX`), or None to refuse it. The message is a stranger's."""
+        """The reply to a request to join (at most `bounds.JOIN_REPLY_BYTES_MAX`), or None to refuse it. The message
+        is a stranger's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +196,8 @@ class Uniform(Protocol):
 def reconnect_delays(
     rng: Uniform, first_s: float = bounds.RECONNECT_FIRST_S, max_s: float = bounds.RECONNECT_MAX_S
 ) -> Iterator[float]:
-    """Delays in seconds before the next attempts to connect: doubling, with jitter, so that a fleet does not come back in step.
+    """Delays in seconds before the next attempts to connect: doubling, with jitter, so that a fleet does not come
+    back in step.
 
     "Decorrelated jitter" of M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """

@@ -1,7 +1,8 @@
-"""The in-memory reach: the same frames, handshake and channel as between hosts, without a socket. For tests and simulations.
+"""The in-memory reach: the same frames, handshake and channel as between hosts, without a socket. For tests and
+simulations.
 
-Frames cross in order, each in a later turn of the loop. A `MemoryNetwork` is the namespace in which endpoints are found, and can cut
-what crosses it.
+Frames cross in order, each in a later turn of the loop. A `MemoryNetwork` is the namespace in which endpoints are
+found, and can cut what crosses it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ T = TypeVar("T")
 
 
 class MemoryNetwork:
-    """Where in-memory endpoints find each other. ``cut`` makes all that crosses it vanish, as an unplugged cable does."""
+    """Where in-memory endpoints find each other. ``cut`` makes all that crosses it vanish, as an unplugged cable
+    does."""
 
     def __init__(self) -> None:
         self.cut = False

@@ -1,8 +1,9 @@
 """The reach between processes of one host: a Unix stream socket, guarded by user id and by signed hellos.
 
-The socket lies in a directory that only its user may enter; each side checks the user id of the process at the other end with
-SO_PEERCRED (LOCAL_PEERCRED where that is missing), and then the handshake proves who it is. Frames carry their own length, so they go
-on the stream as they are. The path is short: one recv into a large buffer, one sendmsg that gathers, no copy of large messages.
+The socket lies in a directory that only its user may enter; each side checks the user id of the process at the other
+end with SO_PEERCRED (LOCAL_PEERCRED where that is missing), and then the handshake proves who it is. Frames carry
+their own length, so they go on the stream as they are. The path is short: one recv into a large buffer, one sendmsg
+that gathers, no copy of large messages.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class StreamLinks:
         expect: bytes | None = None,
         timeout_s: float | None = None,
     ) -> Link:
-        """Raises HandshakeFailed. ``server_key`` is the CURVE key that the peer's certificate must have, if it is given."""
+        """Raises HandshakeFailed. ``server_key`` is the CURVE key that the peer's certificate must have, if it is
+        given."""
         waiter: asyncio.Future[Channel] = self.switch.loop.create_future()
         handshake = self.switch.handshake("initiator", authenticated_key=None, expect=expect)
         stream = await self._dial(endpoint, handshake)
@@ -87,7 +89,8 @@ class StreamLinks:
         return await self._wait(stream, waiter, endpoint, timeout_s)
 
     async def close(self) -> None:
-        """Close every link and socket, and remove the socket files. When it returns, every ``link_down`` has been called."""
+        """Close every link and socket, and remove the socket files. When it returns, every ``link_down`` has been
+        called."""
         for listener, _ in self._listeners.values():
             self.switch.loop.remove_reader(listener.fileno())
             listener.close()
@@ -431,7 +434,8 @@ def _bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
 
 
 def _clear_stale(path: Path) -> None:
-    """Remove the socket file of a process that is gone. Raises OSError if somebody listens there, or it is no socket."""
+    """Remove the socket file of a process that is gone. Raises OSError if somebody listens there, or it is no
+    socket."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "is no socket", str(path))

@@ -1,7 +1,8 @@
 """Who may open an encrypted connection: ZeroMQ's authentication protocol (ZAP, RFC 27), answered in the loop.
 
-Every CURVE key is let in, within a rate, since only the certificate in the hello says who somebody is (a newcomer who wants to join
-has none yet). What ZAP gives is the proof of the key: it comes back with every message as its User-Id, and is compared there.
+Every CURVE key is let in, within a rate, since only the certificate in the hello says who somebody is (a newcomer who
+wants to join has none yet). What ZAP gives is the proof of the key: it comes back with every message as its User-Id,
+and is compared there.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ _ADDRESSES_MAX = 4096
 
 
 class ConnectionRate:
-    """Token buckets, one an address: bursts of `bounds.CONNECTIONS_BURST_MAX`, `bounds.CONNECTIONS_PER_S_MAX` on average. Pure.
+    """Token buckets, one an address: bursts of `bounds.CONNECTIONS_BURST_MAX`, `bounds.CONNECTIONS_PER_S_MAX` on
+    average. Pure.
 
-    Addresses whose bucket is full again are forgotten; should more than 4096 be in use at a time, newcomers share one bucket.
+    Addresses whose bucket is full again are forgotten; should more than 4096 be in use at a time, newcomers share one
+    bucket.
     """
 
     def __init__(

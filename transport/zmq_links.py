@@ -1,8 +1,10 @@
-"""The reach between hosts: CURVE-encrypted ZeroMQ over TCP (RFC 26), plain pyzmq sockets drained from one reader callback each.
+"""The reach between hosts: CURVE-encrypted ZeroMQ over TCP (RFC 26), plain pyzmq sockets drained from one reader
+callback each.
 
-A node has one ROUTER for all who connect to it (`transport.zmq_router`), and one DEALER for each peer it connects to. A DEALER is one
-connection: it does not reconnect. When the connection ends, or ZeroMQ's heartbeats are not answered, its link goes down, and its
-owner connects again when it wants to (`transport.links.reconnect_delays`). So a link never silently becomes another one.
+A node has one ROUTER for all who connect to it (`transport.zmq_router`), and one DEALER for each peer it connects to.
+A DEALER is one connection: it does not reconnect. When the connection ends, or ZeroMQ's heartbeats are not answered,
+its link goes down, and its owner connects again when it wants to (`transport.links.reconnect_delays`). So a link
+never silently becomes another one.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class ZmqLinks:
     async def connect(
         self, endpoint: str, *, server_key: bytes | None, expect: bytes | None = None, timeout_s: float | None = None
     ) -> Link:
-        """Connect, and come back with a link that is up. ``server_key`` is the listener's CURVE key (32 bytes), ``expect`` its id.
+        """Connect, and come back with a link that is up. ``server_key`` is the listener's CURVE key (32 bytes),
+        ``expect`` its id.
 
         Raises HandshakeFailed, at the latest after ``timeout_s`` (`bounds.HANDSHAKE_TIMEOUT_S`).
         """
@@ -105,7 +108,8 @@ class ZmqLinks:
         self._dealers.discard(dealer)
 
     async def close(self) -> None:
-        """Say goodbye and close everything. When it returns, every ``link_down`` was called and every descriptor is free."""
+        """Say goodbye and close everything. When it returns, every ``link_down`` was called and every descriptor is
+        free."""
         self.switch.close("shutting down")
         for dealer in list(self._dealers):
             dealer.fail(HandshakeFailed("closed", "these links are closing"))
@@ -134,8 +138,9 @@ async def request_join(
 ) -> bytes:
     """Send one request to join to a listener with this CURVE key (32 bytes), under a throw-away key; returns its reply.
 
-    The message and the reply are opaque here, each bounded (`bounds.JOIN_BYTES_MAX`, `bounds.JOIN_REPLY_BYTES_MAX`). Raises
-    HandshakeFailed: ``unreachable``, ``timeout``, ``disconnected`` (another key than this one, maybe), ``not-accepted``, …
+    The message and the reply are opaque here, each bounded (`bounds.JOIN_BYTES_MAX`, `bounds.JOIN_REPLY_BYTES_MAX`).
+    Raises HandshakeFailed: ``unreachable``, ``timeout``, ``disconnected`` (another key than this one, maybe),
+    ``not-accepted``, …
     """
     loop = asyncio.get_running_loop()
     own = zmq.Context(io_threads=1) if context is None else context
@@ -209,7 +214,8 @@ class _Dealer:
         flush: Callable[[], None],
         first: list[bytes],
     ) -> None:
-        """Connect; when that is done, send the first frames. ``ended`` is called when the connection is gone after that."""
+        """Connect; when that is done, send the first frames. ``ended`` is called when the connection is gone after
+        that."""
         self._arrive, self._ended, self._flush, self._first = arrive, ended, flush, first
         self._monitor = self._socket.get_monitor_socket(_FAILURES)
         self._monitor.setsockopt(zmq.LINGER, 0)
@@ -308,7 +314,8 @@ class _Dealer:
                 for frame in first:
                     self.send([frame])
             return
-        # IMMEDIATE makes a DEALER writable only as long as it is connected, and the window keeps its queue from filling.
+        # IMMEDIATE makes a DEALER writable only as long as it is connected, and the window keeps its queue from
+        # filling.
         if not events & POLLOUT:
             self._ended()
 

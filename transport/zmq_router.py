@@ -1,8 +1,9 @@
 """The listening side between hosts: one ROUTER with CURVE for all who connect.
 
-ROUTER names each connection itself, with an id that is new for each, so a connection that ZeroMQ mended is a stranger until its own
-hello. What it can not do is close one: `_Connections` follows its monitor, and shuts the TCP socket of whoever has not shown a
-certificate in time or has been refused, so that nobody unverified holds a descriptor or fills memory for long.
+ROUTER names each connection itself, with an id that is new for each, so a connection that ZeroMQ mended is a stranger
+until its own hello. What it can not do is close one: `_Connections` follows its monitor, and shuts the TCP socket of
+whoever has not shown a certificate in time or has been refused, so that nobody unverified holds a descriptor or fills
+memory for long.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Router:
         switch.on_tick.append(self._tick)
 
     def bind(self, endpoint: str) -> str:
-        """Listen at one more endpoint (``tcp://127.0.0.1:*``, ``tcp://[::]:4040``). Raises OSError, for a port in use say."""
+        """Listen at one more endpoint (``tcp://127.0.0.1:*``, ``tcp://[::]:4040``). Raises OSError, for a port in use
+        say."""
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
         try:
             self._socket.bind(endpoint)
@@ -280,7 +282,8 @@ class RoutedWire:
         self._held: deque[list[Buffer]] = deque()
 
     def transmit(self, parts: list[Buffer]) -> bool:
-        """See `transport.channel.Wire`. A full queue (a peer that breaks the credit rules both ways) is tried again each tick."""
+        """See `transport.channel.Wire`. A full queue (a peer that breaks the credit rules both ways) is tried again
+        each tick."""
         parts = in_parts(parts)
         if self._held:
             self._held.append(parts)

@@ -1,7 +1,8 @@
 """ZeroMQ sockets in an event loop, without zmq.asyncio: options, draining, and frames in parts.
 
-The file descriptor of a ZeroMQ socket is edge-triggered: it tells once that something changed, and any call on the socket may use that
-up. So a reader drains until the socket says EAGAIN, and whoever sends looks at the events again afterwards.
+The file descriptor of a ZeroMQ socket is edge-triggered: it tells once that something changed, and any call on the
+socket may use that up. So a reader drains until the socket says EAGAIN, and whoever sends looks at the events again
+afterwards.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def configure(socket: Socket, settings: LinkSettings) -> None:
 class Drained:
     """Calls ``take`` until there is nothing more, whenever the socket may have something; it may raise zmq.Again.
 
-    ``drained`` is called after each such batch, ``idle`` (with the events) when after that there is really nothing to read.
-    At most `bounds.DRAIN_COUNT_MAX` at a time, so that one busy peer does not starve the loop. An exception from ``take`` goes to the
-    loop's exception handler, and the draining goes on in the next turn.
+    ``drained`` is called after each such batch, ``idle`` (with the events) when after that there is really nothing to
+    read. At most `bounds.DRAIN_COUNT_MAX` at a time, so that one busy peer does not starve the loop. An exception
+    from ``take`` goes to the loop's exception handler, and the draining goes on in the next turn.
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class Drained:
     def _take_all(self) -> int:
         """Take what is there, up to the bound, and return the events after the last call on the socket.
 
-        Asking for the events is a system call, so a single message, which is what matters for latency, costs one: it is answered first.
-        What comes after it is answered together.
+        Asking for the events is a system call, so a single message, which is what matters for latency, costs one: it
+        is answered first. What comes after it is answered together.
         """
         self._take_one()
         taken = 1
@@ -139,7 +140,8 @@ class Drained:
 
 
 def in_parts(frame: list[Buffer]) -> list[Buffer]:
-    """A frame as the parts that cross ZeroMQ: the first holds the head, none is over `bounds.PART_BYTES_MAX`, slivers are joined."""
+    """A frame as the parts that cross ZeroMQ: the first holds the head, none is over `bounds.PART_BYTES_MAX`, slivers
+    are joined."""
     if len(frame) == 1:
         return frame
     parts: list[Buffer] = [frame[0]]
@@ -174,7 +176,8 @@ def send_parts(socket: Socket, parts: list[Buffer]) -> None:
 
 
 def receive_tail(socket: Socket, limit: int) -> bytes:
-    """The parts that follow the one just read, joined. Raises Malformed, having read them all, if they are over the limits."""
+    """The parts that follow the one just read, joined. Raises Malformed, having read them all, if they are over the
+    limits."""
     parts: list[memoryview] = []
     size = 0
     more = True

@@ -1,4 +1,5 @@
-"""A peer in a process of its own, to be killed or stopped: ``child.py REACH ENDPOINT SERVER_KEY`` with its credentials on stdin."""
+"""A peer in a process of its own, to be killed or stopped: ``child.py REACH ENDPOINT SERVER_KEY`` with its
+credentials on stdin."""
 
 from __future__ import annotations
 

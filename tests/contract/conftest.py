@@ -1,4 +1,5 @@
-"""One world for every reach: a fleet of two admins' making, peers on it, and a handler that writes down what happens."""
+"""One world for every reach: a fleet of two admins' making, peers on it, and a handler that writes down what
+happens."""
 
 from __future__ import annotations
 

@@ -49,9 +49,7 @@ class RawPeer:
     async def shake_hands(self) -> None:
         """An honest handshake, so that what follows comes from a member."""
         key = None if self.w.reach == "stream" else self.far.key
-        handshake = Handshake(
-            "initiator", self.hello(), self.credentials, self.w.fleet.trust(), authenticated_key=key
-        )
+        handshake = Handshake("initiator", self.hello(), self.credentials, self.w.fleet.trust(), authenticated_key=key)
         for frame in handshake.start():
             self.send(frame)
         while handshake.peer is None:

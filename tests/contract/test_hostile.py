@@ -174,7 +174,9 @@ def test_bytes_that_are_not_zeromq_harm_nobody(run: Run, world: MakeWorld, reach
             strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
             for i, stranger in enumerate(strangers):
                 with contextlib.suppress(OSError):
-                    stranger.sendall([b"GET / HTTP/1.1\r\n\r\n", os.urandom(3000), b"", b"\xff" + bytes(8) + b"\x7f"][i % 4])
+                    stranger.sendall(
+                        [b"GET / HTTP/1.1\r\n\r\n", os.urandom(3000), b"", b"\xff" + bytes(8) + b"\x7f"][i % 4]
+                    )
             out.send(b"unharmed")
             await until(lambda: far.seen.messages == [b"unharmed"])
             await until(lambda: far.links._router.connections == 1, timeout_s=5)

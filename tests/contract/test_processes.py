@@ -81,7 +81,9 @@ def test_a_killed_peer_is_noticed_at_once(run: Run, world: MakeWorld, reach: str
 
 
 @pytest.mark.parametrize("dialled", [True, False], ids=["dialler", "listener"])
-def test_a_stopped_peer_is_silent_and_dropped(run: Run, world: MakeWorld, reach: str, start: Any, dialled: bool) -> None:
+def test_a_stopped_peer_is_silent_and_dropped(
+    run: Run, world: MakeWorld, reach: str, start: Any, dialled: bool
+) -> None:
     async def memory() -> None:
         async with world() as w:
             far, near, _, _ = await w.pair(settings=BRIEF)

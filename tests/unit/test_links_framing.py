@@ -95,7 +95,11 @@ def test_a_reason_fits_and_is_one_line(reason: str, hint: str) -> None:
 
 
 @quick
-@given(st.lists(st.sampled_from([0, 1, 1000, bounds.COPIED_BYTES_MAX, bounds.COPIED_BYTES_MAX + 1, 3_000_000]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from([0, 1, 1000, bounds.COPIED_BYTES_MAX, bounds.COPIED_BYTES_MAX + 1, 3_000_000]), max_size=12
+    )
+)
 def test_parts_are_the_frame_and_none_is_too_long(sizes: list[int]) -> None:
     frame: list[bytes | bytearray | memoryview] = [b"head", *(bytes([i + 1]) * size for i, size in enumerate(sizes))]
     parts = in_parts(frame)

@@ -57,7 +57,9 @@ def hello(who: Credentials, **changes: Any) -> Hello:
     return Hello(**{**fields, **changes})
 
 
-def side(role: Role, who: Credentials, key: bytes | None = None, expect: bytes | None = None, **changes: Any) -> Handshake:
+def side(
+    role: Role, who: Credentials, key: bytes | None = None, expect: bytes | None = None, **changes: Any
+) -> Handshake:
     return Handshake(role, hello(who, **changes), who, trust(), authenticated_key=key, expect=expect)
 
 
@@ -161,7 +163,9 @@ def test_noise_fails_the_handshake_and_nothing_else(type: int, body: bytes, dial
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from(["versions", "cert", "boot", "nonce", "window", "info"]),
-    st.one_of(st.none(), st.integers(-1, 1 << 63), st.binary(max_size=9), st.lists(st.integers(-1, 1 << 60), max_size=3)),
+    st.one_of(
+        st.none(), st.integers(-1, 1 << 63), st.binary(max_size=9), st.lists(st.integers(-1, 1 << 60), max_size=3)
+    ),
 )
 def test_a_hello_with_a_wrong_field_is_malformed(name: str, value: object) -> None:
     fields = msgpack.unpackb(hello(ANNA).pack())

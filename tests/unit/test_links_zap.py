@@ -12,7 +12,9 @@ from transport.zap import ConnectionRate, answer
 KEY = bytes(range(32))
 
 
-def request(address: bytes = b"10.0.0.1", mechanism: bytes = b"CURVE", domain: bytes = b"swarm", key: bytes = KEY) -> list[bytes]:
+def request(
+    address: bytes = b"10.0.0.1", mechanism: bytes = b"CURVE", domain: bytes = b"swarm", key: bytes = KEY
+) -> list[bytes]:
     return [b"1.0", b"7", domain, address, b"", mechanism, key]
 
 
