@@ -153,7 +153,7 @@ class Answers:
             role=str(args["role"]),
             grants=tuple(args.get("grants", ("code",))),
         )
-        return {"token": token.text(), "endpoints": endpoints}
+        return {"token": token.text, "endpoints": endpoints}
 
     def _revoke(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         from transport.certificates import id_from_text
@@ -211,7 +211,8 @@ class Answers:
             if answers:
                 return answers[0]
         raise NotFound(
-            f"no task {prefix!r} is known", hint="outcomes are kept for a quarter of an hour; swarm task list shows what is there"
+            f"no task {prefix!r} is known",
+            hint="outcomes are kept for a quarter of an hour; swarm task list shows what is there",
         )
 
     def _one(self, method: str, batch: Batch, index: int, args: Mapping[str, Any]) -> Any:
@@ -230,7 +231,9 @@ class Answers:
             return (shown, bytes(outcome[1])) if outcome is not None else (shown, b"")
         return self._task(batch, index)
 
-    def _task(self, batch: Batch, index: int, running: Mapping[tuple[bytes, int], float] | None = None) -> dict[str, Any]:
+    def _task(
+        self, batch: Batch, index: int, running: Mapping[tuple[bytes, int], float] | None = None
+    ) -> dict[str, Any]:
         now = boottime_s()
         task = ids.task_id(batch.key, index)
         events = [event for event in batch.trace if event[2] <= index < event[3]]
@@ -264,7 +267,9 @@ class Answers:
                     shown["state"] = Status(outcomes.status(row)).name.lower()
                     shown["run_s"] = outcomes.run_us(row) / 1e6
                     break
-            word = next((event[5] for event in reversed(events) if isinstance(event[5], str) and event[1] in _ENDED), None)
+            word = next(
+                (event[5] for event in reversed(events) if isinstance(event[5], str) and event[1] in _ENDED), None
+            )
             if word:
                 shown["message"] = word
         if index in batch.progress:

@@ -200,7 +200,8 @@ class BlobStore:
             unused = next((known for known, blob in self._blobs.items() if blob.sealed and not blob.pins), None)
             if unused is None:
                 raise SystemRefused(
-                    f"the {self.bytes} bytes of blobs here are all in use", hint="try again later, or raise limits.blob_bytes"
+                    f"the {self.bytes} bytes of blobs here are all in use",
+                    hint="try again later, or raise limits.blob_bytes",
                 )
             blob = self._blobs.pop(unused)
             self.bytes -= blob.size

@@ -45,7 +45,7 @@ class Dialler(Protocol):
     """Who opens links to other hosts (`transport.zmq_links`)."""
 
     async def connect(
-        self, endpoint: str, *, server_key: bytes | None = None, expect: bytes | None = None, timeout_s: float | None = None
+        self, endpoint: str, *, server_key: bytes | None, expect: bytes | None = None, timeout_s: float | None = None
     ) -> Link: ...
 
 
@@ -255,7 +255,7 @@ class Neighbourhood:
             case SendDatagram():
                 self._datagrams.send(effect.address, effect.to, effect.payload)
             case Introduced():
-                self._datagrams.learn(effect.member.id, effect.member.certificate)
+                self._datagrams.learn(effect.id, effect.certificate)
             case Joined() | Changed():
                 member = effect.member
                 self._members[member.id] = member
@@ -314,9 +314,7 @@ class Neighbourhood:
     def _expel(self, node: bytes) -> None:
         self._handler.fact(Fact("member.revoked", {}, {"id": node.hex()}))
         member = self._members.get(node)
-        if self._membership is not None and (
-            member is None or self._fleet.trust.revoked(node)
-        ):
+        if self._membership is not None and (member is None or self._fleet.trust.revoked(node)):
             self._membership.expel(self._now(), node)
 
     def _publish(self, blob: bytes) -> None:

@@ -11,13 +11,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import random
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,7 @@ class Node:
         self._stack.callback(_lock(self.directory / "lock", self.name))
         self.telemetry = Telemetry(settings.log, node=self.name)
         self.fleet: Fleet = create_fleet(home.fleet_dir)
-        self.credentials: Credentials = enroll(
-            self.fleet, self.directory, "node", self.name, GRANTS, time.time()
-        )
+        self.credentials: Credentials = enroll(self.fleet, self.directory, "node", self.name, GRANTS, time.time())
         if self.fleet.is_admin:
             # The user of this home is a client of the fleet; made here so that the first script finds it.
             enroll(self.fleet, home.data / "client", "client", user_name(), GRANTS, time.time())
@@ -181,7 +179,7 @@ class Node:
         """TCP and UDP on one port: the one asked for, the one of last time, or a free one."""
         kept = self.directory / "port"
         asked = self.settings.listen.port
-        before = _read_number(kept) if not asked else asked
+        before = asked or _read_number(kept)
         hosts = self.listen_hosts()
         for port in dict.fromkeys((before, *((0, 0, 0) if not asked else ()))):
             try:
@@ -421,7 +419,9 @@ class Node:
         from nodes.http import Condition
 
         facts = (("lag_s", round(self._lag_s, 3)),)
-        return Condition(self._lag_s < LAG_UNHEALTHY_S, "" if self._lag_s < LAG_UNHEALTHY_S else "the loop is late", facts)
+        return Condition(
+            self._lag_s < LAG_UNHEALTHY_S, "" if self._lag_s < LAG_UNHEALTHY_S else "the loop is late", facts
+        )
 
     def readiness(self) -> Any:
         """Whether this node takes work."""
@@ -436,23 +436,9 @@ class Node:
         watch("owned.tasks", lambda: float(ownership.unfinished))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "stopping"):
-            watch(
-                "workers",
-                lambda state=state: float(sum(1 for one in execution.workers.values() if one.state == state)),
-                state=state,
-            )
+            watch("workers", partial(_count_state, execution, state), state=state)
         for reach in ("lan", "host"):
-            watch(
-                "links",
-                lambda reach=reach: float(
-                    sum(
-                        1
-                        for link in (*self.fabric.node_links.values(), *self.fabric.client_links.values())
-                        if link.reach == reach
-                    )
-                ),
-                reach=reach,
-            )
+            watch("links", partial(_count_reach, self.fabric, reach), reach=reach)
 
     def _method_crashed(self, method: str, error: BaseException) -> None:
         self.fact(Fact("query.crashed", {}, {"method": method, "error": f"{type(error).__name__}: {error}"}))
@@ -494,8 +480,7 @@ def info_of(execution: Execution) -> dict[str, object]:
     capacity = execution.config.capacity
     load = execution.load()
     info: dict[str, object] = {"f": load["free"], "w": load["wait"]}
-    totals = {name: amount for name, amount in capacity.totals.items()}
-    info["r"] = totals
+    info["r"] = dict(capacity.totals)
     if load["blocked"]:
         info["b"] = load["blocked"]
     if load["drain"]:
@@ -595,7 +580,7 @@ def _read_number(path: Path) -> int:
 
 
 def _lock(path: Path, name: str) -> Any:
-    file = open(path, "w")  # noqa: SIM115 -- held as long as the node runs
+    file = open(path, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -610,7 +595,7 @@ def _lock(path: Path, name: str) -> Any:
 
 def _is_locked(path: Path) -> bool:
     try:
-        file = open(path)  # noqa: SIM115 -- closed below
+        file = open(path)
     except OSError:
         return False
     try:
@@ -669,7 +654,12 @@ async def _serve(loaded: Loaded, home: Home) -> int:
         Fact(
             "node.ready",
             {},
-            {"fleet": node.fleet.name, "id": node.credentials.identity.text, "port": node.port, "slots": node.fabric.execution.slots},
+            {
+                "fleet": node.fleet.name,
+                "id": node.credentials.identity.text,
+                "port": node.port,
+                "slots": node.fabric.execution.slots,
+            },
         )
     )
     service.ready(f"{node.name} of {node.fleet.name}")
@@ -686,6 +676,10 @@ async def _serve(loaded: Loaded, home: Home) -> int:
     return int(ExitCode.OK)
 
 
-def seed_rng() -> random.Random:
-    """Randomness for jitter and probing order."""
-    return random.Random(os.urandom(16))
+def _count_state(execution: Execution, state: str) -> float:
+    return float(sum(1 for one in execution.workers.values() if one.state == state))
+
+
+def _count_reach(fabric: Fabric, reach: str) -> float:
+    links = (*fabric.node_links.values(), *fabric.client_links.values())
+    return float(sum(1 for link in links if link.reach == reach))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Workshop:
         self._fabric = fabric
         self._switchboard = switchboard
         self._loop = loop
+        self._segments: set[bytes] = set()
         self._fetching: dict[bytes, asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         fabric.requests = self
@@ -195,7 +196,10 @@ class Workshop:
                     at = len(part)
                     while at < size:
                         _, part = await self._switchboard.asked(
-                            link, "blob.get", {"id": blob_id, "offset": at, "size": CHUNK_BYTES}, timeout_s=FETCH_TIMEOUT_S
+                            link,
+                            "blob.get",
+                            {"id": blob_id, "offset": at, "size": CHUNK_BYTES},
+                            timeout_s=FETCH_TIMEOUT_S,
                         )
                         if not part:
                             raise AskFailed("the blob ends early")
@@ -209,9 +213,13 @@ class Workshop:
 
     def _code_put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         if "code" not in link.identity.grants:
-            raise NotHere("code of one's own is not taken from you", hint="it takes a certificate with the grant 'code'")
+            raise NotHere(
+                "code of one's own is not taken from you", hint="it takes a certificate with the grant 'code'"
+            )
         if len(body) > CODE_BYTES_MAX:
-            raise NotHere(f"{len(body)} bytes of code; at most {CODE_BYTES_MAX} are taken", hint="pass data as arguments")
+            raise NotHere(
+                f"{len(body)} bytes of code; at most {CODE_BYTES_MAX} are taken", hint="pass data as arguments"
+            )
         return {"digest": self.code.put(bytes(body))}
 
     def _code_get(self, digest: bytes) -> bytes:
@@ -228,16 +236,8 @@ class Workshop:
         if found is None:
             raise NotHere(f"the blob {blob_id.hex()[:12]} is not here")
         part = self.store.read(blob_id, max(0, int(args["offset"])), min(CHUNK_BYTES, int(args["size"])))
-        digest_known = bool(args.get("digest", True))
-        return {"size": found[1], "segment": not digest_known or self._is_segment(blob_id, found[0])}, part or b""
-
-    def _is_segment(self, blob_id: bytes, path: Path) -> bool:
         # A random id is no digest of anything: the channel that it comes by vouches for it.
-        return blob_id in self._segments
-
-    @property
-    def _segments(self) -> set[bytes]:
-        return self.__dict__.setdefault("_segment_ids", set())
+        return {"size": found[1], "segment": blob_id in self._segments}, part or b""
 
     def _blob_put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """A blob from a client elsewhere, in one part (at most a message)."""
@@ -272,6 +272,3 @@ class Workshop:
     def _same_host(link: Link) -> None:
         if link.reach == "lan":
             raise NotHere("shared memory is for processes of this host", hint="use blob.get")
-
-
-Reply = Callable[..., None]

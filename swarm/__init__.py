@@ -35,7 +35,7 @@ _WHERE = {
 LOW, STANDARD, HIGH, CRITICAL = 0, 1, 2, 3
 """Priorities; `swarm.Priority` names them."""
 
-__all__ = ["CRITICAL", "HIGH", "LOW", "STANDARD", *sorted(_WHERE)]  # noqa: PLE0604
+__all__ = ["CRITICAL", "HIGH", "LOW", "STANDARD", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
     from swarm.client.aio import AsyncFleet as AsyncFleet

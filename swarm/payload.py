@@ -95,7 +95,7 @@ def encode_call(
     keywords = dict(kwargs) if kwargs else None
     aside = pickles and _any_aside(args, keywords, sink)
     if not aside:
-        call = [list(args), keywords or {}, [list(fill) for fill in fills]] if fills else [list(args)]
+        call: list[Any] = [list(args), keywords or {}, [list(fill) for fill in fills]] if fills else [list(args)]
         if keywords and not fills:
             call.append(keywords)
         plain = encode_plain(call)

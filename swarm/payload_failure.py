@@ -124,9 +124,9 @@ def error_of(status: int, payload: bytes | memoryview, *, trusted: bool = False,
         error = loaded if isinstance(loaded, BaseException) else None
     if error is None:
         shown = said.type.partition(":")[2] if said.type.startswith("builtins:") else said.type.replace(":", ".")
-        facts = {"type": said.type, "mro": said.mro, "traceback": said.traceback} | facts
-        facts = {"node": said.node, "attempt": said.attempt} | facts
-        error = TaskFailed(f"{shown}: {said.message}" if said.message else shown, **facts)
+        about: dict[str, Any] = {"node": said.node, "attempt": said.attempt}
+        about |= {"type": said.type, "mro": said.mro, "traceback": said.traceback, **facts}
+        error = TaskFailed(f"{shown}: {said.message}" if said.message else shown, **about)
     if said.traceback:
         where = f"on {said.node}" if said.node else "remote"
         attempt = f", attempt {said.attempt}" if said.attempt else ""

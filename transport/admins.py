@@ -1,10 +1,15 @@
 """Who may sign for a fleet: a chain of sets of admin keys, each signed by an admin of the set before it.
 
 The fleet's id is the hash of its founder's key, so the first set needs no signature: it is the founder alone. Every
-later set names the hash of the one before. Where two chains part (two admins signed at the same time, or a stolen key
-signs beside its removal), the set wins that was signed by the admin who stands earlier in the set they have in common;
-between equals the smaller hash. So all nodes come to the same chain whatever order they hear in, and an admin can
-always put out those who came after. The founder's stolen key can be answered only by a new fleet.
+later set names the hash of the one before, keeps those who stay in their order, and puts new ones behind them: an
+earlier place is seniority.
+
+Two chains part when two admins sign at the same time, or when a stolen key fights its removal by rewriting history.
+Then the one wins that has the signature of the more senior admin after the point where they part (by the last set they
+have in common; between equals the smaller hash of the first set that differs). With the order kept, and removed keys
+never let in again, this is a total order, so all nodes come to the same chain whatever order they hear in; and an
+admin can always put out those who came after, for good. A stolen key of the founder's can be answered only by a new
+fleet.
 
 An admin may be *retired* (what it signed up to then counts, which is right for a lost or replaced laptop) or *removed*
 (nothing that it ever signed counts, which is right for a stolen one).
@@ -42,30 +47,35 @@ class Admin:
 class AdminChain:
     """The sets of admins that a fleet has had, and the one that it has now. Immutable."""
 
-    __slots__ = ("_by_key", "admins", "blobs", "fleet", "founder", "signers")
+    __slots__ = ("_by_key", "_sets", "_signers", "admins", "blobs", "fleet", "founder")
 
     def __init__(self, founder: Admin, blobs: Iterable[bytes] = ()) -> None:
         """Check a whole chain. Raises `Untrusted` when any link of it does not hold."""
         self.founder = founder
         self.fleet = fleet_of(founder.key)
         self.blobs: tuple[bytes, ...] = tuple(blobs)
-        self.admins: tuple[Admin, ...] = (founder,)
-        self.signers: tuple[int, ...] = ()
+        self._sets: list[tuple[Admin, ...]] = [(founder,)]
+        self._signers: list[bytes] = []
         if len(self.blobs) > bounds.ADMIN_CHANGES_COUNT_MAX:
             raise malformed(_WHAT, f"comes after more than {bounds.ADMIN_CHANGES_COUNT_MAX} changes")
-        before = self.fleet
+        before, seen = self.fleet, {founder.key}
         for version, blob in enumerate(self.blobs, start=1):
             admins, signer = self._read(blob, version, before)
-            rank = next(
-                (i for i, admin in enumerate(self.admins) if admin.key == signer and admin.retired_s is None), None
-            )
-            if rank is None:
+            present = self._sets[-1]
+            if not any(admin.key == signer and admin.retired_s is None for admin in present):
                 raise Untrusted(
                     "unknown-admin", f"{_WHAT} {version} is signed by a key that is no admin", "it is forged, or stale"
                 )
-            self.admins = admins
-            self.signers += (rank,)
+            keys = [admin.key for admin in admins]
+            stay = [admin.key for admin in present if admin.key in keys]
+            new = keys[len(stay) :]
+            if keys[: len(stay)] != stay or seen.intersection(new):
+                raise malformed(_WHAT, "changes the order of its members, or lets in a key that was removed")
+            seen.update(new)
+            self._sets.append(admins)
+            self._signers.append(signer)
             before = blake3(blob).digest()
+        self.admins: tuple[Admin, ...] = self._sets[-1]
         self._by_key = {admin.key: admin for admin in self.admins}
 
     def get(self, key: bytes) -> Admin | None:
@@ -87,13 +97,17 @@ class AdminChain:
         return AdminChain(self.founder, (*self.blobs, seal(_WHAT, fields, signer, bounds.ADMINS_BYTES_MAX)))
 
     def wins_over(self, other: AdminChain) -> bool:
-        """Whether this chain of the same fleet is to be believed instead of the other. Exactly one of two different
-        chains wins.
+        """Whether this chain of the same fleet is to be believed instead of the other. One of two different chains
+        wins.
         """
-        for mine, theirs, rank, other_rank in zip(self.blobs, other.blobs, self.signers, other.signers):
-            if mine != theirs:
-                return (rank, blake3(mine).digest()) < (other_rank, blake3(theirs).digest())
-        return len(self.blobs) > len(other.blobs)
+        common = 0
+        while self.blobs[common : common + 1] == other.blobs[common : common + 1] != ():
+            common += 1
+        if common == len(self.blobs) or common == len(other.blobs):
+            return len(self.blobs) > len(other.blobs)
+        ranks = {admin.key: rank for rank, admin in enumerate(self._sets[common])}
+        mine, theirs = (min(ranks.get(key, len(ranks)) for key in c._signers[common:]) for c in (self, other))
+        return (mine, blake3(self.blobs[common]).digest()) < (theirs, blake3(other.blobs[common]).digest())
 
     def _read(self, blob: bytes, version: int, before: bytes) -> tuple[tuple[Admin, ...], bytes]:
         fields, signer = unseal(_WHAT, blob, _ORDER, bounds.ADMINS_BYTES_MAX)

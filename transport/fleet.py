@@ -32,6 +32,7 @@ from transport.private_files import (
     locked,
     make_private_directory,
     read_private,
+    there,
     write_private,
 )
 from transport.revocation import revoke
@@ -69,7 +70,7 @@ class Fleet:
         file.
         """
         path = directory / FLEET_FILE
-        if not path.exists():
+        if not there(path):
             _refuse_remains(directory)
             raise FleetError(
                 "missing",
@@ -82,7 +83,7 @@ class Fleet:
         name, founder, chain, revocations = _read_fleet(path)
         secret = read_private(directory / SECRET_FILE, "secret")
         admin_path = directory / ADMIN_FILE
-        seed = read_private(admin_path, "admin") if admin_path.exists() else None
+        seed = read_private(admin_path, "admin") if there(admin_path) else None
         if len(secret) != SECRET_BYTES or (seed is not None and len(seed) != 32):
             raise FleetError(
                 "damaged", f"a key in {directory} is of the wrong length", "restore it from a backup", directory
@@ -198,7 +199,7 @@ class Fleet:
         """
         with locked(self.directory):
             path = self.directory / ADMIN_FILE
-            seed = read_private(path, "admin") if path.exists() else os.urandom(32)
+            seed = read_private(path, "admin") if there(path) else os.urandom(32)
             write_private(path, "admin", seed)
         self._admin_key = SigningKey(seed)
         return self._admin_key.verify_key.encode()
@@ -274,7 +275,7 @@ def create_fleet(directory: Path, name: str | None = None, admin: str | None = N
     given (``lab-7f3a``), ``admin`` (what this admin is called) from the host's name. Raises `FleetError`.
     """
     with locked(directory):
-        if (directory / FLEET_FILE).exists():
+        if there(directory / FLEET_FILE):
             return Fleet.load(directory)
         _refuse_remains(directory)
         seed = os.urandom(32)
@@ -322,7 +323,7 @@ def enroll(
         make_private_directory(directory)
         keys = load_keys(directory) or save_keys(directory, Keys.create())
         path = directory / CERTIFICATE_FILE
-        certificate = read_private(path, "certificate") if path.exists() else None
+        certificate = read_private(path, "certificate") if there(path) else None
         problem: Untrusted | None = None
         if certificate is not None:
             try:
@@ -350,7 +351,7 @@ def enroll(
 def load_keys(directory: Path) -> Keys | None:
     """The keys in a node's or client's directory, None if there are none yet. Raises `FleetError`."""
     path = directory / KEYS_FILE
-    if not path.exists():
+    if not there(path):
         return None
     content = read_private(path, "keys")
     if len(content) != 64:
@@ -425,7 +426,7 @@ def _damaged(path: Path, error: Exception) -> FleetError:
 
 def _refuse_remains(directory: Path) -> None:
     try:
-        remains = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
+        remains = sorted(entry.name for entry in directory.iterdir()) if there(directory) else []
     except OSError as error:
         raise FleetError(
             "unreadable", f"cannot read {directory}: {error.strerror}", "check its owner and mode", directory

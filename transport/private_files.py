@@ -107,6 +107,19 @@ def check_private(path: Path, facts: os.stat_result, forbidden: int) -> None:
         )
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file. Raises `FleetError` (``unreadable``) when that cannot even be asked."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise FleetError(
+            "unreadable", f"cannot look at {path}: {error.strerror}", "check owner and mode", path
+        ) from error
+    return True
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory (0700) and its parents. One that is there already must be ours and not writable for others."""
     try:
@@ -170,10 +183,10 @@ def locked(path: Path, timeout_s: float = bounds.FILE_LOCK_TIMEOUT_S) -> Iterato
     Raises `FleetError` (``locked``) when another holds it for longer than that. The lock goes with its holder, however
     that ends.
     """
-    make_private_directory(path.parent)
     beside = path.with_name(f".{path.name}.lock")
     try:
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise FleetError("unwritable", f"cannot open {beside}: {error.strerror}", "check its owner", beside) from error
     try:

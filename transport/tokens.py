@@ -32,7 +32,7 @@ from transport import bounds
 from transport.certificates import FLEET_BYTES, Identity, Keys, check_wish, id_of, read_certificate
 from transport.fleet import TOKENS_FILE, Fleet
 from transport.identity import Untrusted
-from transport.private_files import FleetError, locked, read_private, write_private
+from transport.private_files import FleetError, locked, read_private, there, write_private
 from transport.signed import decode, key_field, malformed, name_field, seal, signed_bytes, verify_signature
 
 PREFIX: Final = "swarm-join-1:"
@@ -195,7 +195,7 @@ class TokenBook:
         """The tokens that are kept, the used and the lately expired ones too. Raises `FleetError` if the book is
         damaged.
         """
-        if not self._path.exists():
+        if not there(self._path):
             return []
         content = read_private(self._path, "tokens")
         try:

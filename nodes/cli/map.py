@@ -30,7 +30,7 @@ from nodes.cli.interrupts import Interrupts
 from nodes.cli.screen import Progress, print_json, say
 from nodes.cli.staging import bring_back, inputs, outputs
 from nodes.cli.templates import Job, Template, combine, split_sources
-from swarm.errors import SwarmError, UsageError
+from swarm.errors import NotFound, PayloadTooLarge, SwarmError, UsageError
 from swarm.exit_codes import ExitCode, of_command
 
 WINDOW: Final = 128
@@ -123,17 +123,22 @@ class _Run:
 
     def _start(self, job: Job) -> None:
         under = _Under(job, ungrouped=self._args.ungroup)
-        under.wanted = outputs(job.files_out)
-        handle = self._fleet.submit_command(
-            list(job.argv),
-            files_in=inputs(job.files_in),
-            files_out=list(under.wanted),
-            stdin=False,
-            on_output=under.put,
-            **self._options,
-        )
-        under.handle = handle
         self._running[job.number] = under
+        try:
+            under.wanted = outputs(job.files_out)
+            handle = self._fleet.submit_command(
+                list(job.argv),
+                files_in=inputs(job.files_in),
+                files_out=list(under.wanted),
+                stdin=False,
+                on_output=under.put,
+                **self._options,
+            )
+        except (NotFound, UsageError, PayloadTooLarge) as error:
+            under.why = error.message  # this job's files: the others go on
+            self._ended.put(under)
+            return
+        under.handle = handle
         handle.add_done_callback(lambda _: self._ended.put(under))
 
     def _take(self, under: _Under) -> None:
@@ -189,7 +194,7 @@ class _Under:
         self.handle: Any = None
         self.wanted: dict[str, Path] = {}
         self._ended: dict[str, Any] = {}
-        self._why = ""
+        self.why = ""
         self._ungrouped = ungrouped
         self._spools: dict[str, IO[bytes]] = {}
 
@@ -201,26 +206,28 @@ class _Under:
             target.buffer.flush()
             return
         if stream not in self._spools:
-            self._spools[stream] = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY_BYTES)  # noqa: SIM115 - see close()
+            self._spools[stream] = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY_BYTES)
         self._spools[stream].write(data)
 
     def finish(self, fleet: Any) -> str:
         """Bring back what it left; returns why it did not end well, or nothing."""
+        if self.handle is None:
+            return self.why
         try:
             self._ended = self.handle.result()
             missing = bring_back(fleet, self._ended, self.wanted)
         except CancelledError:
-            self._why = "cancelled"
+            self.why = "cancelled"
         except SwarmError as error:
-            self._why = error.message
+            self.why = error.message
         else:
             if self._ended.get("signal"):
-                self._why = f"signal {self._ended['signal']}"
+                self.why = f"signal {self._ended['signal']}"
             elif self._ended.get("exit"):
-                self._why = f"exit status {self._ended['exit']}"
+                self.why = f"exit status {self._ended['exit']}"
             elif missing:
-                self._why = f"it left no {' '.join(missing)}"
-        return self._why
+                self.why = f"it left no {' '.join(missing)}"
+        return self.why
 
     def write(self) -> None:
         """Copy what it wrote to the places where it belongs."""
@@ -240,7 +247,7 @@ class _Under:
             spool.seek(0)
             texts[stream] = spool.read().decode("utf-8", "replace")
         status = of_command(self._ended.get("exit"), self._ended.get("signal")) if self._ended else None
-        said = {"job": self.job.number, "inputs": list(self.job.inputs), "exit": status, "error": self._why or None}
+        said = {"job": self.job.number, "inputs": list(self.job.inputs), "exit": status, "error": self.why or None}
         return {**said, **texts}
 
     def close(self) -> None:
@@ -250,7 +257,7 @@ class _Under:
 
 def _read(path: str | None, end: bytes) -> Iterator[str]:
     """Inputs as they come, one at a time; empty ones are left out."""
-    stream: IO[bytes] = open(path, "rb") if path else sys.stdin.buffer  # noqa: SIM115 - closed below
+    stream: IO[bytes] = open(path, "rb") if path else sys.stdin.buffer
     try:
         rest = b""
         # read1 gives what is there: inputs that come slowly are worked on as they come

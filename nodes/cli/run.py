@@ -183,7 +183,7 @@ def _is_terminal(descriptor: int) -> bool:
 
 def _silence(descriptor: int) -> None:
     """Have what is still written there go nowhere, so that the interpreter does not complain at its end."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)

@@ -7,7 +7,6 @@ fed by its event loop (:class:`Frames`); the worker's end blocks (:class:`Channe
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import threading
@@ -160,9 +159,12 @@ class Channel:
             self.pump()
         return self._waiting.popleft()
 
-    def peek(self) -> Frame | None:
-        """The frame that `next` would give now, or None when it would wait."""
-        return self._waiting[0] if self._waiting else None
+    def pick(self, wanted: Callable[[Frame], bool]) -> list[Frame]:
+        """Those of the frames kept for later that are `wanted`, in order; they are kept no more."""
+        found = [frame for frame in self._waiting if wanted(frame)]
+        if found:
+            self._waiting = deque(frame for frame in self._waiting if not wanted(frame))
+        return found
 
     def pump(self) -> None:
         """Read once, waiting for data, and sort what came. ChannelClosed at the end."""
@@ -179,10 +181,6 @@ class Channel:
                 self._replies[frame.run] = frame
             elif not self.interrupts(frame):
                 self._waiting.append(frame)
-
-    def readable(self, timeout_s: float) -> bool:
-        """Whether `pump` would not wait, after at most `timeout_s`."""
-        return bool(select.select([self._socket], [], [], timeout_s)[0])
 
     def request(self, method: str, *args: Any) -> Any:
         """Ask the node; blocks until it answers. From the main thread only. RequestFailed when it says no."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future as StdFuture
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from kernels.batch import CallBuilder, settle
@@ -84,6 +85,7 @@ class Engine:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
         self._source: Any = None
+        self._openers: ThreadPoolExecutor | None = None
         self._finder: Finder | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -116,6 +118,8 @@ class Engine:
             self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._loop.close()
+        if self._openers is not None:
+            self._openers.shutdown(wait=False)
         self._fail_all(TaskCancelled("the client was closed before the task ended"))
         with self._room:
             self._room.notify_all()
@@ -355,6 +359,15 @@ class Engine:
 
     def _settle_one(self, future: Future, status: int, payload: memoryview) -> None:
         trusted = self._link is not None and "code" in self._link.identity.grants
+        if len(payload) and payload[0] in b"BR":
+            # Its buffers have to be asked for, and the answer comes by this very loop.
+            if self._openers is None:
+                self._openers = ThreadPoolExecutor(2, "swarm-client-buffers")
+            self._openers.submit(self._load, future, status, bytes(payload), trusted)
+        else:
+            self._load(future, status, payload, trusted)
+
+    def _load(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
         try:
             if status == Status.OK:
                 future._finish(decode_value(payload, self._source, trusted=trusted))

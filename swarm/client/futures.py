@@ -146,20 +146,46 @@ class Future(concurrent.futures.Future[Any]):
 
 
 class CommandFuture(Future):
-    """A command that runs somewhere: its result is {"exit", "signal", "out"}."""
+    """A command that runs somewhere: its result is {"exit", "signal", "out"}.
+
+    Input and signals that come before it runs are kept here until it does: only then is there somebody to take them.
+    """
+
+    def __init__(self, engine: Engine, batch: int, index: int) -> None:
+        super().__init__(engine, batch, index)
+        self._early: list[tuple[str, Any, bytes]] = []
+        self._early_lock = threading.Lock()
+        self._started = False
 
     def send_input(self, data: bytes) -> None:
         """Write to the command's standard input."""
         if data:
-            self._engine.give_input(self._batch, self._index, "in", None, data)
+            self._give("in", None, data)
 
     def close_input(self) -> None:
         """End the command's standard input."""
-        self._engine.give_input(self._batch, self._index, "in", None, b"")
+        self._give("in", None, b"")
 
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group."""
-        self._engine.give_input(self._batch, self._index, "signal", number, b"")
+        self._give("signal", number, b"")
+
+    def _give(self, what: str, value: Any, body: bytes) -> None:
+        with self._early_lock:
+            if not self._started:
+                self._early.append((what, value, body))
+                return
+        self._engine.give_input(self._batch, self._index, what, value, body)
+
+    def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
+        super()._happened(name, value, body, node)
+        if name == "started":
+            with self._early_lock:
+                early, self._early = self._early, []
+                self._started = True
+                # Handed on under the lock, so that what is given meanwhile comes after it.
+                for given in early:
+                    self._engine.give_input(self._batch, self._index, *given)
 
 
 class Stream(Iterator[Any]):

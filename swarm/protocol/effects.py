@@ -110,14 +110,5 @@ class Noticed:
 
 
 MembershipEffect = (
-    SendDatagram
-    | Introduced
-    | Joined
-    | Changed
-    | Suspected
-    | Died
-    | Left
-    | PersistIncarnation
-    | Noticed
-    | Fact
+    SendDatagram | Introduced | Joined | Changed | Suspected | Died | Left | PersistIncarnation | Noticed | Fact
 )

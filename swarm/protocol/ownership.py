@@ -182,7 +182,7 @@ class Ownership:
         return self._timers[0][0] if self._timers else None
 
     @property
-    def batches(self) -> Mapping[bytes, Batch]:
+    def batches(self) -> OrderedDict[bytes, Batch]:
         """Batches by key, unfinished ones and those kept."""
         return self._batches
 
@@ -361,7 +361,7 @@ class Ownership:
             return
         wanted = ranges if ranges is not None else [(0, batch.calls.count)]
         batch.cancelled.extend(wanted)
-        ended: list[tuple[int, int, bytes]] = []
+        ended: list[tuple[int, int, bytes | memoryview]] = []
         payload = said("the task was cancelled", "", batch.spec)
         dispatched: set[int] = set()
         columns = batch.columns
@@ -579,7 +579,7 @@ class Ownership:
                 extra,
                 lengths,
                 payloads,
-            )  # fmt: skip
+            )
         )
         return True
 

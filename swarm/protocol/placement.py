@@ -86,7 +86,11 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     here = executor.inflight.get(shape, 0)
     mine = max(here, min(ours, width))
     # Tasks of others take slots too. Ours are counted by ourselves, since what was heard is older than what was sent.
-    others = max(0.0, executor.slots - executor.free + executor.blocked + executor.waiting - ours) if not executor.local else 0.0
+    others = (
+        max(0.0, executor.slots - executor.free + executor.blocked + executor.waiting - ours)
+        if not executor.local
+        else 0.0
+    )
     seconds = mean_s if mean_s is not None else 1.0
     wait = max(0.0, (ours + others - width + 1) / max(width, 1)) * seconds
     if mean_s is not None and mean_s < DEEP_BELOW_S:

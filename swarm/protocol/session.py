@@ -168,7 +168,12 @@ class Session:
             if batch is not None and 0 <= index < batch.count:
                 self._effects.append(
                     Happened(
-                        number, index, header_field(header, "e", str), header.get("v"), bytes(body), str(header.get("w", ""))
+                        number,
+                        index,
+                        header_field(header, "e", str),
+                        header.get("v"),
+                        bytes(body),
+                        str(header.get("w", "")),
                     )
                 )
         elif kind == Kind.ASK_START:

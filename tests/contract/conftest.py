@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from nacl.signing import SigningKey
 
 from transport.certificates import Keys, fleet_of, issue
@@ -217,7 +218,8 @@ def run() -> Callable[[Any], Any]:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
             return await asyncio.wait_for(coroutine, 40)
 
-        result = asyncio.run(main())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if os.environ.get("SWARM_TEST_UVLOOP") else None) as runner_:
+            result = runner_.run(main())
         assert len(errors) == expect_errors, errors
         return result
 

@@ -1,4 +1,6 @@
-"""Joining by a token: what the issuer accepts, what the joiner believes, and what a typo, a thief or a stranger gets."""
+"""Joining by a token: what the issuer accepts, what the joiner believes, and what a typo, a thief or a stranger
+gets.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ def test_a_proof_by_another_key_is_refused(book: TokenBook, tmp_path: Path) -> N
 
 
 def test_nobody_gets_the_id_of_somebody_else(book: TokenBook, tmp_path: Path) -> None:
-    """Who holds a token, but not the victim's signing key, cannot have the victim's id bound to a CURVE key of his own."""
+    """Who holds a token, but not the victim's signing key, cannot have the victim's id bound to a CURVE key of his
+    own.
+    """
     token, victim, thief = make(book), Keys.create(), Keys.create()
     body = msgpack.packb([1, token.fleet, token.keys.sign_key, [["node", "elm", victim.sign_key, thief.curve_key]]])
     message = msgpack.packb([body, [token.keys.sign(body, "request to join"), thief.sign(body, "request to join")]])

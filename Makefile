@@ -1,0 +1,74 @@
+# One short verb per intention. A virtual environment is made in .venv; nothing outside this directory is touched.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.built
+SOURCES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.h) setup.py pyproject.toml
+SEEDS ?= 20
+
+.PHONY: help build run test lan sim bench lint types docs wheel clean check-tools
+
+help:
+	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
+	@echo "make test   build, run the tests            make lint   ruff, mypy, import contracts"
+	@echo "make sim    random faults, SEEDS=$(SEEDS)         make lan    tests in network namespaces (root)"
+	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
+	@echo "make build  only build                       make wheel  a wheel in dist/"
+
+check-tools:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found"; echo; echo "hint: apt-get install python3 python3-venv python3-dev gcc make"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed, this is $$($(PYTHON) -V)"; echo; echo "hint: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: this Python makes no virtual environments"; echo; echo "hint: apt-get install python3-venv"; exit 1; }
+	@command -v gcc >/dev/null || command -v cc >/dev/null || { echo "error: no C compiler found"; echo; echo "hint: apt-get install gcc libc6-dev"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || { echo "error: Python.h is missing"; echo; echo "hint: apt-get install python3-dev"; exit 1; }
+
+$(VENV)/bin/python:
+	@$(MAKE) --no-print-directory check-tools
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(VENV)/bin/python $(SOURCES)
+	@echo "building (once; takes a minute or two)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip "setuptools>=77" wheel "cython>=3.1"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(STAMP)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+build: $(STAMP)
+
+run: $(STAMP)
+	@$(PY) -m nodes.demo
+
+test: $(VENV)/.dev
+	@$(PY) -m pytest -q $(TESTS)
+
+lan: $(VENV)/.dev
+	@$(PY) -m pytest -q tests/lan
+
+sim: $(VENV)/.dev
+	@$(PY) -m tests.sim --seeds $(SEEDS)
+
+bench: $(VENV)/.dev
+	@$(PY) -m benchmarks
+
+lint: $(VENV)/.dev
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/lint-imports
+
+types: $(VENV)/.dev
+	@$(VENV)/bin/mypy
+
+docs: $(VENV)/.dev
+	@$(PY) -m nodes.reference docs/reference
+
+wheel: $(VENV)/.dev
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf build dist *.egg-info kernels/*.so kernels/*.c $(STAMP) $(VENV)/.dev
