@@ -110,8 +110,15 @@ class StreamLinks:
     async def _dial(self, endpoint: str, handshake: Handshake) -> _Stream:
         if self.switch.closed:
             raise HandshakeFailed("closed", "these links are closed")
-        path = _path(endpoint)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path = _path(endpoint)
+        except OSError as error:
+            raise HandshakeFailed("unreachable", f"{endpoint}: {error.strerror}") from None
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            hint = "raise the limit of open files (ulimit -n, LimitNOFILE=)"
+            raise HandshakeFailed("busy", str(error.strerror), hint) from None
         try:
             sock.setblocking(False)
             await self.switch.loop.sock_connect(sock, str(path))

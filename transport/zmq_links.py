@@ -91,8 +91,8 @@ class ZmqLinks:
         dealer = _Dealer(self.switch.loop, self._context, self.switch.settings, endpoint, server_key, public, secret)
         wire = _DialledWire(self, dealer, handshake)
         self._dealers.add(dealer)
-        dealer.open(wire.arrive, wire.ended, self.switch.flush, handshake.start())
         try:
+            dealer.open(wire.arrive, wire.ended, self.switch.flush, handshake.start())
             return await dealer.wait(wire.waiter, timeout_s)
         finally:
             if wire.channel is None:
@@ -175,6 +175,10 @@ async def request_join(
             await loop.run_in_executor(None, own.term)
 
 
+def _exhausted(code: int | None) -> HandshakeFailed:
+    return HandshakeFailed("busy", os.strerror(code or 0), "raise the limit of open files (ulimit -n, LimitNOFILE=)")
+
+
 class _Dealer:
     """One DEALER and its one connection."""
 
@@ -197,7 +201,10 @@ class _Dealer:
         self._reader: Drained | None = None
         self._events: Drained | None = None
         self.closed = False
-        self._socket = context.socket(zmq.DEALER)
+        try:
+            self._socket = context.socket(zmq.DEALER)
+        except ZMQError as error:
+            raise _exhausted(error.errno) from None
         configure(self._socket, settings)
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -217,7 +224,10 @@ class _Dealer:
         """Connect; when that is done, send the first frames. ``ended`` is called when the connection is gone after
         that."""
         self._arrive, self._ended, self._flush, self._first = arrive, ended, flush, first
-        self._monitor = self._socket.get_monitor_socket(_FAILURES)
+        try:
+            self._monitor = self._socket.get_monitor_socket(_FAILURES)
+        except ZMQError as error:
+            raise _exhausted(error.errno) from None
         self._monitor.setsockopt(zmq.LINGER, 0)
         self._events = Drained(self._loop, self._monitor, self._take_event)
         self._reader = Drained(self._loop, self._socket, self._take_frame, self._flush, self._idle)

@@ -207,8 +207,17 @@ def short_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture(params=["uvloop"])
+def loop_kind(request: pytest.FixtureRequest) -> str:
+    """What nodes run under; a test that asks for it runs under asyncio's own loop as well."""
+    return str(request.param)
+
+
+both_loops = pytest.mark.parametrize("loop_kind", ["uvloop", "asyncio"])
+
+
 @pytest.fixture
-def run() -> Callable[[Any], Any]:
+def run(loop_kind: str) -> Callable[[Any], Any]:
     """Run a coroutine in a fresh loop, and fail for what the loop's exception handler is told."""
 
     def runner(coroutine: Any, *, expect_errors: int = 0) -> Any:
@@ -218,8 +227,8 @@ def run() -> Callable[[Any], Any]:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
             return await asyncio.wait_for(coroutine, 40)
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if os.environ.get("SWARM_TEST_UVLOOP") else None) as runner_:
-            result = runner_.run(main())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop_kind == "uvloop" else None) as loop:
+            result = loop.run(main())
         assert len(errors) == expect_errors, errors
         return result
 

@@ -6,6 +6,8 @@ import array
 import asyncio
 import contextlib
 import os
+import re
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, World, until, with_other_keys
+from conftest import Fleet, World, both_loops, until, with_other_keys
 
 from transport import bounds
 from transport.links import HandshakeFailed, LinkClosed, LinkOverflow, LinkSettings
@@ -46,6 +48,7 @@ def test_peers_know_each_other(run: Run, world: MakeWorld) -> None:
     run(main())
 
 
+@both_loops
 def test_messages_arrive_in_order_and_in_batches(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -67,6 +70,7 @@ def test_messages_arrive_in_order_and_in_batches(run: Run, world: MakeWorld) -> 
     run(main())
 
 
+@both_loops
 def test_large_messages_cross_whole(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -108,6 +112,7 @@ def test_small_parts_may_be_reused_after_send(run: Run, world: MakeWorld) -> Non
     run(main())
 
 
+@both_loops
 def test_flush_sends_at_once_and_replies_come_back(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -123,6 +128,7 @@ def test_flush_sends_at_once_and_replies_come_back(run: Run, world: MakeWorld) -
     run(main())
 
 
+@both_loops
 def test_congestion_shows_and_clears(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -191,6 +197,7 @@ def test_overflow_is_refused_and_loses_nothing(run: Run, world: MakeWorld) -> No
     run(main())
 
 
+@both_loops
 def test_goodbye_comes_after_what_was_sent_and_says_why(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -406,6 +413,7 @@ def test_this_version_and_its_neighbours_are_spoken(run: Run, world: MakeWorld, 
     run(main())
 
 
+@both_loops
 def test_nobody_there_is_said_at_once(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -434,6 +442,7 @@ def test_a_connect_can_be_cancelled(run: Run, world: MakeWorld) -> None:
     run(main())
 
 
+@both_loops
 def test_a_handler_that_fails_loses_nothing_else(run: Run, world: MakeWorld) -> None:
     async def main() -> None:
         async with world() as w:
@@ -510,6 +519,7 @@ def test_a_newcomer_may_ask_to_join_and_nothing_else(run: Run, world: MakeWorld)
     run(main())
 
 
+@both_loops
 def test_no_descriptor_outlives_the_links(run: Run, world: MakeWorld) -> None:
     descriptors = Path("/proc/self/fd")
     if not descriptors.exists():
@@ -531,3 +541,83 @@ def test_no_descriptor_outlives_the_links(run: Run, world: MakeWorld) -> None:
     for _ in range(3):
         run(main())
     assert len(list(descriptors.iterdir())) <= before, sys.platform
+
+
+@pytest.mark.parametrize("reach", ["stream", "zmq"])
+def test_without_descriptors_a_connect_fails_and_later_works(run: Run, world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            far, near, out, _ = await w.pair()
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            held: list[int] = []
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 200), limits[1]))
+                with contextlib.suppress(OSError):
+                    while True:
+                        held.append(os.dup(0))
+                with pytest.raises(HandshakeFailed) as caught:
+                    await w.dial(near, far)
+                assert caught.value.reason == "busy"
+                assert "ulimit" in caught.value.hint
+            finally:
+                for fd in held:
+                    os.close(fd)
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            out.send(b"still up")
+            (await w.dial(near, far)).send(b"and more")
+            await until(lambda: sorted(far.seen.messages) == [b"and more", b"still up"])
+
+    run(main())
+
+
+@pytest.mark.parametrize("reach", ["stream", "zmq"])
+def test_an_endpoint_in_use_is_said(run: Run, world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            far, other = await w.listening("anna"), w.peer("bert")
+            with pytest.raises(OSError, match=re.escape(far.endpoint.removeprefix("unix://"))):
+                await other.links.listen(far.endpoint)
+            (await w.dial(other, far)).send(b"the first is unharmed")
+            await until(lambda: far.seen.messages)
+
+    run(main())
+
+
+@pytest.mark.parametrize("reach", ["stream"])
+def test_a_directory_that_others_may_enter_is_refused(run: Run, world: MakeWorld, short_directory: Path) -> None:
+    async def main() -> None:
+        async with world() as w:
+            short_directory.chmod(0o755)
+            with pytest.raises(PermissionError, match="chmod 700"):
+                await w.listening("anna")
+            short_directory.chmod(0o700)
+            far = await w.listening("anna")
+            path = Path(far.endpoint.removeprefix("unix://"))
+            assert path.stat().st_mode & 0o777 == 0o600
+            await far.links.close()
+            assert not path.exists()
+            with pytest.raises(OSError, match="longer than"):
+                await w.peer("bert").links.listen(str(short_directory / ("x" * 120)))
+            with pytest.raises(HandshakeFailed, match="longer than"):
+                await w.peer("dora").links.connect(str(short_directory / ("x" * 120)))
+            path.write_text("precious")
+            with pytest.raises(FileExistsError):
+                await w.peer("carl").links.listen(str(path))
+            assert path.read_text() == "precious"
+
+    run(main())
+
+
+@pytest.mark.parametrize("reach", ["stream"])
+def test_another_user_is_turned_away(run: Run, world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world() as w:
+            far, near = await w.listening("anna"), w.peer("bert")
+            monkeypatch.setattr("transport.stream_links.peer_uid", lambda sock: os.getuid() + 1)
+            with pytest.raises(HandshakeFailed) as caught:
+                await w.dial(near, far)
+            assert caught.value.reason == "wrong-user"
+            await until(lambda: [reason for reason, _ in far.seen.refusals] == ["wrong-user"])
+            assert not far.seen.links
+
+    run(main())
