@@ -17,11 +17,11 @@ from nodes.cli.arguments import Parser, add_common_arguments
 from swarm.errors import SwarmError, UsageError
 from swarm.exit_codes import ExitCode
 
+# a verb's module becomes a name of this package when it is imported: after `swarm map`, `map` here is not the builtin
 VERBS: Final[dict[str, str]] = {
     "node": "start a node on this machine",
     "run": "run one command somewhere in the fleet, as if it ran here",
     "map": "run a command for each of many inputs",
-    "audit": "code health of a source tree, measured by the fleet",
     "status": "the fleet at a glance",
     "members": "the nodes of the fleet",
     "task": "list, show, wait for, cancel and explain tasks",
@@ -158,7 +158,7 @@ def _before_command(words: list[str]) -> list[str]:
 
 
 def _help() -> str:
-    width = max(map(len, VERBS))
+    width = max(len(verb) for verb in VERBS)
     listed = "\n".join(f"  {verb:<{width}}  {about}" for verb, about in VERBS.items())
     return (
         "usage: swarm COMMAND [OPTION]…\n\n"

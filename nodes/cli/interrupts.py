@@ -7,10 +7,17 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Final, Self
 
 from nodes.cli.screen import say
 from swarm.exit_codes import SIGNAL_BASE
+
+SIGNAL_POLL_S: Final = 0.2
+"""The longest that a main thread may wait for something else without looking for signals.
+
+A signal that comes just before a lock is waited for without a limit is not seen until that wait ends (CPython looks for
+signals between its instructions, and again only when a signal interrupts the wait itself).
+"""
 
 
 class Interrupts:

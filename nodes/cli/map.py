@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options, whole
 from nodes.cli.connecting import connected
-from nodes.cli.interrupts import Interrupts
+from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
 from nodes.cli.screen import Progress, print_json, say
 from nodes.cli.staging import bring_back, inputs, outputs
 from nodes.cli.templates import Job, Template, combine, split_sources
@@ -114,12 +114,19 @@ class _Run:
                         self._start(job)
                 if not self._running:
                     break
-                self._take(self._ended.get())
+                self._take(self._next_ended())
         self._progress.clear()
         for number in sorted(self._held):
             self._print(self._held[number])
         self._sum_up()
         return interrupts.exit_status or (ExitCode.FAILED if self._failed else ExitCode.OK)
+
+    def _next_ended(self) -> _Under:
+        while True:
+            try:
+                return self._ended.get(timeout=SIGNAL_POLL_S)
+            except queue.Empty:
+                continue
 
     def _start(self, job: Job) -> None:
         under = _Under(job, ungrouped=self._args.ungroup)

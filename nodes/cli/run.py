@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options
 from nodes.cli.connecting import connected
-from nodes.cli.interrupts import Interrupts
+from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
 from nodes.cli.screen import say, to_json
 from nodes.cli.staging import bring_back, inputs, outputs
 from swarm.errors import NotFound, SwarmError, TaskCancelled, TaskTimeout, UsageError
@@ -144,7 +144,7 @@ class Output:
             while True:
                 with self._changed:
                     while not self._chunks and not self._closed:
-                        self._changed.wait()
+                        self._changed.wait(SIGNAL_POLL_S)
                     if not self._chunks:
                         return
                     stream, data = self._chunks.popleft()
