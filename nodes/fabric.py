@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
+from kernels.histogram import Histogram
 from nodes.pool import Pool, PoolConfig
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
@@ -30,6 +31,8 @@ OWNER_LEASE_S = 10.0
 """How long this node goes on with the tasks of an owner to which there is no link."""
 UNDELIVERED_COUNT_MAX = 4096
 LOAD_EVERY_S = 0.02
+SUM_EVERY_S = 0.25
+"""How often what happens with every slice is counted."""
 RANGES_MAX = 65536
 
 Now = Callable[[], float]
@@ -113,6 +116,10 @@ class Fabric:
         self._turning = False
         self._load_sent: dict[str, Any] = {}
         self._load_timer: asyncio.TimerHandle | None = None
+        self._sum_timer: asyncio.TimerHandle | None = None
+        self._finished: dict[str, float] = {}
+        self.run_times = Histogram()
+        self.wait_times = Histogram()
         self.closed = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ class Fabric:
     def close(self) -> None:
         """End the workers and every timer."""
         self.closed = True
-        for handle in (self._timer, self._load_timer, *self._grace.values(), *self._leases.values()):
+        for handle in (self._timer, self._load_timer, self._sum_timer, *self._grace.values(), *self._leases.values()):
             if handle is not None:
                 handle.cancel()
         self.pool.kill_all()
@@ -433,7 +440,7 @@ class Fabric:
             case HandSlice():
                 self.pool.send_slice(effect)
             case Fact():
-                self._around.fact(effect)
+                self._fact(effect)
             case HandSpec():
                 self.pool.send_spec(effect.worker, effect.number, effect.raw, effect.granted)
             case HandInput():
@@ -446,6 +453,29 @@ class Fabric:
                 self._around.connect(effect.node)
             case _:
                 raise AssertionError(effect)
+
+    def _fact(self, it: Fact) -> None:
+        """Facts that come with every slice are summed up and told now and then; all others at once."""
+        if it.name == "slice.handed":
+            self.wait_times.record(int(it.value * 1e9))
+            return
+        if it.name == "task.finished":
+            outcomes = it.fields.get("outcomes")
+            if isinstance(outcomes, Outcomes):
+                self.run_times.record_many(outcomes.run_times_us())
+            if it.labels.get("status") == "ok":
+                kind = it.labels["kind"]
+                self._finished[kind] = self._finished.get(kind, 0.0) + it.value
+                if self._sum_timer is None:
+                    self._sum_timer = self._loop.call_later(SUM_EVERY_S, self._tell_sums)
+                return
+        self._around.fact(it)
+
+    def _tell_sums(self) -> None:
+        self._sum_timer = None
+        finished, self._finished = self._finished, {}
+        for kind, count in finished.items():
+            self._around.fact(Fact("task.finished", {"status": "ok", "kind": kind}, {}, count))
 
     def _start_worker(self, it: StartWorker) -> None:
         try:

@@ -431,6 +431,8 @@ class Node:
         return Condition(self.ready, why, (("members", self.neighbourhood.live_count),))
 
     def _watch_metrics(self) -> None:
+        self.telemetry.own_durations("swarm_task_run_seconds", self.fabric.run_times)
+        self.telemetry.own_durations("swarm_task_wait_seconds", self.fabric.wait_times)
         execution, ownership, watch = self.fabric.execution, self.fabric.ownership, self.telemetry.watch
         watch("running", lambda: float(execution.running))
         watch("owned.tasks", lambda: float(ownership.unfinished))

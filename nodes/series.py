@@ -76,7 +76,12 @@ TABLE: Final[dict[str, Row]] = {
     "slice.handed": Row(
         None,
         (
-            _seconds("queue_wait", "Time a slice of tasks waited on this node before a worker got it."),
+            Series(
+                "durations",
+                "swarm_task_wait_seconds",
+                "Time a slice of tasks waited on this node before a worker got it.",
+                of="waits",
+            ),
             _counter("tasks_handed", "Tasks handed to a worker.", of="tasks"),
         ),
     ),

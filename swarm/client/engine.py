@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from kernels.batch import CallBuilder, settle
+from swarm.client.buffers import Buffers
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.errors import FleetNotFound, NotAccepted, SwarmError, TaskCancelled, TaskLost, TaskRefused
 from swarm.paths import Home
-from swarm.payload import decode_value
+from swarm.payload import decode_value, encode_call
 from swarm.payload_failure import error_of
 from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
@@ -185,10 +186,13 @@ class Engine:
         rerun: bool,
         args: tuple[Any, ...] | None,
         kwargs: dict[str, Any] | None,
-        encoded: Callable[[], bytes],
+        sink: Buffers | bytes,
         make: type[Future] = Future,
     ) -> Future:
-        """Add one call; `encoded` makes its payload when it is not plain. Waits while too much is under way."""
+        """Add one call, its large arguments by way of `sink`; or, without `args`, the payload that `sink` is then.
+
+        Waits while too much is under way.
+        """
         if self._handed >= WINDOW_TASKS:
             self._wait_for_room()
         with self._lock:
@@ -199,7 +203,7 @@ class Engine:
             if index >= 0:
                 return self._added(it, index, make)
         # Encoding may run code of the user's (pickling), so it is done without the lock.
-        payload = encoded()
+        payload = sink if args is None else encode_call(args, kwargs, sink)  # type: ignore[arg-type]
         with self._lock:
             it = self._opened.get(raw) or self._begin(raw, rerun)
             return self._added(it, it.builder.add(payload), make)

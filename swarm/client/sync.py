@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from kernels.batch import encode_plain
 from swarm.client.buffers import Buffers
 from swarm.client.engine import QUERY_TIMEOUT_S, Engine
 from swarm.client.futures import CommandFuture, Future, Stream
-from swarm.client.routes import Route, Routes, command_route
+from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route
 from swarm.errors import ConfigError, NotFound, TaskError
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
@@ -56,6 +57,7 @@ class Fleet:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._routes = Routes()
+        self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, self._reach, self._release)
         engine._source = self._buffers
 
@@ -77,7 +79,18 @@ class Fleet:
         retry_on, backoff_s, rerun, stream, python, name and durability are options of the task, not arguments; a
         callable that has such keywords itself is submitted with `options(…).submit`.
         """
-        if kwargs and not _CALL_NAMES.isdisjoint(kwargs):
+        if not kwargs:
+            # The way of most tasks: a callable seen before, without options.
+            try:
+                route = self._known.get(fn)
+            except TypeError:
+                route = None  # not hashable
+            if route is not None:
+                for value in args:
+                    if isinstance(value, concurrent.futures.Future):
+                        return self._hand_after(route, args, {}, Future)
+                return self._engine.submit(route.raw, route.rerun, args, None, self._buffers, Future)
+        elif not _CALL_NAMES.isdisjoint(kwargs):
             options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
             deadline, nice, chosen = _checked(options)
             return self._submit(fn, args, kwargs, chosen, deadline, nice)
@@ -94,6 +107,11 @@ class Fleet:
         make: type[Future] = Future,
     ) -> Future:
         route = self._routes.of(fn, options, deadline, nice)
+        if options is _NO_OPTIONS and deadline is None and not nice and not route.stream:
+            if len(self._known) >= ROUTES_MAX:
+                self._known.clear()
+            with contextlib.suppress(TypeError):
+                self._known[fn] = route
         return self._hand(route, args, kwargs, make)
 
     def _hand(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: type[Future]) -> Future:
@@ -105,9 +123,7 @@ class Fleet:
         for value in kwargs.values():
             if isinstance(value, concurrent.futures.Future):
                 return self._hand_after(route, args, kwargs, make)
-        return self._engine.submit(
-            route.raw, route.rerun, args, kwargs or None, lambda: encode_call(args, kwargs, self._buffers), make
-        )
+        return self._engine.submit(route.raw, route.rerun, args, kwargs or None, self._buffers, make)
 
     def _hand_after(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: type[Future]) -> Future:
         """Arguments that are futures: those that are done go as values, the others are waited for by the node."""
@@ -305,7 +321,7 @@ class Fleet:
         payload = encode_plain([argv, details])
         if payload is None:
             raise ConfigError("the command's arguments are too long or hold what is no text", hint="stage files with --in")
-        future = self._engine.submit(route.raw, route.rerun, None, None, lambda: payload, CommandFuture)
+        future = self._engine.submit(route.raw, route.rerun, None, None, payload, CommandFuture)
         assert isinstance(future, CommandFuture)
         if on_output is not None:
             listener = on_output

@@ -362,13 +362,13 @@ class Execution:
         key = (owner, dispatch)
         if key in self._by_dispatch:
             return
-        misfit = self.config.capacity.misfit(shape_of(spec))
-        if self.draining or misfit:
+        shape = shape_of(spec)
+        if self.draining or self.config.capacity.misfit(shape):
             self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)
             return
         self._run_number += 1
         run = Run(
-            self._run_number, owner, dispatch, batch, spec, raw, granted, shape_of(spec), calls, first,
+            self._run_number, owner, dispatch, batch, spec, raw, granted, shape, calls, first,
             TaskColumns(calls.count), attempts, extra or {}, now,
         )  # fmt: skip
         self._runs[run.number] = run

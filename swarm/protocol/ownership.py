@@ -22,7 +22,7 @@ from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
-from swarm.protocol.placement import Executor, Verdict, rank
+from swarm.protocol.placement import Executor, Verdict, judge, rank
 from swarm.protocol.resources import Capacity, ReadyShapes, Shape, shape_of
 from swarm.protocol.runtimes import Runtimes
 from swarm.protocol.spec import Spec, SpecError, parse_spec
@@ -533,7 +533,7 @@ class Ownership:
         mean = self.runtimes.mean_s(batch.raw)
         executors = list(self._executors.values())
         if len(executors) == 1:
-            verdicts = rank(executors, shape, mean)
+            verdicts = [judge(executors[0], shape, mean)]
         else:
             verdicts = rank([executors[0], *sorted(executors[1:], key=lambda one: one.id)], shape, mean)
         chosen = next((verdict for verdict in verdicts if verdict.room and self._reachable(verdict)), None)

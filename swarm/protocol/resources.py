@@ -17,13 +17,21 @@ SLACK = 1e-9
 """Rounding that sums of fractional needs may leave behind."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, order=True)
 class Shape:
     """The part of a spec that decides where a task fits."""
 
     python: str
     needs: tuple[tuple[str, float], ...]
     labels: tuple[str, ...]
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __hash__(self) -> int:
+        # Shapes are keys all the time; the tuples in them need not be hashed anew each time.
+        return self._hash
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.python, self.needs, self.labels)))
 
     @property
     def cpu(self) -> float:
@@ -36,8 +44,13 @@ def _shape(python: str, needs: tuple[tuple[str, float], ...], labels: tuple[str,
     return Shape(python, needs, labels)
 
 
+_PLAIN = _shape("", (("cpu", 1.0),), ())
+
+
 def shape_of(spec: Spec) -> Shape:
     """The shape of a spec. A need for `cpu` that is not given is 1."""
+    if not spec.needs and not spec.labels and not spec.python:
+        return _PLAIN
     needs = tuple(sorted(({"cpu": 1.0} | dict(spec.needs)).items()))
     return _shape(spec.python or "", needs, tuple(sorted(spec.labels)))
 
