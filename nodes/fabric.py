@@ -382,10 +382,9 @@ class Fabric:
     def worker_output(self, worker: int, stream: str, data: bytes) -> None:
         """A worker's task printed something; it is kept under the task that runs there now."""
         it = self.execution.workers.get(worker)
-        current = it.page.current() if it is not None and it.page is not None else None
-        if it is not None and current is not None and current[0] in it.slices:
-            run = it.slices[current[0]].run
-            self.logs.add(ids.task_id(run.batch, current[1]), stream, data)
+        current = it.current() if it is not None else None
+        if current is not None:
+            self.logs.add(ids.task_id(current[0].run.batch, current[1]), stream, data)
         elif it is not None and it.slices:
             part = next(iter(it.slices.values()))
             self.logs.add(ids.task_id(part.run.batch, part.start), stream, data)

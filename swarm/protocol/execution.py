@@ -178,6 +178,15 @@ class Worker:
     reason: str = ""
     """Why it is being stopped."""
 
+    def current(self) -> tuple[Slice, int, float] | None:
+        """(slice, index in the batch, started at) of the task that runs, by the page; None without one."""
+        said = self.page.current() if self.page is not None else None
+        part = self.slices.get(said[0]) if said is not None else None
+        if said is None or part is None or not 0 <= said[1] < part.stop - part.start:
+            return None
+        # The worker counts from the start of its slice.
+        return part, part.start + said[1], said[2] / 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutionConfig:
@@ -261,10 +270,9 @@ class Execution:
         """(batch, index, worker, started at) of what runs now."""
         found = []
         for worker in self._workers.values():
-            current = worker.page.current() if worker.page else None
-            if current is not None and current[0] in worker.slices:
-                part = worker.slices[current[0]]
-                found.append((part.run.batch, current[1], worker.number, current[2] / 1e9))
+            current = worker.current()
+            if current is not None:
+                found.append((current[0].run.batch, current[1], worker.number, current[2]))
         return found
 
     def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
@@ -301,7 +309,7 @@ class Execution:
         expected = it.state == "stopping"
         if it.state == "starting":
             self._start_failed(now, it, why)
-        current = it.page.current() if it.page else None
+        current = it.current()
         for part in sorted(it.slices.values(), key=lambda one: one.token):
             self._slice_died(now, it, part, current, why)
         it.slices.clear()
@@ -672,8 +680,8 @@ class Execution:
             if any(start <= index < stop for start, stop in ranges)
         ]
         if worker.page is not None:
-            current = worker.page.current()
-            if current is not None and not run.spec.stream and len(doomed) > 1:
+            current = worker.current()
+            if current is not None and current[0].run is run and not run.spec.stream and len(doomed) > 1:
                 doomed = [index for index in doomed if index == current[1]] or doomed
         if not doomed:
             return
@@ -689,7 +697,7 @@ class Execution:
         self._effects.append(StopWorker(worker.number, "kill", reason))
 
     def _slice_died(
-        self, now: float, worker: Worker, part: Slice, current: tuple[int, int, int] | None, why: str
+        self, now: float, worker: Worker, part: Slice, current: tuple[Slice, int, float] | None, why: str
     ) -> None:
         """A worker died with this slice: say of each task in it what that means."""
         run = part.run
@@ -697,7 +705,7 @@ class Execution:
             return
         claimed = part.start + (worker.page.progress(part.slot)[0] if worker.page else part.stop - part.start)
         ours = worker.reason if worker.state == "stopping" else ""
-        running = current[1] if current is not None and current[0] == part.slot else None
+        running = current[1] if current is not None and current[0] is part else None
         builder, count, verdict_used = OutcomeBuilder(), 0, bool(run.verdicts)
         for begin, end in run.outstanding(part.token):
             for index in range(begin, end):
@@ -727,8 +735,8 @@ class Execution:
             if worker.page is not None:
                 for part in parts:
                     worker.page.recall(part.slot)
-                current = worker.page.current()
-                started = current is not None and any(part.slot == current[0] for part in parts)
+                current = worker.current()
+                started = current is not None and any(part is current[0] for part in parts)
             if started and worker.state in ("ready", "blocked"):
                 self._recall_from(now, worker)
                 self._kill(worker, "the owner of its task is gone")
@@ -742,18 +750,18 @@ class Execution:
             timed = [part for part in worker.slices.values() if part.run.spec.timeout_s is not None]
             if not timed:
                 continue
-            current = worker.page.current() if worker.page else None
-            part = worker.slices.get(current[0]) if current else None
-            if current is None or part is None or part.run.spec.timeout_s is None:
+            current = worker.current()
+            if current is None or current[0].run.spec.timeout_s is None:
                 soonest = min(soonest or now + OBSERVE_EVERY_S, now + OBSERVE_EVERY_S)
                 continue
-            ends = current[2] / 1e9 + part.run.spec.timeout_s
+            part, timeout_s = current[0], current[0].run.spec.timeout_s
+            ends = current[2] + timeout_s
             if now < ends:
                 soonest = min(soonest, ends) if soonest is not None else ends
                 continue
             self._recall_from(now, worker)
             part.run.verdicts[current[1]] = Status.TIMEOUT
-            self._kill(worker, f"its task ran longer than {part.run.spec.timeout_s:g} s")
+            self._kill(worker, f"its task ran longer than {timeout_s:g} s")
         self._observe_at = soonest
 
     def _tell_outcomes(self, run: Run, count: int, body: Bytes) -> None:
