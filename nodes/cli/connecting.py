@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from swarm.errors import TaskError
+
 
 @contextmanager
 def connected(args: argparse.Namespace) -> Iterator[Any]:
@@ -22,3 +24,17 @@ def ask(args: argparse.Namespace, method: str, **arguments: Any) -> dict[str, An
     with connected(args) as fleet:
         answer: dict[str, Any] = fleet.query(method, **arguments)
         return answer
+
+
+def ended(handle: Any) -> dict[str, Any]:
+    """How a command ended: exit, signal, out, missing. Raises TaskError when it did not come to an end of its own.
+
+    A command that may be retried fails as a task when its last status is not 0; it has ended all the same.
+    """
+    try:
+        result: dict[str, Any] = handle.result()
+    except TaskError as error:
+        if not isinstance(error.facts.get("exit"), int):
+            raise
+        return error.facts
+    return result

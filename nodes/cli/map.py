@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options, whole
-from nodes.cli.connecting import connected
+from nodes.cli.connecting import connected, ended
 from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
 from nodes.cli.screen import Progress, print_json, say
 from nodes.cli.staging import bring_back, inputs, outputs
@@ -221,7 +221,7 @@ class _Under:
         if self.handle is None:
             return self.why
         try:
-            self._ended = self.handle.result()
+            self._ended = ended(self.handle)
             missing = bring_back(fleet, self._ended, self.wanted)
         except CancelledError:
             self.why = "cancelled"

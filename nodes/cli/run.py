@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options
-from nodes.cli.connecting import connected
+from nodes.cli.connecting import connected, ended
 from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
 from nodes.cli.screen import say, to_json
 from nodes.cli.staging import bring_back, inputs, outputs
@@ -94,19 +94,19 @@ def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
             _silence(1)
             return SIGNAL_BASE + int(signal.SIGPIPE)
         try:
-            ended = handle.result()
+            how = ended(handle)
         except CancelledError:
             if interrupts.signal is None:
                 raise TaskCancelled(
                     f"{argv[0]} was cancelled", hint="by `swarm task cancel`, or the fleet stops"
                 ) from None
             return interrupts.exit_status
-        missing = bring_back(fleet, ended, wanted)
-    status = of_command(ended.get("exit"), ended.get("signal"))
+        missing = bring_back(fleet, how, wanted)
+    status = of_command(how.get("exit"), how.get("signal"))
     if missing and status == ExitCode.OK:
         raise NotFound(f"{argv[0]} left no {' '.join(missing)}", hint="--out names are those in its own directory")
     if args.json:
-        say(to_json({"exit": ended.get("exit"), "signal": ended.get("signal"), "missing": missing}))
+        say(to_json({"exit": how.get("exit"), "signal": how.get("signal"), "missing": missing}))
     return status
 
 

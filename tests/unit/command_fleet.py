@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from swarm.errors import TaskFailed
+
 
 class Handle(Future):  # type: ignore[type-arg]
     """A command under way."""
@@ -105,11 +107,14 @@ class CommandFleet:
             stderr=pipe,
             start_new_session=True,
         )
-        threading.Thread(target=self._follow, args=(handle, Path(where), files_out, on_output), daemon=True).start()
+        retries = int(options.get("retries", 0))
+        threading.Thread(
+            target=self._follow, args=(handle, Path(where), files_out, on_output, retries), daemon=True
+        ).start()
         return handle
 
     def _follow(
-        self, handle: Handle, where: Path, files_out: list[str], on_output: Callable[[str, bytes], None]
+        self, handle: Handle, where: Path, files_out: list[str], on_output: Callable[[str, bytes], None], retries: int
     ) -> None:
         process = handle.process
         assert process is not None
@@ -140,7 +145,11 @@ class CommandFleet:
         with self._lock:
             self.under_way -= 1
         ended = {"exit": 128 - status, "signal": -status} if status < 0 else {"exit": status, "signal": None}
-        handle.set_result({**ended, "out": rows, "missing": missing})
+        result = {**ended, "out": rows, "missing": missing}
+        if status and retries:
+            handle.set_exception(TaskFailed(f"exited with {status}", hint="see its standard error", **result))
+        else:
+            handle.set_result(result)
 
 
 if __name__ == "__main__":

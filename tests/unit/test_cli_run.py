@@ -82,6 +82,11 @@ def test_a_signal_that_ended_the_command_is_the_status() -> None:
     assert swarm("run", "--", "sh", "-c", "kill -9 $$").returncode == 137
 
 
+def test_the_last_status_counts_when_it_was_tried_again() -> None:
+    done = swarm("run", "--retries", "2", "--", "sh", "-c", "exit 5")
+    assert (done.returncode, done.stderr) == (5, b"")
+
+
 def test_a_reader_that_goes_away_ends_the_command() -> None:
     line = f'"{SWARM[0]}" "{SWARM[1]}" run -- yes | head -n 1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, env=ENV, check=False)
