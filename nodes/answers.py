@@ -140,10 +140,9 @@ class Answers:
     async def _token(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         node = self._node
         _same_user(link, "make tokens")
+        node.fleet.require_admin()
         await node.open_lan()
-        endpoints = [
-            f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host, port in node.addresses()
-        ]
+        endpoints = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in node.addresses()]
         token = node.tokens.issue(
             time.time(),
             issuer_key=node.credentials.identity.curve_key,

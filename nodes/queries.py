@@ -14,7 +14,9 @@ from typing import Any
 
 from swarm.errors import SwarmError
 from swarm.protocol.messages import Kind, encode
+from transport.identity import Untrusted
 from transport.links import Link, LinkClosed, LinkOverflow
+from transport.private_files import FleetError
 
 ASK_TIMEOUT_S = 10.0
 PENDING_PER_LINK_MAX = 1024
@@ -57,7 +59,7 @@ class Switchboard:
             return
         try:
             value = function(link, args, body)
-        except SwarmError as error:
+        except (SwarmError, FleetError, Untrusted) as error:
             self._fail_with(link, number, error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._fail(link, number, "bad-arguments", f"{method}: {type(error).__name__}: {error}", "")
@@ -76,7 +78,7 @@ class Switchboard:
         self._answering[id(link)] = self._answering.get(id(link), 0) + 1
         try:
             self._reply(link, number, await value)
-        except SwarmError as error:
+        except (SwarmError, FleetError, Untrusted) as error:
             self._fail_with(link, number, error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._fail(link, number, "bad-arguments", f"{method}: {type(error).__name__}: {error}", "")
@@ -104,7 +106,7 @@ class Switchboard:
             value, body = value[0], bytes(value[1])
         self._send(link, {"q": number, "v": value}, body)
 
-    def _fail_with(self, link: Link, number: int, error: SwarmError) -> None:
+    def _fail_with(self, link: Link, number: int, error: SwarmError | FleetError | Untrusted) -> None:
         self._fail(link, number, type(error).__name__, str(error), error.hint)
 
     def _fail(self, link: Link, number: int, kind: str, message: str, hint: str) -> None:
