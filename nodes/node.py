@@ -52,6 +52,7 @@ WATCHDOG_TICK_S = 0.5
 LAG_UNHEALTHY_S = 5.0
 LAN_MARK = "lan"
 """File in the fleet's directory: a second machine was asked for, so nodes of this home listen on the LAN."""
+SEEDS_FILE = "seeds"
 DRAIN_POLL_S = 0.02
 
 
@@ -222,7 +223,8 @@ class Node:
         """Where to listen, as addresses: loopback until a second machine is asked for."""
         asked = self.settings.listen.host
         if asked == "auto":
-            self._lan = (self.home.fleet_dir / LAN_MARK).exists()
+            # A home that came in by a token is the second machine; one that made its fleet waits to be asked for one.
+            self._lan = (self.home.fleet_dir / LAN_MARK).exists() or not self.fleet.is_admin
         else:
             self._lan = asked not in ("loopback", LOOPBACK, "::1")
         if asked in ("auto", "lan"):
@@ -286,7 +288,7 @@ class Node:
             announcement=announcement,
             lan=self._lan and settings.mdns,
             rule=InterfaceRule(tuple(settings.interfaces_allow), tuple(settings.interfaces_deny)),
-            seeds=settings.seeds,
+            seeds=(*settings.seeds, *joined_by(self.home)),
             cache=PeerCache(self.directory / "peers"),
             directory=self.home.runtime,
             presence=presence,
@@ -558,6 +560,14 @@ def worker_environment(home: Home, name: str) -> dict[str, str]:
     if root not in paths:
         environment["PYTHONPATH"] = os.pathsep.join([root, *paths])
     return environment
+
+
+def joined_by(home: Home) -> list[str]:
+    """Where the token was redeemed that brought this home in: seeds, for LANs without multicast."""
+    try:
+        return [line for line in (home.fleet_dir / SEEDS_FILE).read_text().split() if line]
+    except OSError:
+        return []
 
 
 def interface_addresses(settings: NodeSettings) -> list[str]:

@@ -125,6 +125,8 @@ def _join(args: argparse.Namespace) -> int:
     request = request_join(token, wishes)
     reply = _exchange(token, request.message, args.timeout)
     fleet, _ = accept_join(request, reply, home.fleet_dir, time.time(), replace=args.replace)
+    # For networks without multicast: who let this home in is where it looks first.
+    (home.fleet_dir / "seeds").write_text("".join(f"{endpoint}\n" for endpoint in token.endpoints))
     admins = " ".join(admin.name for admin in fleet.trust.admins if admin.retired_s is None)
     if args.json:
         print_json({"fleet": fleet.name, "id": fleet.id, "name": name, "role": token.role, "admins": admins.split()})
