@@ -245,7 +245,7 @@ class Fabric:
             self.ownership.submit(
                 now, self._wall(), peer, link.identity.name, "code" in link.identity.grants, field(header, "b", bytes),
                 field(header, "s", bytes), field(header, "n", int), body, attempts=header.get("w", 0) or 0,
-                deps=_task_ids(header.get("d")),
+                deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")),
             )  # fmt: skip
         elif kind == Kind.DISPATCH and is_node:
             raw = field(header, "s", bytes)
@@ -261,7 +261,8 @@ class Fabric:
         elif kind == Kind.CANCEL:
             batch = self.ownership.batches.get(field(header, "b", bytes))
             if batch is not None and batch.client == peer:
-                self.ownership.cancel(now, batch.key, _ranges(header.get("r")))
+                wanted = _ranges(header.get("r"))
+                self.ownership.cancel(now, batch.key, wanted, kill=header.get("k") is not False)
         elif kind == Kind.RECALL and is_node:
             self.execution.recall(now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True)
         elif kind == Kind.GRANT_START:

@@ -8,8 +8,9 @@ bytes, most often the columns of `kernels.batch`, and is passed on without being
 kind             who to whom           header                                                            body
 ===============  ====================  ================================================================  ==============
 SUBMIT           client -> owner       b key, n count, s spec, w attempts so far (after a fail-over),    call columns
-                                       d dependencies ([task id…], one-task batches), x blob refs
-CANCEL           client -> owner       b key, r [[start, stop]…] or nil for all
+                                       d dependencies ([task id…], one-task batches), x blob refs,
+                                       k [[start, stop]…] that have ended before (after a fail-over)
+CANCEL           client -> owner       b key, r [[start, stop]…] or nil for all, k kill those running
 QUERY            anyone -> node        q number, m method, a arguments                                   bytes
 REPLY            node -> asker         q number, v value | e [kind, message, hint, facts]                bytes
 OUTCOMES         owner -> client,      b key, n count; executor adds d dispatch, l load                  outcome columns

@@ -296,9 +296,13 @@ class Ownership:
         *,
         attempts: int = 0,
         deps: list[bytes] | None = None,
+        ended: list[tuple[int, int]] | None = None,
         retries_max: int | None = None,
     ) -> None:
-        """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice."""
+        """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice.
+
+        `ended` are ranges that another owner has seen to their end: they are not run again.
+        """
         known = self._batches.get(key)
         if known is not None:
             self._attach(now, known, client)
@@ -342,7 +346,10 @@ class Ownership:
             self._after(batch.expires_at, "expire", batch)
         self._batches[key] = batch
         self._by_number[batch.number] = batch
-        self._tasks += count
+        over = sum(
+            batch.columns.finish(index) for start, stop in ended or () for index in range(start, min(stop, count))
+        )
+        self._tasks += count - over
         self._bytes += nbytes
         batch.log(now, "submitted", 0, count, "", author)
         self._effects.append(
@@ -352,10 +359,13 @@ class Ownership:
             self._wait_for(now, batch, deps)
         if batch.columns.ready:
             self._push(batch, now, batch.columns.ready)
+        self._close_if_done(now, batch)
         self._pump(now)
 
-    def cancel(self, now: float, key: bytes, ranges: list[tuple[int, int]] | None) -> None:
-        """The client, or somebody for it, gives tasks up: those waiting end now, those running are ended."""
+    def cancel(
+        self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, *, kill: bool = True
+    ) -> None:
+        """The client, or somebody for it, gives tasks up: those waiting end now, those running are ended if `kill`."""
         batch = self._batches.get(key)
         if batch is None or batch.finished_at is not None:
             return
@@ -380,7 +390,7 @@ class Ownership:
         for number in sorted(dispatched):
             dispatch = self._dispatches.get(number)
             if dispatch is not None:
-                self._recall(dispatch, wanted)
+                self._recall(dispatch, wanted, kill)
         self._pump(now)
 
     def grant_start(self, now: float, key: bytes, ranges: list[tuple[int, int]]) -> None:
@@ -735,8 +745,8 @@ class Ownership:
             self._push(batch, batch.submitted_at, ready)
         self._finish(now, batch, ended)
 
-    def _recall(self, dispatch: Dispatch, wanted: list[tuple[int, int]]) -> None:
-        header = {"d": dispatch.number, "r": [list(pair) for pair in wanted], "k": True}
+    def _recall(self, dispatch: Dispatch, wanted: list[tuple[int, int]], kill: bool) -> None:
+        header = {"d": dispatch.number, "r": [list(pair) for pair in wanted], "k": kill}
         self._effects.append(Tell(dispatch.executor.id, Kind.RECALL, header))
 
     def _close_if_done(self, now: float, batch: Batch) -> None:
@@ -790,6 +800,17 @@ class Ownership:
         self._clients_gone.pop(client, None)
         for report, body in batch.outcomes:
             self._effects.append(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
+        if not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
+            # The question may have been lost with the old link.
+            held = [
+                index
+                for start, stop in batch.pending()
+                for index in range(start, stop)
+                if batch.columns.state(index) == TaskColumns.HELD and index not in batch.may_start
+            ]
+            if held:
+                header = {"b": batch.key, "r": [list(pair) for pair in ranges(held)]}
+                self._effects.append(Tell(client, Kind.ASK_START, header))
 
     def _client_lease_over(self, now: float, client: bytes) -> None:
         since = self._clients_gone.pop(client, None)

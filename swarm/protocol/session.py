@@ -3,11 +3,14 @@
 The session keeps each batch whole until all its outcomes are in, so that it can hand it to another node when the one it
 used is gone. Batches that may not be repeated begin only with the session's grant, which it remembers: what was granted
 and not reported when a node went away ends as LOST, never twice.
+
+A batch that is handed over again names the tasks that have ended (``k``), so that they are not run again. One whose
+results others wait for is kept until those have ended, since the next node knows nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +24,8 @@ from swarm.protocol.states import Status
 NODE = b""
 """Whom a session talks to: the one node that it is linked to."""
 RESUBMIT_BACKOFF_MAX_S = 5.0
+
+Ranges = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,10 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """The node stops: find another."""
+    """The node stops: find another, at once when `refuses`, since it takes nothing any more."""
 
     reason: str
+    refuses: bool
 
 
 SessionEffect = Tell | Delivered | Ended | Happened | Moving
@@ -82,9 +88,17 @@ class Handed:
     left: int
     done: bytearray
     granted: set[int] = field(default_factory=set)
+    cancelled: set[int] = field(default_factory=set)
+    pinned: dict[int, int] = field(default_factory=dict)
+    """Tasks whose results batches that are not finished wait for, with the number of those."""
     attempts: int = 0
     refusals: int = 0
     sent: bool = False
+
+    def open_rows(self) -> Iterator[int]:
+        """Tasks without an outcome."""
+        done = self.done
+        return (row for row in range(self.count) if not done[row])
 
 
 class Session:
@@ -96,9 +110,14 @@ class Session:
         self.linked = False
         self.tasks = 0
         self.bytes = 0
+        self._node = b""
         self._batches: dict[int, Handed] = {}
+        self._kept: dict[int, Handed] = {}
         self._effects: list[SessionEffect] = []
         self._again: list[tuple[float, int]] = []
+        self._late: list[tuple[int, Ranges | None]] = []
+
+    # --- what the shell asks ------------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[SessionEffect]:
         """What is to be done now, in order."""
@@ -114,26 +133,45 @@ class Session:
         """Numbers of the batches that are not finished."""
         return self._batches
 
+    @property
+    def may_move(self) -> bool:
+        """Whether leaving the node would lose nothing: no task that may not be repeated has been let begin there."""
+        return not any(
+            not batch.rerun and any(not batch.done[row] for row in batch.granted) for batch in self._batches.values()
+        )
+
+    # --- what the client does -----------------------------------------------------------------------------------------
+
     def submit(self, number: int, raw: bytes, rerun: bool, count: int, columns: Bytes, deps: list[bytes]) -> None:
-        """Hand a batch over, now or as soon as there is a node."""
+        """Hand a batch over, now or as soon as there is a node. `deps` are ids of tasks of this session."""
         batch = Handed(number, raw, rerun, count, columns, deps, count, bytearray(count))
         self._batches[number] = batch
         self.tasks += count
         self.bytes += len(columns)
+        for source, row in self._sources(batch):
+            source.pinned[row] = source.pinned.get(row, 0) + 1
         if self.linked:
             self._send(batch)
 
-    def cancel(self, number: int, index: int | None = None) -> None:
-        """Give up a task, or all of a batch. Its outcome still comes, as CANCELLED or what it ended as before."""
+    def cancel(self, number: int, ranges: Ranges | None = None, *, kill: bool = True) -> None:
+        """Give up tasks of a batch (None: all). Their outcomes still come, as CANCELLED or what they ended as before.
+
+        Without `kill` only those that have not begun are given up.
+        """
         batch = self._batches.get(number)
         if batch is None:
             return
-        if not self.linked:
-            indices = [index] if index is not None else list(range(batch.count))
-            self._end(batch, [row for row in indices if not batch.done[row]], Status.CANCELLED, "it was cancelled", "")
-            return
-        ranges = None if index is None else [[index, index + 1]]
-        self._tell(Kind.CANCEL, {"b": self._key(number), "r": ranges})
+        rows = range(batch.count) if ranges is None else [row for start, stop in ranges for row in range(start, stop)]
+        if kill:
+            batch.cancelled.update(rows)
+        if self.linked:
+            header: dict[str, Any] = {"b": self._key(number), "r": _pairs(ranges)}
+            if not kill:
+                header["k"] = False
+            self._tell(Kind.CANCEL, header)
+        elif kill or not batch.sent:
+            self._late.append((number, ranges))  # should the node that has it be there again
+            self._end(batch, [row for row in rows if not batch.done[row]], Status.CANCELLED, "it was cancelled", "")
 
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes = b"") -> None:
         """Send input, a signal or a stream's credit to a task that runs."""
@@ -141,17 +179,24 @@ class Session:
             header = {"b": self._key(number), "i": index, "e": what, "v": value}
             self._effects.append(Tell(NODE, Kind.INPUT, header, (body,) if body else ()))
 
-    def link_up(self) -> None:
-        """There is a node. Everything unfinished is handed to it; a node that knows a batch takes it once."""
-        self.linked = True
-        for batch in list(self._batches.values()):
-            if batch.sent and not batch.rerun:
-                lost = sorted(row for row in batch.granted if not batch.done[row])
-                self._end(batch, lost, Status.LOST, "the node that it was handed to is gone", "it may have run")
-            if batch.left:
-                if batch.sent:
-                    batch.attempts += 1
-                self._send(batch)
+    def link_up(self, node: bytes) -> None:
+        """There is a link to a node; `node` names its process.
+
+        Everything unfinished is handed to it; what the very process has already, it takes once.
+        """
+        same = node == self._node
+        self.linked, self._node = True, node
+        self._again.clear()
+        late, self._late = self._late, []
+        if same:
+            for number, ranges in late:
+                self._tell(Kind.CANCEL, {"b": self._key(number), "r": _pairs(ranges)})
+        for number in sorted([*self._batches, *self._kept]):
+            if number in self._batches:
+                self._hand_again(self._batches[number], same)
+            elif not same and number in self._kept and self._kept[number].rerun:
+                self._kept[number].attempts += 1
+                self._send(self._kept[number])
 
     def link_down(self) -> None:
         """The node is gone."""
@@ -166,22 +211,14 @@ class Session:
             batch = self._batches.get(number)
             index = header_field(header, "i", int)
             if batch is not None and 0 <= index < batch.count:
-                self._effects.append(
-                    Happened(
-                        number,
-                        index,
-                        header_field(header, "e", str),
-                        header.get("v"),
-                        bytes(body),
-                        str(header.get("w", "")),
-                    )
-                )
+                name, node = header_field(header, "e", str), str(header.get("w", ""))
+                self._effects.append(Happened(number, index, name, header.get("v"), bytes(body), node))
         elif kind == Kind.ASK_START:
             self._grant(header)
         elif kind == Kind.REFUSED:
             self._refused(now, header)
         elif kind == Kind.GOODBYE:
-            self._effects.append(Moving(str(header.get("reason", ""))))
+            self._effects.append(Moving(str(header.get("reason", "")), False))
 
     def on_timer(self, now: float) -> None:
         """Hand over again what a full node refused."""
@@ -192,7 +229,7 @@ class Session:
             if batch is not None and self.linked:
                 self._send(batch)
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- inside: handing over -----------------------------------------------------------------------------------------
 
     def _key(self, number: int) -> bytes:
         return ids.batch_key(self.id, number)
@@ -213,7 +250,41 @@ class Session:
             header["w"] = batch.attempts
         if batch.deps:
             header["d"] = batch.deps
+        if batch.left < batch.count:
+            ended = [row for row in range(batch.count) if batch.done[row] and row not in batch.pinned]
+            header["k"] = _pairs(_ranges(ended))
         self._tell(Kind.SUBMIT, header, batch.columns)
+
+    def _hand_again(self, batch: Handed, same: bool) -> None:
+        if same:
+            self._send(batch)
+            if batch.cancelled:
+                self._tell(Kind.CANCEL, {"b": self._key(batch.number), "r": _pairs(_ranges(sorted(batch.cancelled)))})
+            begun = [row for row in sorted(batch.granted) if not batch.done[row]]
+            if begun:
+                self._tell(Kind.GRANT_START, {"b": self._key(batch.number), "r": _pairs(_ranges(begun))})
+            return
+        if batch.sent and not batch.rerun:
+            lost = [row for row in sorted(batch.granted) if not batch.done[row]]
+            self._end(batch, lost, Status.LOST, "the node that it was handed to is gone", "it may have run")
+        given_up = [row for row in sorted(batch.cancelled) if not batch.done[row]]
+        self._end(batch, given_up, Status.CANCELLED, "it was cancelled", "")
+        if batch.left and any(source.done[row] and not source.rerun for source, row in self._sources(batch)):
+            text = "the result of a task that it depends on went with the node that had it, and may not be made again"
+            self._end(batch, list(batch.open_rows()), Status.DEPENDENCY, text, "take the result before, and pass that")
+        if batch.left:
+            batch.attempts += batch.sent
+            self._send(batch)
+
+    def _sources(self, batch: Handed) -> Iterator[tuple[Handed, int]]:
+        for dep in batch.deps:
+            key, row = ids.split(dep)
+            number = int.from_bytes(key[8:], "big")
+            source = self._batches.get(number) or self._kept.get(number)
+            if source is not None and row < source.count:
+                yield source, row
+
+    # --- inside: what the node says -----------------------------------------------------------------------------------
 
     def _outcomes(self, header: dict[str, Any], body: memoryview) -> None:
         number = self._number(header)
@@ -235,19 +306,31 @@ class Session:
     def _less(self, batch: Handed, count: int) -> None:
         batch.left -= count
         self.tasks -= count
-        if not batch.left:
-            self.bytes -= len(batch.columns)
-            del self._batches[batch.number]
+        if batch.left:
+            return
+        self.bytes -= len(batch.columns)
+        del self._batches[batch.number]
+        if batch.pinned:
+            self._kept[batch.number] = batch
+        for source, row in list(self._sources(batch)):
+            source.pinned[row] -= 1
+            if not source.pinned[row]:
+                del source.pinned[row]
+                if not source.pinned:
+                    self._kept.pop(source.number, None)
 
     def _grant(self, header: dict[str, Any]) -> None:
-        number = self._number(header)
-        batch = self._batches.get(number)
-        asked = header_field(header, "r", list)
+        batch = self._batches.get(self._number(header))
         if batch is None:
             return
-        for start, stop in asked:
-            batch.granted.update(range(max(0, start), min(stop, batch.count)))
-        self._tell(Kind.GRANT_START, {"b": self._key(number), "r": asked})
+        asked: set[int] = set()
+        for start, stop in header_field(header, "r", list):
+            asked.update(range(max(0, start), min(stop, batch.count)))
+        # What has ended, or was given up, does not begin: not here and not again.
+        granted = [row for row in sorted(asked - batch.cancelled) if not batch.done[row]]
+        batch.granted.update(granted)
+        if granted:
+            self._tell(Kind.GRANT_START, {"b": self._key(batch.number), "r": _pairs(_ranges(granted))})
 
     def _refused(self, now: float, header: dict[str, Any]) -> None:
         batch = self._batches.get(self._number(header))
@@ -255,14 +338,16 @@ class Session:
             return
         after = header.get("after")
         if header.get("reason") == "draining":
-            self._effects.append(Moving("draining"))
+            batch.sent = False
+            self._effects.append(Moving("draining", True))
         elif isinstance(after, int | float):
             batch.refusals += 1
+            batch.sent = False
             wait = min(RESUBMIT_BACKOFF_MAX_S, float(after) * batch.refusals)
             self._again.append((now + wait, batch.number))
         else:
-            rows = [row for row in range(batch.count) if not batch.done[row]]
-            self._end(batch, rows, Status.REFUSED, str(header.get("message", "")), str(header.get("hint", "")))
+            message, hint = str(header.get("message", "")), str(header.get("hint", ""))
+            self._end(batch, list(batch.open_rows()), Status.REFUSED, message, hint)
 
     def _end(self, batch: Handed, rows: list[int], status: Status, message: str, hint: str) -> None:
         if not rows:
@@ -271,3 +356,18 @@ class Session:
             batch.done[row] = 1
         self._effects.append(Ended(batch.number, tuple(rows), status, message, hint, batch.left == len(rows)))
         self._less(batch, len(rows))
+
+
+def _ranges(rows: list[int]) -> Ranges:
+    """Sorted rows as (start, stop) ranges."""
+    found: Ranges = []
+    for row in rows:
+        if found and found[-1][1] == row:
+            found[-1] = (found[-1][0], row + 1)
+        else:
+            found.append((row, row + 1))
+    return found
+
+
+def _pairs(ranges: Ranges | None) -> list[list[int]] | None:
+    return None if ranges is None else [list(pair) for pair in ranges]
