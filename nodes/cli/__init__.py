@@ -22,6 +22,7 @@ VERBS: Final[dict[str, str]] = {
     "node": "start a node on this machine",
     "run": "run one command somewhere in the fleet, as if it ran here",
     "map": "run a command for each of many inputs",
+    "audit": "code health of a source tree, measured by the fleet",
     "status": "the fleet at a glance",
     "members": "the nodes of the fleet",
     "task": "list, show, wait for, cancel and explain tasks",

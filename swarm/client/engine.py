@@ -162,7 +162,7 @@ class Engine:
         self._code_sent.clear()
         for digest, code in self._code.items():
             self._send_code(digest, code)
-        self._session.link_up()
+        self._session.link_up(link.boot)
         self._turn()
         self._ask("nodes", {}, b"").add_done_callback(self._learn)
 
@@ -286,7 +286,7 @@ class Engine:
 
     def _cancel(self, number: int, index: int | None) -> None:
         self._flush()
-        self._session.cancel(number, index)
+        self._session.cancel(number, None if index is None else [(index, index + 1)])
         self._turn()
 
     def _give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:

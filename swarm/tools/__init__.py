@@ -1,0 +1,1 @@
+"""Jobs from real life that come with the fleet."""
