@@ -64,7 +64,9 @@ class Buffers:
         if not known["has"]:
             if len(data) > PUT_BYTES_MAX:
                 raise PayloadTooLarge(
-                    f"a file of {len(data)} bytes is more than is staged ({PUT_BYTES_MAX})", hint="split it", size_bytes=len(data)
+                    f"a file of {len(data)} bytes is more than is staged ({PUT_BYTES_MAX})",
+                    hint="split it",
+                    size_bytes=len(data),
                 )
             self._ask("blob.put", {"id": digest}, data)
         return Ref(digest, len(data), 0)

@@ -7,19 +7,26 @@ there is at its next turn. So calls that come quickly travel together, and a sin
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 import time
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future as StdFuture
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kernels.batch import CallBuilder, settle
 from swarm.client.buffers import Buffers
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
-from swarm.errors import FleetNotFound, NotAccepted, SwarmError, TaskCancelled, TaskLost, TaskRefused
+from swarm.client.routes import Route
+from swarm.errors import (
+    DependencyFailed, FleetNotFound, NotAccepted, SwarmError, TaskCancelled, TaskError, TaskLost, TaskRefused,
+)  # fmt: skip
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
 from swarm.payload_failure import error_of
@@ -27,29 +34,59 @@ from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
 from swarm.protocol.session import Delivered, Ended, Happened, Moving, Session
 from swarm.protocol.states import Status
+from transport import bounds
 from transport.links import Link, LinkClosed, LinkOverflow
 
 T = TypeVar("T")
+Make = Callable[["Batch", int], Future]
 
 BATCH_TASKS_MAX = 1024
 BATCH_BYTES_MAX = 256 * 1024
 WINDOW_TASKS = 100_000
 """Tasks handed over and not finished before `submit` waits."""
-WINDOW_BYTES = 256 << 20
+WINDOW_BYTES = 64 << 20
+"""Bytes of calls not finished before `submit` waits."""
+CODE_KEPT_COUNT_MAX = 1024
+CODE_KEPT_BYTES_MAX = 32 << 20
+"""Callables by value that are kept to be sent to the next node; the least recently used go first."""
 RECONNECT_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
+NODES_REFRESH_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+
+# All that is in the window may have to be sent again at once, on a new link.
+assert WINDOW_BYTES + CODE_KEPT_BYTES_MAX + bounds.MESSAGE_BYTES_MAX <= bounds.OUTSTANDING_BYTES_MAX
+assert WINDOW_TASKS <= bounds.OUTSTANDING_COUNT_MAX
+
+_KINDS: dict[int, type[TaskError]] = {
+    Status.LOST: TaskLost, Status.CANCELLED: TaskCancelled, Status.DEPENDENCY: DependencyFailed,
+}  # fmt: skip
 
 
-class Open:
-    """A batch that still takes calls: those of one spec that come before the loop's next turn."""
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How long a client waits, in seconds; None is for ever."""
 
-    __slots__ = ("builder", "deps", "future_type", "futures", "number", "raw", "rerun")
+    submit_timeout_s: float | None = None
+    """For room, when too much is under way; then NotAccepted."""
+    reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+    """For another node when the one in use is gone; then everything unfinished fails with FleetNotFound."""
+    window_tasks: int = WINDOW_TASKS
+    window_bytes: int = WINDOW_BYTES
 
-    def __init__(self, number: int, raw: bytes, rerun: bool) -> None:
+
+class Batch:
+    """Calls of one spec that travel together: those that come before the loop's next turn."""
+
+    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "raw", "rerun")
+
+    def __init__(self, engine: Engine, number: int, raw: bytes, rerun: bool) -> None:
+        self.engine = engine
         self.number = number
         self.raw = raw
         self.rerun = rerun
-        self.builder = CallBuilder()
+        self.builder: Any = CallBuilder()
+        self.add = self.builder.add_plain
         self.futures: list[Any] = []
         self.deps: list[bytes] = []
 
@@ -57,247 +94,372 @@ class Open:
 class Engine:
     """One client's connection to its fleet."""
 
-    def __init__(self, home: Home, *, seeds: Iterable[str] = (), session: bytes | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        seeds: Iterable[str] = (),
+        session: bytes | None = None,
+        settings: EngineSettings | None = None,
+        name: str | None = None,
+    ) -> None:
         self.home = home
+        self.settings = settings or EngineSettings()
         self.session_id = session or os.urandom(8)
+        self.closed = False
+        self.fleet_name = ""
+        self.source: Buffers | None = None
+        """Where buffers of results are taken from."""
+        self._name = name
         self._session = Session(self.session_id)
         self._boot = os.urandom(8)
         self._seeds = tuple(seeds)
+        # Under the lock: what user threads and the loop share.
         self._lock = threading.Lock()
-        self._opened: dict[bytes, Open] = {}
-        self._closed: list[Open] = []
+        self._room = threading.Condition(self._lock)
+        self._opened: dict[bytes, Batch] = {}
+        self._ready: list[Batch] = []
+        self._ready_bytes = 0
+        self._cancels: list[tuple[int, int, bool]] = []
+        self._new_code: list[tuple[bytes, bytes]] = []
         self._awake = False
         self._number = 0
-        self._futures: dict[int, list[Any]] = {}
-        self._handed = 0
-        self._room = threading.Condition()
+        self._unsent = 0
         self._waiting_for_room = 0
-        self._link: Link | None = None
         self._dead: BaseException | None = None
+        # In the loop alone.
+        self._futures: dict[int, list[Any]] = {}
+        self._link: Link | None = None
         self._queries: dict[int, StdFuture[tuple[Any, bytes]]] = {}
         self._query_number = 0
-        self._code_sent: set[bytes] = set()
-        self._code: dict[bytes, bytes] = {}
+        self._code: OrderedDict[bytes, bytes] = OrderedDict()
+        self._code_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._refresh: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
-        self._moving = False
-        self.closed = False
-        self.on_finished: Callable[[int], None] = lambda number: None
-        self._loop = _new_loop()
-        self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
-        self._source: Any = None
+        self._moving = ""
         self._openers: ThreadPoolExecutor | None = None
         self._finder: Finder | None = None
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
+        self._thread_id = 0
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def open(self, timeout_s: float) -> None:
         """Find the fleet and connect. FleetNotFound after `timeout_s` seconds."""
         fleet, credentials = client_credentials(self.home)
-        self._fleet = fleet
-        self._finder = Finder(
-            self.home, fleet, credentials, self, self._boot, self._seeds, {"client": credentials.identity.name}
-        )
+        self.fleet_name = fleet.name
+        info = {"client": self._name or credentials.identity.name}
+        self.begin(Finder(self.home, fleet, credentials, self, self._boot, self._seeds, info), timeout_s)
+
+    def begin(self, finder: Finder, timeout_s: float) -> None:
+        """Start the loop, and connect to whom the finder finds."""
+        self._finder = finder
         self._thread.start()
+        _engines.add(self)
         try:
-            self.run(self._connect(time.monotonic() + timeout_s), timeout_s + 5.0)
+            self._call(self._connect(time.monotonic() + timeout_s, None), timeout_s + CLOSE_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Disconnect; futures without an outcome end as cancelled. Safe to call again."""
-        if self.closed:
-            return
-        self.closed = True
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._room.notify_all()
+        _engines.discard(self)
         if self._thread.is_alive():
             try:
-                self.run(self._close(), timeout_s)
-            except Exception:
-                pass
+                self._call(self._close(), timeout_s)
+            except (Exception, asyncio.CancelledError):
+                pass  # a node that does not answer is left to find out by itself
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout_s)
+            if threading.get_ident() != self._thread_id:
+                self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._loop.close()
         if self._openers is not None:
             self._openers.shutdown(wait=False)
         self._fail_all(TaskCancelled("the client was closed before the task ended"))
+
+    def refuse_in_own_thread(self, what: str) -> None:
+        """Raise RuntimeError in the client's own thread, where waiting would be for ever."""
+        if threading.get_ident() == self._thread_id:
+            raise RuntimeError(f"a callback of a future can not {what}: give that to a thread of your own")
+
+    def wait_idle(self, timeout_s: float | None = None) -> bool:
+        """Wait until every task handed over has its outcome. False after `timeout_s` seconds."""
+        self.refuse_in_own_thread("wait for tasks")
         with self._room:
-            self._room.notify_all()
-
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
-        """Run a coroutine in the loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
-
-    @property
-    def fleet_name(self) -> str:
-        """The name of the fleet."""
-        return self._fleet.name
+            self._waiting_for_room += 1
+            try:
+                done = self._room.wait_for(
+                    lambda: not self.unfinished or self.closed or self._dead is not None, timeout_s
+                )
+            finally:
+                self._waiting_for_room -= 1
+        openers = self._openers
+        if done and openers is not None:
+            openers.submit(int).result(timeout_s)
+        return done
 
     @property
     def link(self) -> Link | None:
         """The link to the node in use."""
         return self._link
 
+    @property
+    def unfinished(self) -> int:
+        """Tasks handed over that have no outcome."""
+        return self._unsent + self._session.tasks
+
+    def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
     def _run(self) -> None:
+        self._thread_id = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
     async def _close(self) -> None:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+        for timer in (self._timer, self._refresh):
+            if timer is not None:
+                timer.cancel()
         self._flush()
         if self._finder is not None:
             await self._finder.close()
 
-    async def _connect(self, deadline: float, avoid: bytes | None = None) -> None:
-        assert self._finder is not None
-        # The finder's links call `link_up` in this same turn; the session goes on from there.
-        link = await self._finder.find(deadline - time.monotonic() + self._loop.time(), avoid)
-        if self._link is not link:
-            self._use(link)
-
-    def _use(self, link: Link) -> None:
-        self._link = link
-        self._code_sent.clear()
-        for digest, code in self._code.items():
-            self._send_code(digest, code)
-        self._session.link_up(link.boot)
-        self._turn()
-        self._ask("nodes", {}, b"").add_done_callback(self._learn)
-
-    def _learn(self, answered: StdFuture[tuple[Any, bytes]]) -> None:
-        if not answered.cancelled() and answered.exception() is None and self._finder is not None:
-            value = answered.result()[0]
-            if isinstance(value, dict):
-                self._finder.learn(value.get("nodes", ()))
+    def abandon(self) -> None:
+        """In a child of fork(2): the thread and the connection are the parent's."""
+        self.closed = True
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._dead = RuntimeError("this client was opened before fork(); connect again in the child")
 
     # --- submitting, from any thread ----------------------------------------------------------------------------------
 
-    def add_code(self, digest: bytes, code: bytes) -> None:
-        """Code that a spec refers to; the node gets it before the first batch that does."""
-        if digest not in self._code:
-            self._code[digest] = code
-            self._loop.call_soon_threadsafe(self._send_code, digest, code)
-
     def submit(
-        self,
-        raw: bytes,
-        rerun: bool,
-        args: tuple[Any, ...] | None,
-        kwargs: dict[str, Any] | None,
-        sink: Buffers | bytes,
-        make: type[Future] = Future,
+        self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None, make: Make, sink: Buffers | None
     ) -> Future:
-        """Add one call, its large arguments by way of `sink`; or, without `args`, the payload that `sink` is then.
-
-        Waits while too much is under way.
-        """
-        if self._handed >= WINDOW_TASKS:
-            self._wait_for_room()
+        """Add one call, its large arguments by way of `sink`. Waits while too much is under way."""
+        if self.full:
+            self.wait_for_room()
+        raw = route.raw
         with self._lock:
-            it = self._opened.get(raw)
-            if it is None:
-                it = self._begin(raw, rerun)
-            index = -1 if args is None else it.builder.add_plain(args, kwargs)
+            it = self._opened.get(raw) or self._begin(route)
+            index = it.add(args, kwargs)
             if index >= 0:
                 return self._added(it, index, make)
         # Encoding may run code of the user's (pickling), so it is done without the lock.
-        payload = sink if args is None else encode_call(args, kwargs, sink)  # type: ignore[arg-type]
+        return self.submit_payload(route, encode_call(args, kwargs, sink), make)
+
+    def submit_payload(self, route: Route, payload: bytes, make: Make) -> Future:
+        """Add one call whose payload is made already."""
+        if self.full:
+            self.wait_for_room()
         with self._lock:
-            it = self._opened.get(raw) or self._begin(raw, rerun)
+            it = self._opened.get(route.raw) or self._begin(route)
             return self._added(it, it.builder.add(payload), make)
 
-    def submit_after(self, raw: bytes, rerun: bool, payload: bytes, deps: list[bytes], make: type[Future]) -> Future:
+    def submit_after(self, route: Route, payload: bytes, deps: list[bytes], make: Make) -> Future:
         """Add one call that waits for other tasks: a batch of its own."""
+        if self.full:
+            self.wait_for_room()
         with self._lock:
             # Batches of the dependencies have to be handed over before this one.
-            self._closed.extend(self._opened.values())
-            self._opened.clear()
-            it = self._begin(raw, rerun)
+            for opened in list(self._opened.values()):
+                self._shut(opened)
+            it = self._begin(route)
             it.deps = deps
             future = self._added(it, it.builder.add(payload), make)
-            if self._opened.pop(raw, None) is not None:
-                self._closed.append(it)
+            if route.raw in self._opened:
+                self._shut(it)
             return future
 
-    def _begin(self, raw: bytes, rerun: bool) -> Open:
+    def failed(self, route: Route, error: BaseException, make: Make) -> Future:
+        """A future of a task that is not handed over at all, since it can not but fail."""
+        with self._lock:
+            self._check()
+            self._number += 1
+            future = make(Batch(self, self._number, route.raw, route.rerun), 0)
+        future._fail(error)
+        return future
+
+    @property
+    def full(self) -> bool:
+        """Whether `submit` would wait."""
+        settings = self.settings
+        return (
+            self._unsent + self._session.tasks >= settings.window_tasks
+            or self._ready_bytes + self._session.bytes >= settings.window_bytes
+        )
+
+    def wait_for_room(self) -> None:
+        """Wait until `submit` need not. NotAccepted after `submit_timeout_s`. In the client's own thread: at once."""
+        if threading.get_ident() == self._thread_id:
+            return  # a callback that submits: it must not wait for what only this thread can bring
+        with self._room:
+            self._waiting_for_room += 1
+            try:
+                there = self._room.wait_for(
+                    lambda: not self.full or self.closed or self._dead is not None, self.settings.submit_timeout_s
+                )
+            finally:
+                self._waiting_for_room -= 1
+        if not there:
+            raise NotAccepted(
+                f"{self.unfinished} tasks are under way, and none ended in {self.settings.submit_timeout_s:g} s",
+                hint="take results before submitting more, or give submit_timeout_s=None to wait",
+                retry_after_s=1.0,
+            )
+
+    def _check(self) -> None:
         if self._dead is not None:
             raise self._dead
         if self.closed:
             raise RuntimeError("this client is closed")
+
+    def _begin(self, route: Route) -> Batch:
+        self._check()
         self._number += 1
-        it = self._opened[raw] = Open(self._number, raw, rerun)
+        it = self._opened[route.raw] = Batch(self, self._number, route.raw, route.rerun)
+        if route.code is not None:
+            # Together with the batch, so that it is there before it.
+            self._new_code.append((route.code.digest, route.code.blob))
         return it
 
-    def _added(self, it: Open, index: int, make: type[Future]) -> Future:
-        future = make(self, it.number, index)
+    def _added(self, it: Batch, index: int, make: Make) -> Future:
+        future = make(it, index)
+        if len(it.futures) != index:
+            # A Ctrl-C struck between a call and its future: that one has none.
+            it.futures.extend([None] * (index - len(it.futures)))
         it.futures.append(future)
-        self._handed += 1
+        self._unsent += 1
         if index + 1 >= BATCH_TASKS_MAX or it.builder.nbytes >= BATCH_BYTES_MAX:
-            self._closed.append(it)
-            del self._opened[it.raw]
+            self._shut(it)
         if not self._awake:
             self._awake = True
             self._loop.call_soon_threadsafe(self._flush)
         return future
 
-    def _wait_for_room(self) -> None:
-        with self._room:
-            self._waiting_for_room += 1
-            try:
-                while self._handed >= WINDOW_TASKS and not self.closed and self._dead is None:
-                    self._room.wait(1.0)
-            finally:
-                self._waiting_for_room -= 1
+    def _shut(self, it: Batch) -> None:
+        del self._opened[it.raw]
+        self._ready.append(it)
+        self._ready_bytes += it.builder.nbytes
 
-    def cancel(self, number: int, index: int | None) -> None:
-        """Give up a task, or all of a batch."""
-        if not self.closed:
-            self._loop.call_soon_threadsafe(self._cancel, number, index)
+    def cancel(self, number: int, index: int, *, kill: bool = True) -> None:
+        """Give up a task; without `kill` only if it has not begun."""
+        with self._lock:
+            if self.closed:
+                return
+            self._cancels.append((number, index, kill))
+            if not self._awake:
+                self._awake = True
+                self._loop.call_soon_threadsafe(self._flush)
 
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
         """Send input, a signal or credit to a task."""
         if not self.closed:
             self._loop.call_soon_threadsafe(self._give_input, number, index, what, value, body)
 
-    def query(self, method: str, args: Mapping[str, Any], body: bytes = b"", timeout_s: float = QUERY_TIMEOUT_S) -> tuple[Any, bytes]:
+    def query(
+        self, method: str, args: Mapping[str, Any], body: bytes = b"", timeout_s: float = QUERY_TIMEOUT_S
+    ) -> tuple[Any, bytes]:
         """Ask the node something. SwarmError with the node's words when it says no."""
-        answer: StdFuture[tuple[Any, bytes]] = StdFuture()
-        self._loop.call_soon_threadsafe(self._ask_for, answer, method, dict(args), body)
+        self.refuse_in_own_thread("ask the node, or send large arguments")
+        answer = self.asking(method, args, body)
         try:
             return answer.result(timeout_s)
         except TimeoutError:
-            raise SwarmError(f"the node did not answer {method} in {timeout_s:g} s", hint="swarm status shows its state") from None
+            raise SwarmError(
+                f"the node did not answer {method} in {timeout_s:g} s", hint="swarm status shows its state"
+            ) from None
+
+    def asking(self, method: str, args: Mapping[str, Any], body: bytes = b"") -> StdFuture[tuple[Any, bytes]]:
+        """Ask the node something, and get a future of the answer."""
+        with self._lock:
+            self._check()
+        answer: StdFuture[tuple[Any, bytes]] = StdFuture()
+        self._loop.call_soon_threadsafe(self._ask_for, answer, method, dict(args), body)
+        return answer
+
+    def post(self, method: str, args: Mapping[str, Any]) -> None:
+        """Tell the node something, without an answer; nothing when there is no node. From any thread, and finalizers."""
+        if not self.closed:
+            try:
+                self._loop.call_soon_threadsafe(self._ask, method, dict(args), b"")
+            except RuntimeError:
+                pass  # closed at this very moment
 
     # --- in the loop --------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
+        """Hand over what there is. While the link is congested it waits, and with it those who submit."""
+        if self._link is not None and self._link.congested and not self.closed:
+            return  # stays awake; `link_writable` comes back here
         with self._lock:
             self._awake = False
-            batches = self._closed + list(self._opened.values()) if self._opened else self._closed
-            self._closed = []
-            self._opened = {}
-        for it in sorted(batches, key=lambda one: one.number):
+            batches, self._ready = self._ready, []
+            if self._opened:
+                batches.extend(self._opened.values())
+                self._opened = {}
+            cancels, self._cancels = self._cancels, []
+            code, self._new_code = self._new_code, []
+        for digest, blob in code:
+            self._keep_code(digest, blob)
+        if len(batches) > 1:
+            batches.sort(key=lambda one: one.number)
+        for it in batches:
             self._futures[it.number] = it.futures
-            count = it.builder.count
-            self._session.submit(it.number, it.raw, it.rerun, count, it.builder.take(), it.deps)
+            count, columns = it.builder.count, it.builder.take()
+            if len(it.futures) < count:
+                it.futures.extend([None] * (count - len(it.futures)))
+            # Futures keep their batch: what it was built with goes.
+            it.builder = it.add = None
+            it.futures = []
+            self._session.submit(it.number, it.raw, it.rerun, count, columns, it.deps)
+        if batches:
+            with self._lock:
+                # Only now, so that none is missed by those who count.
+                self._unsent = sum(it.builder.count for it in (*self._ready, *self._opened.values()))
+                self._ready_bytes = sum(it.builder.nbytes for it in self._ready)
+        if cancels:
+            self._cancel(cancels)
         self._turn()
 
-    def _cancel(self, number: int, index: int | None) -> None:
-        self._flush()
-        self._session.cancel(number, None if index is None else [(index, index + 1)])
-        self._turn()
+    def _cancel(self, cancels: list[tuple[int, int, bool]]) -> None:
+        ranges: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+        for number, index, kill in sorted(cancels):
+            found = ranges.setdefault((number, kill), [])
+            if found and found[-1][1] >= index:
+                found[-1] = (found[-1][0], index + 1)
+            else:
+                found.append((index, index + 1))
+        for (number, kill), wanted in ranges.items():
+            self._session.cancel(number, wanted, kill=kill)
 
     def _give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
         self._flush()
         self._session.give_input(number, index, what, value, body)
         self._turn()
 
-    def _send_code(self, digest: bytes, code: bytes) -> None:
-        if self._link is not None and digest not in self._code_sent:
-            self._code_sent.add(digest)
-            self._ask("code.put", {"digest": digest}, code)
+    def _keep_code(self, digest: bytes, blob: bytes) -> None:
+        if digest in self._code:
+            self._code.move_to_end(digest)
+            return
+        self._code[digest] = blob
+        self._code_bytes += len(blob)
+        while len(self._code) > CODE_KEPT_COUNT_MAX or (self._code_bytes > CODE_KEPT_BYTES_MAX and len(self._code) > 1):
+            _, oldest = self._code.popitem(last=False)
+            self._code_bytes -= len(oldest)
+        if self._link is not None:
+            self._ask("code.put", {"digest": digest}, blob)
 
     def _ask(self, method: str, args: dict[str, Any], body: bytes) -> StdFuture[tuple[Any, bytes]]:
         answer: StdFuture[tuple[Any, bytes]] = StdFuture()
@@ -319,33 +481,41 @@ class Engine:
     def _turn(self) -> None:
         for effect in self._session.take_effects():
             match effect:
-                case Tell():
-                    if self._link is not None:
-                        try:
-                            self._link.send(encode(effect.kind, effect.header), *effect.parts)
-                        except LinkClosed:
-                            pass
-                        except LinkOverflow as error:
-                            self._link.close(f"overflow: {error}"[:200])
                 case Delivered():
                     self._deliver(effect)
-                case Ended():
-                    self._ended(effect)
+                case Tell():
+                    self._tell(effect)
                 case Happened():
                     futures = self._futures.get(effect.batch)
                     future = futures[effect.index] if futures else None
                     if future is not None:
                         future._happened(effect.name, effect.value, effect.body, effect.node)
+                case Ended():
+                    self._ended(effect)
                 case Moving():
-                    self._move(effect.reason)
+                    self._moving = effect.reason or "moving"
+        if self._moving:
+            self._move()
         at = self._session.next_deadline()
         if at is not None and self._timer is None:
             self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
+
+    def _tell(self, it: Tell) -> None:
+        if self._link is None:
+            return
+        try:
+            self._link.send(encode(it.kind, it.header), *it.parts)
+        except LinkClosed:
+            pass  # `link_down` follows, and everything is handed over again
+        except LinkOverflow as error:
+            self._link.close(f"overflow: {error}"[:200])
 
     def _on_timer(self) -> None:
         self._timer = None
         self._session.on_timer(time.monotonic())
         self._turn()
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------
 
     def _deliver(self, it: Delivered) -> None:
         futures = self._futures.get(it.batch)
@@ -359,14 +529,14 @@ class Engine:
                 self._settle_one(future, status, payload)
 
         settle(it.outcomes, futures, other)
-        self._less(it.batch, it.fresh, it.last)
+        self._less(it.batch, it.last)
 
     def _settle_one(self, future: Future, status: int, payload: memoryview) -> None:
         trusted = self._link is not None and "code" in self._link.identity.grants
-        if len(payload) and payload[0] in b"BR":
+        if status == Status.OK and len(payload) and payload[0] in b"BR":
             # Its buffers have to be asked for, and the answer comes by this very loop.
             if self._openers is None:
-                self._openers = ThreadPoolExecutor(2, "swarm-client-buffers")
+                self._openers = ThreadPoolExecutor(1, "swarm-client-buffers")
             self._openers.submit(self._load, future, status, bytes(payload), trusted)
         else:
             self._load(future, status, payload, trusted)
@@ -374,9 +544,9 @@ class Engine:
     def _load(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
         try:
             if status == Status.OK:
-                future._finish(decode_value(payload, self._source, trusted=trusted))
+                future._finish(decode_value(payload, self.source, trusted=trusted))
             else:
-                future._fail(error_of(status, payload, trusted=trusted))
+                future._fail(error_of(status, payload, trusted=trusted, task=future.id))
         except BaseException as error:
             # A result that cannot be loaded here is the task's failure, never the engine's.
             future._fail(error)
@@ -385,40 +555,84 @@ class Engine:
         futures = self._futures.get(it.batch)
         if futures is None:
             return
-        kinds: dict[int, type[SwarmError]] = {Status.LOST: TaskLost, Status.CANCELLED: TaskCancelled}
-        kind = kinds.get(it.status, TaskRefused)
+        kind = _KINDS.get(it.status, TaskRefused)
         for index in it.indices:
             future, futures[index] = futures[index], None
             if future is not None:
-                future._fail(kind(it.message, hint=it.hint))
-        self._less(it.batch, len(it.indices), it.last)
+                future._fail(kind(it.message, hint=it.hint, task=future.id))
+        self._less(it.batch, it.last)
 
-    def _less(self, number: int, count: int, last: bool) -> None:
-        with self._lock:
-            self._handed -= count
+    def _less(self, number: int, last: bool) -> None:
         if last:
             self._futures.pop(number, None)
-            self.on_finished(number)
         if self._waiting_for_room:
             with self._room:
                 self._room.notify_all()
 
+    def _fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            waiting = [it.futures for it in (*self._ready, *self._opened.values())]
+            self._ready, self._opened, self._ready_bytes, self._unsent = [], {}, 0, 0
+        for futures in (*waiting, *list(self._futures.values())):
+            for index, future in enumerate(futures):
+                futures[index] = None
+                if future is not None:
+                    future._fail(error)
+        self._futures.clear()
+        with self._room:
+            self._room.notify_all()
+
     # --- links --------------------------------------------------------------------------------------------------------
 
+    async def _connect(self, deadline: float, avoid: bytes | None) -> None:
+        assert self._finder is not None
+        link = await self._finder.find(deadline - time.monotonic() + self._loop.time(), avoid)
+        if self.closed:
+            link.close("the client is closing")
+        else:
+            self._use(link)
+
+    def _use(self, link: Link) -> None:
+        self._link = link
+        self._moving = ""
+        for digest, code in self._code.items():
+            self._ask("code.put", {"digest": digest}, code)
+        self._session.link_up(link.identity.id + link.boot)
+        self._turn()
+        self._flush()
+        self._learn()
+
+    def _learn(self) -> None:
+        """Hear from the node, now and then, which others there are: where to go when it is gone."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+        if self._link is not None and not self.closed:
+            self._refresh = self._loop.call_later(NODES_REFRESH_S, self._learn)
+            self._ask("nodes", {}, b"").add_done_callback(self._learned)
+
+    def _learned(self, answered: StdFuture[tuple[Any, bytes]]) -> None:
+        if not answered.cancelled() and answered.exception() is None and self._finder is not None:
+            value = answered.result()[0]
+            if isinstance(value, dict):
+                self._finder.learn(value.get("nodes", ()))
+            if self._moving:
+                self._move()
+
     def link_up(self, link: Link) -> None:
-        """`connect` comes back with it."""
+        """`find` comes back with it."""
 
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
         """Messages from the node."""
         if link is not self._link:
             return
+        now = time.monotonic()
         try:
             for message in messages:
                 kind, header, body = decode(message)
                 if kind == Kind.REPLY:
                     self._replied(header, body)
                 else:
-                    self._session.on_message(time.monotonic(), kind, header, body)
+                    self._session.on_message(now, kind, header, body)
         except (MessageError, ValueError, TypeError, KeyError) as error:
             link.close(f"violation: {error}"[:200])
         self._turn()
@@ -428,18 +642,21 @@ class Engine:
         if answer is None or answer.done():
             return
         error = header.get("e")
-        if error is not None:
-            from swarm import errors
-
-            kind = getattr(errors, str(error[0]), SwarmError)
-            if not (isinstance(kind, type) and issubclass(kind, SwarmError)) or kind is NotAccepted:
-                kind = SwarmError
-            answer.set_exception(kind(str(error[1]), hint=str(error[2])))
-        else:
+        if error is None:
             answer.set_result((header.get("v"), bytes(body)))
+            return
+        from swarm import errors
+
+        name, message, hint = error[:3]
+        kind = getattr(errors, str(name), SwarmError)
+        if not (isinstance(kind, type) and issubclass(kind, SwarmError)):
+            kind = SwarmError
+        answer.set_exception(kind(str(message), hint=str(hint)))
 
     def link_writable(self, link: Link) -> None:
-        """The node consumes again."""
+        """The node consumes again: hand over what waited."""
+        if link is self._link:
+            self._flush()
 
     def link_down(self, link: Link, reason: str) -> None:
         """The node is gone: find another, or it again."""
@@ -448,42 +665,35 @@ class Engine:
         self._link = None
         self._session.link_down()
         failed = FleetNotFound(f"the node is gone ({reason})", hint="the client looks for another")
-        for answer in self._queries.values():
+        queries, self._queries = self._queries, {}
+        for answer in queries.values():
             if not answer.done():
                 answer.set_exception(failed)
-        self._queries.clear()
         if not self.closed and self._reconnecting is None:
             avoid = link.identity.id if self._moving else None
-            self._moving = False
             self._reconnecting = self._loop.create_task(self._reconnect(avoid))
+        self._flush()
 
     def refused(self, reason: str, facts: Mapping[str, object]) -> None:
         """Somebody who is no member answered; the finder goes on."""
 
-    def _move(self, reason: str) -> None:
-        if self._link is not None and not self._moving and self._finder is not None and len(self._finder.places) > 1:
-            self._moving = True
-            self._link.close(f"moving: {reason}")
+    def _move(self) -> None:
+        """Leave a node that stops, if there is another one, and nothing would be lost by leaving."""
+        link = self._link
+        if link is None or self._finder is None or not self._session.may_move:
+            return
+        if any(known != link.identity.id for known in self._finder.places):
+            link.close(f"moving: {self._moving}")
 
     async def _reconnect(self, avoid: bytes | None) -> None:
         try:
-            await self._connect(time.monotonic() + RECONNECT_TIMEOUT_S, avoid)
+            await self._connect(time.monotonic() + self.settings.reconnect_timeout_s, avoid)
         except FleetNotFound as error:
-            self._dead = error
+            with self._lock:
+                self._dead = error
             self._fail_all(error)
         finally:
             self._reconnecting = None
-
-    def _fail_all(self, error: BaseException) -> None:
-        with self._lock:
-            waiting = [it.futures for it in (*self._closed, *self._opened.values())]
-            self._closed, self._opened = [], {}
-        for futures in (*waiting, *self._futures.values()):
-            for index, future in enumerate(futures):
-                futures[index] = None
-                if future is not None and not future.done():
-                    future._fail(error)
-        self._futures.clear()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -492,3 +702,23 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's end: what is unfinished is cancelled, so that nothing runs for nobody."""
+    for engine in list(_engines):
+        engine.close(1.0)
+
+
+def _forked() -> None:
+    for engine in list(_engines):
+        engine.abandon()
+    _engines.clear()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

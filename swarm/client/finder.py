@@ -12,7 +12,7 @@ from typing import Any
 
 from swarm.errors import FleetNotFound
 from swarm.paths import Home
-from transport.fleet import Fleet, enroll
+from transport.fleet import Fleet, enroll, host_name
 from transport.hints import Hint
 from transport.identity import Credentials
 from transport.links import HandshakeFailed, Link, LinkHandler
@@ -36,7 +36,7 @@ def client_credentials(home: Home) -> tuple[Fleet, Credentials]:
     """What this user proves itself with. FleetNotFound when this home is in no fleet."""
     try:
         fleet = Fleet.load(home.fleet_dir)
-        return fleet, enroll(fleet, home.data / "client", "client", _own_name(home), ("code",), time.time())
+        return fleet, enroll(fleet, home.data / "client", "client", user_name(), ("code",), time.time())
     except FleetError as error:
         if error.reason in ("missing", "not-enrolled"):
             raise FleetNotFound(
@@ -47,10 +47,8 @@ def client_credentials(home: Home) -> tuple[Fleet, Credentials]:
         raise FleetNotFound(str(error), hint=error.hint) from error
 
 
-def _own_name(home: Home) -> str:
-    from transport.fleet import host_name, load_keys
-
-    load_keys(home.data / "client") if (home.data / "client").exists() else None
+def user_name() -> str:
+    """What the user of this home is called as a client."""
     import getpass
 
     try:
@@ -97,7 +95,11 @@ class Finder:
                 if loop.time() >= deadline:
                     break
                 try:
-                    return await attempt(min(DIAL_TIMEOUT_S, max(0.05, deadline - loop.time())))
+                    link: Link = await attempt(min(DIAL_TIMEOUT_S, max(0.05, deadline - loop.time())))
+                    if avoid is None or link.identity.id != avoid:
+                        return link
+                    self.tried.append(f"{link.identity.name} stops")
+                    link.close("another node is wanted")
                 except HandshakeFailed as error:
                     self.tried.append(f"{error.reason}: {error}")
                 except (OSError, ValueError) as error:

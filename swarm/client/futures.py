@@ -1,44 +1,50 @@
 """Futures of tasks: real `concurrent.futures.Future`s, without what most of them never need.
 
 The stock future makes a lock and a condition when it is made, which costs more than all else in submitting a task.
-Here they are made when somebody first waits, adds a callback, or hands the future to `concurrent.futures.wait`.
+Here they are made when somebody first waits, adds a callback, or hands the future to `concurrent.futures.wait`. Until
+then a state is one entry of a dictionary, written whole, so that it can be read without a lock.
 """
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from swarm.protocol import ids
 from swarm.tasks import waiting
 
 if TYPE_CHECKING:
-    from swarm.client.engine import Engine
+    from swarm.client.engine import Batch
 
-_OVER = (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
+_OVER = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
+
+Listener = Callable[[str, Any, bytes], None]
+"""Told of a task's events: name, value, bulk. Called in the client's thread."""
 
 
 class Future(concurrent.futures.Future[Any]):
-    """The outcome of a task, now or later. Keeps every rule of `concurrent.futures.Future`."""
+    """The outcome of a task, now or later. Keeps every rule of `concurrent.futures.Future`; can be awaited, too.
+
+    One difference: `cancel` also ends a task that runs. Callbacks are called in the client's own thread, where nothing
+    may wait for another task.
+    """
 
     # What an instance has from its class until it differs; the kernel that settles outcomes relies on the names.
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
-    _engine: Engine
-    _batch = 0
-    _index = 0
     _node = ""
     _progress: Any = None
-    _listeners: tuple[Callable[[str, Any, bytes], None], ...] = ()
+    _listeners: tuple[Listener, ...] = ()
 
-    def __init__(self, engine: Engine, batch: int, index: int) -> None:
+    def __init__(self, batch: Batch, index: int) -> None:
         # The stock initialiser is left out on purpose: what it makes is made by the properties below when needed.
-        self._engine = engine
         self._batch = batch
         self._index = index
 
@@ -56,30 +62,53 @@ class Future(concurrent.futures.Future[Any]):
     def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]
         return self.__dict__.setdefault("_done_callbacks", [])
 
+    # --- ending: called by the engine and the kernel ------------------------------------------------------------------
+
     def _finish(self, value: Any) -> None:
-        """Called by the kernel when somebody may be waiting."""
-        if not self.done():
-            self.set_result(value)
+        """The task has a value. The kernel comes here when somebody may be waiting."""
+        self._end(FINISHED, value, None)
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, concurrent.futures.CancelledError):
-            with self._condition:
-                if self._state in _OVER:
-                    return
-                self._state = CANCELLED_AND_NOTIFIED
-                for waiter in self._waiters:
+        """The task has none. An outcome that comes after another changes nothing."""
+        cancelled = isinstance(error, concurrent.futures.CancelledError)
+        self._end(CANCELLED_AND_NOTIFIED if cancelled else FINISHED, None, error)
+
+    def _end(self, state: str, value: Any, error: BaseException | None) -> bool:
+        with self._condition:
+            if self._state in _OVER:
+                return False
+            self._result = value
+            self._exception = error
+            self._state = state
+            for waiter in self._waiters:
+                if state != FINISHED:
                     waiter.add_cancelled(self)
-                self._condition.notify_all()
-            self._invoke_callbacks()  # type: ignore[attr-defined]
-        elif not self.done():
-            self.set_exception(error)
+                elif error is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
+
+    def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
+        if node:
+            self._node = node
+        if name == "progress":
+            self._progress = value
+        elif name == "started":
+            with self._condition:
+                if self._state == PENDING:
+                    self._state = RUNNING
+        for listener in self._listeners:
+            listener(name, value, body)
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
     @property
     def task_id(self) -> bytes:
         """The task's id, 16 bytes."""
-        return ids.task_id(ids.batch_key(self._engine.session_id, self._batch), self._index)
+        return ids.task_id(ids.batch_key(self._batch.engine.session_id, self._batch.number), self._index)
 
     @property
     def id(self) -> str:
@@ -102,47 +131,111 @@ class Future(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """The task's result; raises what it raised. TimeoutError after `timeout` seconds."""
-        if self._state == FINISHED and self._exception is None:
+        if self._state not in _OVER:
+            self.wait(timeout)
+        error = self._exception
+        if error is None and self._state == FINISHED:
             return self._result
-        with waiting():
-            return super().result(timeout)
+        try:
+            raise self._cancelled_error() if error is None else error
+        finally:
+            # The exception holds this frame: without this they would keep each other alive.
+            del error
+            self = None  # type: ignore[assignment]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the task raised, or None."""
-        with waiting():
-            return super().exception(timeout)
+        """What the task raised, or None. CancelledError when it was cancelled."""
+        if self._state not in _OVER:
+            self.wait(timeout)
+        if self._state != FINISHED:
+            raise self._exception or self._cancelled_error()
+        return self._exception
+
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        return self._state in _OVER
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._state in (CANCELLED_AND_NOTIFIED, CANCELLED)
+
+    def running(self) -> bool:
+        """Whether it is known to have started. Nodes tell that of commands and of what may not be repeated."""
+        return self._state == RUNNING
 
     def cancel(self) -> bool:
         """Cancel the task, also when it runs: its worker is ended. True unless it has its outcome already."""
-        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
-            return True
-        if self._state == FINISHED:
-            return False
-        self._engine.cancel(self._batch, self._index)
-        with self._condition:
-            if self._state == FINISHED:
-                return False
-            if self._state not in (CANCELLED, CANCELLED_AND_NOTIFIED):
-                self._state = CANCELLED_AND_NOTIFIED
-                for waiter in self._waiters:
-                    waiter.add_cancelled(self)
-                self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        if self._state in _OVER:
+            return self._state != FINISHED
+        if not self._end(CANCELLED_AND_NOTIFIED, None, self._cancelled_error()):
+            return self._state != FINISHED
+        self._batch.engine.cancel(self._batch.number, self._index)
         return True
 
-    def running(self) -> bool:
-        """Whether it is known to have started."""
-        return self._state == RUNNING
+    def _cancelled_error(self) -> BaseException:
+        from swarm.errors import TaskCancelled
 
-    def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
-        if node:
-            self._node = node
-        if name == "progress":
-            self._progress = value
-        elif name == "started" and self._state == PENDING:
-            self._state = RUNNING
-        for listener in self._listeners:
-            listener(name, value, body)
+        return TaskCancelled(f"task {self.id[:8]} was cancelled", task=self.id)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has its outcome, whatever that is. TimeoutError after `timeout` seconds."""
+        if self._state in _OVER:
+            return
+        self._batch.engine.refuse_in_own_thread("wait for a task")
+        with waiting(), self._condition:
+            if self._state not in _OVER:
+                self._condition.wait(timeout)
+            if self._state not in _OVER:
+                raise TimeoutError
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in a coroutine. When that is cancelled, so is the task (see `asyncio.shield`)."""
+        if self._state not in _OVER:
+            waker = _waker(asyncio.get_running_loop())
+            waiter = waker.loop.create_future()
+            self.add_done_callback(lambda _: waker.wake(waiter))
+            try:
+                yield from waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return self.result()
+
+
+class _Waker:
+    """Wakes coroutines of one event loop from the client's thread: once for all whose tasks ended together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._ended: deque[asyncio.Future[None]] = deque()
+        self._called = False
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        self._ended.append(waiter)
+        if not self._called:
+            self._called = True
+            try:
+                self.loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits there any more
+
+    def _drain(self) -> None:
+        # Before the queue is emptied: what is added from here on is either seen below or calls again.
+        self._called = False
+        while self._ended:
+            waiter = self._ended.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+_wakers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Waker] = WeakKeyDictionary()
+
+
+def _waker(loop: asyncio.AbstractEventLoop) -> _Waker:
+    found = _wakers.get(loop)
+    if found is None:
+        found = _wakers[loop] = _Waker(loop)
+    return found
 
 
 class CommandFuture(Future):
@@ -151,8 +244,8 @@ class CommandFuture(Future):
     Input and signals that come before it runs are kept here until it does: only then is there somebody to take them.
     """
 
-    def __init__(self, engine: Engine, batch: int, index: int) -> None:
-        super().__init__(engine, batch, index)
+    def __init__(self, batch: Batch, index: int) -> None:
+        super().__init__(batch, index)
         self._early: list[tuple[str, Any, bytes]] = []
         self._early_lock = threading.Lock()
         self._started = False
@@ -175,7 +268,7 @@ class CommandFuture(Future):
             if not self._started:
                 self._early.append((what, value, body))
                 return
-        self._engine.give_input(self._batch, self._index, what, value, body)
+        self._batch.engine.give_input(self._batch.number, self._index, what, value, body)
 
     def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
         super()._happened(name, value, body, node)
@@ -185,38 +278,4 @@ class CommandFuture(Future):
                 self._started = True
                 # Handed on under the lock, so that what is given meanwhile comes after it.
                 for given in early:
-                    self._engine.give_input(self._batch, self._index, *given)
-
-
-class Stream(Iterator[Any]):
-    """Items of a generator that runs somewhere, in order. The task waits when nobody takes them."""
-
-    def __init__(self, future: Future, decode: Callable[[bytes], Any]) -> None:
-        self.future = future
-        self._decode = decode
-        self._items: SimpleQueue[bytes | None] = SimpleQueue()
-        self._taken = 0
-        future._listeners = (*future._listeners, self._heard)
-        future.add_done_callback(lambda _: self._items.put(None))
-
-    def _heard(self, name: str, value: Any, body: bytes) -> None:
-        if name == "item":
-            self._items.put(body)
-
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> Any:
-        with waiting():
-            item = self._items.get()
-        if item is None:
-            self._items.put(None)
-            self.future.result()
-            raise StopIteration
-        self._taken += 1
-        self.future._engine.give_input(self.future._batch, self.future._index, "ack", self._taken, b"")
-        return self._decode(item)
-
-    def close(self) -> None:
-        """End the generator."""
-        self.future.cancel()
+                    self._batch.engine.give_input(self._batch.number, self._index, *given)

@@ -1,9 +1,17 @@
-"""From a callable and its options to the bytes of a spec: worked out once, then looked up."""
+"""From a callable and its options to the bytes of a spec: worked out once, then looked up.
+
+Functions, classes and names are looked up: a function keeps the code, and the values of the globals that it uses, that
+it had when it was first submitted. What carries state of its own (bound methods, partials, callable objects) is written
+anew each time, as it is then; the same content has the same digest, and is sent once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from swarm.errors import ConfigError
@@ -13,6 +21,7 @@ from swarm.protocol.spec import Spec
 from swarm.tasks import TaskOptions, current_task, options_of
 
 ROUTES_MAX = 4096
+SESSIONS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +34,33 @@ class Route:
     stream: bool
 
 
+def is_lasting(fn: Any) -> bool:
+    """Whether a callable is the same at each call, so that its route can be looked up."""
+    if type(fn) is BuiltinFunctionType:
+        return not hasattr(fn.__self__, "__dict__") or type(fn.__self__).__name__ == "module"
+    return type(fn) in (FunctionType, str, type)
+
+
 class Routes:
-    """Routes by (callable, options). A callable that is changed after its first use keeps the code it had then."""
+    """Routes by (callable, options)."""
 
     def __init__(self) -> None:
         self._routes: dict[Any, Route] = {}
 
     def of(self, fn: Any, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:
         """The route of a callable, or of "module:qualname", with these options."""
-        key = (fn, options, deadline, nice)
-        try:
-            route = self._routes.get(key)
-        except TypeError:
-            return self._make(fn, options, deadline, nice)  # not hashable: made anew each time
+        if not is_lasting(fn):
+            return self._make(fn, options, deadline, nice)
+        needs = options.needs
+        if needs is not None:
+            options = replace(options, needs=None)
+        key = (fn, options, None if needs is None else tuple(sorted(needs.items())), deadline, nice)
+        route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
+            if needs is not None:
+                options = replace(options, needs=needs)
             route = self._routes[key] = self._make(fn, options, deadline, nice)
         return route
 
@@ -92,10 +112,22 @@ def _spec(
     return Spec(kind, fn, name, **fields)
 
 
+_sessions: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+_sessions_lock = threading.Lock()
+
+
 def session_for_here() -> bytes | None:
-    """Inside a task: the session derived from it, so that a repeated parent finds its children. None elsewhere."""
+    """Inside a task: a session derived from it, another one for each connection that it makes. None elsewhere.
+
+    Its attempt counts too: how calls fall into batches depends on the moment, so that the batches of two attempts can
+    not be told to be the same by their numbers.
+    """
     parent = current_task()
-    return None if parent is None else child_session(parent.id, parent.attempt)
-
-
-Chooser = Callable[[str], bool]
+    if parent is None:
+        return None
+    key = (parent.id, parent.attempt)
+    with _sessions_lock:
+        number = _sessions[key] = _sessions.get(key, 0) + 1
+        while len(_sessions) > SESSIONS_KEPT:
+            _sessions.popitem(last=False)
+    return child_session(parent.id, (parent.attempt & 0xFFFF) << 16 | (number & 0xFFFF))

@@ -3,81 +3,102 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kernels.batch import encode_plain
 from swarm.client.buffers import Buffers
-from swarm.client.engine import QUERY_TIMEOUT_S, Engine
-from swarm.client.futures import CommandFuture, Future, Stream
-from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route
-from swarm.errors import ConfigError, NotFound, TaskError
+from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Batch, Engine, EngineSettings
+from swarm.client.futures import CommandFuture, Future
+from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
+from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
+from swarm.client.streams import Stream, StreamFuture
+from swarm.errors import ConfigError, DependencyFailed, NotFound
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
 from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
-from swarm.tasks import TaskOptions
-
-MAP_WINDOW = 4096
-"""Items that `map` has under way at most, when it is not told otherwise."""
-CHUNK_SECONDS = 0.01
+from swarm.tasks import TaskOptions, waiting
 
 _OPTION_NAMES = frozenset(
-    ("name", "retries", "retry_on", "backoff_s", "needs", "labels", "timeout_s", "priority", "rerun", "stream", "python")
+    (
+        "name",
+        "retries",
+        "retry_on",
+        "backoff_s",
+        "needs",
+        "labels",
+        "timeout_s",
+        "priority",
+        "rerun",
+        "stream",
+        "python",
+    )
 )
 _CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "durability"}
 _NO_OPTIONS = TaskOptions()
 
+Fn = Callable[..., Any] | str
+"""A callable, or the name of one: "module:qualname", of a module that the nodes load."""
+AnyFuture = concurrent.futures.Future[Any]
+
 
 class Options:
-    """A fleet together with options for what is submitted: `fleet.options(priority=LOW).submit(f, x)`."""
+    """A fleet together with options for what is submitted: ``fleet.options(priority=LOW).submit(f, x)``."""
 
     def __init__(self, fleet: Fleet, options: Mapping[str, Any]) -> None:
         self._fleet = fleet
-        self._deadline, self._nice, self._options = _checked(dict(options))
+        self.chosen = chosen(dict(options))
 
-    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Future:
-        """Run `fn(*args, **kwargs)` somewhere; every keyword goes to the callable."""
-        return self._fleet._submit(fn, args, kwargs, self._options, self._deadline, self._nice)
+    def submit(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Future:
+        """Run ``fn(*args, **kwargs)`` somewhere; every keyword goes to the callable."""
+        return self._fleet.hand(self._fleet.route(fn, self.chosen), args, kwargs)
 
-    def map(self, fn: Callable[..., Any] | str, /, *iterables: Iterable[Any], **options: Any) -> Iterator[Any]:
+    def map(self, fn: Fn, /, *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
         """As `Fleet.map`, with these options."""
-        return self._fleet._map(fn, iterables, self._options, self._deadline, self._nice, **options)
+        return self._fleet.mapped(fn, iterables, self.chosen, **how)
+
+    def stream(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Stream:
+        """As `Fleet.stream`, with these options."""
+        return self._fleet.streamed(fn, args, kwargs, self.chosen)
 
 
 class Fleet:
-    """A connection to a fleet. Use it in a `with` statement, or close it."""
+    """A connection to a fleet. Use it in a ``with`` statement, or close it.
+
+    Leaving the ``with`` block waits for what is unfinished; leaving it by an exception (Ctrl-C is one) cancels it. What
+    is unfinished when the interpreter ends is cancelled.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, self._reach, self._release)
-        engine._source = self._buffers
+        engine.source = self._buffers
 
     def _reach(self) -> str:
         link = self._engine.link
         return "lan" if link is None else link.reach
 
     def _release(self, blob_id: bytes) -> None:
-        engine = self._engine
-        if not engine.closed:
-            engine._loop.call_soon_threadsafe(engine._ask, "segment.release", {"ids": [blob_id]}, b"")
+        self._engine.post("segment.release", {"ids": [blob_id]})
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Future:
-        """Run `fn(*args, **kwargs)` somewhere in the fleet; a future of its result.
+    def submit(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Future:
+        """Run ``fn(*args, **kwargs)`` somewhere in the fleet; a future of its result.
 
         The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), retries,
         retry_on, backoff_s, rerun, stream, python, name and durability are options of the task, not arguments; a
-        callable that has such keywords itself is submitted with `options(…).submit`.
+        callable that has such keywords itself is submitted with ``options(…).submit``.
+
+        An argument that is a future of this fleet is replaced by its result: if there is none yet, the fleet waits for
+        it, not the caller. Waits while too much is under way.
         """
         if not kwargs:
             # The way of most tasks: a callable seen before, without options.
@@ -86,46 +107,40 @@ class Fleet:
             except TypeError:
                 route = None  # not hashable
             if route is not None:
-                for value in args:
-                    if isinstance(value, concurrent.futures.Future):
-                        return self._hand_after(route, args, {}, Future)
-                return self._engine.submit(route.raw, route.rerun, args, None, self._buffers, Future)
-        elif not _CALL_NAMES.isdisjoint(kwargs):
+                return self.hand(route, args, None)
+            return self.hand(self.route(fn, _NONE_CHOSEN), args, None)
+        if not _CALL_NAMES.isdisjoint(kwargs):
             options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
-            deadline, nice, chosen = _checked(options)
-            return self._submit(fn, args, kwargs, chosen, deadline, nice)
-        return self._submit(fn, args, kwargs, _NO_OPTIONS, None, 0)
+            return self.hand(self.route(fn, chosen(options)), args, kwargs)
+        return self.hand(self.route(fn, _NONE_CHOSEN), args, kwargs)
 
-    def _submit(
-        self,
-        fn: Callable[..., Any] | str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions,
-        deadline: float | None,
-        nice: int,
-        make: type[Future] = Future,
-    ) -> Future:
-        route = self._routes.of(fn, options, deadline, nice)
-        if options is _NO_OPTIONS and deadline is None and not nice and not route.stream:
+    def route(self, fn: Fn, options: Chosen) -> Route:
+        """Where calls of this callable go, with these options."""
+        route = self._routes.of(fn, options.task, options.deadline, options.nice)
+        if options is _NONE_CHOSEN and is_lasting(fn):
             if len(self._known) >= ROUTES_MAX:
                 self._known.clear()
-            with contextlib.suppress(TypeError):
-                self._known[fn] = route
-        return self._hand(route, args, kwargs, make)
+            self._known[fn] = route
+        return route
 
-    def _hand(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: type[Future]) -> Future:
-        if route.code is not None:
-            self._engine.add_code(route.code.digest, route.code.blob)
+    def hand(
+        self,
+        route: Route,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        make: Callable[[Batch, int], Future] = Future,
+    ) -> Future:
+        """Hand over one call."""
         for value in args:
             if isinstance(value, concurrent.futures.Future):
-                return self._hand_after(route, args, kwargs, make)
-        for value in kwargs.values():
-            if isinstance(value, concurrent.futures.Future):
-                return self._hand_after(route, args, kwargs, make)
-        return self._engine.submit(route.raw, route.rerun, args, kwargs or None, self._buffers, make)
+                return self._hand_after(route, args, kwargs or {}, make)
+        if kwargs and any(isinstance(value, concurrent.futures.Future) for value in kwargs.values()):
+            return self._hand_after(route, args, kwargs, make)
+        return self._engine.submit(route, args, kwargs or None, make, self._buffers)
 
-    def _hand_after(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: type[Future]) -> Future:
+    def _hand_after(
+        self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[Batch, int], Future]
+    ) -> Future:
         """Arguments that are futures: those that are done go as values, the others are waited for by the node."""
         fills: list[tuple[int | str, int]] = []
         deps: list[bytes] = []
@@ -135,7 +150,7 @@ class Fleet:
                 return value
             if value.done():
                 return value.result()
-            if not isinstance(value, Future) or value._engine is not self._engine:
+            if not isinstance(value, Future) or value._batch.engine is not self._engine:
                 raise ConfigError(
                     "an argument is a future of something else than this connection",
                     hint="wait for it and pass its result",
@@ -146,12 +161,20 @@ class Fleet:
             fills.append((place, deps.index(task)))
             return None
 
-        values = tuple(resolved(place, value) for place, value in enumerate(args))
-        named = {key: resolved(key, value) for key, value in kwargs.items()}
+        try:
+            values = tuple(resolved(place, value) for place, value in enumerate(args))
+            named = {key: resolved(key, value) for key, value in kwargs.items()}
+        except ConfigError:
+            raise
+        except (Exception, concurrent.futures.CancelledError) as cause:
+            # As it would be had the other task failed a moment later.
+            error = DependencyFailed(f"a task that this one depends on ended without a value: {cause}")
+            error.__cause__ = cause
+            return self._engine.failed(route, error, make)
         if not deps:
-            return self._hand(route, values, named, make)
+            return self._engine.submit(route, values, named or None, make, self._buffers)
         payload = encode_call(values, named, self._buffers, fills=fills)
-        return self._engine.submit_after(route.raw, route.rerun, payload, deps, make)
+        return self._engine.submit_after(route, payload, deps, make)
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""
@@ -159,133 +182,101 @@ class Fleet:
 
     def map(
         self,
-        fn: Callable[..., Any] | str,
+        fn: Fn,
         /,
         *iterables: Iterable[Any],
-        chunksize: int | None = None,
-        window: int = MAP_WINDOW,
+        chunksize: Chunk | None = "auto",
+        window: int | None = WINDOW_ITEMS,
         ordered: bool = True,
         timeout: float | None = None,
         **options: Any,
     ) -> Iterator[Any]:
-        """Results of `fn` over the items, in their order (or as they come, with `ordered=False`).
+        """Results of `fn` over the items, in their order (or as they come, with ``ordered=False``).
 
-        Items are taken as there is room for them: at most `window` are under way, so endless iterators will do.
-        `chunksize` items make one task; None lets it follow from how long an item takes.
+        Items are taken as there is room for them: at most `window` are under way, so that endless iterators will do;
+        None takes them all at once. Each item is a task; those that are much quicker than what handing over a task
+        costs are put together ("auto"), a number says how many make one. TimeoutError when the next result is not there
+        `timeout` seconds after the call. What is under way when the iteration is left is cancelled.
         """
-        deadline, nice, chosen = _checked(options)
-        return self._map(
-            fn, iterables, chosen, deadline, nice, chunksize=chunksize, window=window, ordered=ordered, timeout=timeout
+        return self.mapped(
+            fn, iterables, chosen(options), chunksize=chunksize, window=window, ordered=ordered, timeout=timeout
         )
 
-    def _map(
+    def mapped(
         self,
-        fn: Callable[..., Any] | str,
+        fn: Fn,
         iterables: Sequence[Iterable[Any]],
-        options: TaskOptions,
-        deadline: float | None,
-        nice: int,
+        options: Chosen,
         *,
-        chunksize: int | None = None,
-        window: int = MAP_WINDOW,
+        chunksize: Chunk | None = "auto",
+        window: int | None = WINDOW_ITEMS,
         ordered: bool = True,
         timeout: float | None = None,
     ) -> Iterator[Any]:
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        """As `map`, with options worked out before."""
         ends = None if timeout is None else time.monotonic() + timeout
-        items = zip(*iterables)
-        chunked = chunksize is not None and chunksize > 1 and not isinstance(fn, str)
-        if chunked:
-            assert chunksize is not None
-            parts = _chunks(items, chunksize)
-            named = options if options.name else _named(options, fn)
-            route = self._routes.of(_Chunk(fn), named, deadline, nice)
-            window = max(2, window // chunksize)
-            calls: Iterator[tuple[Any, ...]] = ((part,) for part in parts)
-        else:
-            route = self._routes.of(fn, options, deadline, nice)
-            calls = iter(items)
-        # Begun at once, as the standard library's executors do; the rest as results are taken.
-        begun: deque[Future] = deque()
-        for _ in range(window):
-            call = next(calls, None)
-            if call is None:
-                break
-            begun.append(self._hand(route, call, {}, Future))
-        return self._results(route, calls, begun, ordered, chunked, ends)
+        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize)
+        feed = Feed(lambda route, args: self.hand(route, args, None), how, iterables, window=window, ordered=ordered)
+        feed.fill()
+        return feed.results(ends)
 
-    def _results(
-        self,
-        route: Route,
-        calls: Iterator[tuple[Any, ...]],
-        begun: deque[Future],
-        ordered: bool,
-        chunked: bool,
-        ends: float | None,
-    ) -> Iterator[Any]:
-        try:
-            while begun:
-                left = None if ends is None else ends - time.monotonic()
-                if ordered:
-                    value = begun[0].result(left)
-                    begun.popleft()
-                else:
-                    done = concurrent.futures.wait(begun, left, FIRST_COMPLETED).done
-                    if not done:
-                        raise TimeoutError
-                    first = next(iter(done))
-                    begun.remove(first)
-                    value = first.result()
-                call = next(calls, None)
-                if call is not None:
-                    begun.append(self._hand(route, call, {}, Future))
-                if chunked:
-                    yield from value
-                else:
-                    yield value
-        finally:
-            for future in begun:
-                future.cancel()
-
-    def gather(self, futures: Iterable[concurrent.futures.Future[Any]], timeout: float | None = None) -> list[Any]:
+    def gather(self, *futures: Any, timeout: float | None = None) -> list[Any]:
         """The results of all, in their order; the first failure is raised, and the rest cancelled."""
-        found = list(futures)
+        found = flat(futures)
         ends = None if timeout is None else time.monotonic() + timeout
         try:
             return [one.result(None if ends is None else max(0.0, ends - time.monotonic())) for one in found]
         except BaseException:
-            for one in found:
-                one.cancel()
+            self.cancel(found)
             raise
 
     @staticmethod
-    def as_completed(
-        futures: Iterable[concurrent.futures.Future[Any]], timeout: float | None = None
-    ) -> Iterator[concurrent.futures.Future[Any]]:
+    def as_completed(futures: Iterable[AnyFuture], timeout: float | None = None) -> Iterator[AnyFuture]:
         """Futures as they end."""
-        return concurrent.futures.as_completed(futures, timeout)
+        ended = concurrent.futures.as_completed(futures, timeout)
+        while True:
+            with waiting():
+                future = next(ended, None)
+            if future is None:
+                return
+            yield future
 
     @staticmethod
     def wait(
-        futures: Iterable[concurrent.futures.Future[Any]],
+        futures: Iterable[AnyFuture],
         timeout: float | None = None,
         return_when: str = concurrent.futures.ALL_COMPLETED,
     ) -> Any:
         """(done, not done), as `concurrent.futures.wait`."""
-        return concurrent.futures.wait(list(futures), timeout, return_when)
+        with waiting():
+            return concurrent.futures.wait(list(futures), timeout, return_when)
 
     @staticmethod
-    def cancel(futures: Iterable[concurrent.futures.Future[Any]]) -> int:
+    def cancel(*futures: Any) -> int:
         """Cancel tasks, also those that run; how many will not have a result."""
-        return sum(1 for future in futures if future.cancel())
+        return sum(1 for future in flat(futures) if future.cancel())
 
-    def stream(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Stream:
+    def stream(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Stream:
         """Items of a generator that runs somewhere, as it yields them."""
         options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
-        deadline, nice, chosen = _checked(options | {"stream": True})
-        future = self._submit(fn, args, kwargs, chosen, deadline, nice)
-        return Stream(future, lambda body: decode_value(body, self._buffers, trusted=True))
+        return self.streamed(fn, args, kwargs, chosen(options))
+
+    def streamed(self, fn: Fn, args: tuple[Any, ...], kwargs: dict[str, Any], options: Chosen) -> Stream:
+        """As `stream`, with options worked out before."""
+        return Stream(self.stream_future(fn, args, kwargs, options), self.decode)
+
+    def stream_future(self, fn: Fn, args: tuple[Any, ...], kwargs: dict[str, Any], options: Chosen) -> StreamFuture:
+        """The future that collects a generator's items."""
+        task = TaskOptions(**(options.task.given() | {"stream": True}))
+        route = self._routes.of(fn, task, options.deadline, options.nice)
+        future = self.hand(route, args, kwargs, StreamFuture)
+        assert isinstance(future, StreamFuture)
+        return future
+
+    def decode(self, payload: bytes) -> Any:
+        """The value of a payload that came from the node."""
+        link = self._engine.link
+        return decode_value(payload, self._buffers, trusted=link is None or "code" in link.identity.grants)
 
     def submit_command(
         self,
@@ -298,16 +289,18 @@ class Fleet:
         on_output: Callable[[str, bytes], None] | None = None,
         **options: Any,
     ) -> CommandFuture:
-        """Run a command somewhere, in a fresh directory. Its future's result is {"exit", "signal", "out"}.
+        """Run a command somewhere, in a fresh directory. Its future's result is {"exit", "signal", "out", "missing"}.
 
-        `files_in` are put into its directory (a path, or (name there, path here)); `files_out` are names there, which
-        come back as {name: bytes} in the result. `on_output("out" | "err", bytes)` is called as it writes.
+        `files_in` are put into its directory (a path, or (name there, path here)); `files_out` are names there, of
+        which "out" has [name, blob id, size, mode] (see `fetch_file`) and "missing" those that it did not leave.
+        ``on_output("out" | "err", bytes)`` is called in the client's thread as it writes. Input may be sent by the
+        future when `stdin` is true. Unless ``rerun=True``, a command that has begun is not begun again.
         """
         argv = [str(part) for part in argv]
         if not argv:
             raise ConfigError("there is no command", hint="give its name and arguments")
-        deadline, nice, chosen = _checked(options)
-        route = command_route(argv[0], chosen, deadline, nice)
+        said = chosen(options)
+        route = command_route(argv[0], said.task, said.deadline, said.nice)
         staged = []
         for entry in files_in:
             there, here = entry if isinstance(entry, tuple) else (str(entry), entry)
@@ -320,20 +313,16 @@ class Fleet:
         details = {"env": dict(env or {}), "in": staged, "out": list(files_out), "stdin": stdin, "tty": False}
         payload = encode_plain([argv, details])
         if payload is None:
-            raise ConfigError("the command's arguments are too long or hold what is no text", hint="stage files with --in")
-        future = self._engine.submit(route.raw, route.rerun, None, None, payload, CommandFuture)
-        assert isinstance(future, CommandFuture)
-        if on_output is not None:
-            listener = on_output
-            future._listeners = (
-                *future._listeners,
-                lambda name, value, body: listener(name, body) if name in ("out", "err") else None,
+            raise ConfigError(
+                "the command's arguments are too long or hold what is no text", hint="stage files with --in"
             )
+        future = self._engine.submit_payload(route, payload, partial(_command, on_output))
+        assert isinstance(future, CommandFuture)
         return future
 
     def fetch_file(self, blob_id: bytes, size: int) -> bytes:
         """The content of a file that a command left."""
-        return bytes(self._buffers.open_file(blob_id, size))
+        return bytes(self._buffers.read(blob_id, size))
 
     # --- the fleet ----------------------------------------------------------------------------------------------------
 
@@ -342,25 +331,43 @@ class Fleet:
         """The fleet's name."""
         return self._engine.fleet_name
 
+    @property
+    def node(self) -> str:
+        """The name of the node that this client is linked to; empty while it looks for one."""
+        link = self._engine.link
+        return "" if link is None else link.identity.name
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks handed over that have no outcome yet."""
+        return self._engine.unfinished
+
     def get(self, task: str | bytes, timeout: float | None = None) -> Any:
         """The result of a task by its id, or a prefix of it that is unambiguous, from whichever node knows it."""
         text = ids.text(task) if isinstance(task, bytes) else task
         ends = None if timeout is None else time.monotonic() + timeout
         pause_s = 0.02
         while True:
-            shown, payload = self._engine.query("result", {"task": text})
-            if payload:
-                status = Status[shown["state"].upper()]
-                if status == Status.OK:
-                    return decode_value(payload, self._buffers, trusted=True)
-                raise error_of(status, payload, trusted=True)
+            found, value = self.outcome(text, *self._engine.query("result", {"task": text}))
+            if found:
+                return value
             if ends is not None and time.monotonic() >= ends:
-                raise TimeoutError(f"task {text[:8]} is {shown.get('state')}")
-            time.sleep(pause_s)
+                raise TimeoutError(f"task {text[:8]} has no outcome yet")
+            with waiting():
+                time.sleep(pause_s if ends is None else max(0.0, min(pause_s, ends - time.monotonic())))
             pause_s = min(0.5, pause_s * 1.5)
 
+    def outcome(self, task: str, shown: Mapping[str, Any], payload: bytes) -> tuple[bool, Any]:
+        """(whether it ended, its value) from a node's answer; raises what the task raised."""
+        if not payload:
+            return False, None
+        status = Status[str(shown["state"]).upper()]
+        if status == Status.OK:
+            return True, self.decode(payload)
+        raise error_of(status, payload, trusted=True, task=task)
+
     def members(self) -> list[dict[str, Any]]:
-        """The nodes of the fleet."""
+        """The nodes of the fleet: name, id, state, slots, busy, labels, address and more."""
         return list(self.query("members")["members"])
 
     def query(self, method: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
@@ -371,86 +378,102 @@ class Fleet:
     def close(self, *, cancel: bool = False) -> None:
         """Disconnect. Waits for what is unfinished, unless it is to be cancelled."""
         engine = self._engine
-        if engine.closed:
-            return
-        unfinished = [
-            future for futures in list(engine._futures.values()) for future in list(futures) if future is not None
-        ]
-        if cancel:
-            for future in unfinished:
-                future.cancel()
-        else:
-            concurrent.futures.wait(unfinished)
+        if not engine.closed and not cancel:
+            with waiting():
+                engine.wait_idle()
         engine.close()
 
     def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self.close(cancel=kind is not None)
+        finished = False
+        try:
+            self.close(cancel=kind is not None)
+            finished = True
+        finally:
+            if not finished:  # Ctrl-C while it waited
+                self.close(cancel=True)
 
 
 def connect(
-    home: Home | None = None, *, seeds: Iterable[str] = (), timeout_s: float = 3.0, durability: str = "none"
+    home: Home | str | Path | None = None,
+    *,
+    seeds: Iterable[str] = (),
+    timeout_s: float = 3.0,
+    name: str | None = None,
+    durability: str = "none",
+    submit_timeout_s: float | None = None,
+    reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
 ) -> Fleet:
-    """Connect to the fleet of this home. FleetNotFound when no node is reached within `timeout_s` seconds."""
-    _durable(durability)
-    from swarm.client.routes import session_for_here
+    """Connect to the fleet of this user, or of another `home`. FleetNotFound when no node is reached in `timeout_s`.
 
-    engine = Engine(home or Home.resolve(), seeds=seeds, session=session_for_here())
+    `seeds` are addresses ("HOST:PORT") for networks without multicast, `name` is how nodes show this client.
+    `submit_timeout_s` limits how long `submit` waits while too much is under way (then NotAccepted; None: for ever),
+    `reconnect_timeout_s` how long another node is looked for when the one in use is gone (then all that is unfinished
+    fails with FleetNotFound).
+    """
+    check_durability(durability)
+    engine = Engine(
+        _home(home),
+        seeds=seeds,
+        session=session_for_here(),
+        settings=EngineSettings(submit_timeout_s, reconnect_timeout_s),
+        name=name,
+    )
     engine.open(timeout_s)
     return Fleet(engine)
 
 
-class _Chunk:
-    """Several items as one task: a call of the callable for each."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self._fn = fn
-
-    def __call__(self, items: Sequence[Sequence[Any]]) -> list[Any]:
-        fn = self._fn
-        return [fn(*item) for item in items]
-
-    def __hash__(self) -> int:
-        return hash(self._fn)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Chunk) and other._fn == self._fn
+def _home(home: Home | str | Path | None) -> Home:
+    if isinstance(home, Home):
+        return home
+    return Home.resolve() if home is None else Home.resolve({"SWARM_HOME": str(home)})
 
 
-def _chunks(items: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[list[Any]]]:
-    part: list[list[Any]] = []
-    for item in items:
-        part.append(list(item))
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
+def _command(on_output: Callable[[str, bytes], None] | None, batch: Batch, index: int) -> CommandFuture:
+    future = CommandFuture(batch, index)
+    if on_output is not None:
+        # Listening from the beginning: the command may write before `submit_command` returns.
+        future._listeners = (lambda name, value, body: on_output(name, body) if name in ("out", "err") else None,)
+    return future
 
 
-def _named(options: TaskOptions, fn: Any) -> TaskOptions:
-    import dataclasses
+class Chosen:
+    """The options of a call: those of the task, its deadline and niceness."""
 
-    from swarm.payload_code import display_name
+    __slots__ = ("deadline", "nice", "task")
 
-    return dataclasses.replace(options, name=display_name(fn))
+    def __init__(self, task: TaskOptions, deadline: float | None = None, nice: int = 0) -> None:
+        self.task = task
+        self.deadline = deadline
+        self.nice = nice
 
 
-def _checked(options: dict[str, Any]) -> tuple[float | None, int, TaskOptions]:
+_NONE_CHOSEN = Chosen(_NO_OPTIONS)
+
+
+def chosen(options: dict[str, Any]) -> Chosen:
+    """Options as people write them, checked. ConfigError."""
+    if not options:
+        return _NONE_CHOSEN
     unknown = sorted(set(options) - _CALL_NAMES)
     if unknown:
         raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(_CALL_NAMES))}")
-    _durable(options.pop("durability", "none"))
+    check_durability(options.pop("durability", "none"))
     deadline = options.pop("deadline", None)
+    if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline < 0):
+        raise ConfigError(
+            f"deadline={deadline!r} is not a time in seconds since the epoch", hint="time.time() + 60, say"
+        )
     nice = options.pop("nice", 0)
-    if not isinstance(nice, int) or not -20 <= nice <= 19:
-        raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19")
-    return deadline, nice, TaskOptions.of(**options) if options else _NO_OPTIONS
+    if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
+        raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
+    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice)
 
 
-def _durable(durability: str) -> None:
+def check_durability(durability: str) -> None:
+    """ConfigError for what this version can not promise."""
     if durability != "none":
         raise ConfigError(
             f"durability={durability!r} is not there yet",
@@ -458,4 +481,15 @@ def _durable(durability: str) -> None:
         )
 
 
-__all__ = ["Fleet", "Options", "TaskError", "connect"]
+def flat(futures: Iterable[Any]) -> list[AnyFuture]:
+    """Futures given one by one or as iterables of them."""
+    found: list[AnyFuture] = []
+    for one in futures:
+        if isinstance(one, concurrent.futures.Future):
+            found.append(one)
+        else:
+            found.extend(one)
+    return found
+
+
+__all__ = ["Fleet", "Options", "connect"]
