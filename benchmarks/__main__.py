@@ -1,0 +1,5 @@
+"""`make bench`."""
+
+from benchmarks.fleet import main
+
+main()
