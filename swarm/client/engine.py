@@ -13,19 +13,26 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future as StdFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kernels.batch import CallBuilder, settle
+from kernels.batch import settle
+from swarm.client.batches import Batches, Make, Room
 from swarm.client.buffers import Buffers
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.client.routes import Route
 from swarm.errors import (
-    DependencyFailed, FleetNotFound, NotAccepted, SwarmError, TaskCancelled, TaskError, TaskLost, TaskRefused,
+    DependencyFailed,
+    FleetNotFound,
+    SwarmError,
+    TaskCancelled,
+    TaskError,
+    TaskLost,
+    TaskRefused,
 )  # fmt: skip
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
@@ -38,10 +45,7 @@ from transport import bounds
 from transport.links import Link, LinkClosed, LinkOverflow
 
 T = TypeVar("T")
-Make = Callable[["Batch", int], Future]
 
-BATCH_TASKS_MAX = 1024
-BATCH_BYTES_MAX = 256 * 1024
 WINDOW_TASKS = 100_000
 """Tasks handed over and not finished before `submit` waits."""
 WINDOW_BYTES = 64 << 20
@@ -75,22 +79,6 @@ class EngineSettings:
     window_bytes: int = WINDOW_BYTES
 
 
-class Batch:
-    """Calls of one spec that travel together: those that come before the loop's next turn."""
-
-    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "raw", "rerun")
-
-    def __init__(self, engine: Engine, number: int, raw: bytes, rerun: bool) -> None:
-        self.engine = engine
-        self.number = number
-        self.raw = raw
-        self.rerun = rerun
-        self.builder: Any = CallBuilder()
-        self.add = self.builder.add_plain
-        self.futures: list[Any] = []
-        self.deps: list[bytes] = []
-
-
 class Engine:
     """One client's connection to its fleet."""
 
@@ -114,19 +102,9 @@ class Engine:
         self._session = Session(self.session_id)
         self._boot = os.urandom(8)
         self._seeds = tuple(seeds)
-        # Under the lock: what user threads and the loop share.
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._opened: dict[bytes, Batch] = {}
-        self._ready: list[Batch] = []
-        self._ready_bytes = 0
-        self._cancels: list[tuple[int, int, bool]] = []
-        self._new_code: list[tuple[bytes, bytes]] = []
-        self._awake = False
-        self._number = 0
-        self._unsent = 0
-        self._waiting_for_room = 0
-        self._dead: BaseException | None = None
+        self.room = Room(self.settings.window_tasks, self.settings.window_bytes, self.settings.submit_timeout_s)
+        self.batches = Batches(self, self._wake, self.room)
+        self._cancels: list[tuple[int, int, bool]] = []  # under the lock
         # In the loop alone.
         self._futures: dict[int, list[Any]] = {}
         self._link: Link | None = None
@@ -142,7 +120,7 @@ class Engine:
         self._finder: Finder | None = None
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
-        self._thread_id = 0
+        self.room.used = self._used
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -166,11 +144,11 @@ class Engine:
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Disconnect; futures without an outcome end as cancelled. Safe to call again."""
-        with self._lock:
+        with self.room.lock:
             if self.closed:
                 return
             self.closed = True
-            self._room.notify_all()
+        self.room.shut()
         _engines.discard(self)
         if self._thread.is_alive():
             try:
@@ -178,30 +156,24 @@ class Engine:
             except (Exception, asyncio.CancelledError):
                 pass  # a node that does not answer is left to find out by itself
             self._loop.call_soon_threadsafe(self._loop.stop)
-            if threading.get_ident() != self._thread_id:
+            if threading.get_ident() != self.room.thread_id:
                 self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._loop.close()
         if self._openers is not None:
             self._openers.shutdown(wait=False)
         self._fail_all(TaskCancelled("the client was closed before the task ended"))
+        self.batches.refusal = RuntimeError("this client is closed")
 
     def refuse_in_own_thread(self, what: str) -> None:
         """Raise RuntimeError in the client's own thread, where waiting would be for ever."""
-        if threading.get_ident() == self._thread_id:
+        if threading.get_ident() == self.room.thread_id:
             raise RuntimeError(f"a callback of a future can not {what}: give that to a thread of your own")
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until every task handed over has its outcome. False after `timeout_s` seconds."""
         self.refuse_in_own_thread("wait for tasks")
-        with self._room:
-            self._waiting_for_room += 1
-            try:
-                done = self._room.wait_for(
-                    lambda: not self.unfinished or self.closed or self._dead is not None, timeout_s
-                )
-            finally:
-                self._waiting_for_room -= 1
+        done = self.room.wait_for(lambda: not self.unfinished, timeout_s)
         openers = self._openers
         if done and openers is not None:
             openers.submit(int).result(timeout_s)
@@ -215,13 +187,13 @@ class Engine:
     @property
     def unfinished(self) -> int:
         """Tasks handed over that have no outcome."""
-        return self._unsent + self._session.tasks
+        return self.batches.tasks + self._session.tasks
 
     def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     def _run(self) -> None:
-        self._thread_id = threading.get_ident()
+        self.room.thread_id = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
@@ -238,130 +210,40 @@ class Engine:
     def abandon(self) -> None:
         """In a child of fork(2): the thread and the connection are the parent's."""
         self.closed = True
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._dead = RuntimeError("this client was opened before fork(); connect again in the child")
+        self.room.lock = self.batches.lock = threading.Lock()
+        self.room.changed = threading.Condition(self.room.lock)
+        self.batches.refusal = RuntimeError("this client was opened before fork(); connect again in the child")
 
-    # --- submitting, from any thread ----------------------------------------------------------------------------------
+    def _used(self) -> tuple[int, int]:
+        return self.batches.tasks + self._session.tasks, self.batches.waiting_bytes + self._session.bytes
+
+    # --- from any thread ----------------------------------------------------------------------------------------------
 
     def submit(
         self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None, make: Make, sink: Buffers | None
     ) -> Future:
         """Add one call, its large arguments by way of `sink`. Waits while too much is under way."""
-        if self.full:
-            self.wait_for_room()
-        raw = route.raw
-        with self._lock:
-            it = self._opened.get(raw) or self._begin(route)
-            index = it.add(args, kwargs)
-            if index >= 0:
-                return self._added(it, index, make)
-        # Encoding may run code of the user's (pickling), so it is done without the lock.
-        return self.submit_payload(route, encode_call(args, kwargs, sink), make)
-
-    def submit_payload(self, route: Route, payload: bytes, make: Make) -> Future:
-        """Add one call whose payload is made already."""
-        if self.full:
-            self.wait_for_room()
-        with self._lock:
-            it = self._opened.get(route.raw) or self._begin(route)
-            return self._added(it, it.builder.add(payload), make)
-
-    def submit_after(self, route: Route, payload: bytes, deps: list[bytes], make: Make) -> Future:
-        """Add one call that waits for other tasks: a batch of its own."""
-        if self.full:
-            self.wait_for_room()
-        with self._lock:
-            # Batches of the dependencies have to be handed over before this one.
-            for opened in list(self._opened.values()):
-                self._shut(opened)
-            it = self._begin(route)
-            it.deps = deps
-            future = self._added(it, it.builder.add(payload), make)
-            if route.raw in self._opened:
-                self._shut(it)
-            return future
+        future = self.batches.add(route, args, kwargs, make)
+        if future is None:
+            # Encoding may run code of the user's (pickling), so it is done without the lock.
+            future = self.batches.add_payload(route, encode_call(args, kwargs, sink), make)
+        return future
 
     def failed(self, route: Route, error: BaseException, make: Make) -> Future:
         """A future of a task that is not handed over at all, since it can not but fail."""
-        with self._lock:
-            self._check()
-            self._number += 1
-            future = make(Batch(self, self._number, route.raw, route.rerun), 0)
+        future = make(self.batches.reserve(route), 0)
         future._fail(error)
         return future
 
-    @property
-    def full(self) -> bool:
-        """Whether `submit` would wait."""
-        settings = self.settings
-        return (
-            self._unsent + self._session.tasks >= settings.window_tasks
-            or self._ready_bytes + self._session.bytes >= settings.window_bytes
-        )
-
-    def wait_for_room(self) -> None:
-        """Wait until `submit` need not. NotAccepted after `submit_timeout_s`. In the client's own thread: at once."""
-        if threading.get_ident() == self._thread_id:
-            return  # a callback that submits: it must not wait for what only this thread can bring
-        with self._room:
-            self._waiting_for_room += 1
-            try:
-                there = self._room.wait_for(
-                    lambda: not self.full or self.closed or self._dead is not None, self.settings.submit_timeout_s
-                )
-            finally:
-                self._waiting_for_room -= 1
-        if not there:
-            raise NotAccepted(
-                f"{self.unfinished} tasks are under way, and none ended in {self.settings.submit_timeout_s:g} s",
-                hint="take results before submitting more, or give submit_timeout_s=None to wait",
-                retry_after_s=1.0,
-            )
-
-    def _check(self) -> None:
-        if self._dead is not None:
-            raise self._dead
-        if self.closed:
-            raise RuntimeError("this client is closed")
-
-    def _begin(self, route: Route) -> Batch:
-        self._check()
-        self._number += 1
-        it = self._opened[route.raw] = Batch(self, self._number, route.raw, route.rerun)
-        if route.code is not None:
-            # Together with the batch, so that it is there before it.
-            self._new_code.append((route.code.digest, route.code.blob))
-        return it
-
-    def _added(self, it: Batch, index: int, make: Make) -> Future:
-        future = make(it, index)
-        if len(it.futures) != index:
-            # A Ctrl-C struck between a call and its future: that one has none.
-            it.futures.extend([None] * (index - len(it.futures)))
-        it.futures.append(future)
-        self._unsent += 1
-        if index + 1 >= BATCH_TASKS_MAX or it.builder.nbytes >= BATCH_BYTES_MAX:
-            self._shut(it)
-        if not self._awake:
-            self._awake = True
-            self._loop.call_soon_threadsafe(self._flush)
-        return future
-
-    def _shut(self, it: Batch) -> None:
-        del self._opened[it.raw]
-        self._ready.append(it)
-        self._ready_bytes += it.builder.nbytes
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._flush)
 
     def cancel(self, number: int, index: int, *, kill: bool = True) -> None:
         """Give up a task; without `kill` only if it has not begun."""
-        with self._lock:
-            if self.closed:
-                return
-            self._cancels.append((number, index, kill))
-            if not self._awake:
-                self._awake = True
-                self._loop.call_soon_threadsafe(self._flush)
+        with self.room.lock:
+            if not self.closed:
+                self._cancels.append((number, index, kill))
+                self.batches.rouse()
 
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
         """Send input, a signal or credit to a task."""
@@ -383,8 +265,8 @@ class Engine:
 
     def asking(self, method: str, args: Mapping[str, Any], body: bytes = b"") -> StdFuture[tuple[Any, bytes]]:
         """Ask the node something, and get a future of the answer."""
-        with self._lock:
-            self._check()
+        if self.batches.refusal is not None:
+            raise self.batches.refusal
         answer: StdFuture[tuple[Any, bytes]] = StdFuture()
         self._loop.call_soon_threadsafe(self._ask_for, answer, method, dict(args), body)
         return answer
@@ -403,32 +285,17 @@ class Engine:
         """Hand over what there is. While the link is congested it waits, and with it those who submit."""
         if self._link is not None and self._link.congested and not self.closed:
             return  # stays awake; `link_writable` comes back here
-        with self._lock:
-            self._awake = False
-            batches, self._ready = self._ready, []
-            if self._opened:
-                batches.extend(self._opened.values())
-                self._opened = {}
+        batches, code = self.batches.take()
+        with self.room.lock:
             cancels, self._cancels = self._cancels, []
-            code, self._new_code = self._new_code, []
         for digest, blob in code:
             self._keep_code(digest, blob)
-        if len(batches) > 1:
-            batches.sort(key=lambda one: one.number)
         for it in batches:
-            self._futures[it.number] = it.futures
-            count, columns = it.builder.count, it.builder.take()
-            if len(it.futures) < count:
-                it.futures.extend([None] * (count - len(it.futures)))
-            # Futures keep their batch: what it was built with goes.
-            it.builder = it.add = None
-            it.futures = []
-            self._session.submit(it.number, it.raw, it.rerun, count, columns, it.deps)
+            count, columns, futures = it.take()
+            self._futures[it.number] = futures
+            self._session.submit(it.number, it.route.raw, it.route.rerun, count, columns, it.deps)
         if batches:
-            with self._lock:
-                # Only now, so that none is missed by those who count.
-                self._unsent = sum(it.builder.count for it in (*self._ready, *self._opened.values()))
-                self._ready_bytes = sum(it.builder.nbytes for it in self._ready)
+            self.batches.handed()
         if cancels:
             self._cancel(cancels)
         self._turn()
@@ -565,22 +432,16 @@ class Engine:
     def _less(self, number: int, last: bool) -> None:
         if last:
             self._futures.pop(number, None)
-        if self._waiting_for_room:
-            with self._room:
-                self._room.notify_all()
+        self.room.notify()
 
     def _fail_all(self, error: BaseException) -> None:
-        with self._lock:
-            waiting = [it.futures for it in (*self._ready, *self._opened.values())]
-            self._ready, self._opened, self._ready_bytes, self._unsent = [], {}, 0, 0
-        for futures in (*waiting, *list(self._futures.values())):
+        for futures in (*self.batches.refuse(error), *list(self._futures.values())):
             for index, future in enumerate(futures):
                 futures[index] = None
                 if future is not None:
                     future._fail(error)
         self._futures.clear()
-        with self._room:
-            self._room.notify_all()
+        self.room.shut()
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -689,8 +550,6 @@ class Engine:
         try:
             await self._connect(time.monotonic() + self.settings.reconnect_timeout_s, avoid)
         except FleetNotFound as error:
-            with self._lock:
-                self._dead = error
             self._fail_all(error)
         finally:
             self._reconnecting = None
@@ -701,7 +560,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

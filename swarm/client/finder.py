@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,10 @@ class Finder:
         named = self._env.get("SWARM_NODE_SOCKET")
         sockets = [Path(named)] if named else []
         sockets += [path for path in sorted(self._home.runtime.glob("*.sock")) if path not in sockets]
-        for path in sockets:
-            attempts.append(lambda timeout_s, path=path: self._by_socket(path, timeout_s))
+        attempts += [partial(self._by_socket, path) for path in sockets]
         for place in list(self.places.values()):
             if place.id is None or place.id != avoid:
-                attempts.append(lambda timeout_s, place=place: self._by_tcp(place, timeout_s))
+                attempts.append(partial(self._by_tcp, place))
         return attempts
 
     async def _by_socket(self, path: Path, timeout_s: float) -> Link:
@@ -144,9 +144,10 @@ class Finder:
         for host, port in place.addresses:
             endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
             try:
-                return await self._tcp.connect(
+                link: Link = await self._tcp.connect(
                     endpoint, server_key=place.curve_key, expect=place.id, timeout_s=timeout_s / len(place.addresses)
                 )
+                return link
             except HandshakeFailed as error:
                 failure = error
         raise failure or HandshakeFailed("unreachable", "the node has no address")

@@ -13,14 +13,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from swarm.protocol import ids
 from swarm.tasks import waiting
 
 if TYPE_CHECKING:
-    from swarm.client.engine import Batch
+    from swarm.client.batches import Batch
+
+T = TypeVar("T")
 
 _OVER = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
 
@@ -50,17 +52,17 @@ class Future(concurrent.futures.Future[Any]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        made = self.__dict__.get("_condition")
+        made: threading.Condition | None = self.__dict__.get("_condition")
         # setdefault is atomic: of two threads that come here at once both get the same one.
-        return made if made is not None else self.__dict__.setdefault("_condition", threading.Condition())
+        return made if made is not None else _made(self, "_condition", threading.Condition())
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self.__dict__.setdefault("_waiters", [])
+        return _made(self, "_waiters", [])
 
     @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]
-        return self.__dict__.setdefault("_done_callbacks", [])
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:
+        return _made(self, "_done_callbacks", [])
 
     # --- ending: called by the engine and the kernel ------------------------------------------------------------------
 
@@ -200,6 +202,11 @@ class Future(concurrent.futures.Future[Any]):
                 self.cancel()
                 raise
         return self.result()
+
+
+def _made(future: Future, name: str, value: T) -> T:
+    kept: T = future.__dict__.setdefault(name, value)
+    return kept
 
 
 class _Waker:

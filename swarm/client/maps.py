@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -148,7 +148,7 @@ class Feed:
         self._ordered = ordered
         self._size = plan.size
         self._size_max = CHUNK_ITEMS_MAX
-        lengths = [len(one) for one in iterables if hasattr(one, "__len__")]
+        lengths = [len(one) for one in iterables if isinstance(one, Sized)]
         if lengths and plan.adapts:
             self._size_max = max(1, min(CHUNK_ITEMS_MAX, min(lengths) // PARTS_MIN))
         self._exhausted = False

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.errors import ConfigError
 from swarm.payload_code import Code, display_name, encode_code
@@ -20,18 +20,22 @@ from swarm.protocol.ids import child_session
 from swarm.protocol.spec import Spec
 from swarm.tasks import TaskOptions, current_task, options_of
 
+if TYPE_CHECKING:
+    from swarm.client.batches import Batch
+
 ROUTES_MAX = 4096
 SESSIONS_KEPT = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Route:
-    """A spec as bytes, and the code that it refers to."""
+    """A spec as bytes, the code that it refers to, and the batch that takes calls of it at the moment."""
 
     raw: bytes
     rerun: bool
     code: Code | None
     stream: bool
+    open: Batch | None = None
 
 
 def is_lasting(fn: Any) -> bool:
@@ -46,11 +50,17 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: dict[Any, Route] = {}
+        self._by_raw: OrderedDict[bytes, Route] = OrderedDict()
 
     def of(self, fn: Any, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:
         """The route of a callable, or of "module:qualname", with these options."""
         if not is_lasting(fn):
-            return self._make(fn, options, deadline, nice)
+            # Written anew each time; what has come out the same travels together.
+            made = self._make(fn, options, deadline, nice)
+            known = self._by_raw.setdefault(made.raw, made)
+            while len(self._by_raw) > ROUTES_MAX:
+                self._by_raw.popitem(last=False)
+            return known
         needs = options.needs
         if needs is not None:
             options = replace(options, needs=None)

@@ -13,7 +13,7 @@ from swarm.tasks import waiting
 from transport.bounds import WORKER_STREAM_WINDOW_COUNT
 
 if TYPE_CHECKING:
-    from swarm.client.engine import Batch
+    from swarm.client.batches import Batch
 
 ACK_EVERY = WORKER_STREAM_WINDOW_COUNT // 2
 """Items that are taken before the worker gets credit for them: half its window, so that it need not wait."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kernels.batch import encode_plain
+from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
-from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Batch, Engine, EngineSettings
+from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import CommandFuture, Future
 from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
@@ -41,6 +42,7 @@ _OPTION_NAMES = frozenset(
 )
 _CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "durability"}
 _NO_OPTIONS = TaskOptions()
+_BETWEEN_LOOKS = LOOK_EVERY - 1
 
 Fn = Callable[..., Any] | str
 """A callable, or the name of one: "module:qualname", of a module that the nodes load."""
@@ -76,6 +78,7 @@ class Fleet:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._batches = engine.batches
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, self._reach, self._release)
@@ -101,14 +104,24 @@ class Fleet:
         it, not the caller. Waits while too much is under way.
         """
         if not kwargs:
-            # The way of most tasks: a callable seen before, without options.
+            # The way of most tasks: a callable seen before, plain arguments, no options.
             try:
-                route = self._known.get(fn)
-            except TypeError:
-                route = None  # not hashable
-            if route is not None:
-                return self.hand(route, args, None)
-            return self.hand(self.route(fn, _NONE_CHOSEN), args, None)
+                route = self._known[fn]
+            except (KeyError, TypeError):
+                return self.hand(self.route(fn, _NONE_CHOSEN), args, None)
+            if route.open is not None:
+                batches = self._batches
+                with batches.lock:
+                    it = route.open
+                    if it is not None:
+                        index = it.add(args)
+                        if index >= 0:
+                            future = Future(it, index)
+                            if len(it.futures) == index and index & _BETWEEN_LOOKS:
+                                it.futures.append(future)
+                                return future
+                            return batches.added(it, index, future)
+            return self.hand(route, args, None)
         if not _CALL_NAMES.isdisjoint(kwargs):
             options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
             return self.hand(self.route(fn, chosen(options)), args, kwargs)
@@ -174,7 +187,7 @@ class Fleet:
         if not deps:
             return self._engine.submit(route, values, named or None, make, self._buffers)
         payload = encode_call(values, named, self._buffers, fills=fills)
-        return self._engine.submit_after(route, payload, deps, make)
+        return self._batches.add_after(route, payload, deps, make)
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""
@@ -316,7 +329,7 @@ class Fleet:
             raise ConfigError(
                 "the command's arguments are too long or hold what is no text", hint="stage files with --in"
             )
-        future = self._engine.submit_payload(route, payload, partial(_command, on_output))
+        future = self._batches.add_payload(route, payload, partial(_command, on_output))
         assert isinstance(future, CommandFuture)
         return future
 

@@ -1,0 +1,259 @@
+"""Batches that are being filled: calls of one spec that come before the loop's next turn travel together.
+
+The path of a call is as short as it can be made: one lock, the arguments encoded straight into the batch's columns, a
+bare future. All that is done once a batch (room, code, waking the loop) is done when it is begun.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kernels.batch import CallBuilder
+from swarm.client.futures import Future
+from swarm.client.routes import Route
+from swarm.errors import NotAccepted
+
+if TYPE_CHECKING:
+    from swarm.client.engine import Engine
+
+BATCH_TASKS_MAX = 1024
+BATCH_BYTES_MAX = 256 * 1024
+LOOK_EVERY = 32
+"""Calls after which the size of a batch is looked at."""
+
+assert BATCH_TASKS_MAX % LOOK_EVERY == 0
+
+Make = Callable[["Batch", int], Future]
+
+
+class Batch:
+    """Calls of one route, and their futures."""
+
+    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "route")
+
+    def __init__(self, engine: Engine, number: int, route: Route) -> None:
+        self.engine = engine
+        self.number = number
+        self.route = route
+        self.builder = CallBuilder()
+        self.add: Callable[..., int] = self.builder.add_plain
+        self.futures: list[Any] = []
+        self.deps: list[bytes] = []
+
+    def take(self) -> tuple[int, bytes, list[Any]]:
+        """(count, columns, futures); what it was built with goes, since futures keep their batch."""
+        count, columns, futures = self.builder.count, self.builder.take(), self.futures
+        if len(futures) < count:
+            # A Ctrl-C struck between a call and its future: that one has none.
+            futures.extend([None] * (count - len(futures)))
+        self.builder, self.add, self.futures = _EMPTY, _EMPTY.add_plain, []
+        return count, columns, futures
+
+
+_EMPTY = CallBuilder()
+
+
+class Batches:
+    """The batches of one client that are not handed over yet. `lock` guards all of it.
+
+    `wake` is called, under the lock, when there is something to be taken and nobody was told yet.
+    """
+
+    def __init__(self, engine: Engine, wake: Callable[[], object], room: Room) -> None:
+        self.engine = engine
+        self.lock = room.lock
+        self.room = room
+        self.awake = False
+        self.refusal: BaseException | None = None
+        """Why nothing is taken any more."""
+        self._wake = wake
+        self._number = 0
+        self._open: list[Batch] = []
+        self._full: list[Batch] = []
+        self._full_bytes = 0
+        self._taken = 0
+        self._code: list[tuple[bytes, bytes]] = []
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that are not handed over yet."""
+        return self._taken + sum(it.builder.count for it in (*self._full, *self._open))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of full batches that are not handed over yet."""
+        return self._full_bytes
+
+    def add(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None, make: Make) -> Future | None:
+        """Add a call; None when its arguments are not plain. Waits for room."""
+        self.room.wait()
+        with self.lock:
+            it = route.open or self._begin(route)
+            index = it.add(args, kwargs)
+            return self.added(it, index, make(it, index)) if index >= 0 else None
+
+    def add_payload(self, route: Route, payload: bytes, make: Make) -> Future:
+        """Add a call whose arguments are encoded already. Waits for room."""
+        self.room.wait()
+        with self.lock:
+            it = route.open or self._begin(route)
+            index = it.builder.add(payload)
+            future = self.added(it, index, make(it, index))
+            if it.builder.nbytes >= BATCH_BYTES_MAX and route.open is it:
+                self._shut(it)
+            return future
+
+    def add_after(self, route: Route, payload: bytes, deps: list[bytes], make: Make) -> Future:
+        """Add a call that waits for other tasks: a batch of its own, after those that are open now."""
+        self.room.wait()
+        with self.lock:
+            for it in self._open:
+                it.route.open = None
+                self._full_bytes += it.builder.nbytes
+            self._full.extend(self._open)
+            self._open.clear()
+            it = self._begin(route)
+            it.deps = deps
+            index = it.builder.add(payload)
+            future = self.added(it, index, make(it, index))
+            self._shut(it)
+            return future
+
+    def reserve(self, route: Route) -> Batch:
+        """A batch that is never handed over, for a future that has failed before."""
+        with self.lock:
+            self._check()
+            self._number += 1
+            return Batch(self.engine, self._number, route)
+
+    def added(self, it: Batch, index: int, future: Future) -> Future:
+        """Put a future to its call. Under the lock."""
+        futures = it.futures
+        if len(futures) != index:
+            futures.extend([None] * (index - len(futures)))  # a Ctrl-C struck here before
+        futures.append(future)
+        if not index & (LOOK_EVERY - 1):
+            self._look(it, index)
+        return future
+
+    def take(self) -> tuple[list[Batch], list[tuple[bytes, bytes]]]:
+        """All there is, in the order of their numbers, and new code that they need. `handed` follows."""
+        with self.lock:
+            self.awake = False
+            for it in self._open:
+                it.route.open = None
+            batches = self._full + self._open
+            code, self._code = self._code, []
+            self._taken = sum(it.builder.count for it in batches)
+            self._full, self._open, self._full_bytes = [], [], 0
+        if len(batches) > 1:
+            batches.sort(key=lambda one: one.number)
+        return batches, code
+
+    def handed(self) -> None:
+        """What was taken is counted by the session now."""
+        with self.lock:
+            self._taken = 0
+
+    def refuse(self, error: BaseException) -> list[list[Any]]:
+        """Take nothing any more; the futures of what was not handed over."""
+        with self.lock:
+            self.refusal = error
+            left = [it.take()[2] for it in (*self._full, *self._open)]
+            for it in self._open:
+                it.route.open = None
+            self._full, self._open, self._full_bytes = [], [], 0
+        return left
+
+    def rouse(self) -> None:
+        """Have the loop look here, if it does not already. Under the lock."""
+        if not self.awake:
+            self.awake = True
+            self._wake()
+
+    def _check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def _begin(self, route: Route) -> Batch:
+        self._check()
+        self._number += 1
+        it = route.open = Batch(self.engine, self._number, route)
+        self._open.append(it)
+        if route.code is not None:
+            # Together with the batch, so that it is there before it.
+            self._code.append((route.code.digest, route.code.blob))
+        self.rouse()
+        return it
+
+    def _look(self, it: Batch, index: int) -> None:
+        if index and (index >= BATCH_TASKS_MAX or it.builder.nbytes >= BATCH_BYTES_MAX):
+            self._shut(it)
+
+    def _shut(self, it: Batch) -> None:
+        it.route.open = None
+        self._open.remove(it)
+        self._full.append(it)
+        self._full_bytes += it.builder.nbytes
+
+
+class Room:
+    """How much may be under way, and those who wait for some of it to end."""
+
+    def __init__(self, tasks_max: int, bytes_max: int, timeout_s: float | None) -> None:
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.waiting = 0
+        self.thread_id = 0
+        """The thread that brings outcomes: it never waits for them."""
+        self.used: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """(tasks, bytes) under way."""
+        self.open = True
+        self._tasks_max = tasks_max
+        self._bytes_max = bytes_max
+        self._timeout_s = timeout_s
+
+    @property
+    def full(self) -> bool:
+        """Whether `wait` would wait."""
+        tasks, size = self.used()
+        return tasks >= self._tasks_max or size >= self._bytes_max
+
+    def _eased(self) -> bool:
+        # Some way below the bound, so that those who wait are not woken for each single task that ends.
+        tasks, size = self.used()
+        return tasks <= self._tasks_max - self._tasks_max // 8 and size <= self._bytes_max - self._bytes_max // 8
+
+    def wait(self) -> None:
+        """Wait until there is room. NotAccepted when there is none in time."""
+        if not self.full or threading.get_ident() == self.thread_id:
+            return
+        if not self.wait_for(self._eased, self._timeout_s):
+            raise NotAccepted(
+                f"{self.used()[0]} tasks are under way, and none ended in {self._timeout_s:g} s",
+                hint="take results before submitting more, or give submit_timeout_s=None to wait",
+                retry_after_s=1.0,
+            )
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until a condition holds or the client is closed. False after `timeout_s` seconds."""
+        with self.changed:
+            self.waiting += 1
+            try:
+                return self.changed.wait_for(lambda: condition() or not self.open, timeout_s)
+            finally:
+                self.waiting -= 1
+
+    def notify(self) -> None:
+        """Something ended."""
+        if self.waiting:
+            with self.changed:
+                self.changed.notify_all()
+
+    def shut(self) -> None:
+        """Nobody waits any longer."""
+        with self.changed:
+            self.open = False
+            self.changed.notify_all()
