@@ -339,6 +339,9 @@ class Pool:
             body = frame.body[4:]
             handler.worker_outcomes(number, frame.run, Outcomes(body, count), body)
         elif kind == wire.DONE:
+            # What the tasks of the slice printed was written before this frame: it is theirs, not the next one's.
+            for fd in list(process.outputs):
+                self._output(process, fd)
             handler.worker_slice_done(number, frame.slot)
         elif kind == wire.EVENT:
             index, name, value = msgpack.unpackb(frame.body)
@@ -370,9 +373,4 @@ class Pool:
                 self._loop.remove_reader(fd)
                 process.outputs.pop(fd, None)
                 return
-            self._handler.worker_output(process.number, "out" if fd == self._stdout_of(process) else "err", data)
-
-    @staticmethod
-    def _stdout_of(process: _Process) -> int:
-        pipe = process.popen.stdout
-        return -1 if pipe is None or pipe.closed else pipe.fileno()
+            self._handler.worker_output(process.number, process.outputs[fd], data)

@@ -193,15 +193,23 @@ class Future(concurrent.futures.Future[Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait in a coroutine. When that is cancelled, so is the task (see `asyncio.shield`)."""
         if self._state not in _OVER:
-            waker = _waker(asyncio.get_running_loop())
-            waiter = waker.loop.create_future()
-            self.add_done_callback(lambda _: waker.wake(waiter))
             try:
-                yield from waiter
+                yield from self._waiter()
             except asyncio.CancelledError:
                 self.cancel()
                 raise
         return self.result()
+
+    async def ended(self) -> None:
+        """Wait in a coroutine until it has its outcome, whatever that is. Being cancelled does not cancel the task."""
+        if self._state not in _OVER:
+            await self._waiter()
+
+    def _waiter(self) -> asyncio.Future[None]:
+        waker = _waker(asyncio.get_running_loop())
+        waiter: asyncio.Future[None] = waker.loop.create_future()
+        self.add_done_callback(lambda _: waker.wake(waiter))
+        return waiter
 
 
 def _made(future: Future, name: str, value: T) -> T:

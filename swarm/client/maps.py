@@ -6,6 +6,7 @@ those that take longer one by one. A failure is that of its item, not of those t
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections import deque
@@ -156,6 +157,8 @@ class Feed:
         self._begun: deque[Part] = deque()  # when results come in order
         self._open: set[Part] = set()  # when they come as they end
         self._ended: SimpleQueue[Part] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: asyncio.Event | None = None
 
     @property
     def busy(self) -> bool:
@@ -199,7 +202,7 @@ class Feed:
             future = self._submit(chunked, ([list(item) for item in items],))
         part = Part(future, items)
         if not self._ordered:
-            future.add_done_callback(lambda _: self._ended.put(part))
+            future.add_done_callback(lambda _: self._has_ended(part))
         return part
 
     def _has_room(self) -> bool:
@@ -221,6 +224,24 @@ class Feed:
                 return self._ended.get(timeout=timeout_s)
         except Empty:
             raise TimeoutError from None
+
+    async def next_ended_async(self) -> Part:
+        """As `next_ended`, for coroutines."""
+        while self._ended.empty():
+            self._news = self._news or asyncio.Event()
+            self._news.clear()
+            self._loop = asyncio.get_running_loop()
+            if self._ended.empty():
+                await self._news.wait()
+        return self._ended.get()
+
+    def _has_ended(self, part: Part) -> None:
+        self._ended.put(part)
+        if self._loop is not None and self._news is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._news.set)
+            except RuntimeError:
+                pass  # the loop is closed: nobody takes results any more
 
     def open(self, part: Part) -> tuple[list[Any], BaseException | None]:
         """The values of a part that has ended, and what its next item raised."""

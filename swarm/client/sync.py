@@ -40,7 +40,7 @@ _OPTION_NAMES = frozenset(
         "python",
     )
 )
-_CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "durability"}
+CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "durability"}
 _NO_OPTIONS = TaskOptions()
 _BETWEEN_LOOKS = LOOK_EVERY - 1
 
@@ -122,8 +122,8 @@ class Fleet:
                                 return future
                             return batches.added(it, index, future)
             return self.hand(route, args, None)
-        if not _CALL_NAMES.isdisjoint(kwargs):
-            options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
+        if not CALL_NAMES.isdisjoint(kwargs):
+            options = {key: kwargs.pop(key) for key in CALL_NAMES.intersection(kwargs)}
             return self.hand(self.route(fn, chosen(options)), args, kwargs)
         return self.hand(self.route(fn, _NONE_CHOSEN), args, kwargs)
 
@@ -271,7 +271,7 @@ class Fleet:
 
     def stream(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Stream:
         """Items of a generator that runs somewhere, as it yields them."""
-        options = {key: kwargs.pop(key) for key in _CALL_NAMES.intersection(kwargs)}
+        options = {key: kwargs.pop(key) for key in CALL_NAMES.intersection(kwargs)}
         return self.streamed(fn, args, kwargs, chosen(options))
 
     def streamed(self, fn: Fn, args: tuple[Any, ...], kwargs: dict[str, Any], options: Chosen) -> Stream:
@@ -470,9 +470,9 @@ def chosen(options: dict[str, Any]) -> Chosen:
     """Options as people write them, checked. ConfigError."""
     if not options:
         return _NONE_CHOSEN
-    unknown = sorted(set(options) - _CALL_NAMES)
+    unknown = sorted(set(options) - CALL_NAMES)
     if unknown:
-        raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(_CALL_NAMES))}")
+        raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(CALL_NAMES))}")
     check_durability(options.pop("durability", "none"))
     deadline = options.pop("deadline", None)
     if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline < 0):

@@ -362,9 +362,7 @@ class Ownership:
         self._close_if_done(now, batch)
         self._pump(now)
 
-    def cancel(
-        self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, *, kill: bool = True
-    ) -> None:
+    def cancel(self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, *, kill: bool = True) -> None:
         """The client, or somebody for it, gives tasks up: those waiting end now, those running are ended if `kill`."""
         batch = self._batches.get(key)
         if batch is None or batch.finished_at is not None:

@@ -69,7 +69,9 @@ def _commands() -> list[object]:
 def test_python_blocks_run(code: str, env: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "snippet.py"
     script.write_text(code)
-    ran = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    ran = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout, "a snippet shows something"
 
