@@ -245,6 +245,11 @@ class Engine:
                 self._cancels.append((number, index, kill))
                 self.batches.rouse()
 
+    def cancel_pending(self) -> None:
+        """Give up all that has not begun."""
+        if not self.closed:
+            self._loop.call_soon_threadsafe(self._cancel_pending)
+
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
         """Send input, a signal or credit to a task."""
         if not self.closed:
@@ -310,6 +315,12 @@ class Engine:
                 found.append((index, index + 1))
         for (number, kill), wanted in ranges.items():
             self._session.cancel(number, wanted, kill=kill)
+
+    def _cancel_pending(self) -> None:
+        self._flush()
+        for number in sorted(self._session.unfinished):
+            self._session.cancel(number, kill=False)
+        self._turn()
 
     def _give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
         self._flush()

@@ -108,7 +108,7 @@ class Fleet:
             try:
                 route = self._known[fn]
             except (KeyError, TypeError):
-                return self.hand(self.route(fn, _NONE_CHOSEN), args, None)
+                return self.hand(self.route(fn, NOTHING_CHOSEN), args, None)
             if route.open is not None:
                 batches = self._batches
                 with batches.lock:
@@ -125,12 +125,12 @@ class Fleet:
         if not CALL_NAMES.isdisjoint(kwargs):
             options = {key: kwargs.pop(key) for key in CALL_NAMES.intersection(kwargs)}
             return self.hand(self.route(fn, chosen(options)), args, kwargs)
-        return self.hand(self.route(fn, _NONE_CHOSEN), args, kwargs)
+        return self.hand(self.route(fn, NOTHING_CHOSEN), args, kwargs)
 
     def route(self, fn: Fn, options: Chosen) -> Route:
         """Where calls of this callable go, with these options."""
         route = self._routes.of(fn, options.task, options.deadline, options.nice)
-        if options is _NONE_CHOSEN and is_lasting(fn):
+        if options is NOTHING_CHOSEN and is_lasting(fn):
             if len(self._known) >= ROUTES_MAX:
                 self._known.clear()
             self._known[fn] = route
@@ -268,6 +268,10 @@ class Fleet:
     def cancel(*futures: Any) -> int:
         """Cancel tasks, also those that run; how many will not have a result."""
         return sum(1 for future in flat(futures) if future.cancel())
+
+    def cancel_pending(self) -> None:
+        """Cancel all that has not begun; what runs goes on."""
+        self._engine.cancel_pending()
 
     def stream(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Stream:
         """Items of a generator that runs somewhere, as it yields them."""
@@ -463,13 +467,13 @@ class Chosen:
         self.nice = nice
 
 
-_NONE_CHOSEN = Chosen(_NO_OPTIONS)
+NOTHING_CHOSEN = Chosen(_NO_OPTIONS)
 
 
 def chosen(options: dict[str, Any]) -> Chosen:
     """Options as people write them, checked. ConfigError."""
     if not options:
-        return _NONE_CHOSEN
+        return NOTHING_CHOSEN
     unknown = sorted(set(options) - CALL_NAMES)
     if unknown:
         raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(CALL_NAMES))}")
