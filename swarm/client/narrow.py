@@ -19,7 +19,7 @@ class Held(concurrent.futures.Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the call, also when it runs."""
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             begun = self._begun
             if begun is None:
                 return super().cancel()
@@ -31,7 +31,7 @@ class Held(concurrent.futures.Future[Any]):
 
     def follow(self, begin: Callable[[], AnyFuture]) -> AnyFuture | None:
         """Begin the call, unless it was cancelled while it waited."""
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             if self._state != PENDING:
                 return None
             begun = self._begun = begin()
@@ -46,11 +46,11 @@ class Held(concurrent.futures.Future[Any]):
             else:
                 self.set_result(begun.result())
             return
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             self._state = CANCELLED_AND_NOTIFIED
-            for waiter in self._waiters:  # type: ignore[attr-defined]
+            for waiter in self._waiters:
                 waiter.add_cancelled(self)
-            self._condition.notify_all()  # type: ignore[attr-defined]
+            self._condition.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
 
 
