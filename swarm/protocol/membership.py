@@ -410,6 +410,22 @@ class Membership:
         self._health.worse()
         self._renew(now, incarnation + 1)
         self._outbox.fact("membership.refuted", {"about": about}, {"incarnation": self._own.incarnation})
+        if about in ("dead", "rows"):
+            self._doubt(now)
+
+    def _doubt(self, now: float) -> None:
+        """This node was out of touch, so it was perhaps its own fault that it heard nothing of those it suspects; and
+        those it accused meanwhile were told to ignore it, so they never refuted. All of it starts anew, and verdicts
+        that are still being passed on are not: who is dead indeed is found so by others."""
+        for id in self._table.lost:
+            self._outbox.hush(id)
+        for id in sorted(self._suspicions):
+            suspicion = self._suspicions[id]
+            suspicion.began = now
+            suspicion.accusers = [self._own.id]
+            self._outbox.hush(id)
+            self._timers.at(suspicion.deadline, Timer.SUSPICION, id)
+            self._prober.probe(now, self._table.at(id))
 
     # Statements about members.
 

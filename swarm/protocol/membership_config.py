@@ -72,7 +72,7 @@ class MembershipConfig:
     """The greatest local health score (Lifeguard's S): own periods and timeouts grow by at most 1 + this."""
     gossip_interval_s: float = 0.05
     gossip_fanout: int = 3
-    retransmit_factor: float = 2.5
+    retransmit_factor: float = 4.0
     """Each node sends an update on this times ln(n + 1) times (SWIM, 4.1)."""
     sync_interval_s: float = 5.0
     """Between push-pulls of one node while nothing changes and the fleet is small; grows as the period does."""
