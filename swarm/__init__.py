@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from swarm.joblib_offer import offer as offer_to_joblib
+
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -60,6 +62,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(where), name)
     globals()[name] = value
     return value
+
+
+offer_to_joblib()
 
 
 def __dir__() -> list[str]:

@@ -36,6 +36,7 @@ from swarm.errors import (
 )  # fmt: skip
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
+from swarm.payload_code import is_local
 from swarm.payload_failure import error_of
 from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
@@ -226,7 +227,7 @@ class Engine:
         future = self.batches.add(route, args, kwargs, make)
         if future is None:
             # Encoding may run code of the user's (pickling), so it is done without the lock.
-            future = self.batches.add_payload(route, encode_call(args, kwargs, sink), make)
+            future = self.batches.add_payload(route, encode_call(args, kwargs, sink, by_value=is_local), make)
         return future
 
     def failed(self, route: Route, error: BaseException, make: Make) -> Future:

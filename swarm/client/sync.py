@@ -20,6 +20,7 @@ from swarm.client.streams import Stream, StreamFuture
 from swarm.errors import ConfigError, DependencyFailed, NotFound
 from swarm.paths import Home
 from swarm.payload import decode_value, encode_call
+from swarm.payload_code import is_local
 from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
@@ -186,7 +187,7 @@ class Fleet:
             return self._engine.failed(route, error, make)
         if not deps:
             return self._engine.submit(route, values, named or None, make, self._buffers)
-        payload = encode_call(values, named, self._buffers, fills=fills)
+        payload = encode_call(values, named, self._buffers, fills=fills, by_value=is_local)
         return self._batches.add_after(route, payload, deps, make)
 
     def options(self, **options: Any) -> Options:
@@ -353,6 +354,11 @@ class Fleet:
         """The name of the node that this client is linked to; empty while it looks for one."""
         link = self._engine.link
         return "" if link is None else link.identity.name
+
+    @property
+    def usable(self) -> bool:
+        """Whether tasks are taken: not closed, and the fleet was not given up."""
+        return self._batches.refusal is None and not self._engine.closed
 
     @property
     def unfinished(self) -> int:
