@@ -22,7 +22,7 @@ def offer() -> None:
     if known is not None:
         _enter(known)
     elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Watcher())
 
 
 def _enter(module: ModuleType) -> None:
@@ -45,10 +45,10 @@ class _Watcher:
     ) -> ModuleSpec | None:
         if name != _TABLE:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
