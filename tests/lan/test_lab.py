@@ -21,18 +21,23 @@ def reaches(lan: lab.Lan, a: str, b: str, version: int = 4) -> bool:
     return done.returncode == 0
 
 
+def comes_to_reach(lan: lab.Lan, a: str, b: str, version: int = 4) -> bool:
+    """Whether it does within some seconds: a neighbour that was found missing is asked for again only then."""
+    return any(reaches(lan, a, b, version) for _ in range(8))
+
+
 def test_hosts_reach_each_other_and_know_their_names(healed):
-    assert reaches(healed, "h1", "h5")
+    assert comes_to_reach(healed, "h1", "h5")
     assert healed.run("h3", ["hostname"]).stdout.strip() == "h3"
 
 
 def test_a_pair_is_cut_and_healed(healed):
     healed.cut("h1", "h2")
     assert not reaches(healed, "h1", "h2")
-    assert reaches(healed, "h1", "h3")
-    assert reaches(healed, "h2", "h3")
+    assert comes_to_reach(healed, "h1", "h3")
+    assert comes_to_reach(healed, "h2", "h3")
     healed.heal("h1", "h2")
-    assert reaches(healed, "h1", "h2")
+    assert comes_to_reach(healed, "h1", "h2")
 
 
 def test_a_host_is_cut_from_all_and_one_way(healed):
@@ -50,7 +55,7 @@ def test_everything_is_lost_and_undone(healed):
     healed.loss(100, "h1", "h2")
     assert not reaches(healed, "h1", "h2")
     healed.loss(0, "h1", "h2")
-    assert reaches(healed, "h1", "h2")
+    assert comes_to_reach(healed, "h1", "h2")
 
 
 def test_a_host_sees_its_cable_go(healed):
