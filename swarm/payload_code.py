@@ -24,6 +24,12 @@ import cloudpickle
 
 from transport.bounds import CODE_BYTES_MAX
 
+_MADE_BY = f"swarm python {sys.version_info[0]}.{sys.version_info[1]}".encode()
+_PREFIX = b"\x80\x05\x8c" + bytes((len(_MADE_BY),)) + _MADE_BY + b"0"
+"""Pickle that pushes a text and pops it again: a blob says which Python made it, and stays a pickle all the same.
+
+Bytecode is not the same from one minor version to the next; a guest worker reads this before it loads the blob.
+"""
 OURS = frozenset({"swarm", "nodes", "transport", "kernels"})
 """Our own packages are on every node, wherever they were installed from."""
 
@@ -53,7 +59,7 @@ def encode_code(fn: Callable[..., Any]) -> Code:
 
     name = display_name(fn)
     try:
-        blob = dump_by_value(fn, None, is_local)
+        blob = _PREFIX + dump_by_value(fn, None, is_local)
     except Exception as error:
         raise NotPicklable(
             f"{name} cannot be sent: {error}",
