@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+
 
 class Rumour:
     """One update about one subject; a newer one about the same subject takes its place."""
 
-    __slots__ = ("order", "packed", "rank", "told")
+    __slots__ = ("packed", "rank", "subject")
 
-    def __init__(self, packed: bytes, order: int, routine: bool) -> None:
+    def __init__(self, subject: bytes, packed: bytes, order: int, routine: bool) -> None:
+        self.subject = subject
         self.packed = packed
-        self.order = order
-        self.told = 0
         self.rank = (routine, 0, order)
+        """Routine or not, how often told, which came first: the least goes out first."""
+
+
+_RANK: Callable[[Rumour], tuple[bool, int, int]] = attrgetter("rank")
 
 
 class Rumours:
@@ -30,7 +36,12 @@ class Rumours:
     def add(self, subject: bytes, packed: bytes, routine: bool = False) -> None:
         """Starts passing on an update; one about the same subject is out of date and dropped."""
         self._count += 1
-        self._by_subject[subject] = Rumour(packed, self._count, routine)
+        self._by_subject[subject] = Rumour(subject, packed, self._count, routine)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether any of them is not routine."""
+        return any(not rumour.rank[0] for rumour in self._by_subject.values())
 
     def drop(self, subject: bytes) -> None:
         """Stops passing on what there is about a subject."""
@@ -38,13 +49,12 @@ class Rumours:
 
     def take(self, room_bytes: int, count_max: int, copies: int, limit: int) -> list[bytes]:
         """Updates that fit into `room_bytes`, least told first; each is noted as told `copies` times more and dropped
-        after `limit`."""
+        after `limit`, a routine one after a third of that: the next one comes anyway."""
         rumours = self._by_subject
         if not rumours:
             return []
-        items = sorted(rumours.items(), key=lambda item: item[1].rank) if len(rumours) > 1 else list(rumours.items())
         chosen: list[bytes] = []
-        for subject, rumour in items:
+        for rumour in sorted(rumours.values(), key=_RANK):
             size = len(rumour.packed)
             if size > room_bytes:
                 if room_bytes < 32:
@@ -52,11 +62,11 @@ class Rumours:
                 continue
             room_bytes -= size
             chosen.append(rumour.packed)
-            rumour.told += copies
-            if rumour.told >= limit:
-                del rumours[subject]
+            routine, told, order = rumour.rank
+            if told + copies >= (limit // 3 if routine else limit):
+                del rumours[rumour.subject]
             else:
-                rumour.rank = (rumour.rank[0], rumour.told, rumour.order)
+                rumour.rank = (routine, told + copies, order)
             if len(chosen) == count_max:
                 break
         return chosen

@@ -323,7 +323,7 @@ class Membership:
         elif kind == Timer.RELAY_END:
             self._prober.relay_end(argument)
         elif kind == Timer.GOSSIP:
-            self._outbox.gossip(now)
+            self._outbox.gossip(now, argument)
         elif kind == Timer.CONFIRM:
             if argument in self._suspicions:
                 self._prober.probe(now, self._table.at(argument))

@@ -12,6 +12,9 @@ from swarm.protocol.membership_config import PAYLOAD_BYTES_MAX, UPDATES_MAX, Mem
 from swarm.protocol.timers import Timer, Timers
 
 _HEAD_OF_UPDATES_BYTES = 3
+_ROUTINE_INTERVALS = 4
+"""Gossip intervals between rounds when there are routine rumours only: more of them share a datagram."""
+_NEVER = float("inf")
 
 
 class Outbox:
@@ -22,11 +25,11 @@ class Outbox:
         "_effects",
         "_own",
         "_rng",
+        "_round_at",
         "_rumours",
         "_slim",
         "_slim_of",
         "_table",
-        "_ticking",
         "_timers",
     )
 
@@ -38,7 +41,7 @@ class Outbox:
         self._timers = timers
         self._rumours = Rumours()
         self._effects: list[MembershipEffect] = []
-        self._ticking = False
+        self._round_at = _NEVER
         self._slim = b""
         self._slim_of = (-1, -1)
 
@@ -110,16 +113,19 @@ class Outbox:
     def spread(self, now: float, subject: bytes, packed: bytes, routine: bool = False) -> None:
         """Starts a rumour about a subject in place of the older one."""
         self._rumours.add(subject, packed, routine)
-        if not self._ticking:
-            self._ticking = True
-            self._timers.at(now + self._config.gossip_interval_s * self._rng.random(), Timer.GOSSIP)
+        interval_s = self._config.gossip_interval_s * (_ROUTINE_INTERVALS if routine else 1)
+        if self._round_at > now + interval_s:
+            self._plan_round(now + interval_s * self._rng.random())
 
     def hush(self, subject: bytes) -> None:
         """Ends the rumour about a subject."""
         self._rumours.drop(subject)
 
-    def gossip(self, now: float) -> None:
-        """One round of push gossip to a few random members."""
+    def gossip(self, now: float, instant: float) -> None:
+        """One round of push gossip to a few random members, if it is the one that was planned last."""
+        if instant != self._round_at:
+            return
+        self._round_at = _NEVER
         targets = sample(self._rng, self._table.live, self._config.gossip_fanout)
         if targets:
             head = wire.head(wire.GOSSIP, None)
@@ -128,9 +134,13 @@ class Outbox:
             payload = wire.finish(head, updates)
             for id in targets:
                 self._effects.append(SendDatagram(self._table.at(id).route, id, payload))
-        self._ticking = bool(self._rumours) and bool(targets)
-        if self._ticking:
-            self._timers.at(now + self._config.gossip_interval_s, Timer.GOSSIP)
+            if self._rumours:
+                intervals = 1 if self._rumours.urgent else _ROUTINE_INTERVALS
+                self._plan_round(now + intervals * self._config.gossip_interval_s)
+
+    def _plan_round(self, instant: float) -> None:
+        self._round_at = instant
+        self._timers.at(instant, Timer.GOSSIP, instant)
 
     @property
     def _retransmits(self) -> int:

@@ -79,7 +79,7 @@ class Wants:
 
     def ask(self, now: float) -> None:
         """Asks for as many as the window allows."""
-        if not self._wanted:
+        if not self._wanted or len(self._asked) >= self._config.want_window:
             return
         by_source: dict[bytes, list[bytes]] = {}
         for id in sorted(self._wanted):
