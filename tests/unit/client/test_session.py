@@ -1,0 +1,251 @@
+"""The session by itself: against a model of nodes that come, go, lose messages and repeat themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.batch import OutcomeBuilder
+from swarm.protocol import ids
+from swarm.protocol.messages import Kind, MessageError
+from swarm.protocol.outbound import Tell
+from swarm.protocol.session import Delivered, Ended, Moving, Session
+from swarm.protocol.states import Status
+
+SESSION = b"session!"
+
+
+def told(session: Session) -> list[Tell]:
+    return [effect for effect in session.take_effects() if isinstance(effect, Tell)]
+
+
+def outcomes(session: Session, number: int, rows: list[int]) -> None:
+    builder = OutcomeBuilder()
+    for row in rows:
+        builder.add_plain(row, 1, row)
+    header = {"b": ids.batch_key(SESSION, number), "n": len(rows)}
+    session.on_message(0.0, Kind.OUTCOMES, header, memoryview(builder.take()))
+
+
+def test_nothing_is_sent_before_there_is_a_node_and_everything_then() -> None:
+    session = Session(SESSION)
+    session.submit(1, b"spec", True, 3, b"columns", [])
+    assert not session.take_effects()
+    session.link_up(b"oak")
+    (submit,) = told(session)
+    assert submit.kind == Kind.SUBMIT
+    assert submit.header == {"b": ids.batch_key(SESSION, 1), "n": 3, "s": b"spec"}
+    assert submit.parts == (b"columns",)
+    assert (session.tasks, session.bytes) == (3, 7)
+    outcomes(session, 1, [2, 0, 1])
+    (delivered,) = session.take_effects()
+    assert isinstance(delivered, Delivered)
+    assert (delivered.fresh, delivered.last) == (3, True)
+    assert (session.tasks, session.bytes, list(session.unfinished)) == (0, 0, [])
+
+
+def test_an_outcome_counts_once() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 2, b"", [])
+    session.take_effects()
+    outcomes(session, 1, [0])
+    outcomes(session, 1, [0])
+    outcomes(session, 1, [0, 1])
+    outcomes(session, 1, [0, 1])
+    fresh = [effect.fresh for effect in session.take_effects() if isinstance(effect, Delivered)]
+    assert fresh == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ({"b": b"other123" + bytes(4), "n": 1}, b""),
+        ({"b": ids.batch_key(SESSION, 1), "n": 1}, b"short"),
+        ({"b": ids.batch_key(SESSION, 1)}, b""),
+        ({"n": 1}, b""),
+    ],
+)
+def test_what_breaks_the_protocol_is_an_error(header: dict[str, Any], body: bytes) -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 2, b"", [])
+    with pytest.raises((MessageError, ValueError)):
+        session.on_message(0.0, Kind.OUTCOMES, header, memoryview(body))
+
+
+def test_a_full_node_is_asked_again_ever_later() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 1, b"", [])
+    session.take_effects()
+    refusal = {"b": ids.batch_key(SESSION, 1), "reason": "full", "after": 1.0}
+    session.on_message(10.0, Kind.REFUSED, refusal, memoryview(b""))
+    assert session.next_deadline() == 11.0
+    session.on_timer(10.5)
+    assert not session.take_effects()
+    session.on_timer(11.0)
+    assert [one.kind for one in told(session)] == [Kind.SUBMIT]
+    session.on_message(11.0, Kind.REFUSED, refusal, memoryview(b""))
+    assert session.next_deadline() == 13.0
+
+
+def test_a_draining_node_is_said_to_be_left() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", False, 1, b"", [])
+    session.on_message(0.0, Kind.GOODBYE, {"reason": "draining"}, memoryview(b""))
+    assert Moving("draining", False) in session.take_effects()
+    assert session.may_move
+    session.on_message(0.0, Kind.ASK_START, {"b": ids.batch_key(SESSION, 1), "r": [[0, 1]]}, memoryview(b""))
+    assert not session.may_move
+    outcomes(session, 1, [0])
+    assert session.may_move
+
+
+def test_only_what_has_not_ended_may_start() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", False, 6, b"", [])
+    outcomes(session, 1, [1])
+    session.cancel(1, [(4, 5)])
+    session.take_effects()
+    session.on_message(0.0, Kind.ASK_START, {"b": ids.batch_key(SESSION, 1), "r": [[0, 99]]}, memoryview(b""))
+    (grant,) = told(session)
+    assert grant.header["r"] == [[0, 1], [2, 4], [5, 6]]
+
+
+def test_cancelling_without_killing_leaves_it_to_the_node_what_has_begun() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 2, b"", [])
+    session.take_effects()
+    session.cancel(1, kill=False)
+    (cancel,) = told(session)
+    assert cancel.header == {"b": ids.batch_key(SESSION, 1), "r": None, "k": False}
+    session.link_down()
+    session.link_up(b"elm")
+    assert [one.kind for one in told(session)] == [Kind.SUBMIT]
+
+
+class Model:
+    """Nodes as a client sees them, and what ran on them."""
+
+    def __init__(self) -> None:
+        self.session = Session(SESSION)
+        self.node: str | None = None
+        self.known: dict[tuple[str, int], dict[str, Any]] = {}
+        self.granted: dict[tuple[str, int], set[int]] = {}
+        self.ended: dict[tuple[int, int], int] = {}
+        self.started: dict[tuple[int, int], list[str]] = {}
+        self.counts: dict[int, int] = {}
+        self.rerun: dict[int, bool] = {}
+
+    def absorb(self) -> None:
+        for effect in self.session.take_effects():
+            if isinstance(effect, Tell):
+                self._told(effect)
+            elif isinstance(effect, Ended):
+                for row in effect.indices:
+                    self._end(effect.batch, row, effect.status)
+            elif isinstance(effect, Delivered):
+                for row in effect.outcomes.indices():
+                    if (effect.batch, row) not in self.ended:
+                        self._end(effect.batch, row, Status.OK)
+
+    def _told(self, tell: Tell) -> None:
+        assert self.node is not None, "told nobody"
+        number = int.from_bytes(tell.header["b"][8:], "big")
+        if tell.kind == Kind.SUBMIT and (self.node, number) not in self.known:
+            skip = {row for start, stop in tell.header.get("k") or () for row in range(start, stop)}
+            rows = set(range(tell.header["n"])) - skip
+            self.known[self.node, number] = {"rows": rows}
+            self.granted[self.node, number] = rows if self.rerun[number] else set()
+        elif tell.kind == Kind.GRANT_START:
+            allowed = {row for start, stop in tell.header["r"] for row in range(start, stop)}
+            self.granted[self.node, number] |= allowed & self.known[self.node, number]["rows"]
+
+    def _end(self, number: int, row: int, status: int) -> None:
+        assert (number, row) not in self.ended, "a task has one outcome"
+        self.ended[number, row] = status
+
+    def run(self, number: int, row: int) -> None:
+        """The node runs a task that it may run, and it takes effect."""
+        assert self.node is not None
+        if row in self.granted.get((self.node, number), ()):
+            begun = self.started.setdefault((number, row), [])
+            begun.append(self.node)
+            if not self.rerun[number]:
+                assert len(set(begun)) == 1, "what may not be repeated began on two nodes"
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 4), st.booleans()),
+        st.tuples(st.just("ask"), st.integers(1, 6), st.just(0)),
+        st.tuples(st.just("run"), st.integers(1, 6), st.integers(0, 3)),
+        st.tuples(st.just("report"), st.integers(1, 6), st.integers(0, 3)),
+        st.tuples(st.just("cancel"), st.integers(1, 6), st.integers(0, 3)),
+        st.tuples(st.just("up"), st.sampled_from("abc"), st.just(0)),
+        st.tuples(st.just("down"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_each_task_has_one_outcome_and_what_may_not_be_repeated_begins_on_one_node(script: list[Any]) -> None:
+    model = Model()
+    session = model.session
+    generation = 0
+    for what, one, two in script:
+        if what == "submit":
+            number = len(model.counts) + 1
+            model.counts[number], model.rerun[number] = one, two
+            session.submit(number, b"spec", two, one, b"c", [])
+        elif what == "up" and model.node is None:
+            # A node that was left forgets this client's tasks; its next life is another process.
+            model.node = f"{one}{generation}"
+            session.link_up(model.node.encode())
+        elif what == "down" and model.node is not None:
+            session.link_down()
+            model.node, generation = None, generation + 1
+        elif model.node is None and what == "cancel" and one in model.counts and two < model.counts[one]:
+            session.cancel(one, [(two, two + 1)])
+        elif model.node is not None and (model.node, one) in model.known:
+            if what == "ask":
+                header = {"b": ids.batch_key(SESSION, one), "r": [[0, model.counts[one]]]}
+                session.on_message(0.0, Kind.ASK_START, header, memoryview(b""))
+            elif what == "run":
+                model.run(one, two)
+            elif what == "report" and model.node in model.started.get((one, two), ()):
+                outcomes(session, one, [two])
+            elif what == "cancel" and two < model.counts[one]:
+                session.cancel(one, [(two, two + 1)])
+        model.absorb()
+    # At last there is a node that does its work: everything ends.
+    if model.node is not None:
+        session.link_down()
+    model.node = "last"
+    session.link_up(b"last")
+    model.absorb()
+    for number, count in model.counts.items():
+        if ("last", number) in model.known:
+            header = {"b": ids.batch_key(SESSION, number), "r": [[0, count]]}
+            session.on_message(0.0, Kind.ASK_START, header, memoryview(b""))
+            model.absorb()
+            rows = sorted(model.granted["last", number])
+            for row in rows:
+                model.run(number, row)
+            if rows:
+                outcomes(session, number, rows)
+                model.absorb()
+    assert set(model.ended) == {(number, row) for number, count in model.counts.items() for row in range(count)}
+    assert (session.tasks, session.bytes, session.may_move) == (0, 0, True)
+    for task, status in model.ended.items():
+        if status == Status.LOST:
+            assert not model.rerun[task[0]]
