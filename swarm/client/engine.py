@@ -305,6 +305,8 @@ class Engine:
         if cancels:
             self._cancel(cancels)
         self._turn()
+        if self._link is not None:
+            self._link.flush()  # now rather than at the end of the loop's turn: somebody may be waiting
 
     def _cancel(self, cancels: list[tuple[int, int, bool]]) -> None:
         ranges: dict[tuple[int, bool], list[tuple[int, int]]] = {}

@@ -76,21 +76,23 @@ class Future(concurrent.futures.Future[Any]):
         self._end(CANCELLED_AND_NOTIFIED if cancelled else FINISHED, None, error)
 
     def _end(self, state: str, value: Any, error: BaseException | None) -> bool:
-        with self._condition:
+        condition = self._condition
+        with condition:
             if self._state in _OVER:
                 return False
             self._result = value
             self._exception = error
             self._state = state
-            for waiter in self._waiters:
+            for waiter in self.__dict__.get("_waiters", ()):
                 if state != FINISHED:
                     waiter.add_cancelled(self)
                 elif error is not None:
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-            self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+            condition.notify_all()
+        if "_done_callbacks" in self.__dict__:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 
     def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
@@ -184,9 +186,10 @@ class Future(concurrent.futures.Future[Any]):
         if self._state in _OVER:
             return
         self._batch.engine.refuse_in_own_thread("wait for a task")
-        with waiting(), self._condition:
+        condition = self._condition
+        with waiting(), condition:
             if self._state not in _OVER:
-                self._condition.wait(timeout)
+                condition.wait(timeout)
             if self._state not in _OVER:
                 raise TimeoutError
 

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from swarm.errors import ConfigError
@@ -41,7 +41,7 @@ class Route:
 def is_lasting(fn: Any) -> bool:
     """Whether a callable is the same at each call, so that its route can be looked up."""
     if type(fn) is BuiltinFunctionType:
-        return not hasattr(fn.__self__, "__dict__") or type(fn.__self__).__name__ == "module"
+        return isinstance(fn.__self__, ModuleType)  # a function of a module; else a method of something that may change
     return type(fn) in (FunctionType, str, type)
 
 

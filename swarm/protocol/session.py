@@ -126,7 +126,7 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, or None."""
-        return min((at for at, _ in self._again), default=None)
+        return min(at for at, _ in self._again) if self._again else None
 
     @property
     def unfinished(self) -> Iterable[int]:

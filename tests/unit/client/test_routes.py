@@ -1,0 +1,108 @@
+"""Routes: which callables share a spec, what it says, and which session a task's own client has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from swarm import tasks
+from swarm.client.routes import Routes, command_route, is_lasting, session_for_here
+from swarm.errors import ConfigError
+from swarm.protocol.spec import parse_spec
+from swarm.tasks import TaskOptions
+
+
+class Running:
+    def __init__(self, attempt: int = 1, task: bytes = b"t" * 16) -> None:
+        self.attempt = attempt
+        self.task = task
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "id": self.task, "token": (1,), "attempt": self.attempt, "lineage": (b"r" * 16, b"p" * 16, 3),
+            "name": "parent", "node": "oak",
+        }  # fmt: skip
+
+    def progress(self, done: float, total: float | None, note: str) -> None: ...
+
+    def waiting(self, begins: bool) -> None: ...
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    tasks.bind(made)
+    yield made
+    tasks.bind(None)
+
+
+def test_a_function_is_looked_up_and_options_make_another_route() -> None:
+    routes = Routes()
+
+    def double(x: int) -> int:
+        return 2 * x
+
+    plain = routes.of(double, TaskOptions())
+    assert routes.of(double, TaskOptions()) is plain
+    needy = TaskOptions.of(needs={"gpu": 1, "memory": "1KB"})
+    assert routes.of(double, needy) is routes.of(double, TaskOptions.of(needs={"memory": 1000, "gpu": 1}))
+    assert routes.of(double, needy) is not plain
+    assert parse_spec(routes.of(double, needy).raw).needs == {"gpu": 1, "memory": 1000}
+    assert routes.of(double, TaskOptions(), 1e9, -3).raw != plain.raw
+
+
+def test_what_carries_state_is_written_anew_and_the_same_content_shares_a_route() -> None:
+    class Model:
+        weight = 1
+
+        def predict(self) -> int:
+            return self.weight
+
+    routes, model = Routes(), Model()
+    first = routes.of(model.predict, TaskOptions())
+    assert routes.of(model.predict, TaskOptions()) is first
+    model.weight = 2
+    assert routes.of(model.predict, TaskOptions()) is not first
+    assert not is_lasting(model.predict)
+    assert not is_lasting([].append)
+    assert is_lasting(len)
+    assert is_lasting(dict)
+    assert is_lasting(test_what_carries_state_is_written_anew_and_the_same_content_shares_a_route)
+
+
+def test_callables_by_name_need_no_code() -> None:
+    route = Routes().of("package.module:Class.method", TaskOptions())
+    assert route.code is None
+    spec = parse_spec(route.raw)
+    assert spec.fn == ("name", "package.module:Class.method", "Class.method")
+    with pytest.raises(ConfigError):
+        Routes().of("no colon", TaskOptions())
+
+
+def test_a_command_is_not_run_twice_unless_that_is_asked() -> None:
+    assert not command_route("make", TaskOptions()).rerun
+    assert command_route("make", TaskOptions(rerun=True)).rerun
+    assert parse_spec(command_route("make", TaskOptions(name="build")).raw).name == "build"
+
+
+def test_a_tasks_children_know_their_lineage(running: Running) -> None:
+    spec = parse_spec(Routes().of(len, TaskOptions()).raw)
+    assert (spec.root, spec.parent, spec.depth) == (b"r" * 16, b"t" * 16, 4)
+
+
+def test_each_connection_of_each_attempt_of_a_task_has_its_own_session(running: Running) -> None:
+    running.task = b"own" + bytes(13)
+    first, second = session_for_here(), session_for_here()
+    running.attempt = 2
+    third = session_for_here()
+    running.task = b"other" + bytes(11)
+    fourth = session_for_here()
+    found = [first, second, third, fourth]
+    assert len(set(found)) == 4
+    assert all(one is not None and len(one) == 8 for one in found)
+
+
+def test_outside_a_task_there_is_no_session_to_derive() -> None:
+    assert session_for_here() is None
