@@ -192,6 +192,14 @@ class Table:
             _remove(self.lost, peer.id)
         del self._peers[peer.id]
 
+    def forget_oldest(self) -> bool:
+        """Makes room: drops the record that has not been live for longest. False if all are live."""
+        gone = [peer for peer in self if not peer.live]
+        if not gone:
+            return False
+        self.forget(min(gone, key=lambda peer: peer.since))
+        return True
+
 
 def mark_of(id: bytes, incarnation: int) -> int:
     """64 bits that stand for one live member's incarnation in a digest."""

@@ -265,7 +265,8 @@ class Membership:
             if sender == self._own.id:
                 raise wire.WireError("own-id")
             for update in updates:
-                self._apply(now, update, sender)
+                if not self._known(update):
+                    self._apply(now, update, sender)
         except wire.WireError as error:
             self._outbox.fact("membership.rejected", {"reason": str(error)}, {"source": source})
             return
@@ -430,8 +431,6 @@ class Membership:
     # Statements about members.
 
     def _apply(self, now: float, update: Any, sender: bytes) -> None:
-        if self._known(update):
-            return
         tag = wire.check_update(update)
         if tag == wire.NOTICE:
             self._notice(now, update[1])
@@ -465,15 +464,18 @@ class Membership:
     def _known(self, update: Any) -> bool:
         """Whether this is a record that is not newer than the one at hand: most of what gossip brings, so it is told
         before anything else of it is looked at."""
-        if type(update) is not list or len(update) != 9 or update[0] != wire.ALIVE:
+        if type(update) is not list or len(update) != 9 or update[0] != wire.ALIVE or type(update[1]) is not bytes:
             return False
-        _, id, incarnation, version, *_ = update
-        if type(id) is not bytes or type(incarnation) is not int or type(version) is not int:
+        peer = self._table.get(update[1])
+        if peer is None:
             return False
-        peer = self._table.get(id)
-        if peer is None or (incarnation, version) > (peer.incarnation, peer.version):
+        incarnation = update[2]
+        if type(incarnation) is not int or incarnation > peer.incarnation:
             return False
-        self._wants.got(id)
+        if incarnation == peer.incarnation and (type(update[3]) is not int or update[3] > peer.version):
+            return False
+        if self._wants:
+            self._wants.got(update[1])
         return True
 
     def _own_echo(self, now: float, incarnation: int, boot: bytes) -> None:
@@ -504,7 +506,7 @@ class Membership:
         details = wire.read_info(info)
         readable = tuple(wire.read_address(address) for address in addresses)
         if peer is None:
-            if len(self._table) >= self._config.members_max:
+            if len(self._table) >= self._config.members_max and not self._table.forget_oldest():
                 self._outbox.fact("membership.rejected", {"reason": "members-max"})
                 return
             peer = Peer(id)
