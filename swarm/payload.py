@@ -119,8 +119,12 @@ def encode_value(
     pickles: bool = True,
     by_value: Callable[[str], bool] | None = None,
     limit_bytes: int = INLINE_BYTES_MAX,
+    total_bytes_max: int | None = None,
 ) -> bytes:
-    """The payload of a result. Raises NotPicklable, or PayloadTooLarge beyond `limit_bytes` (blobs not counted)."""
+    """The payload of a result.
+
+    Raises NotPicklable, or PayloadTooLarge beyond `limit_bytes` (blobs not counted) or `total_bytes_max` (all counted).
+    """
     aside = pickles and _goes_aside(value, sink)
     if not aside:
         plain = encode_plain(value)
@@ -130,7 +134,7 @@ def encode_value(
             return plain
     try:
         return _encode_pickled(
-            _aside(value, sink) if aside else value, sink, pickles, by_value, limit_bytes, "the result"
+            _aside(value, sink) if aside else value, sink, pickles, by_value, limit_bytes, "the result", total_bytes_max
         )
     except _Refused as refused:
         raise _not_picklable(refused, f"the result, of type {_type_name(value)},") from refused.__cause__
@@ -262,6 +266,7 @@ def _encode_pickled(
     by_value: Callable[[str], bool] | None,
     limit_bytes: int,
     what: str,
+    total_bytes_max: int | None = None,
 ) -> bytes:
     if not pickles:
         raise _Refused("is not plain (None, bool, int of 64 bits, float, str, bytes, list, dict with text keys)")
@@ -282,6 +287,9 @@ def _encode_pickled(
         body = attempt(aside if sink is not None else None)
     except Exception as error:
         raise _Refused(str(error) or type(error).__name__) from error
+    total = len(body) + sum(map(len, outside))
+    if total_bytes_max is not None and total > total_bytes_max:
+        raise _too_large(what, total, total_bytes_max)
     if sink is None or (not outside and len(body) <= OUT_OF_BAND_BYTES):
         if len(body) >= limit_bytes:
             raise _too_large(what, len(body), limit_bytes)
@@ -405,7 +413,7 @@ def _too_large(what: str, size_bytes: int, limit_bytes: int) -> Exception:
     from swarm.errors import PayloadTooLarge
 
     return PayloadTooLarge(
-        f"{what} take {size_bytes} bytes; at most {limit_bytes} are carried",
+        f"{what}: {size_bytes} bytes, and at most {limit_bytes} are carried",
         hint="send less, write it to a file and send the path, or raise the limit",
         size_bytes=size_bytes,
         limit_bytes=limit_bytes,

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, or directories with everything below them")
     parser.add_argument("--html", metavar="FILE", help="also write a page with plots")
     parser.add_argument("--no-cache", action="store_true", help="measure what is known already, too")
+    parser.add_argument("--window", type=whole(1), default=64, metavar="N", help="tasks under way at once (64)")
     parser.add_argument("--worst", type=whole(0), default=15, metavar="N", help="functions to list (15)")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
                 shares = " ".join(f"{node} {count}" for node, count in sorted(progress.nodes.items()))
                 bar.update(progress.done, note=shares)
 
-            report = audit(fleet, args.paths, cache, tell)
+            report = audit(fleet, args.paths, cache, tell, window=args.window)
     except FileNotFoundError as error:
         raise NotFound(f"{error.filename}: no such file or directory", hint="name files or directories") from None
     finally:

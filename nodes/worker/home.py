@@ -26,7 +26,7 @@ from nodes.worker.report import Reporter
 from nodes.worker.runs import Context, Run, WorkerSpec
 from nodes.worker.segments import Segments
 from swarm import tasks
-from transport.bounds import INLINE_BYTES_MAX, WORKER_SPECS_COUNT_MAX
+from transport.bounds import WORKER_SPECS_COUNT_MAX
 
 
 class Home:
@@ -37,7 +37,7 @@ class Home:
         self._channel = Channel(int(options["channel"]))
         self._page = SlotPage(int(options["slots"]))
         self._segments = Segments(self._channel.request)
-        limit = int(options.get("result-bytes-max", 0)) or INLINE_BYTES_MAX
+        limit = int(options.get("result-bytes-max", 0)) or None
         self._reporter = Reporter(self._channel, self._segments, node, limit)
         self._context = Context(self._channel, node)
         self._calls = Calls(self._channel, self._page, self._reporter, self._segments, self._context)
@@ -49,6 +49,8 @@ class Home:
         self._loop: Any = None
         self._command: Any = None
         self._channel.interrupts = self._interrupt
+        # a child that a task forks must not claim what comes next
+        os.register_at_fork(after_in_child=self._page.close)
 
     def serve(self) -> None:
         """Run slices until STOP. ChannelClosed when the node is gone."""
@@ -151,9 +153,11 @@ def main(arguments: list[str]) -> NoReturn:
         if parent == 1:
             raise ChannelClosed("the node was gone before this worker began")
         worker.serve()
-    except ChannelClosed:
+    except BaseException as error:
         if os.getpid() != pid:
-            os._exit(1)  # a child that a task forked and that returned from it
+            os._exit(1)  # a child that a task forked and that came back from it
+        if not isinstance(error, ChannelClosed):
+            raise
         kill_group_and_children()
         os._exit(1)
     _flush_streams()

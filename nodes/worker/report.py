@@ -36,7 +36,7 @@ class Reporter:
     what has been lying there while the main thread is busy; it sleeps while no run is in progress.
     """
 
-    def __init__(self, channel: Channel, sink: BlobSink, node: str, result_bytes_max: int = INLINE_BYTES_MAX) -> None:
+    def __init__(self, channel: Channel, sink: BlobSink, node: str, result_bytes_max: int | None = None) -> None:
         self._channel = channel
         self._sink = sink
         self._node = node
@@ -99,7 +99,12 @@ class Reporter:
                 {"error": "NotPicklable"},
             )
         try:
-            return OK, encode_value(value, self._sink, limit_bytes=self._limit)
+            return OK, encode_value(
+                value,
+                self._sink,
+                limit_bytes=min(self._limit or INLINE_BYTES_MAX, INLINE_BYTES_MAX),
+                total_bytes_max=self._limit,
+            )
         except ChannelClosed:
             raise
         except Exception as error:

@@ -15,33 +15,26 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future as StdFuture
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kernels.batch import settle
 from swarm.client.batches import Batches, Make, Room
 from swarm.client.buffers import Buffers
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.client.routes import Route
+from swarm.client.settling import Settling
 from swarm.errors import (
-    DependencyFailed,
     FleetNotFound,
     SwarmError,
     TaskCancelled,
-    TaskError,
-    TaskLost,
-    TaskRefused,
 )  # fmt: skip
 from swarm.paths import Home
-from swarm.payload import decode_value, encode_call
+from swarm.payload import encode_call
 from swarm.payload_code import is_local
-from swarm.payload_failure import error_of
 from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
 from swarm.protocol.session import Delivered, Ended, Happened, Moving, Session
-from swarm.protocol.states import Status
 from transport import bounds
 from transport.links import Link, LinkClosed, LinkOverflow
 
@@ -62,10 +55,6 @@ CLOSE_TIMEOUT_S = 5.0
 # All that is in the window may have to be sent again at once, on a new link.
 assert WINDOW_BYTES + CODE_KEPT_BYTES_MAX + bounds.MESSAGE_BYTES_MAX <= bounds.OUTSTANDING_BYTES_MAX
 assert WINDOW_TASKS <= bounds.OUTSTANDING_COUNT_MAX
-
-_KINDS: dict[int, type[TaskError]] = {
-    Status.LOST: TaskLost, Status.CANCELLED: TaskCancelled, Status.DEPENDENCY: DependencyFailed,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +86,7 @@ class Engine:
         self.session_id = session or os.urandom(8)
         self.closed = False
         self.fleet_name = ""
-        self.source: Buffers | None = None
-        """Where buffers of results are taken from."""
+        self.settling = Settling()
         self._name = name
         self._session = Session(self.session_id)
         self._boot = os.urandom(8)
@@ -107,7 +95,6 @@ class Engine:
         self.batches = Batches(self, self._wake, self.room)
         self._cancels: list[tuple[int, int, bool]] = []  # under the lock
         # In the loop alone.
-        self._futures: dict[int, list[Any]] = {}
         self._link: Link | None = None
         self._queries: dict[int, StdFuture[tuple[Any, bytes]]] = {}
         self._query_number = 0
@@ -117,7 +104,6 @@ class Engine:
         self._refresh: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._moving = ""
-        self._openers: ThreadPoolExecutor | None = None
         self._finder: Finder | None = None
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
@@ -161,8 +147,7 @@ class Engine:
                 self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._loop.close()
-        if self._openers is not None:
-            self._openers.shutdown(wait=False)
+        self.settling.close()
         self._fail_all(TaskCancelled("the client was closed before the task ended"))
         self.batches.refusal = RuntimeError("this client is closed")
 
@@ -175,9 +160,8 @@ class Engine:
         """Wait until every task handed over has its outcome. False after `timeout_s` seconds."""
         self.refuse_in_own_thread("wait for tasks")
         done = self.room.wait_for(lambda: not self.unfinished, timeout_s)
-        openers = self._openers
-        if done and openers is not None:
-            openers.submit(int).result(timeout_s)
+        if done:
+            self.settling.wait_opened(timeout_s)
         return done
 
     @property
@@ -298,7 +282,7 @@ class Engine:
             self._keep_code(digest, blob)
         for it in batches:
             count, columns, futures = it.take()
-            self._futures[it.number] = futures
+            self.settling.expect(it.number, futures)
             self._session.submit(it.number, it.route.raw, it.route.rerun, count, columns, it.deps)
         if batches:
             self.batches.handed()
@@ -363,16 +347,15 @@ class Engine:
         for effect in self._session.take_effects():
             match effect:
                 case Delivered():
-                    self._deliver(effect)
+                    self.settling.deliver(effect, trusted=self._is_trusted())
+                    self.room.notify()
                 case Tell():
                     self._tell(effect)
                 case Happened():
-                    futures = self._futures.get(effect.batch)
-                    future = futures[effect.index] if futures else None
-                    if future is not None:
-                        future._happened(effect.name, effect.value, effect.body, effect.node)
+                    self.settling.happen(effect)
                 case Ended():
-                    self._ended(effect)
+                    self.settling.end(effect)
+                    self.room.notify()
                 case Moving():
                     self._moving = effect.reason or "moving"
         if self._moving:
@@ -380,6 +363,9 @@ class Engine:
         at = self._session.next_deadline()
         if at is not None and self._timer is None:
             self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
+
+    def _is_trusted(self) -> bool:
+        return self._link is not None and "code" in self._link.identity.grants
 
     def _tell(self, it: Tell) -> None:
         if self._link is None:
@@ -396,65 +382,8 @@ class Engine:
         self._session.on_timer(time.monotonic())
         self._turn()
 
-    # --- outcomes -----------------------------------------------------------------------------------------------------
-
-    def _deliver(self, it: Delivered) -> None:
-        futures = self._futures.get(it.batch)
-        if futures is None:
-            return
-
-        def other(index: int, status: int, payload: memoryview) -> None:
-            future = futures[index]
-            futures[index] = None
-            if future is not None:
-                self._settle_one(future, status, payload)
-
-        settle(it.outcomes, futures, other)
-        self._less(it.batch, it.last)
-
-    def _settle_one(self, future: Future, status: int, payload: memoryview) -> None:
-        trusted = self._link is not None and "code" in self._link.identity.grants
-        if status == Status.OK and len(payload) and payload[0] in b"BR":
-            # Its buffers have to be asked for, and the answer comes by this very loop.
-            if self._openers is None:
-                self._openers = ThreadPoolExecutor(1, "swarm-client-buffers")
-            self._openers.submit(self._load, future, status, bytes(payload), trusted)
-        else:
-            self._load(future, status, payload, trusted)
-
-    def _load(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
-        try:
-            if status == Status.OK:
-                future._finish(decode_value(payload, self.source, trusted=trusted))
-            else:
-                future._fail(error_of(status, payload, trusted=trusted, task=future.id))
-        except BaseException as error:
-            # A result that cannot be loaded here is the task's failure, never the engine's.
-            future._fail(error)
-
-    def _ended(self, it: Ended) -> None:
-        futures = self._futures.get(it.batch)
-        if futures is None:
-            return
-        kind = _KINDS.get(it.status, TaskRefused)
-        for index in it.indices:
-            future, futures[index] = futures[index], None
-            if future is not None:
-                future._fail(kind(it.message, hint=it.hint, task=future.id))
-        self._less(it.batch, it.last)
-
-    def _less(self, number: int, last: bool) -> None:
-        if last:
-            self._futures.pop(number, None)
-        self.room.notify()
-
     def _fail_all(self, error: BaseException) -> None:
-        for futures in (*self.batches.refuse(error), *list(self._futures.values())):
-            for index, future in enumerate(futures):
-                futures[index] = None
-                if future is not None:
-                    future._fail(error)
-        self._futures.clear()
+        self.settling.fail_all(self.batches.refuse(error), error)
         self.room.shut()
 
     # --- links --------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Fleet:
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, self._reach, self._release)
-        engine.source = self._buffers
+        engine.settling.source = self._buffers
 
     def _reach(self) -> str:
         link = self._engine.link

@@ -82,7 +82,7 @@ class Contacts:
             hint.tries += 1
             self.hello(address, wanted=True)
         self._timers.at(now + hint.delay_s * (0.75 + 0.5 * self._rng.random()), Timer.HELLO, address)
-        hint.delay_s = min(2 * hint.delay_s, self._config.hello_retry_max_s)
+        hint.delay_s = min(self._config.hello_retry_factor * hint.delay_s, self._config.hello_retry_max_s)
 
     def ask(self, now: float, address: Address) -> None:
         """Lets an unknown sender introduce itself, once in a while: two who lack each other would never end."""

@@ -72,15 +72,18 @@ class MembershipConfig:
     """The greatest local health score (Lifeguard's S): own periods and timeouts grow by at most 1 + this."""
     gossip_interval_s: float = 0.05
     gossip_fanout: int = 3
-    retransmit_factor: float = 4.0
-    """Each node sends an update on this times ln(n + 1) times (SWIM, 4.1)."""
+    gossip_miss_probability: float = 3e-4
+    """That an update misses one of n members, if each passes it on k = ln(n / this) times to random ones: somebody
+    gets no copy with a probability of n e^-k. (SWIM, 4.1, has k = lambda ln n.) Push-pull repairs that."""
     sync_interval_s: float = 5.0
     """Between push-pulls of one node while nothing changes and the fleet is small; grows as the period does."""
     dead_contact_interval_s: float = 2.0
     """Fleet-wide, between two attempts to reach one dead member: how a healed partition finds itself."""
     hello_retry_s: float = 0.1
+    hello_retry_factor: float = 1.5
+    """Growth of the pause: nine tries in the first five seconds, so that loss does not hold up a join."""
     hello_retry_max_s: float = 10.0
-    hello_tries: int = 8
+    hello_tries: int = 10
     """For a hint that is not lasting."""
     hints_max: int = 1024
     want_retry_s: float = 0.15
@@ -118,7 +121,7 @@ class MembershipConfig:
 
     def retransmits(self, count: int) -> int:
         """How often one node passes on one update among `count` members."""
-        return max(2, math.ceil(self.retransmit_factor * math.log(count + 1)))
+        return math.ceil(math.log(count / self.gossip_miss_probability))
 
     def spread_s(self, count: int) -> float:
         """Until all of `count` members have heard a rumour, with few exceptions: log(n) to base 1 + fanout rounds until

@@ -73,10 +73,6 @@ class Outbox:
             self._slim_of = stamp
         return self._slim
 
-    def renewed(self) -> None:
-        """The own record changed without a new incarnation or version."""
-        self._slim_of = (-1, -1)
-
     def send(
         self,
         peer: Peer,

@@ -88,19 +88,18 @@ class MemberProcess:
     def take(self) -> list[tuple[Any, Any]]:
         sent: list[tuple[Any, Any]] = []
         for effect in self.membership.take_effects():
-            kind = type(effect)
-            if kind is SendDatagram:
+            if isinstance(effect, SendDatagram):
                 assert len(effect.payload) + CRYPTO_BYTES_MAX <= DATAGRAM_BYTES_MAX, len(effect.payload)
                 sent.append((effect.address, (effect.to, self.id if effect.to else None, effect.payload)))
                 self.fleet.sim.trace_in(effect.payload)
-            elif kind is Fact:
+            elif isinstance(effect, Fact):
                 self.facts[effect.name] = self.facts.get(effect.name, 0) + 1
-            elif kind is PersistIncarnation:
+            elif isinstance(effect, PersistIncarnation):
                 self.fleet.disk[self.number] = effect.incarnation
             else:
-                if kind is Introduced:
+                if isinstance(effect, Introduced):
                     self.keys.add(effect.id)
-                elif kind is Joined:
+                elif isinstance(effect, Joined):
                     self.keys.add(effect.member.id)
                 self.fleet.note(self.number, effect)
         return sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from swarm.protocol.membership_config import DEFAULT
@@ -155,7 +156,7 @@ def busy(fleet: Fleet, rng: Random) -> None:
         for _ in range(8):
             start = fleet.sim.now + rng.random() * 20
             length = rng.random() * STALL_S / 2
-            fleet.sim.at(start, lambda number=number, length=length: fleet.pause(number, length))
+            fleet.sim.at(start, partial(fleet.pause, number, length))
     fleet.run(22.0)
     fleet.run_until_agreed(HEAL_S)
     checkers.all_quiet(fleet, 5.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-from swarm.tools.audit.measure import VERSION
+from swarm.tools.audit.measure import measured_by
 
 KEPT_MAX = 500_000
 
@@ -23,9 +23,7 @@ class Cache:
         self._rows: sqlite3.Connection | None = None
         if path is None:
             return
-        import radon
-
-        self._version = f"{VERSION}/{radon.__version__}".encode()
+        self._version = measured_by().encode()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._rows = sqlite3.connect(path, timeout=5.0)
@@ -47,7 +45,7 @@ class Cache:
         return found if isinstance(found, dict) else None
 
     def put(self, figures: Iterable[tuple[bytes, dict[str, Any]]]) -> None:
-        """Keep figures."""
+        """Keep figures. They must have been measured with what `measured_by` says here."""
         if self._rows is None:
             return
         try:

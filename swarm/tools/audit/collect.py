@@ -25,20 +25,54 @@ class Source:
     error: str = ""
 
 
-def find(paths: Iterable[str], skip: frozenset[str] = SKIPPED) -> Iterator[tuple[str, str]]:
-    """(path to show, path to open) of each Python file below the paths, sorted. FileNotFoundError for one not there."""
-    for given in paths:
-        if not os.path.exists(given):
-            raise FileNotFoundError(2, "no such file or directory", given)
-        if os.path.isfile(given):
-            yield given, given
-            continue
-        for directory, names, files in os.walk(given):
-            names[:] = sorted(name for name in names if name not in skip)
-            for name in sorted(files):
-                if name.endswith((".py", ".pyw")):
-                    path = os.path.join(directory, name)
-                    yield os.path.relpath(path, given), path
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file to measure, and its size in bytes; or a directory that could not be listed, with why not."""
+
+    shown: str
+    path: str
+    size: int = 0
+    error: str = ""
+
+
+def find(paths: Iterable[str], skip: frozenset[str] = SKIPPED) -> list[Found]:
+    """Each Python file at or below the paths, once. FileNotFoundError for a path that is not there.
+
+    Names are relative to the directory that was given; to the one that all have in common where several were, so that
+    files of the same name in two trees stay two.
+    """
+    given = list(paths)
+    for path in given:
+        os.stat(path)
+    tops = [os.path.abspath(path) for path in given]
+    roots = [top if os.path.isdir(top) else os.path.dirname(top) for top in tops]
+    base = os.path.commonpath(roots) if roots else ""
+    found: dict[str, Found] = {}
+    for top in tops:
+        for one in [_file(top, base)] if not os.path.isdir(top) else _below(top, base, skip):
+            found[one.shown] = one
+    return [found[name] for name in sorted(found)]
+
+
+def _below(top: str, base: str, skip: frozenset[str]) -> Iterator[Found]:
+    closed: list[OSError] = []
+    for directory, names, files in os.walk(top, onerror=closed.append):
+        names[:] = sorted(name for name in names if name not in skip)
+        for name in files:
+            if name.endswith((".py", ".pyw")):
+                yield _file(os.path.join(directory, name), base)
+    for error in closed:
+        path = str(error.filename)
+        shown = os.path.relpath(path, base)
+        yield Found(shown, path, error=f"can not be listed: {error.strerror or error}")
+
+
+def _file(path: str, base: str) -> Found:
+    try:
+        size = os.path.getsize(path)
+    except OSError:
+        size = 0  # a link to nowhere: reading it will say so
+    return Found(os.path.relpath(path, base), path, size)
 
 
 def read(shown: str, path: str) -> Source:
@@ -52,7 +86,8 @@ def read(shown: str, path: str) -> Source:
     digest = blake3(data).digest()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        text = data.decode(encoding)
+        # line ends as Python reads them: \r\n is one
+        text = io.IncrementalNewlineDecoder(None, translate=True).decode(data.decode(encoding), final=True)
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
         return Source(shown, digest, None, f"is not text in its encoding: {error}")
     return Source(shown, digest, text)

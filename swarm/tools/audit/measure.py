@@ -6,10 +6,11 @@ raw counts are those of radon.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the same source would be measured differently; results of other versions are not used."""
 
 
@@ -21,8 +22,9 @@ def measure_source(source: str) -> dict[str, Any]:
     import ast
 
     from radon.metrics import h_visit_ast, mi_compute
-    from radon.raw import analyze
     from radon.visitors import ComplexityVisitor
+
+    from swarm.tools.audit.counts import analyze
 
     try:
         with warnings.catch_warnings():
@@ -36,7 +38,9 @@ def measure_source(source: str) -> dict[str, Any]:
             maintainability = mi_compute(volume, visitor.total_complexity, raw.lloc, comments)
     except SyntaxError as error:
         return {"error": f"{type(error).__name__}: {error.msg}", "line": error.lineno or 0}
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+    except (
+        Exception
+    ) as error:  # any source whatever is given to radon: what it stumbles over costs one file, not the audit
         return {"error": f"{type(error).__name__}: {error}", "line": 0}
     functions = []
     for block in visitor.blocks:
@@ -53,10 +57,21 @@ def measure_source(source: str) -> dict[str, Any]:
     }
 
 
-def measure_many(sources: list[str]) -> dict[str, Any]:
-    """Several files as one task; says which node measured them."""
-    import os
+def measured_by() -> str:
+    """What figures depend on beside the source: this module, radon, and the Python whose grammar it was parsed by."""
+    import radon
 
-    socket = os.environ.get("SWARM_NODE_SOCKET", "")
-    node = os.path.basename(socket).removesuffix(".sock")
-    return {"node": node, "files": [measure_source(source) for source in sources]}
+    return f"{VERSION}/{radon.__version__}/{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def measure_many(sources: list[str]) -> dict[str, Any]:
+    """Several files as one task; says which node measured them, in which attempt, and with what."""
+    from swarm.tasks import current_task
+
+    task = current_task()
+    return {
+        "node": "" if task is None else task.node,
+        "attempt": 1 if task is None else task.attempt,
+        "by": measured_by(),
+        "files": [measure_source(source) for source in sources],
+    }

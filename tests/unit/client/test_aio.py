@@ -105,10 +105,17 @@ def test_too_much_is_refused_and_room_is_waited_for(world: World) -> None:
         node = world.nodes[0]
         node.answers = lambda header: "hold"
         futures = []
-        with pytest.raises(NotAccepted, match="under way"):
-            while True:
+        refused = []
+        while len(futures) < 1000:
+            # A batch that is changing hands counts twice, so that a few are refused early.
+            try:
                 futures.append(fleet.submit(square, 1))
-        assert len(futures) >= 500, "the bound is not an exact one, while batches change hands"
+            except NotAccepted as error:
+                refused.append(error)
+                await asyncio.sleep(0.001)
+        with pytest.raises(NotAccepted, match="under way"):
+            fleet.submit(square, 1)
+        assert len(refused) < 500
         with pytest.raises(NotAccepted):
             await fleet.room()
         threading.Timer(0.01, fleet.cancel, [futures]).start()

@@ -353,3 +353,16 @@ def test_a_message_that_breaks_the_protocol_costs_the_node_its_link_and_nothing_
     node.answers = lambda header: "run"
     world.do(node.outcomes, key, [(99, 0, b"M\x00")])
     assert future.result(5) == 25
+
+
+def test_a_listener_that_fails_disturbs_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    node = world.nodes[0]
+    node.answers = lambda header: "hold"
+    future = world.fleet.submit(square, 5)
+    future.add_progress_callback(lambda progress: 1 / 0)
+    key = world.eventually(lambda: next(iter(node.held), None))
+    world.do(node.event, key, 0, "progress", {"done": 1})
+    world.eventually(lambda: future.progress)
+    world.do(node.run, *node.held[key])
+    assert future.result(5) == 25
+    assert "ZeroDivisionError" in caplog.text

@@ -106,8 +106,10 @@ class Driver:
     def send(self, frame: bytes) -> None:
         self.socket.sendall(frame)
 
-    def spec(self, fn: Any = None, *, granted: bool = True, code: bool = True, **options: Any) -> int:
-        """Send a spec for a name, a callable by value, or a command (None); its number."""
+    def spec(
+        self, fn: Any = None, *, granted: bool = True, code: bool = True, push: bool = False, **options: Any
+    ) -> int:
+        """Send a spec for a name, a callable by value (its code with it: push), or a command (None); its number."""
         self._numbers += 1
         kind = "call"
         ref: tuple[str, bytes | str, str] | None
@@ -120,7 +122,10 @@ class Driver:
             ref = ("blob", made.digest, made.name)
             if code:
                 self.code[made.digest] = made.blob
-        raw = Spec(kind, ref, ref[2] if ref else "command", **options).encode()
+            if push:
+                self.send(wire.pack(wire.CODE, made.digest + made.blob))
+        options.setdefault("name", ref[2] if ref else "command")
+        raw = Spec(kind, ref, **options).encode()
         self.send(wire.pack(wire.SPEC, raw, flags=wire.GRANTED if granted else 0, run=self._numbers))
         return self._numbers
 

@@ -1,0 +1,65 @@
+"""What `make run` shows: a fleet loses a node in the middle of an audit, and nothing of the audit is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nodes.demo"],
+        cwd=home.parent,
+        env={**os.environ, "SWARM_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def processes_of(home: Path) -> list[int]:
+    """Processes that have this home in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SWARM_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_node_is_lost_and_nothing_else(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    demo = start(home)
+    out, err = demo.communicate(timeout=110)
+    assert demo.returncode == 0, err
+    assert "fir was killed" in err
+    counts = re.search(r"([\d,]+) of ([\d,]+) files there, nothing lost", err)
+    assert counts is not None and counts[1] == counts[2]
+    assert "COMPLEXITY" in out and "Where to look next" in out
+    assert processes_of(home) == []
+
+
+def test_interrupting_it_leaves_no_process(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    demo = start(home)
+    deadline = time.monotonic() + 60
+    while len(processes_of(home)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert processes_of(home) == []

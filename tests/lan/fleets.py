@@ -1,0 +1,174 @@
+"""A fleet over the hosts of the lab: real nodes as a user starts them, each host with a home of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from swarm.client.sync import Fleet, connect
+from swarm.errors import FleetNotFound
+from swarm.paths import Home
+from tests.lab.lan import Lan
+from tests.lan.drivers import ROOT
+
+SWARM = [sys.executable, "-m", "nodes.cli"]
+
+
+class LanFleet:
+    """Nodes on hosts; the first one makes the fleet, the others come in by its token."""
+
+    def __init__(self, lan: Lan, root: Path, *, flags: tuple[str, ...] = ()) -> None:
+        self.lan = lan
+        self.root = root
+        self.flags = ("--workers", "1", "--drain-timeout-s", "5", *flags)
+        self.homes: dict[str, Path] = {}
+        self.nodes: dict[str, subprocess.Popen[Any]] = {}
+        self.started_s: dict[str, float] = {}
+        self._clients: dict[str, Fleet] = {}
+
+    # -- its hosts -----------------------------------------------------------------------------------------------------
+
+    def home(self, host: str) -> Home:
+        return Home.resolve(self.env(host))
+
+    def env(self, host: str) -> dict[str, str]:
+        home = self.homes.setdefault(host, self.root / host)
+        env = {**os.environ, "SWARM_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        env.pop("SWARM_NODE_SOCKET", None)
+        return env
+
+    def cli(self, host: str, *words: str, timeout_s: float = 40.0) -> subprocess.CompletedProcess[str]:
+        """The command `swarm` on a host."""
+        return self.lan.run(host, [*SWARM, *words], env=self.env(host), timeout_s=timeout_s)
+
+    def token(self, host: str, *options: str) -> str:
+        done = self.cli(host, "fleet", "token", *options)
+        assert done.returncode == 0, done.stderr + self.log(host)
+        return done.stdout.strip()
+
+    def join(self, token: str, *hosts: str) -> None:
+        """Hosts come in by a token, all at once."""
+        command = [*SWARM, "fleet", "join", token]
+        joining = {
+            host: self.lan.popen(
+                host, [*command, "--name", host], env=self.env(host), stderr=subprocess.PIPE, text=True
+            )
+            for host in hosts
+        }
+        for host, process in joining.items():
+            _, said = process.communicate(timeout=40)
+            assert process.returncode == 0, f"{host}: {said}"
+
+    def start(self, *hosts: str) -> None:
+        """Start nodes, and wait until they can be asked."""
+        for host in hosts:
+            self._forget(host)
+            self.home(host).node_socket(host).unlink(missing_ok=True)
+            (self.root / host).mkdir(parents=True, exist_ok=True)
+            with open(self.root / f"{host}.log", "ab") as log:
+                self.started_s[host] = time.monotonic()
+                self.nodes[host] = self.lan.popen(
+                    host, [*SWARM, "node", "--name", host, *self.flags], env=self.env(host), cwd=ROOT,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+        for host in hosts:
+            socket = self.home(host).node_socket(host)
+            until(lambda socket=socket: socket.exists(), 30, lambda host=host: self.log(host))
+
+    def log(self, host: str) -> str:
+        log = self.root / f"{host}.log"
+        return log.read_text(errors="replace")[-3000:] if log.exists() else ""
+
+    def kill(self, host: str) -> float:
+        """End a node as a power cut would; the instant."""
+        self._forget(host)
+        self.nodes[host].kill()
+        at_s = time.monotonic()
+        self.nodes.pop(host).wait()
+        return at_s
+
+    def signal(self, host: str, number: int) -> float:
+        """Send a signal to the node itself, not to its workers; the instant."""
+        self.nodes[host].send_signal(number)
+        return time.monotonic()
+
+    def stop(self) -> dict[str, int]:
+        """End all nodes in order; their exit statuses."""
+        for host in list(self._clients):
+            self._forget(host)
+        for node in self.nodes.values():
+            node.send_signal(signal.SIGCONT)
+            node.send_signal(signal.SIGTERM)
+        return {host: node.wait(30) for host, node in self.nodes.items()}
+
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    def client(self, host: str) -> Fleet:
+        """A client of a host's node, kept while the node lives."""
+        if host not in self._clients:
+            os.environ["SWARM_NODE_SOCKET"] = str(self.home(host).node_socket(host))
+            try:
+                self._clients[host] = connect(self.home(host), timeout_s=10)
+            finally:
+                del os.environ["SWARM_NODE_SOCKET"]
+        return self._clients[host]
+
+    def states(self, host: str) -> dict[str, str]:
+        """What a host's node knows of the members: states by name."""
+        try:
+            return {str(member["name"]): str(member["state"]) for member in self.client(host).members()}
+        except FleetNotFound:  # the node stood still for so long that the client gave the link up
+            self._forget(host)
+            return {}
+
+    def alive(self, host: str) -> set[str]:
+        return {name for name, state in self.states(host).items() if state == "alive"}
+
+    def know(
+        self, watchers: Iterator[str] | list[str], holds: Callable[[dict[str, str]], bool], within_s: float
+    ) -> float:
+        """Wait until this holds of what each of these hosts says of the members; the instant when it did for the last."""
+        waiting = list(watchers)
+        deadline = time.monotonic() + within_s
+        seen: dict[str, dict[str, str]] = {}
+        while waiting:
+            for host in list(waiting):
+                seen[host] = self.states(host)
+                if holds(seen[host]):
+                    waiting.remove(host)
+            late = "".join(f"\n--- {host}: {seen.get(host)}\n{self.log(host)}" for host in waiting)
+            assert not waiting or time.monotonic() < deadline, f"not within {within_s} s:{late}"
+            time.sleep(0.02)
+        return time.monotonic()
+
+    def all_know(self, hosts: list[str], within_s: float) -> float:
+        """Wait until these hosts are exactly the live members to each of them; the instant."""
+        return self.know(hosts, lambda states: {n for n, s in states.items() if s == "alive"} == set(hosts), within_s)
+
+    def _forget(self, host: str) -> None:
+        client = self._clients.pop(host, None)
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close()
+
+
+def until(condition: Callable[[], Any], within_s: float, said: Callable[[], str] = str) -> float:
+    """Wait for a condition, at most so long; how long it took."""
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < within_s, f"not within {within_s} s: {said()}"
+        time.sleep(0.02)
+    return time.monotonic() - began_s
+
+
+def json_of(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
