@@ -103,8 +103,20 @@ class Fabric:
         self.queries: Queries | None = None
         self._around = surroundings
         self._loop = loop
+        self._carry_out: dict[type, Callable[[Any], object]] = {
+            ToExecutor: self._to_executor,
+            Tell: self._tell,
+            HandSlice: lambda it: self.pool.send_slice(it),
+            Fact: self._fact,
+            HandSpec: lambda it: self.pool.send_spec(it.worker, it.number, it.raw, it.granted),
+            HandInput: lambda it: self.pool.send_input(it),
+            StartWorker: self._start_worker,
+            StopWorker: lambda it: self.pool.stop(it.worker, it.how),
+            Connect: lambda it: self._around.connect(it.node),
+        }
         self._now = now
         self._wall = wall or time.time
+        self._local = ownership.executors[me]
         self._nodes: dict[bytes, Link] = {}
         self._clients: dict[bytes, Link] = {}
         self._boots: dict[bytes, bytes] = {}
@@ -114,7 +126,7 @@ class Fabric:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._turning = False
-        self._load_sent: dict[str, Any] = {}
+        self._load_sent: dict[bytes, dict[str, Any]] = {}
         self._load_timer: asyncio.TimerHandle | None = None
         self._sum_timer: asyncio.TimerHandle | None = None
         self._finished: dict[str, float] = {}
@@ -190,6 +202,7 @@ class Fabric:
         self._boots[peer] = link.boot
         for told in self._undelivered.pop(peer, OrderedDict()).values():
             self._tell(told)
+        self._load_sent.pop(peer, None)
         self.ownership.executor_linked(now, peer)
         self._turn()
 
@@ -340,20 +353,21 @@ class Fabric:
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
+    def worker_turn(self) -> None:
+        """All that was read from a worker at once has been told."""
+        self._turn()
+
     def worker_ready(self, worker: int, info: Mapping[str, Any]) -> None:
         """A worker takes work."""
         self.execution.worker_ready(self._now(), worker)
-        self._turn()
 
     def worker_outcomes(self, worker: int, run: int, outcomes: Outcomes, body: memoryview) -> None:
         """A worker has outcomes."""
         self.execution.worker_outcomes(self._now(), worker, run, outcomes, body)
-        self._turn()
 
     def worker_slice_done(self, worker: int, slot: int) -> None:
         """A worker is through with a slice."""
         self.execution.worker_slice_done(self._now(), worker, slot)
-        self._turn()
 
     def worker_event(self, worker: int, run: int, index: int, name: str, value: Any) -> None:
         """A task that runs says something. Bulk (stream items, output) goes as the message's body."""
@@ -364,7 +378,6 @@ class Fabric:
             self.execution.worker_event(worker, run, index, name, value[0], value[1])
         else:
             self.execution.worker_event(worker, run, index, name, value)
-        self._turn()
 
     def worker_blocked(self, worker: int, blocked: bool) -> None:
         """The task of a worker waits for another task, or goes on."""
@@ -373,7 +386,6 @@ class Fabric:
         else:
             self.execution.worker_unblocked(self._now(), worker)
         self.ownership.executor_load(self._now(), self.me, self.execution.load())
-        self._turn()
 
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         """A worker asks for something."""
@@ -420,39 +432,16 @@ class Fabric:
             return
         self._turning = True
         try:
-            while True:
-                effects: list[Any] = [*self.execution.take_effects(), *self.ownership.take_effects()]
-                if not effects:
-                    break
+            carry_out = self._carry_out
+            # What others have running here is known at once, and counts when the next task is placed.
+            self._local.others = self.execution.others(self.me)
+            while effects := self.execution.take_effects() or self.ownership.take_effects():
                 for effect in effects:
-                    self._carry_out(effect)
+                    carry_out[type(effect)](effect)
         finally:
             self._turning = False
         self._arm()
         self._tell_load()
-
-    def _carry_out(self, effect: Any) -> None:
-        match effect:
-            case ToExecutor():
-                self._to_executor(effect)
-            case Tell():
-                self._tell(effect)
-            case HandSlice():
-                self.pool.send_slice(effect)
-            case Fact():
-                self._fact(effect)
-            case HandSpec():
-                self.pool.send_spec(effect.worker, effect.number, effect.raw, effect.granted)
-            case HandInput():
-                self.pool.send_input(effect)
-            case StartWorker():
-                self._start_worker(effect)
-            case StopWorker():
-                self.pool.stop(effect.worker, effect.how)
-            case Connect():
-                self._around.connect(effect.node)
-            case _:
-                raise AssertionError(effect)
 
     def _fact(self, it: Fact) -> None:
         """Facts that come with every slice are summed up and told now and then; all others at once."""
@@ -538,10 +527,11 @@ class Fabric:
             raise AssertionError(it)
 
     def _arm(self) -> None:
-        deadlines = [at for at in (self.execution.next_deadline(), self.ownership.next_deadline()) if at is not None]
-        if not deadlines:
+        at, other = self.execution.next_deadline(), self.ownership.next_deadline()
+        if at is None or (other is not None and other < at):
+            at = other
+        if at is None:
             return
-        at = min(deadlines)
         if self._timer is not None:
             if self._timer_at <= at:
                 return
@@ -559,19 +549,16 @@ class Fabric:
     def _tell_load(self) -> None:
         """Say free slots and queue to linked nodes, when they changed and not too often."""
         if self._load_timer is None and self._nodes:
-            load = self.execution.load()
-            if load != self._load_sent:
-                self._load_timer = self._loop.call_later(LOAD_EVERY_S, self._send_load)
+            self._load_timer = self._loop.call_later(LOAD_EVERY_S, self._send_load)
         self._around.load_changed()
 
     def _send_load(self) -> None:
         self._load_timer = None
-        load = self.execution.load()
-        if load == self._load_sent:
-            return
-        self._load_sent = load
         for node in sorted(self._nodes):
-            self._tell(Tell(node, Kind.LOAD, {"l": load}))
+            load = self.execution.load(node)
+            if load != self._load_sent.get(node):
+                self._load_sent[node] = load
+                self._tell(Tell(node, Kind.LOAD, {"l": load}))
 
 
 def _ranges(value: Any) -> list[tuple[int, int]] | None:

@@ -553,6 +553,7 @@ def worker_environment(home: Home, name: str) -> dict[str, str]:
     """What workers see: the node's environment, and where its socket is, so that tasks can submit tasks."""
     environment = dict(os.environ)
     environment["SWARM_NODE_SOCKET"] = str(home.node_socket(name))
+    environment["SWARM_NODE"] = name
     environment["PYTHONUNBUFFERED"] = "1"
     # The packages live beside each other; a worker is started with `-m` and must find them wherever it is started.
     root = str(Path(__file__).resolve().parent.parent)

@@ -33,8 +33,9 @@ SEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
 
 
 class PoolHandler(Protocol):
-    """What the pool tells the node. All are called in the loop."""
+    """What the pool tells the node. All are called in the loop; `worker_turn` after what was read at once."""
 
+    def worker_turn(self) -> None: ...
     def worker_ready(self, worker: int, info: Mapping[str, Any]) -> None: ...
     def worker_outcomes(self, worker: int, run: int, outcomes: Outcomes, body: memoryview) -> None: ...
     def worker_slice_done(self, worker: int, slot: int) -> None: ...
@@ -328,6 +329,8 @@ class Pool:
                 # A task wrote into the channel, or memory is corrupt: nothing from this process can be trusted.
                 self._kill(process)
                 return
+            finally:
+                self._handler.worker_turn()
             if len(data) < wire.READ_BYTES:
                 return
 

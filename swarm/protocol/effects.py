@@ -21,7 +21,10 @@ Address = tuple[str, int]
 """(IPv4 or IPv6 address as text, UDP port)."""
 
 
-@dataclass(frozen=True, slots=True)
+# Effects that come with every task are not frozen: making a frozen one costs four times as much.
+
+
+@dataclass(slots=True)
 class Fact:
     """Something worth knowing that happened. One module of the node turns facts into log events and metric series.
 

@@ -75,7 +75,7 @@ class HandSpec:
     granted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HandSlice:
     """Hand a slice of a run to a worker."""
 
@@ -126,6 +126,8 @@ class Run:
     attempts: int
     extra: dict[str, Any]
     queued_at: float
+    left: int = 0
+    """Tasks counted as being here: not reported yet."""
     verdicts: dict[int, int] = field(default_factory=dict)
     """Index -> the status to report when the worker that runs it has been killed for that reason."""
 
@@ -215,6 +217,9 @@ class Execution:
         self._run_number = 0
         self._worker_number = 0
         self._token = 0
+        self._here = 0
+        self._of: dict[bytes, int] = {}
+        """Tasks here that are not reported yet: all, and by owner."""
         self._effects: list[ExecutionEffect] = []
         self._observe_at: float | None = None
         self._start_failures = 0
@@ -229,7 +234,10 @@ class Execution:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, or None."""
-        return min((at for at in (self._observe_at, self._retry_start_at) if at is not None), default=None)
+        observe, retry = self._observe_at, self._retry_start_at
+        if observe is None or retry is None:
+            return observe if retry is None else retry
+        return min(observe, retry)
 
     @property
     def slots(self) -> int:
@@ -256,15 +264,26 @@ class Execution:
         """The workers by number."""
         return self._workers
 
-    def load(self) -> dict[str, Any]:
-        """What this node tells the others of its load: free slots, tasks waiting, tasks that wait for other tasks."""
+    def load(self, owner: bytes | None = None) -> dict[str, Any]:
+        """What this node tells of its load: free slots, tasks waiting, tasks that wait for other tasks.
+
+        To an owner also how many tasks of others are here ("others"): its own it counts itself, and better, since a
+        report of what is free is older than what it has sent or taken back since.
+        """
         blocked = sum(1 for worker in self._workers.values() if worker.state == "blocked")
-        return {
+        load = {
             "free": round(self.account.free_cpu, 3),
             "wait": self._ready.tasks,
             "drain": self.draining,
             "blocked": blocked,
         }
+        if owner is not None:
+            load["others"] = self.others(owner)
+        return load
+
+    def others(self, owner: bytes) -> int:
+        """Tasks here, running or waiting, that are not of this owner."""
+        return self._here - self._of.get(owner, 0)
 
     def running_tasks(self) -> list[tuple[bytes, int, int, float]]:
         """(batch, index, worker, started at) of what runs now."""
@@ -377,10 +396,12 @@ class Execution:
         self._run_number += 1
         run = Run(
             self._run_number, owner, dispatch, batch, spec, raw, granted, shape, calls, first,
-            TaskColumns(calls.count), attempts, extra or {}, now,
+            TaskColumns(calls.count), attempts, extra or {}, now, calls.count,
         )  # fmt: skip
         self._runs[run.number] = run
         self._by_dispatch[key] = run
+        self._here += calls.count
+        self._of[owner] = self._of.get(owner, 0) + calls.count
         self._push(run, calls.count)
         self._pump(now)
 
@@ -410,12 +431,14 @@ class Execution:
         if it is None or run is None:
             return
         it.done += outcomes.count
-        token = next((part.token for part in it.slices.values() if part.run is run), None)
         mine = [part.token for part in it.slices.values() if part.run is run]
-        if token is None or not all(
-            any(run.holds(outcomes.index(row), one) for one in mine) for row in self._edges(outcomes)
-        ):
-            return
+        for row in self._edges(outcomes):
+            index = outcomes.index(row)
+            for one in mine:
+                if run.holds(index, one):
+                    break
+            else:
+                return
         self.runtimes.observe(run.raw, outcomes.run_us_total, outcomes.count)
         for one in mine:
             run.columns.settle(outcomes, one, run.first)
@@ -549,7 +572,9 @@ class Execution:
         if worker.shape is None:
             worker.shape = shape
             self.account.take(shape)
-        slot = next(number for number in range(16) if number not in worker.slices)
+        slot = 0
+        while slot in worker.slices:
+            slot += 1
         part = Slice(run, slot, self._token, start, stop)
         worker.slices[slot] = part
         if worker.page is not None:
@@ -560,7 +585,9 @@ class Execution:
             worker.specs[(run.raw, run.granted)] = number
             self._effects.append(HandSpec(worker.number, number, run.raw, run.granted))
         lengths, payloads = run.calls.slice(start - run.first, stop - run.first)
-        extra = {"batch": run.batch, "token": run.dispatch, "attempt": run.attempts + 1} | run.extra
+        extra = {"batch": run.batch, "token": run.dispatch, "attempt": run.attempts + 1}
+        if run.extra:
+            extra |= run.extra
         self._effects.append(
             HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads)
         )
@@ -665,6 +692,7 @@ class Execution:
         waiting = self._ready.remove(run.shape, run.number) - len(back)
         if waiting > 0:
             self._push(run, waiting)
+        self._gone(run)
         self._tell_back(run.owner, run.dispatch, run.batch, back, Status.RETURNED)
         if columns.done == run.calls.count:
             self._forget(run)
@@ -765,18 +793,34 @@ class Execution:
         self._observe_at = soonest
 
     def _tell_outcomes(self, run: Run, count: int, body: Bytes) -> None:
-        header = {"b": run.batch, "n": count, "d": run.dispatch, "l": self.load()}
+        header = {"b": run.batch, "n": count, "d": run.dispatch}
+        self._gone(run)
+        if run.owner != self.me:
+            header["l"] = self.load(run.owner)
         self._effects.append(Tell(run.owner, Kind.OUTCOMES, header, (body,)))
 
     def _tell_back(self, owner: bytes, dispatch: int, batch: bytes, indices: range | list[int], status: Status) -> None:
         builder = OutcomeBuilder()
         for index in indices:
             builder.add(index, status, 0, b"")
-        header = {"b": batch, "n": len(indices), "d": dispatch, "l": self.load()}
+        header = {"b": batch, "n": len(indices), "d": dispatch, "l": self.load(owner)}
         self._effects.append(Tell(owner, Kind.OUTCOMES, header, (builder.take(),)))
 
+    def _gone(self, run: Run, left: int | None = None) -> None:
+        """Count out what of a run is over; `left` of its tasks are not, by default those not reported."""
+        if left is None:
+            left = run.calls.count - run.columns.done
+        gone, run.left = run.left - left, left
+        self._here -= gone
+        of = self._of.get(run.owner, 0) - gone
+        if of:
+            self._of[run.owner] = of
+        else:
+            self._of.pop(run.owner, None)
+
     def _forget(self, run: Run) -> None:
-        self._runs.pop(run.number, None)
+        if self._runs.pop(run.number, None) is not None and run.left:
+            self._gone(run, 0)
         self._by_dispatch.pop((run.owner, run.dispatch), None)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 Bytes = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tell:
     """Send a message to a client or node by its link.
 

@@ -51,7 +51,7 @@ class Connect:
     node: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ToExecutor:
     """Hand a range of a batch to an executor. For this very node the shell calls its executor directly."""
 
@@ -168,6 +168,7 @@ class Ownership:
         self._bytes = 0
         self._retained: OrderedDict[bytes, int] = OrderedDict()
         self._retained_bytes = 0
+        self._forgetting = False
         self._effects: list[OwnershipEffect] = []
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
@@ -208,7 +209,9 @@ class Ownership:
         it = self._executors.get(node)
         if it is None:
             it = self._executors[node] = Executor(node, name, capacity, free=capacity.totals.get("cpu", 0.0))
-        it.capacity = capacity
+        if it.capacity != capacity:
+            it.capacity = capacity
+            it.fits.clear()
         it.name = name
         it.suspect = False
         self._heard(it, load)
@@ -224,8 +227,10 @@ class Ownership:
     def executor_linked(self, now: float, node: bytes) -> None:
         """There is a link to an executor now."""
         it = self._executors.get(node)
-        if it is not None:
+        if it is not None and not it.linked:
             it.linked = True
+            # Gossip counted ours, if there were any, among those of others. The link says better in a moment.
+            it.others = 0.0
             self._pump(now)
 
     def executor_suspected(self, node: bytes) -> None:
@@ -247,6 +252,7 @@ class Ownership:
             self._dispatch_lost(now, it.dispatches[number], why)
         it.dispatches.clear()
         it.inflight.clear()
+        it.ours = 0
         self._pump(now)
 
     def executor_relinked(self, now: float, node: bytes, held: Mapping[int, list[tuple[int, int]]]) -> None:
@@ -270,14 +276,16 @@ class Ownership:
 
     @staticmethod
     def _heard(executor: Executor, load: Mapping[str, Any]) -> None:
-        free, waiting = load.get("free"), load.get("wait")
+        free, waiting, blocked, others = load.get("free"), load.get("wait"), load.get("blocked"), load.get("others")
         if isinstance(free, int | float):
             executor.free = float(free)
-        if isinstance(waiting, int):
-            executor.waiting = waiting
-        blocked = load.get("blocked")
         if isinstance(blocked, int):
             executor.blocked = max(0, blocked)
+        if isinstance(others, int | float):
+            executor.others = max(0.0, float(others))
+        elif not executor.linked and isinstance(waiting, int):
+            # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
+            executor.others = max(0.0, executor.slots - executor.free + executor.blocked + waiting)
         executor.draining = load.get("drain") is True
 
     # --- clients ------------------------------------------------------------------------------------------------------
@@ -539,10 +547,10 @@ class Ownership:
     def _place(self, now: float, batch: Batch, shape: Shape, waiting: int) -> bool:
         """Hand some of a batch to the best executor. False when none has room."""
         mean = self.runtimes.mean_s(batch.raw)
-        executors = list(self._executors.values())
-        if len(executors) == 1:
-            verdicts = [judge(executors[0], shape, mean)]
+        if len(self._executors) == 1:
+            verdicts = [judge(self._executors[self.me], shape, mean)]
         else:
+            executors = list(self._executors.values())
             verdicts = rank([executors[0], *sorted(executors[1:], key=lambda one: one.id)], shape, mean)
         chosen = next((verdict for verdict in verdicts if verdict.room and self._reachable(verdict)), None)
         if chosen is None:
@@ -562,7 +570,7 @@ class Ownership:
         dispatch = Dispatch(number, batch, it, start, stop, stop - start, now)
         self._dispatches[number] = dispatch
         it.dispatches[number] = dispatch
-        it.inflight[shape] = it.inflight.get(shape, 0) + stop - start
+        it.sent(shape, stop - start)
         lengths, payloads = batch.calls.slice(start, stop)
         extra: dict[str, Any] = {}
         if batch.dep_order:
@@ -608,10 +616,8 @@ class Ownership:
     def _returned(self, dispatch: Dispatch, count: int) -> None:
         """`count` tasks of a dispatch are out no more."""
         dispatch.left -= count
-        it, shape = dispatch.executor, dispatch.batch.shape
-        it.inflight[shape] = it.inflight.get(shape, 0) - count
-        if it.inflight[shape] <= 0:
-            del it.inflight[shape]
+        it = dispatch.executor
+        it.back(dispatch.batch.shape, count)
         if dispatch.left <= 0:
             self._dispatches.pop(dispatch.number, None)
             it.dispatches.pop(dispatch.number, None)
@@ -633,12 +639,12 @@ class Ownership:
 
     def _count(self, batch: Batch, status: int, count: int, report: Outcomes | None = None) -> None:
         batch.counts[status] = batch.counts.get(status, 0) + count
-        fields: dict[str, Any] = {"batch": batch.key.hex(), "name": batch.spec.name}
+        labels = {"status": _WORDS[status], "kind": batch.spec.kind}
         if report is not None:
-            fields["outcomes"] = report
-        self._effects.append(
-            Fact("task.finished", {"status": Status(status).name.lower(), "kind": batch.spec.kind}, fields, count)
-        )
+            fields: dict[str, Any] = {"outcomes": report}
+        else:
+            fields = {"batch": batch.key.hex(), "name": batch.spec.name}
+        self._effects.append(Fact("task.finished", labels, fields, count))
 
     def _finish(
         self, now: float, batch: Batch, ended: list[tuple[int, int, bytes | memoryview]], run_us: int = 0
@@ -766,7 +772,8 @@ class Ownership:
             len(self._retained) > config.retained_batches_max or self._retained_bytes > config.retained_bytes_max
         ):
             self._forget_one()
-        if self._retained and not any(what == "forget" for _, _, what, _ in self._timers[:8]):
+        if self._retained and not self._forgetting:
+            self._forgetting = True
             first = self._batches[next(iter(self._retained))]
             self._after((first.finished_at or now) + config.retention_s, "forget", None)
 
@@ -776,6 +783,7 @@ class Ownership:
         self._batches.pop(key, None)
 
     def _forget_until(self, now: float) -> None:
+        self._forgetting = False
         while self._retained:
             batch = self._batches[next(iter(self._retained))]
             if batch.finished_at is not None and batch.finished_at + self.config.retention_s > now:
@@ -902,6 +910,8 @@ class Ownership:
         for index in range(batch.calls.count):
             yield index, words[batch.columns.state(index)]
 
+
+_WORDS = {int(status): status.name.lower() for status in Status}
 
 WINDOW_STEP = 1024
 """Tasks in one dispatch at most, so that a recall or a loss concerns few."""

@@ -16,6 +16,7 @@ from swarm.protocol.resources import SLACK, Capacity, Shape
 WINDOW_HORIZON_S = 0.030
 """How much work, in seconds, an executor is sent ahead: a few round trips on a LAN."""
 WINDOW_TASKS_MAX = 2048
+FITS_KEPT_MAX = 1024
 DEEP_BELOW_S = 0.020
 """Tasks shorter than this on average are sent ahead; longer ones only when a slot is free."""
 
@@ -36,16 +37,38 @@ class Executor:
     """Slots free, as last heard."""
     blocked: int = 0
     """Tasks there that wait for other tasks: their slots are lent."""
-    waiting: int = 0
-    """Tasks waiting there, as last heard (of any owner)."""
+    others: float = 0.0
+    """Slots there that tasks of other owners take, or wait for."""
     inflight: dict[Shape, int] = field(default_factory=dict)
     """Tasks of ours there, by shape."""
     dispatches: dict[int, Any] = field(default_factory=dict)
+    ours: int = 0
+    """Tasks of ours there, of all shapes."""
+    fits: dict[Shape, tuple[str, int]] = field(default_factory=dict)
+    """What `fit` found, by shape, for the capacity of now."""
 
-    @property
-    def ours(self) -> int:
-        """Tasks of ours there."""
-        return sum(self.inflight.values())
+    def sent(self, shape: Shape, count: int) -> None:
+        """Count tasks of ours in."""
+        self.inflight[shape] = self.inflight.get(shape, 0) + count
+        self.ours += count
+
+    def back(self, shape: Shape, count: int) -> None:
+        """Count tasks of ours out."""
+        left = self.inflight.get(shape, 0) - count
+        self.ours -= count
+        if left > 0:
+            self.inflight[shape] = left
+        else:
+            self.inflight.pop(shape, None)
+
+    def fit(self, shape: Shape) -> tuple[str, int]:
+        """Why no task of a shape fits here ever, or ""; and how many its capacity runs at a time."""
+        found = self.fits.get(shape)
+        if found is None:
+            if len(self.fits) >= FITS_KEPT_MAX:
+                self.fits.clear()
+            found = self.fits[shape] = (self.capacity.misfit(shape), self.fit_count(shape))
+        return found
 
     @property
     def slots(self) -> float:
@@ -61,7 +84,7 @@ class Executor:
         return int(min(most, 4 * max(1.0, self.slots)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """What placement thought of one executor: room in tasks, the wait in seconds it would mean, or why not."""
 
@@ -76,21 +99,16 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     """Room and expected wait of an executor for tasks of a shape that take `mean_s` seconds each (None: unknown)."""
     if executor.draining:
         return Verdict(executor.id, executor.name, 0, 0.0, "is draining")
-    misfit = executor.capacity.misfit(shape)
+    misfit, fitting = executor.fit(shape)
     if misfit:
         return Verdict(executor.id, executor.name, 0, 0.0, misfit)
     if executor.suspect:
         return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment")
-    width = executor.fit_count(shape) + executor.blocked
-    ours = executor.ours
+    width = fitting + executor.blocked
+    # Tasks of ours are counted here, since what was heard is older than what was sent; those of others it tells.
+    ours, others = executor.ours, executor.others
     here = executor.inflight.get(shape, 0)
     mine = max(here, min(ours, width))
-    # Tasks of others take slots too. Ours are counted by ourselves, since what was heard is older than what was sent.
-    others = (
-        max(0.0, executor.slots - executor.free + executor.blocked + executor.waiting - ours)
-        if not executor.local
-        else 0.0
-    )
     seconds = mean_s if mean_s is not None else 1.0
     wait = max(0.0, (ours + others - width + 1) / max(width, 1)) * seconds
     if mean_s is not None and mean_s < DEEP_BELOW_S:

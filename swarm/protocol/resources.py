@@ -65,9 +65,10 @@ class Capacity:
 
     def misfit(self, shape: Shape) -> str:
         """Why no task of this shape can ever run here, or the empty text."""
-        missing = sorted(set(shape.labels) - self.labels)
-        if missing:
-            return f"has no label {', '.join(missing)}"
+        if shape.labels:
+            missing = sorted(set(shape.labels) - self.labels)
+            if missing:
+                return f"has no label {', '.join(missing)}"
         if shape.python and shape.python not in self.pythons:
             return f"has no interpreter named {shape.python!r}"
         for name, amount in shape.needs:
@@ -87,7 +88,10 @@ class Account:
     def fits(self, shape: Shape) -> bool:
         """Whether one more task of this shape fits beside what runs."""
         totals, used = self.capacity.totals, self.used
-        return all(used.get(name, 0.0) + amount <= totals.get(name, 0.0) + SLACK for name, amount in shape.needs)
+        for name, amount in shape.needs:  # noqa: SIM110 - asked for each slice: a generator costs more than it sums
+            if used.get(name, 0.0) + amount > totals.get(name, 0.0) + SLACK:
+                return False
+        return True
 
     def take(self, shape: Shape) -> None:
         """Count one task of this shape in."""
@@ -111,6 +115,8 @@ class ReadyShapes:
 
     def __init__(self) -> None:
         self._queues: dict[Shape, RunQueue] = {}
+        self.tasks = 0
+        """Tasks waiting, in all shapes."""
 
     def push(self, shape: Shape, key: int, priority: int, nice: int, now_ns: int, count: int) -> None:
         """Add a run of `count` tasks known by `key`; a run that waits already grows by `count`."""
@@ -119,6 +125,7 @@ class ReadyShapes:
             queue = self._queues[shape] = RunQueue()
         waiting = queue.remove(key)
         queue.push(key, priority, nice, now_ns, count + waiting)
+        self.tasks += count
 
     def remove(self, shape: Shape, key: int) -> int:
         """Take a run out; how many of its tasks waited."""
@@ -126,6 +133,7 @@ class ReadyShapes:
         if queue is None:
             return 0
         waiting = queue.remove(key)
+        self.tasks -= waiting
         if not queue.tasks:
             del self._queues[shape]
         return waiting
@@ -133,7 +141,7 @@ class ReadyShapes:
     def take(self, shape: Shape, key: int, count: int) -> None:
         """Count `count` tasks of a run out of the queue."""
         queue = self._queues[shape]
-        queue.take_from(key, count)
+        self.tasks -= queue.take_from(key, count)
         if not queue.tasks:
             del self._queues[shape]
 
@@ -151,11 +159,6 @@ class ReadyShapes:
     def _urgency(self, shape: Shape) -> int:
         queue = self._queues[shape]
         return next((klass for klass in (3, 2, 1, 0) if queue.waiting(klass)), -1)
-
-    @property
-    def tasks(self) -> int:
-        """Tasks waiting, in all shapes."""
-        return sum(queue.tasks for queue in self._queues.values())
 
     def waiting(self, priority: int) -> int:
         """Tasks waiting in one class."""
