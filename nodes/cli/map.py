@@ -92,7 +92,7 @@ class _Run:
         self._args = args
         self._options = task_options(args)
         self._progress = progress
-        self._ended: queue.SimpleQueue[_Under] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[_Under | None] = queue.SimpleQueue()  # None: look whether to stop
         self._running: dict[int, _Under] = {}
         self._held: dict[int, _Under] = {}  # with --keep-order: ended before one that came earlier
         self._next = 1
@@ -100,6 +100,7 @@ class _Run:
         self._failures: list[str] = []
         self._failed = 0
         self._stopping = False
+        self._reading = False
 
     def all(self, jobs: Iterator[Job]) -> int:
         more = True
@@ -107,21 +108,34 @@ class _Run:
             while True:
                 # held outputs count too: a slow first job must not let the outputs of all others pile up
                 while more and not self._stopping and len(self._running) + len(self._held) < self._args.jobs:
-                    job = next(jobs, None)
+                    job = self._read(jobs)
                     if job is None:
                         more = False
                     else:
                         self._start(job)
+                if self._stopping:
+                    self._cancel()
                 if not self._running:
                     break
-                self._take(self._next_ended())
+                ended = self._next_ended()
+                if ended is not None:
+                    self._take(ended)
         self._progress.clear()
         for number in sorted(self._held):
             self._print(self._held[number])
         self._sum_up()
         return interrupts.exit_status or (ExitCode.FAILED if self._failed else ExitCode.OK)
 
-    def _next_ended(self) -> _Under:
+    def _read(self, jobs: Iterator[Job]) -> Job | None:
+        try:
+            self._reading = True
+            return next(jobs, None)
+        except _Interrupted:
+            return None
+        finally:
+            self._reading = False
+
+    def _next_ended(self) -> _Under | None:
         while True:
             try:
                 return self._ended.get(timeout=SIGNAL_POLL_S)
@@ -176,7 +190,12 @@ class _Run:
         under.close()
 
     def _interrupted(self, number: int) -> None:
-        self._cancel()
+        # Nothing is cancelled from here: this may come in the middle of a submit, whose job is not yet known by its
+        # handle, and whose locks are held.
+        self._stopping = True
+        self._ended.put(None)
+        if self._reading:
+            raise _Interrupted  # inputs that do not come would hold up the cancelling
 
     def _cancel(self) -> None:
         self._stopping = True
@@ -191,6 +210,10 @@ class _Run:
             say(f"failed: {self._failed - len(self._failures)} more")
         if self._failed or self._stopping:
             say(f"{self._done - self._failed:,} of {self._done:,} jobs ended well")
+
+
+class _Interrupted(BaseException):
+    """Raised by a signal, out of the reading of inputs."""
 
 
 class _Under:

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_fleet import CommandFleet
+from command_fleet import CommandFleet, Handle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,6 +182,42 @@ def test_ctrl_c_cancels_what_runs_and_begins_nothing_more(tmp_path: Path) -> Non
     out, err = process.communicate(timeout=20)
     assert process.returncode == ExitCode.INTERRUPTED
     assert b"started" not in err
+
+
+def test_ctrl_c_in_the_middle_of_a_submit_cancels_that_job_too(
+    fleet: CommandFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = fleet.submit_command
+
+    def interrupted(*args: Any, **options: Any) -> Handle:
+        handle = submit(*args, **options)
+        os.kill(os.getpid(), signal.SIGINT)  # it runs, and nobody holds its handle yet
+        time.sleep(0.01)
+        return handle
+
+    monkeypatch.setattr(fleet, "submit_command", interrupted)
+    begun = time.monotonic()
+    assert main(["map", "-j", "2", "sleep 60", ":::", "1", "2"]) == ExitCode.INTERRUPTED
+    assert time.monotonic() - begun < 30
+    assert len(fleet.submitted) == 1
+
+
+def test_ctrl_c_while_inputs_do_not_come_cancels_what_runs() -> None:
+    process = subprocess.Popen(
+        [*SWARM, "map", "-u", "echo started; sleep 60"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"first\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"started\n"
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(30) == ExitCode.INTERRUPTED
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_without_inputs_nothing_happens(fleet: CommandFleet) -> None:
