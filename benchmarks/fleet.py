@@ -14,16 +14,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import zmq
 
 import swarm
+from benchmarks import raw
 
 ROUNDS = 3
 IN_FLIGHT = 5_000
@@ -37,63 +36,6 @@ def noop() -> None:
 def double(x: int) -> int:
     """The task of the lines about map."""
     return x * 2
-
-
-def raw_echo_per_s(seconds: float = 1.0) -> float:
-    """pyzmq DEALER/ROUTER echo over loopback, blocking, without encryption, 64 bytes, one message at a time in flight 512."""
-    context = zmq.Context()
-    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    dealer.connect(f"tcp://127.0.0.1:{port}")
-
-    def serve() -> None:
-        while True:
-            frames = router.recv_multipart()
-            if frames[-1] == b"end":
-                return
-            router.send_multipart(frames)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    payload, count, began = b"x" * 64, 0, time.perf_counter()
-    for _ in range(512):
-        dealer.send(payload)
-    while time.perf_counter() - began < seconds:
-        for _ in range(100):
-            dealer.recv()
-            dealer.send(payload)
-        count += 100
-    rate = count / (time.perf_counter() - began)
-    for _ in range(512):
-        dealer.recv()
-    dealer.send(b"end")
-    thread.join()
-    context.destroy(linger=0)
-    return rate
-
-
-def raw_round_trips_us(count: int = 2000) -> list[float]:
-    """Round trips of the same echo, one at a time, microseconds."""
-    context = zmq.Context()
-    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    dealer.connect(f"tcp://127.0.0.1:{port}")
-
-    def serve() -> None:
-        for _ in range(count):
-            router.send_multipart(router.recv_multipart())
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    took = []
-    for _ in range(count):
-        began = time.perf_counter()
-        dealer.send(b"x" * 64)
-        dealer.recv()
-        took.append((time.perf_counter() - began) * 1e6)
-    thread.join(2)
-    context.destroy(linger=0)
-    return took
 
 
 class Node:
@@ -175,31 +117,35 @@ def main() -> None:
             fleet.submit(noop).result()
         spawn = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(2, spawn)
-        apart = concurrent.futures.ProcessPoolExecutor(1, spawn)  # the raw sockets, in a process of their own
         pool.submit(noop).result()
-        raw, ours, theirs = [], [], []
+        echo, ours, theirs = [], [], []
         for _ in range(ROUNDS):
-            raw.append(apart.submit(raw_echo_per_s).result())
+            echo.append(raw.echo_per_s())
             ours.append(in_flight_per_s(fleet.submit, TASKS))
             theirs.append(in_flight_per_s(pool.submit, 10_000))
-        line("raw pyzmq DEALER/ROUTER echo, blocking", f"{median(raw):,.0f}/s")
+        line("raw pyzmq DEALER/ROUTER echo, blocking", f"{median(echo):,.0f}/s")
         line(
             f"submit, no-op, {IN_FLIGHT:,} in flight",
             f"{median(ours):,.0f}/s",
-            f"{median(ours) / median(raw):.1f} x raw echo",
+            f"{median(ours) / median(echo):.1f} x raw echo",
         )
         line("  ProcessPoolExecutor", f"{median(theirs):,.0f}/s", f"ours is {median(ours) / median(theirs):.1f} x")
-        trips, raw_trips, pool_trips = [], [], []
-        for _ in range(ROUNDS):
-            trips += round_trips_us(fleet.submit, 1000)
-            raw_trips += apart.submit(raw_round_trips_us, 1000).result()
-            pool_trips += round_trips_us(pool.submit, 300)
+        through = swarm.connect(direct=False)
+        for one in (fleet, through):
+            round_trips_us(one.submit, 200)
+        trips: dict[str, list[float]] = {"granted": [], "through": [], "raw": [], "pool": []}
+        for _ in range(2 * ROUNDS):
+            trips["granted"] += round_trips_us(fleet.submit, 500)
+            trips["raw"] += raw.round_trips_us(500)
+            trips["through"] += round_trips_us(through.submit, 500)
+            trips["pool"] += round_trips_us(pool.submit, 200)
+        through.close()
         for name, part in (("p50", 0.5), ("p99", 0.99)):
-            ours_us, raw_us, pool_us = (sorted(one)[int(len(one) * part)] for one in (trips, raw_trips, pool_trips))
-            line(
-                f"round trip of one task {name}", f"{ours_us:,.0f} us", f"{ours_us / raw_us:.1f} x raw {raw_us:,.0f} us"
-            )
-            line("  ProcessPoolExecutor", f"{pool_us:,.0f} us", f"ours is {ours_us / pool_us:.2f} x")
+            us = {which: sorted(some)[int(len(some) * part)] for which, some in trips.items()}
+            line(f"raw pyzmq under uvloop, CURVE: round trip {name}", f"{us['raw']:,.0f} us")
+            for which, what in (("granted", "a granted slot"), ("through", "through the node")):
+                line(f"  one task, {what}", f"{us[which]:,.0f} us", f"{us[which] / us['raw']:.2f} x raw")
+            line("  ProcessPoolExecutor", f"{us['pool']:,.0f} us", f"{us['pool'] / us['raw']:.2f} x raw")
         mapped, pool_mapped = [], []
         for _ in range(ROUNDS):
             began = time.perf_counter()
@@ -220,7 +166,6 @@ def main() -> None:
             sizes.append(time.perf_counter() - began)
         line("64 MiB argument and result, same host, warm", f"{median(sizes[1:]) * 1e3:,.0f} ms")
         pool.shutdown()
-        apart.shutdown()
         fleet.close()
     finally:
         node.close()

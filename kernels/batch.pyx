@@ -24,6 +24,8 @@ from kernels.plain import decode_call, decode_plain, encode_plain
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object, void*)
+    int PyGC_Disable() noexcept
+    int PyGC_Enable() noexcept
 
 cdef enum:
     TAG = 0x4D                          # "M"
@@ -376,13 +378,33 @@ cdef str CALLBACKS_NAME = "_done_callbacks"
 cdef str WAITERS_NAME = "_waiters"
 
 
+cdef dict attributes_of(object it):
+    cdef bint was_on = PyGC_Disable()
+    try:
+        return PyObject_GenericGetDict(it, NULL)
+    finally:
+        if was_on:
+            PyGC_Enable()
+
+
+def attributes(it):
+    """The dictionary of an object's own attributes: ``it.__dict__``, for objects that several threads look at.
+
+    In CPython 3.11 an object's attributes get their dictionary when it is first asked for, and making it may begin a
+    garbage collection, whose callbacks (or another thread, to which they give way) may ask for the same one: both are
+    then made, over the same memory, which is freed twice. So nothing is collected meanwhile. From 3.12 on collections
+    begin between instructions only.
+    """
+    return attributes_of(it)
+
+
 cdef int finish(object future, object value) except -1:
     """Give a future its result: two dict stores when nobody waits on it, else through its own _finish().
 
     No Python code runs between the look at the dict and the stores (exact str keys, no other object freed), so under
     the GIL nobody can begin to wait, cancel or add a callback in between.
     """
-    cdef dict state = PyObject_GenericGetDict(future, NULL)
+    cdef dict state = attributes_of(future)
     cdef PyObject* now
     if PyDict_Size(state):
         now = PyDict_GetItem(state, STATE_NAME)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nodes.direct import Record
 from nodes.fabric import boottime_s
 from nodes.queries import AskFailed
 from swarm.errors import NotFound, SwarmError
@@ -205,6 +206,11 @@ class Answers:
             raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
         if found:
             return self._one(method, *found[0], args)
+        direct = self._node.direct.find(prefix)
+        if len(direct) > 1:
+            raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
+        if direct:
+            return self._one_direct(method, *direct[0], args)
         if not args.get("here"):
             answers = await self._ask_peers(method, dict(args) | {"here": True})
             if answers:
@@ -229,6 +235,29 @@ class Answers:
             shown = self._task(batch, index)
             return (shown, bytes(outcome[1])) if outcome is not None else (shown, b"")
         return self._task(batch, index)
+
+    def _one_direct(self, method: str, task: bytes, record: Record, args: Mapping[str, Any]) -> Any:
+        """A call that a client made itself, to a worker whose slot it had been granted."""
+        if method == "explain":
+            return {"lines": self._node.direct.explain(task, record)}
+        if method == "logs":
+            return _log_answer(*self._node.fabric.logs.get(task), int(args.get("offset", 0)))
+        if method == "result":
+            raise NotFound(
+                f"the outcome of {ids.text(task)[:8]} went straight to the client that called it",
+                hint="connect(direct=False) has every outcome kept by the node for a while",
+            )
+        return {
+            "id": ids.text(task),
+            "name": record.name,
+            "priority": Priority.STANDARD.name.lower(),
+            "state": Status(record.status).name.lower(),
+            "node": self._node.name,
+            "attempts": 1,
+            "age_s": boottime_s() - record.at + record.run_us / 1e6,
+            "by": record.author,
+            "run_s": record.run_us / 1e6,
+        }
 
     def _task(
         self, batch: Batch, index: int, running: Mapping[tuple[bytes, int], float] | None = None

@@ -18,7 +18,7 @@ from nodes.pool import Pool, PoolConfig
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
-from swarm.protocol.execution import Execution, HandInput, HandSlice, HandSpec, StartWorker, StopWorker
+from swarm.protocol.execution import Execution, HandInput, HandSlice, HandSpec, RevokeSlot, StartWorker, StopWorker
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
 from swarm.protocol.ownership import Connect, Ownership, ToExecutor
@@ -50,6 +50,17 @@ class Queries(Protocol):
 
     def query(self, link: Link, number: int, method: str, args: Mapping[str, Any], body: memoryview) -> None: ...
     def reply(self, link: Link, number: int, header: Mapping[str, Any], body: memoryview) -> None: ...
+
+
+class Grants(Protocol):
+    """Who grants workers' slots to clients (`nodes.direct.DirectSlots`)."""
+
+    def revoke(self, worker: int) -> None: ...
+    def ready(self, worker: int) -> None: ...
+    def over(self, worker: int) -> None: ...
+    def recorded(self, worker: int, records: list[Any]) -> None: ...
+    def output(self, worker: int, stream: str, data: bytes) -> bool: ...
+    def client_gone(self, client: bytes) -> None: ...
 
 
 class Surroundings(Protocol):
@@ -101,6 +112,7 @@ class Fabric:
         self.logs = TaskLogs()
         self.requests: WorkerRequests | None = None
         self.queries: Queries | None = None
+        self.direct: Grants | None = None
         self._around = surroundings
         self._loop = loop
         self._carry_out: dict[type, Callable[[Any], object]] = {
@@ -110,6 +122,7 @@ class Fabric:
             Fact: self._fact,
             HandSpec: lambda it: self.pool.send_spec(it.worker, it.number, it.raw, it.granted),
             HandInput: lambda it: self.pool.send_input(it),
+            RevokeSlot: lambda it: self.pool.send_revoke(it.worker),
             StartWorker: self._start_worker,
             StopWorker: lambda it: self.pool.stop(it.worker, it.how),
             Connect: lambda it: self._around.connect(it.node),
@@ -215,6 +228,8 @@ class Fabric:
             if self._clients.get(key) is link:
                 del self._clients[key]
                 self.ownership.client_lost(now, key)
+                if self.direct is not None:
+                    self.direct.client_gone(key)
                 self._turn()
             return
         if self._nodes.get(peer) is not link:
@@ -401,14 +416,37 @@ class Fabric:
         elif it is not None and it.slices:
             part = next(iter(it.slices.values()))
             self.logs.add(ids.task_id(part.run.batch, part.start), stream, data)
-        else:
-            fields = {"worker": worker, "stream": stream, "text": data[-2000:].decode(errors="replace")}
-            self._around.fact(Fact("worker.output", {}, fields))
+        elif self.direct is None or not self.direct.output(worker, stream, data):
+            self.stray_output(worker, stream, data)
+
+    def stray_output(self, worker: int, stream: str, data: bytes) -> None:
+        """A worker printed something that is no task's."""
+        fields = {"worker": worker, "stream": stream, "text": data[-2000:].decode(errors="replace")}
+        self._around.fact(Fact("worker.output", {}, fields))
+
+    def worker_grant_ready(self, worker: int) -> None:
+        """A worker waits for the client that its slot is granted to."""
+        if self.direct is not None:
+            self.direct.ready(worker)
+
+    def worker_grant_over(self, worker: int) -> None:
+        """A granted worker is this node's again."""
+        if self.direct is not None:
+            self.direct.over(worker)
+        self.execution.granted_over(self._now(), worker)
+
+    def worker_records(self, worker: int, records: list[Any]) -> None:
+        """A granted worker has run calls."""
+        self.execution.granted_ran(worker, len(records))
+        if self.direct is not None:
+            self.direct.recorded(worker, records)
 
     def worker_exited(self, worker: int, why: str) -> None:
         """A worker's process is gone."""
         if self.requests is not None:
             self.requests.worker_gone(worker)
+        if self.direct is not None:
+            self.direct.over(worker)
         if not self.closed:
             self.execution.worker_exited(self._now(), worker, why)
             self._turn()
@@ -442,6 +480,10 @@ class Fabric:
             self._turning = False
         self._arm()
         self._tell_load()
+
+    def happened(self, fact: Fact) -> None:
+        """Something that neither core knows of."""
+        self._fact(fact)
 
     def _fact(self, it: Fact) -> None:
         """Facts that come with every slice are summed up and told now and then; all others at once."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nodes.answers import Answers
+from nodes.direct import DirectSlots
 from nodes.fabric import Fabric, boottime_s
 from nodes.neighbourhood import Neighbourhood
 from nodes.pool import PoolConfig
@@ -150,6 +151,7 @@ class Node:
         await self._listen()
         self.workshop = Workshop(self.directory, self.name, home, self.fabric, self.switchboard, self.loop, limits)
         self._stack.push_async_callback(self.workshop.close)
+        self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
         self.answers = Answers(self)
         await self.stream_links.listen(str(home.node_socket(self.name)))
         self.neighbourhood.start(self.addresses())

@@ -43,6 +43,9 @@ class PoolHandler(Protocol):
     def worker_blocked(self, worker: int, blocked: bool) -> None: ...
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
     def worker_output(self, worker: int, stream: str, data: bytes) -> None: ...
+    def worker_grant_ready(self, worker: int) -> None: ...
+    def worker_grant_over(self, worker: int) -> None: ...
+    def worker_records(self, worker: int, records: list[Any]) -> None: ...
     def worker_exited(self, worker: int, why: str) -> None: ...
 
 
@@ -268,6 +271,14 @@ class Pool:
         """Give a worker code by value."""
         self._send_to(worker, wire.pack(wire.CODE, digest + code))
 
+    def send_grant(self, worker: int, grant: Mapping[str, Any]) -> None:
+        """Have a worker wait for the client that its slot is granted to."""
+        self._send_to(worker, wire.pack(wire.GRANT, bytes(msgpack.packb(dict(grant)))))
+
+    def send_revoke(self, worker: int) -> None:
+        """Have a granted worker return after the call that it runs."""
+        self._send_to(worker, wire.pack(wire.REVOKE))
+
     def _send_to(self, worker: int, frame: bytes) -> None:
         process = self._processes.get(worker)
         if process is not None and not process.closed:
@@ -354,6 +365,15 @@ class Pool:
         elif kind == wire.REQUEST:
             method, args = msgpack.unpackb(frame.body)
             handler.worker_request(number, frame.run, method, args)
+        elif kind == wire.RECORDS:
+            # What the calls printed was written before this frame.
+            for fd in list(process.outputs):
+                self._output(process, fd)
+            handler.worker_records(number, msgpack.unpackb(frame.body))
+        elif kind == wire.GRANT_READY:
+            handler.worker_grant_ready(number)
+        elif kind == wire.GRANT_OVER:
+            handler.worker_grant_over(number)
         elif kind in (wire.BLOCKED, wire.UNBLOCKED):
             handler.worker_blocked(number, kind == wire.BLOCKED)
         elif kind == wire.READY:

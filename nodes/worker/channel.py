@@ -34,6 +34,10 @@ DROP = 6
 REPLY = 7
 STOP = 8
 CODE = 9
+GRANT = 10
+"""The slot is a client's for a while: {path, ticket, session, granted}."""
+REVOKE = 11
+"""The node wants a granted slot back, after the call that runs."""
 # worker to node
 READY = 33
 OUTCOMES = 34
@@ -42,6 +46,10 @@ BLOCKED = 36
 UNBLOCKED = 37
 REQUEST = 38
 DONE = 39
+GRANT_READY = 40
+GRANT_OVER = 41
+RECORDS = 42
+"""Direct calls that have ended: [[number, name, status, run time in microseconds], ...]."""
 
 GRANTED = 1
 """Flag of SPEC: the author is granted `code`."""
@@ -158,6 +166,10 @@ class Channel:
         while not self._waiting:
             self.pump()
         return self._waiting.popleft()
+
+    def holds(self, wanted: Callable[[Frame], bool]) -> bool:
+        """Whether one of the frames kept for later is `wanted`."""
+        return bool(self._waiting) and any(map(wanted, self._waiting))
 
     def pick(self, wanted: Callable[[Frame], bool]) -> list[Frame]:
         """Those of the frames kept for later that are `wanted`, in order; they are kept no more."""

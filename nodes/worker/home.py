@@ -20,7 +20,7 @@ import msgpack
 from kernels.slots import SlotPage
 from nodes.worker.callables import Callables, Unresolved, is_coroutine_function
 from nodes.worker.calls import Calls
-from nodes.worker.channel import CODE, DONE, DROP, READY, RUN, SPEC, STOP, Channel, ChannelClosed, Frame
+from nodes.worker.channel import CODE, DONE, DROP, GRANT, READY, RUN, SPEC, STOP, Channel, ChannelClosed, Frame
 from nodes.worker.process import die_with_parent, kill_group_and_children
 from nodes.worker.report import Reporter
 from nodes.worker.runs import Context, Run, WorkerSpec
@@ -48,6 +48,7 @@ class Home:
         self._specs: dict[int, WorkerSpec] = {}
         self._loop: Any = None
         self._command: Any = None
+        self._direct: Any = None
         self._channel.interrupts = self._interrupt
         # a child that a task forks must not claim what comes next
         os.register_at_fork(after_in_child=self._page.close)
@@ -59,6 +60,8 @@ class Home:
         while (frame := self._channel.next()).kind != STOP:
             if frame.kind == RUN:
                 self._run(Run(frame, self._specs))
+            elif frame.kind == GRANT:
+                self._direct_lane().serve(frame)
             elif frame.kind == SPEC:
                 spec = WorkerSpec.of(frame)
                 self._specs.pop(spec.number, None)
@@ -100,6 +103,15 @@ class Home:
 
             self._loop = Coroutines(self._channel, self._page, self._reporter, self._context, self._calls)
         return self._loop
+
+    def _direct_lane(self) -> Any:
+        if self._direct is None:
+            from nodes.worker.direct import Direct
+
+            self._direct = Direct(
+                self._channel, self._callables, self._calls, self._reporter, self._segments, self._context
+            )
+        return self._direct
 
     def _commands(self) -> Any:
         if self._command is None:

@@ -39,7 +39,7 @@ class Reporter:
     def __init__(self, channel: Channel, sink: BlobSink, node: str, result_bytes_max: int | None = None) -> None:
         self._channel = channel
         self._sink = sink
-        self._node = node
+        self.node = node
         self._limit = result_bytes_max
         self.builder = OutcomeBuilder()
         self.run = 0
@@ -122,7 +122,7 @@ class Reporter:
         """Add an exception of a task."""
         from swarm.payload_failure import encode_failure
 
-        payload = encode_failure(error, node=self._node, attempt=attempt, ours=ours)
+        payload = encode_failure(error, node=self.node, attempt=attempt, ours=ours)
         self.builder.add(index, RETRY if retry else FAILED, run_us, payload)
 
     def notice(

@@ -6,12 +6,15 @@ import struct
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from kernels.batch import Calls
 from nodes.worker.channel import BLOCKED, GRANTED, RUN_HEADER, UNBLOCKED, Channel, Frame
+
+if TYPE_CHECKING:
+    from nodes.worker.direct import DirectRun
 
 PROGRESS_INTERVAL_S = 0.05
 """Progress reports of one task that come closer together are left out, except the last."""
@@ -92,13 +95,13 @@ class Context:
     def __init__(self, channel: Channel, node: str) -> None:
         self._channel = channel
         self._node = node
-        self.run: Run | None = None
+        self.run: Run | DirectRun | None = None
         self.index = -1
-        self.coroutine: ContextVar[tuple[Run, int] | None] = ContextVar("swarm_task", default=None)
+        self.coroutine: ContextVar[tuple[Run | DirectRun, int] | None] = ContextVar("swarm_task", default=None)
         self._reported: tuple[int, int] = (-1, -1)
         self._reported_at_s = 0.0
 
-    def current(self) -> tuple[Run, int] | None:
+    def current(self) -> tuple[Run | DirectRun, int] | None:
         """The run and index of the caller's task."""
         found = self.coroutine.get()
         if found is not None:
@@ -134,7 +137,11 @@ class Context:
         if mine == self._reported and now - self._reported_at_s < PROGRESS_INTERVAL_S and done != total:
             return
         self._reported, self._reported_at_s = mine, now
-        self._channel.event(run.number, index, "progress", {"done": done, "total": total, "note": note[:200]})
+        said = {"done": done, "total": total, "note": note[:200]}
+        if isinstance(run, Run):
+            self._channel.event(run.number, index, "progress", said)
+        else:
+            run.direct.event(run.number, "progress", said)
 
     def waiting(self, begins: bool) -> None:
         """The caller's task begins or ends to wait for another task."""

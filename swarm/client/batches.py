@@ -121,6 +121,29 @@ class Batches:
             self._shut(it)
             return future
 
+    def number(self) -> int:
+        """The number of a batch that is not made here. Raises when nothing is taken any more."""
+        with self.lock:
+            self._check()
+            self._number += 1
+            return self._number
+
+    def again(self, route: Route, number: int, payload: bytes, future: Future) -> None:
+        """Hand over a call that went another way before, as the batch that its future knows."""
+        with self.lock:
+            refusal = self.refusal
+            if refusal is None:
+                it = Batch(self.engine, number, route)
+                it.builder.add(payload)
+                it.futures.append(future)
+                self._full.append(it)
+                self._full_bytes += it.builder.nbytes
+                if route.code is not None:
+                    self._code.append((route.code.digest, route.code.blob))
+                self.rouse()
+        if refusal is not None:
+            future._fail(refusal)
+
     def reserve(self, route: Route) -> Batch:
         """A batch that is never handed over, for a future that has failed before."""
         with self.lock:
@@ -182,6 +205,7 @@ class Batches:
         self._number += 1
         it = route.open = Batch(self.engine, self._number, route)
         self._open.append(it)
+        route.known = True
         if route.code is not None:
             # Together with the batch, so that it is there before it.
             self._code.append((route.code.digest, route.code.blob))

@@ -13,13 +13,14 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from swarm.client.batches import Batches, Make, Room
 from swarm.client.buffers import Buffers
+from swarm.client.direct import Lane
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.client.routes import Route
@@ -67,6 +68,8 @@ class EngineSettings:
     """For another node when the one in use is gone; then everything unfinished fails with FleetNotFound."""
     window_tasks: int = WINDOW_TASKS
     window_bytes: int = WINDOW_BYTES
+    direct: bool = True
+    """Whether lone calls may go directly to a worker of this host."""
 
 
 class Engine:
@@ -107,6 +110,7 @@ class Engine:
         self._finder: Finder | None = None
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
+        self.lane = Lane(self, wanted=self.settings.direct)
         self.room.used = self._used
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -131,6 +135,7 @@ class Engine:
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Disconnect; futures without an outcome end as cancelled. Safe to call again."""
+        self.lane.close()
         with self.room.lock:
             if self.closed:
                 return
@@ -159,6 +164,11 @@ class Engine:
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until every task handed over has its outcome. False after `timeout_s` seconds."""
         self.refuse_in_own_thread("wait for tasks")
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self.lane.finish(timeout_s):
+            return False
+        if ends is not None:
+            timeout_s = max(0.0, ends - time.monotonic())
         done = self.room.wait_for(lambda: not self.unfinished, timeout_s)
         if done:
             self.settling.wait_opened(timeout_s)
@@ -172,7 +182,19 @@ class Engine:
     @property
     def unfinished(self) -> int:
         """Tasks handed over that have no outcome."""
-        return self.batches.tasks + self._session.tasks
+        return self.batches.tasks + self._session.tasks + self.lane.tasks
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the client's thread."""
+        return self._loop
+
+    def run_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function in the client's thread. Nothing happens when that has ended."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            pass  # closed
 
     def _call(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
@@ -195,6 +217,7 @@ class Engine:
     def abandon(self) -> None:
         """In a child of fork(2): the thread and the connection are the parent's."""
         self.closed = True
+        self.lane.abandon()
         self.room.lock = self.batches.lock = threading.Lock()
         self.room.changed = threading.Condition(self.room.lock)
         self.batches.refusal = RuntimeError("this client was opened before fork(); connect again in the child")
@@ -264,10 +287,7 @@ class Engine:
     def post(self, method: str, args: Mapping[str, Any]) -> None:
         """Tell the node something, without an answer; nothing when there is no node. From any thread, and finalizers."""
         if not self.closed:
-            try:
-                self._loop.call_soon_threadsafe(self._ask, method, dict(args), b"")
-            except RuntimeError:
-                pass  # closed at this very moment
+            self.run_soon(self._ask, method, dict(args), b"")
 
     # --- in the loop --------------------------------------------------------------------------------------------------
 
@@ -468,6 +488,7 @@ class Engine:
             return
         self._link = None
         self._session.link_down()
+        self.lane.drop()
         failed = FleetNotFound(f"the node is gone ({reason})", hint="the client looks for another")
         queries, self._queries = self._queries, {}
         for answer in queries.values():

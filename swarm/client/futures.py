@@ -16,6 +16,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from kernels.batch import attributes
 from swarm.protocol import ids
 from swarm.tasks import waiting
 
@@ -52,7 +53,7 @@ class Future(concurrent.futures.Future[Any]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        made: threading.Condition | None = self.__dict__.get("_condition")
+        made: threading.Condition | None = attributes(self).get("_condition")
         # setdefault is atomic: of two threads that come here at once both get the same one.
         return made if made is not None else _made(self, "_condition", threading.Condition())
 
@@ -83,7 +84,7 @@ class Future(concurrent.futures.Future[Any]):
             self._result = value
             self._exception = error
             self._state = state
-            for waiter in self.__dict__.get("_waiters", ()):
+            for waiter in attributes(self).get("_waiters", ()):
                 if state != FINISHED:
                     waiter.add_cancelled(self)
                 elif error is not None:
@@ -91,7 +92,7 @@ class Future(concurrent.futures.Future[Any]):
                 else:
                     waiter.add_result(self)
             condition.notify_all()
-        if "_done_callbacks" in self.__dict__:
+        if "_done_callbacks" in attributes(self):
             self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 
@@ -216,7 +217,7 @@ class Future(concurrent.futures.Future[Any]):
 
 
 def _made(future: Future, name: str, value: T) -> T:
-    kept: T = future.__dict__.setdefault(name, value)
+    kept: T = attributes(future).setdefault(name, value)
     return kept
 
 

@@ -36,6 +36,10 @@ class Route:
     code: Code | None
     stream: bool
     open: Batch | None = None
+    quick: bool = False
+    """Whether calls of it may go directly to a worker (`swarm.client.direct`): as far as is known they are short."""
+    known: bool = False
+    """Whether a call of it went to the node, with its code."""
 
 
 def is_lasting(fn: Any) -> bool:
@@ -91,7 +95,13 @@ class Routes:
             raise ConfigError(f"{fn!r} can not be called", hint="give a function, or 'module:qualname'")
         name = given.pop("name", None) or (fn.partition(":")[2] if isinstance(fn, str) else display_name(fn))
         spec = _spec("call", where, name, given, deadline, nice)
-        return Route(spec.encode(), spec.rerun, code, spec.stream)
+        return Route(spec.encode(), spec.rerun, code, spec.stream, quick=_is_plain(spec))
+
+
+def _is_plain(spec: Spec) -> bool:
+    """Whether a call asks nothing of the node but to be run."""
+    wants = (spec.stream, spec.python, spec.needs, spec.labels, spec.timeout_s, spec.deadline, spec.retries)
+    return spec.rerun and not any(wants)
 
 
 def command_route(name: str, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:

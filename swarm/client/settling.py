@@ -48,7 +48,7 @@ class Settling:
             future = futures[index]
             futures[index] = None
             if future is not None:
-                self._settle_one(future, status, payload, trusted)
+                self.settle_one(future, status, payload, trusted)
 
         settle(it.outcomes, futures, other)
         if it.last:
@@ -96,16 +96,18 @@ class Settling:
         if self._openers is not None:
             self._openers.shutdown(wait=False)
 
-    def _settle_one(self, future: Future, status: int, payload: memoryview, trusted: bool) -> None:
+    def settle_one(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
+        """End a future with an outcome, in the client's own thread."""
         if status == Status.OK and len(payload) and payload[0] in b"BR":
             # Its buffers have to be asked for, and the answer comes by the very loop that this runs in.
             if self._openers is None:
                 self._openers = ThreadPoolExecutor(1, "swarm-client-buffers")
-            self._openers.submit(self._load, future, status, bytes(payload), trusted)
+            self._openers.submit(self.load, future, status, bytes(payload), trusted)
         else:
-            self._load(future, status, payload, trusted)
+            self.load(future, status, payload, trusted)
 
-    def _load(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
+    def load(self, future: Future, status: int, payload: bytes | memoryview, trusted: bool) -> None:
+        """End a future with an outcome, in a thread that may ask the node for buffers."""
         try:
             if status == Status.OK:
                 future._finish(decode_value(payload, self.source, trusted=trusted))

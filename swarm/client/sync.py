@@ -12,6 +12,7 @@ from typing import Any
 from kernels.batch import encode_plain
 from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
+from swarm.client.direct import DirectFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import CommandFuture, Future
 from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
@@ -80,6 +81,7 @@ class Fleet:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._batches = engine.batches
+        self._lane = engine.lane
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, self._reach, self._release)
@@ -145,6 +147,10 @@ class Fleet:
         make: Callable[[Batch, int], Future] = Future,
     ) -> Future:
         """Hand over one call."""
+        if make is Future and route.quick and route.open is None:
+            future = self._lane.call(route, args, kwargs)
+            if future is not None:
+                return future
         for value in args:
             if isinstance(value, concurrent.futures.Future):
                 return self._hand_after(route, args, kwargs or {}, make)
@@ -164,6 +170,8 @@ class Fleet:
                 return value
             if value.done():
                 return value.result()
+            if isinstance(value, DirectFuture) and self._lane.has(value._batch):
+                return value.result()  # no node knows of it, and it is a short one
             if not isinstance(value, Future) or value._batch.engine is not self._engine:
                 raise ConfigError(
                     "an argument is a future of something else than this connection",
@@ -428,20 +436,22 @@ def connect(
     durability: str = "none",
     submit_timeout_s: float | None = None,
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+    direct: bool = True,
 ) -> Fleet:
     """Connect to the fleet of this user, or of another `home`. FleetNotFound when no node is reached in `timeout_s`.
 
     `seeds` are addresses ("HOST:PORT") for networks without multicast, `name` is how nodes show this client.
     `submit_timeout_s` limits how long `submit` waits while too much is under way (then NotAccepted; None: for ever),
     `reconnect_timeout_s` how long another node is looked for when the one in use is gone (then all that is unfinished
-    fails with FleetNotFound).
+    fails with FleetNotFound). Calls made one after the other may go directly to a worker of this host, once the node has
+    granted its slot; with ``direct=False`` all go through the node, which then keeps every outcome for a while.
     """
     check_durability(durability)
     engine = Engine(
         _home(home),
         seeds=seeds,
         session=session_for_here(),
-        settings=EngineSettings(submit_timeout_s, reconnect_timeout_s),
+        settings=EngineSettings(submit_timeout_s, reconnect_timeout_s, direct=direct),
         name=name,
     )
     engine.open(timeout_s)

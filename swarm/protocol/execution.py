@@ -19,7 +19,7 @@ from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
-from swarm.protocol.resources import Account, Capacity, ReadyShapes, Shape, shape_of
+from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
 from swarm.protocol.runtimes import Runtimes
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import FINAL_BELOW, Status
@@ -102,7 +102,14 @@ class HandInput:
     body: Bytes = b""
 
 
-ExecutionEffect = StartWorker | StopWorker | HandSpec | HandSlice | HandInput | Tell | Fact
+@dataclass(frozen=True, slots=True)
+class RevokeSlot:
+    """Have a worker whose slot was granted to a client return after the call that it runs."""
+
+    worker: int
+
+
+ExecutionEffect = StartWorker | StopWorker | HandSpec | HandSlice | HandInput | RevokeSlot | Tell | Fact
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -179,6 +186,10 @@ class Worker:
     started_at: float = 0.0
     reason: str = ""
     """Why it is being stopped."""
+    granted: bytes = b""
+    """The client that has its slot for a while, and sends it calls without this node between."""
+    revoked: bool = False
+    """That client's time is over; the call that runs may end."""
 
     def current(self) -> tuple[Slice, int, float] | None:
         """(slice, index in the batch, started at) of the task that runs, by the page; None without one."""
@@ -252,12 +263,12 @@ class Execution:
     @property
     def running(self) -> int:
         """Workers with work in their hands."""
-        return sum(1 for worker in self._workers.values() if worker.slices)
+        return sum(1 for worker in self._workers.values() if worker.slices or worker.granted)
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing runs."""
-        return not self._runs
+        return not self._runs and not any(worker.granted for worker in self._workers.values())
 
     @property
     def workers(self) -> Mapping[int, Worker]:
@@ -365,8 +376,59 @@ class Execution:
         """A worker's resident memory was measured; over the limit it is replaced once it has nothing in hand."""
         it = self._workers.get(worker)
         limit = self.config.worker_memory_bytes_max
-        if it is not None and limit and rss_bytes > limit and not it.slices and it.state == "ready":
+        if it is None or not limit or rss_bytes <= limit or it.slices or it.state != "ready":
+            return
+        if it.granted:
+            self._revoke(it)  # measured again when it is back
+        else:
             self._retire(now, it, f"its memory grew to {rss_bytes} bytes")
+
+    # --- granted slots ------------------------------------------------------------------------------------------------
+
+    def grant(self, client: bytes) -> int | None:
+        """Set an idle worker apart for a client of this host; its number, or None while none can be spared."""
+        if self.draining or self._ready.tasks or not self.account.fits(PLAIN):
+            return None
+        idle: Worker | None = None
+        for worker in self._workers.values():
+            if worker.granted == client:
+                return None  # one each
+            if worker.state == "ready" and not worker.python and not worker.slices and not worker.granted:
+                idle = idle or worker
+        if idle is None:
+            return None
+        idle.granted, idle.revoked, idle.shape = client, False, PLAIN
+        self.account.take(PLAIN)
+        return idle.number
+
+    def granted_ran(self, worker: int, count: int) -> None:
+        """A worker has run so many calls of the client that its slot was granted to."""
+        it = self._workers.get(worker)
+        if it is not None:
+            it.done += count
+
+    def granted_over(self, now: float, worker: int) -> None:
+        """A granted worker is this node's again."""
+        it = self._workers.get(worker)
+        if it is None or not it.granted:
+            return
+        it.granted, it.revoked = b"", False
+        if it.state == "blocked":
+            self.worker_unblocked(now, worker)
+        if it.state == "ready":
+            self._through(now, it)
+        self._pump(now)
+
+    def granted_kill(self, worker: int, reason: str) -> None:
+        """End a granted worker, with the call that it may be running."""
+        it = self._workers.get(worker)
+        if it is not None and it.granted and it.state in ("ready", "blocked"):
+            self._kill(it, reason)
+
+    def _revoke(self, worker: Worker) -> None:
+        if not worker.revoked:
+            worker.revoked = True
+            self._effects.append(RevokeSlot(worker.number))
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -460,13 +522,17 @@ class Execution:
         for start, stop in part.run.outstanding(part.token):
             self._requeue(part.run, start, stop)
         if not it.slices and it.state == "ready":
-            self._let_go(it)
-            config = self.config
-            if config.recycle_tasks and it.done >= config.recycle_tasks:
-                self._retire(now, it, f"it has run {it.done} tasks")
-            elif config.recycle_age_s and now - it.started_at >= config.recycle_age_s:
-                self._retire(now, it, f"it is {now - it.started_at:.0f} s old")
+            self._through(now, it)
         self._pump(now)
+
+    def _through(self, now: float, it: Worker) -> None:
+        """A worker has nothing in hand any more: it rests, or is replaced."""
+        self._let_go(it)
+        config = self.config
+        if config.recycle_tasks and it.done >= config.recycle_tasks:
+            self._retire(now, it, f"it has run {it.done} tasks")
+        elif config.recycle_age_s and now - it.started_at >= config.recycle_age_s:
+            self._retire(now, it, f"it is {now - it.started_at:.0f} s old")
 
     def worker_event(self, worker: int, run_number: int, index: int, name: str, value: Any, body: Bytes = b"") -> None:
         """A worker says something about a task that runs: progress, an item of a stream, output."""
@@ -492,6 +558,8 @@ class Execution:
         self.draining = True
         for worker in list(self._workers.values()):
             self._recall_from(now, worker)
+            if worker.granted:
+                self._revoke(worker)
         for run in list(self._runs.values()):
             self._return_waiting(run, [(run.first, run.first + run.calls.count)])
 
@@ -529,8 +597,12 @@ class Execution:
         """The worker to hand a slice of this shape to, or None while it has to wait."""
         idle: Worker | None = None
         busy: Worker | None = None
+        granted: Worker | None = None
         alive = 0
         for worker in self._workers.values():
+            if worker.granted and worker.state == "ready":
+                granted = worker if granted is None or granted.revoked else granted
+                continue
             if worker.python != shape.python or worker.state in ("stopping", "blocked"):
                 continue
             alive += 1
@@ -543,7 +615,10 @@ class Execution:
         if self.account.fits(shape):
             if idle is not None:
                 return idle
-            self._start_if_short(now, shape, alive)
+            if granted is None:
+                self._start_if_short(now, shape, alive)
+        if granted is not None:
+            self._revoke(granted)
         if busy is None or busy.page is None or run.spec.stream or not run.spec.rerun:
             return None
         mean = self.runtimes.mean_s(run.raw)
@@ -555,7 +630,10 @@ class Execution:
         if starting >= self._ready.waiting_of(shape) or starting >= max(self.slots, 1):
             return
         if len(self._workers) >= self.slots + WORKERS_EXTRA_MAX:
-            spare = next((one for one in self._workers.values() if one.state == "ready" and not one.slices), None)
+            spare = next(
+                (one for one in self._workers.values() if one.state == "ready" and not one.slices and not one.granted),
+                None,
+            )
             if spare is None or spare.python == shape.python:
                 return
             self._retire(now, spare, "another interpreter is needed")

@@ -44,13 +44,14 @@ def _shape(python: str, needs: tuple[tuple[str, float], ...], labels: tuple[str,
     return Shape(python, needs, labels)
 
 
-_PLAIN = _shape("", (("cpu", 1.0),), ())
+PLAIN = _shape("", (("cpu", 1.0),), ())
+"""The shape of a task that asks for nothing: one slot of the node's own interpreter."""
 
 
 def shape_of(spec: Spec) -> Shape:
     """The shape of a spec. A need for `cpu` that is not given is 1."""
     if not spec.needs and not spec.labels and not spec.python:
-        return _PLAIN
+        return PLAIN
     needs = tuple(sorted(({"cpu": 1.0} | dict(spec.needs)).items()))
     return _shape(spec.python or "", needs, tuple(sorted(spec.labels)))
 

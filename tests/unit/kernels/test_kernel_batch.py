@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import threading
+import weakref
 from concurrent.futures import Future
 
 import pytest
@@ -333,3 +335,43 @@ def test_settle_loses_no_wake_up_against_threads_that_begin_to_wait():
         thread.join(30)
         assert not thread.is_alive()
     assert {future._state for future in kept} == {"FINISHED"}
+
+
+class _Cycle:
+    def __init__(self):
+        self.me = self
+
+
+def test_a_collection_while_a_future_is_settled_does_not_part_it_from_its_attributes():
+    """In CPython 3.11 a callback of a collection could see the future's dictionary half made, and make another."""
+
+    class Bare:
+        def __init__(self, batch, number):
+            self.batch = batch
+            self.number = number
+
+    future, seen, kept = Bare(object(), 7), [], []
+    builder = batch.OutcomeBuilder()
+    builder.add_plain(0, 1, "value")
+    outcomes, futures, on_other = batch.Outcomes(builder.take(), 1), [future], print
+
+    def look(_):
+        seen.append(batch.attributes(future))
+
+    before = gc.get_threshold(), gc.isenabled()
+    gc.disable()
+    try:
+        kept.append(weakref.ref(_Cycle(), look))
+        gc.set_threshold(1, 1, 1)
+        gc.enable()
+        batch.settle(outcomes, futures, on_other)
+        assert gc.isenabled()
+    finally:
+        gc.disable()
+        gc.set_threshold(*before[0])
+        if before[1]:
+            gc.enable()
+    gc.collect()
+    assert seen == [future.__dict__]
+    assert seen[0] is future.__dict__
+    assert future.__dict__ == {"batch": future.batch, "number": 7, "_result": "value", "_state": "FINISHED"}
