@@ -22,6 +22,7 @@ from swarm.protocol.execution import Execution, HandInput, HandSlice, HandSpec, 
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
 from swarm.protocol.ownership import Connect, Ownership, ToExecutor
+from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import SpecError, parse_spec
 from transport.links import Link, LinkClosed, LinkOverflow
 
@@ -320,6 +321,16 @@ class Fabric:
             self._around.fact(Fact("message.unknown", {}, {"kind": kind, "peer": link.identity.name}))
 
     # --- members ------------------------------------------------------------------------------------------------------
+
+    def member_seen(self, node: bytes, name: str, capacity: Capacity, load: Mapping[str, Any]) -> None:
+        """A member is known, or said something new of itself."""
+        now = self._now()
+        self.ownership.executor_seen(now, node, name, capacity, load)
+        link = self._nodes.get(node)
+        if link is not None and link.up:
+            # It may have dialled before its membership was heard of here.
+            self.ownership.executor_linked(now, node)
+        self._turn()
 
     def member_lost(self, node: bytes, why: str) -> None:
         """The fleet's verdict: a member is dead, or it left."""

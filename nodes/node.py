@@ -368,8 +368,7 @@ class Node:
 
     def member_seen(self, member: Member) -> None:
         info = member.info
-        self.fabric.ownership.executor_seen(boottime_s(), member.id, member.name, capacity_from(info), load_from(info))
-        self.fabric.turn()
+        self.fabric.member_seen(member.id, member.name, capacity_from(info), load_from(info))
         if self._discovery is not None:
             identity = self.fleet.trust.verify(member.certificate, time.time())
             hosts = tuple(host for host, _ in member.addresses)

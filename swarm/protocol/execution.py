@@ -167,6 +167,7 @@ class Slice:
     token: int
     start: int
     stop: int
+    handed_at: float
 
 
 @dataclass(slots=True, eq=False)
@@ -192,8 +193,12 @@ class Worker:
     """That client's time is over; the call that runs may end."""
 
     def current(self) -> tuple[Slice, int, float] | None:
-        """(slice, index in the batch, started at) of the task that runs, by the page; None without one."""
-        said = self.page.current() if self.page is not None else None
+        """(slice, index in the batch, started at) of the task that runs, by the page. A guest has none: its slices are
+        of one task, which runs from when it was handed over."""
+        if self.page is None:
+            part = next(iter(self.slices.values()), None)
+            return (part, part.start, part.handed_at) if part is not None else None
+        said = self.page.current()
         part = self.slices.get(said[0]) if said is not None else None
         if said is None or part is None or not 0 <= said[1] < part.stop - part.start:
             return None
@@ -653,7 +658,7 @@ class Execution:
         slot = 0
         while slot in worker.slices:
             slot += 1
-        part = Slice(run, slot, self._token, start, stop)
+        part = Slice(run, slot, self._token, start, stop, now)
         worker.slices[slot] = part
         if worker.page is not None:
             worker.page.offer(slot, stop - start)

@@ -333,6 +333,12 @@ class Ownership:
             self._refuse(client, key, "draining", "this node is stopping", "another node takes the batch", 0.0)
             return
         nbytes = len(columns)
+        if count > self.config.tasks_max or nbytes > self.config.bytes_max:
+            self._refuse(
+                client, key, "too-large", f"a batch of {count} tasks ({nbytes} bytes); this node never holds so much",
+                "hand over less at once, or raise queue_tasks and queue_bytes in the node's settings",
+            )  # fmt: skip
+            return
         if self._tasks + count > self.config.tasks_max or self._bytes + nbytes > self.config.bytes_max:
             self._refuse(
                 client, key, "full", f"this node holds {self._tasks} unfinished tasks ({self._bytes} bytes)",

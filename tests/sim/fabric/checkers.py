@@ -1,0 +1,210 @@
+"""What must hold of the task fabric in any run: of each node at any moment, of each outcome, and at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from kernels.tasks import TaskColumns
+from swarm.protocol.spec import Spec
+from swarm.protocol.states import CRASHES_MAX, Status
+from tests.sim.fabric import programs
+from tests.sim.fabric.programs import read_program
+from tests.sim.fabric.truth import shown
+
+if TYPE_CHECKING:
+    from tests.sim.fabric.client import SimClient, Submitted
+    from tests.sim.fabric.node import SimNode
+    from tests.sim.fabric.world import World
+
+ROUNDING = 1e-6
+
+
+# --- at any moment ----------------------------------------------------------------------------------------------------
+
+
+def sound(node: SimNode) -> None:
+    """Nothing is forgotten and nothing counted twice in a node's owner and executor."""
+    owner_sound(node)
+    executor_sound(node)
+
+
+def owner_sound(node: SimNode) -> None:
+    """Each task of each batch is in one state, and something will move it on; the sums are those of the parts."""
+    ownership = node.ownership
+    unfinished = ready = 0
+    out: Counter[int] = Counter()
+    for batch in ownership.batches.values():
+        columns = batch.columns
+        where = f"{node.name}, batch {batch.key[:3].hex()}…{batch.number}"
+        assert columns.ready + columns.dispatched + columns.done + columns.held == columns.count, where
+        assert (batch.finished_at is not None) == (columns.done == columns.count), f"{where}: done, not finished"
+        unfinished += columns.count - columns.done
+        ready += columns.ready
+        for index in range(columns.count):
+            state = columns.state(index)
+            if state == TaskColumns.DISPATCHED:
+                out[columns.token(index)] += 1
+            elif state == TaskColumns.HELD:
+                assert _is_awaited(node, batch, index), f"{where}: task {index} is held, and nobody will release it"
+    assert ownership.unfinished == unfinished, f"{node.name}: {ownership.unfinished} tasks counted, {unfinished} there"
+    assert ownership.waiting == ready, f"{node.name}: {ready} tasks are ready, {ownership.waiting} wait in the queue"
+    assert ownership._bytes >= 0 and ownership._retained_bytes >= 0, node.name
+    dispatches = ownership._dispatches
+    assert {number: one.left for number, one in dispatches.items()} == dict(out), f"{node.name}: {dict(out)}"
+    for executor in ownership.executors.values():
+        mine = {number: one for number, one in dispatches.items() if one.executor is executor}
+        assert mine == executor.dispatches, f"{node.name}: dispatches at {executor.name}"
+        assert executor.ours == sum(one.left for one in mine.values()), f"{node.name}: {executor.name} has {executor}"
+        inflight: Counter[object] = Counter()
+        for one in mine.values():
+            inflight[one.batch.shape] += one.left
+        assert executor.inflight == dict(inflight), f"{node.name}: in flight at {executor.name}"
+        assert executor.others >= 0 and executor.blocked >= 0
+
+
+def _is_awaited(node: SimNode, batch: object, index: int) -> bool:
+    """Whether a held task waits for a timer, for another task, or for its client's word."""
+    ownership = node.ownership
+    if any(value is None for value in batch.deps.values()):  # type: ignore[attr-defined]
+        return True
+    if not batch.spec.rerun and index not in batch.may_start:  # type: ignore[attr-defined]
+        return batch.client is not None  # type: ignore[attr-defined]
+    return any(what == "retry" and value == (batch, index) for _, _, what, value in ownership._timers)
+
+
+def executor_sound(node: SimNode) -> None:
+    """What runs fits into the machine, and what is counted as being here is here."""
+    execution = node.execution
+    waiting = here = 0
+    of: Counter[bytes] = Counter()
+    for run in execution._runs.values():
+        columns = run.columns
+        where = f"{node.name}, run {run.number}"
+        assert columns.ready + columns.dispatched + columns.done + columns.held == columns.count, where
+        assert columns.held == 0, where
+        assert columns.done < columns.count, f"{where} is over, and kept"
+        assert run.left == columns.count - columns.done, (
+            f"{where}: {run.left} counted, {columns.count - columns.done} left"
+        )
+        waiting += columns.ready
+        here += run.left
+        of[run.owner] += run.left
+        slices = {part.token for it in execution.workers.values() for part in it.slices.values() if part.run is run}
+        for start, stop in run.pending():
+            for index in range(start, stop):
+                if columns.state(index - run.first) == TaskColumns.DISPATCHED:
+                    assert columns.token(index - run.first) in slices, f"{where}: no worker has task {index}"
+    assert execution.waiting == waiting, f"{node.name}: {waiting} tasks are ready, {execution.waiting} in the queue"
+    assert execution.others(b"") == here, f"{node.name}: {execution.others(b'')} tasks counted, {here} here"
+    for owner, count in of.items():
+        assert execution.others(owner) == here - count, node.name
+    taken: Counter[str] = Counter()
+    for worker in execution.workers.values():
+        if worker.shape is not None and worker.state != "blocked":
+            for name, amount in worker.shape.needs:
+                taken[name] += amount  # type: ignore[assignment]
+    for name, amount in execution.account.used.items():
+        assert amount >= -ROUNDING, f"{node.name}: {amount} of {name} taken"
+        assert abs(amount - taken[name]) < ROUNDING, f"{node.name}: {amount} of {name} taken, {taken[name]} in use"
+
+
+# --- of each outcome --------------------------------------------------------------------------------------------------
+
+
+def explained(world: World, client: SimClient, batch: Submitted, index: int, status: Status, payload: bytes) -> None:
+    """A task's outcome is what its program, its spec, its client or a fault made of it."""
+    spec, task, truth = batch.spec, (batch.key, index), world.truth
+    begun = truth.begun(task)
+    where = f"{shown(task)} of client {client.number} ended as {status.name}"
+    match status:
+        case Status.OK:
+            truth.check_ok(task, payload)
+        case Status.FAILED:
+            assert any(one.status in (Status.FAILED, Status.RETRY) for one in begun), where
+        case Status.CANCELLED:
+            assert index in batch.cancelled, f"{where}, and nobody cancelled it: {begun}"
+        case Status.TIMEOUT:
+            assert spec.timeout_s is not None, where
+            assert any(one.killed and world.sim.now - one.at >= spec.timeout_s - ROUNDING for one in begun), where
+        case Status.CRASHED:
+            assert not spec.rerun, where
+            assert any(one.worker_died and not one.killed for one in begun), f"{where}: {begun}"
+        case Status.QUARANTINED:
+            crashed = sum(one.worker_died for one in begun)
+            assert spec.rerun and crashed >= CRASHES_MAX, f"{where} after {crashed} crashes: {begun}"
+        case Status.LOST:
+            assert not spec.rerun, where
+            assert world.faults, f"{where}, and nothing had gone wrong"
+        case Status.DEPENDENCY:
+            assert _some_dependency_failed(client, batch), where
+        case Status.EXPIRED:
+            assert spec.deadline is not None and world.wall() >= spec.deadline - ROUNDING, where
+        case Status.REFUSED:
+            too_large = batch.count > world.bounds.tasks_max
+            assert too_large or (spec.python and world.workers_fail), where
+        case _:
+            raise AssertionError(where)
+
+
+def _some_dependency_failed(client: SimClient, batch: Submitted) -> bool:
+    by_key = {one.key: one for one in client.batches.values()}
+    for dep in batch.deps:
+        source = by_key[dep[:12]]
+        ended = source.ended.get(int.from_bytes(dep[12:], "big"))
+        if ended is None or ended[0] != Status.OK or not source.spec.rerun:
+            return True
+    return False
+
+
+# --- at the end -------------------------------------------------------------------------------------------------------
+
+
+def stuck(world: World, clients: list[SimClient], within_s: float) -> str:
+    """Who still waits, for the reader."""
+    lines = [f"{within_s:.0f} s after all faults were over there are tasks without an outcome:"]
+    for client in clients[:3]:
+        link = client.link.identity.name if client.link is not None else "no node"
+        for batch in client.batches.values():
+            if batch.left:
+                left = [index for index in range(batch.count) if index not in batch.ended]
+                lines.append(
+                    f"client {client.number} at {link}: batch {batch.key[:3].hex()}…{batch.number} {batch.spec.name}: "
+                    f"{left[:5]} of {batch.count}, submitted at {batch.at:.2f} s"
+                )
+    for node in world.running():
+        lines.append(
+            f"{node.name}: owns {node.ownership.unfinished}, {node.ownership.waiting} wait, runs {node.execution.running}, "
+            f"{node.execution.load()}, sees {[one.name for one in node.ownership.executors.values()]}"
+        )
+    return "\n".join(lines)
+
+
+def at_rest(world: World) -> None:
+    """When all is done, nobody holds anything any more: no task, no resource, no worker that waits."""
+    for node in world.running():
+        sound(node)
+        assert node.ownership.unfinished == 0, f"{node.name} still owns {node.ownership.unfinished} tasks"
+        assert node.execution.idle, f"{node.name} still runs {list(node.execution.held(node.id).items())[:3]}"
+        assert not any(node.execution.account.used.values()), f"{node.name}: {node.execution.account.used}"
+        assert node.execution.load()["blocked"] == 0, node.name
+        ready = sum(1 for one in node.execution.workers.values() if one.state == "ready" and not one.python)
+        assert ready >= node.execution.slots, f"{node.name} has {ready} workers for {node.execution.slots} slots"
+
+
+def all_ended(world: World) -> None:
+    """Each task of a client that lived to the end has one outcome, and what could only end well did."""
+    for client in world.clients:
+        assert client.session.tasks == 0 and client.session.bytes == 0, (
+            f"client {client.number}: {client.session.tasks}"
+        )
+        for batch in client.batches.values():
+            assert sorted(batch.ended) == list(range(batch.count))
+
+
+def certain(spec: Spec, payload: bytes) -> bool:
+    """Whether a task can only end as OK when nothing goes wrong around it."""
+    program = read_program(payload)
+    return program.what in (programs.FINE, programs.STREAMS) or (
+        program.what == programs.RETRIES and spec.retries >= program.times
+    )

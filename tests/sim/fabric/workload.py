@@ -1,0 +1,112 @@
+"""What simulated clients hand over: batches of every kind, at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from swarm.protocol import ids
+from swarm.protocol.spec import Spec
+from tests.sim.fabric import programs
+from tests.sim.fabric.client import SimClient, Submitted
+from tests.sim.fabric.programs import Program
+from tests.sim.fabric.world import World
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often a batch is of which kind; the rest are plain tasks."""
+
+    once: float = 0.15
+    """Not repeatable."""
+    failing: float = 0.1
+    retried: float = 0.1
+    crashing: float = 0.05
+    hanging: float = 0.05
+    nested: float = 0.1
+    streams: float = 0.05
+    dependent: float = 0.15
+    hungry: float = 0.1
+    """Needs more than a slot, or something that few have."""
+    guests: float = 0.05
+    cancelled: float = 0.15
+    """Given up, some of them, a moment later."""
+    tasks_max: int = 40
+    run_s: float = 0.2
+    """Longest run time of a usual task."""
+
+
+class Workload:
+    """Hands random batches of a mix to the clients of a world."""
+
+    def __init__(self, world: World, mix: Mix) -> None:
+        self.world = world
+        self.mix = mix
+        self.rng = Random(f"workload {world.seed}")
+
+    def one(self, client: SimClient) -> Submitted:
+        """One batch."""
+        rng, mix = self.rng, self.mix
+        options: dict[str, Any] = {"priority": rng.choice((0, 1, 1, 1, 2, 3)), "nice": rng.choice((0, 0, 0, -5, 7))}
+        count = 1 + int(rng.random() ** 3 * mix.tasks_max)
+        run_s = mix.run_s * rng.random() ** 3
+        what, times = programs.FINE, 0
+        deps: list[bytes] = []
+        kind = rng.random()
+        for name in ("failing", "retried", "crashing", "hanging", "nested", "streams"):
+            kind -= getattr(mix, name)
+            if kind < 0:
+                what, times, count = self._program(name, options, count)
+                break
+        if rng.random() < mix.once and not options.get("retries"):
+            options["rerun"] = False
+            count = min(count, 8)
+        if rng.random() < mix.hungry:
+            options["needs"] = rng.choice(({"cpu": 2.0}, {"cpu": 0.5}, {"memory": 600.0}, {"gpu": 1}, {"cpu": 0}))
+        if rng.random() < mix.guests:
+            options["python"] = "guest"
+        if rng.random() < mix.dependent:
+            # What has ended already is passed as a value, as the client does.
+            sources = [one for one in client.batches.values() if one.left][-6:]
+            for source in rng.sample(sources, min(len(sources), 1 + int(rng.random() * 2))):
+                open_rows = [row for row in range(source.count) if row not in source.ended]
+                deps.append(ids.task_id(source.key, rng.choice(open_rows)))
+            count = 1 if deps else count
+        if rng.random() < 0.05:
+            options["deadline"] = self.world.wall() + rng.random() * 3
+        if what != programs.HANGS and rng.random() < 0.05:
+            options["timeout_s"] = 0.05 + run_s
+        spec = Spec("call", ("name", "m:f", what), f"{what}{len(client.batches) + 1}", **options)
+        payloads = [Program(what, run_s * (0.5 + rng.random()), times).encode() for _ in range(count)]
+        batch = client.submit(spec, payloads, deps)
+        if rng.random() < mix.cancelled:
+            self._give_up_later(client, batch, rng.random() * 1.5)
+        return batch
+
+    def _program(self, name: str, options: dict[str, Any], count: int) -> tuple[str, int, int]:
+        rng = self.rng
+        if name == "failing":
+            return programs.FAILS, 0, count
+        if name == "retried":
+            options |= {"retries": int(rng.random() * 4), "backoff_s": (0.01, 2.0, 0.5)}
+            return programs.RETRIES, 1 + int(rng.random() * 3), count
+        if name == "crashing":
+            return programs.CRASHES, 1 + int(rng.random() * 4), min(count, 4)
+        if name == "hanging":
+            options["timeout_s"] = 0.05 + rng.random()
+            return programs.HANGS, 0, min(count, 3)
+        if name == "nested":
+            return programs.NESTS, 1 + int(rng.random() * 2), min(count, 8)
+        options["stream"] = True
+        return programs.STREAMS, int(rng.random() * 6), min(count, 6)
+
+    def _give_up_later(self, client: SimClient, batch: Submitted, after_s: float) -> None:
+        rng = self.rng
+        ranges = None
+        if rng.random() < 0.5:
+            start = int(rng.random() * batch.count)
+            ranges = [(start, start + 1 + int(rng.random() * (batch.count - start)))]
+            ranges = [(start, min(stop, batch.count)) for start, stop in ranges]
+        kill = rng.random() < 0.8
+        client.host.call_later(after_s, lambda: client.cancel(batch, ranges, kill=kill))
