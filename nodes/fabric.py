@@ -132,6 +132,8 @@ class Fabric:
         self._wall = wall or time.time
         self._local = ownership.executors[me]
         self._nodes: dict[bytes, Link] = {}
+        self._spare: dict[bytes, list[Link]] = {}
+        """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
         self._boots: dict[bytes, bytes] = {}
         self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
@@ -198,8 +200,10 @@ class Fabric:
         if known is not None and known.up:
             # Both sides dialled at once, or the peer came back before its old link was seen to be down.
             if known.boot == link.boot:
+                self._spare.setdefault(peer, []).append(known)
                 return
             known.close("replaced by a link to its next process")
+        self._spare.pop(peer, None)
         for timers in (self._grace, self._leases):
             handle = timers.pop(peer, None)
             if handle is not None:
@@ -209,9 +213,7 @@ class Fabric:
             self._undelivered.pop(peer, None)
             self.execution.owner_lost(now, peer)
             self.ownership.executor_lost(now, peer, "link")
-        elif (
-            peer in self.ownership.executors and self.ownership.executors[peer].dispatches and self.queries is not None
-        ):
+        else:
             self._resync(link)
         self._boots[peer] = link.boot
         for told in self._undelivered.pop(peer, OrderedDict()).values():
@@ -233,6 +235,8 @@ class Fabric:
                     self.direct.client_gone(key)
                 self._turn()
             return
+        if self._lost_one_of_several(peer, link):
+            return
         if self._nodes.get(peer) is not link:
             return
         del self._nodes[peer]
@@ -246,6 +250,24 @@ class Fabric:
             self._grace[peer] = self._loop.call_later(LINK_GRACE_S, self._grace_over, peer)
             self._around.connect(peer)
         self._leases[peer] = self._loop.call_later(OWNER_LEASE_S, self._lease_over, peer)
+
+    def _lost_one_of_several(self, peer: bytes, link: Link) -> bool:
+        """Whether there is another link to the peer's process. What was on its way on this one is lost all the same."""
+        spare = self._spare.get(peer, [])
+        if link in spare:
+            spare.remove(link)
+        elif self._nodes.get(peer) is link and spare:
+            self._nodes[peer] = spare.pop()
+        else:
+            return False
+        if not spare:
+            self._spare.pop(peer, None)
+        current = self._nodes[peer]
+        if not self.closed and current.up:
+            self._load_sent.pop(peer, None)
+            self._resync(current)
+            self._turn()
+        return True
 
     def link_writable(self, link: Link) -> None:
         """The peer consumes again."""
@@ -343,9 +365,9 @@ class Fabric:
                 handle.cancel()
         self.ownership.executor_lost(now, node, why)
         self.execution.owner_lost(now, node)
-        link = self._nodes.get(node)
-        if link is not None:
-            link.close(f"the member is {why}")
+        for link in (self._nodes.get(node), *self._spare.pop(node, ())):
+            if link is not None:
+                link.close(f"the member is {why}")
         self._turn()
 
     def _grace_over(self, node: bytes) -> None:
@@ -360,13 +382,18 @@ class Fabric:
         self._turn()
 
     def _resync(self, link: Link) -> None:
-        """The link to an executor was down for a moment: what it no longer knows of was lost on the way."""
+        """A link to an executor was down for a moment: what it no longer knows of was lost on the way."""
         peer = link.identity.id
+        executor = self.ownership.executors.get(peer)
+        if executor is None or not executor.dispatches:
+            return
+        # What is handed over from now on may reach it after the question.
+        sent = frozenset(executor.dispatches)
 
         def answered(value: Any, error: Any) -> None:
             if error is None and isinstance(value, dict) and isinstance(value.get("held"), list):
                 held = {number: _ranges(parts) or [] for number, parts in value["held"]}
-                self.ownership.executor_relinked(self._now(), peer, held)
+                self.ownership.executor_relinked(self._now(), peer, held, sent)
                 self._turn()
 
         self.ask(link, "dispatches", {}, answered)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,8 @@ class Batch:
     submitted_wall: float
     expires_at: float | None = None
     cancelled: list[tuple[int, int]] = field(default_factory=list)
+    killed: list[tuple[int, int]] = field(default_factory=list)
+    """Those of the cancelled that shall be ended where they run."""
     retries: dict[int, int] = field(default_factory=dict)
     may_start: set[int] = field(default_factory=set)
     """Indices of a batch that is not repeatable whose start the client has granted."""
@@ -255,13 +257,24 @@ class Ownership:
         it.ours = 0
         self._pump(now)
 
-    def executor_relinked(self, now: float, node: bytes, held: Mapping[int, list[tuple[int, int]]]) -> None:
-        """A link to an executor is back. `held` is what it still has, by dispatch; a report of the rest was lost."""
+    def executor_relinked(
+        self,
+        now: float,
+        node: bytes,
+        held: Mapping[int, list[tuple[int, int]]],
+        asked: Collection[int] | None = None,
+    ) -> None:
+        """A link to an executor is back. `held` is what it still has, by dispatch; a report of the rest was lost.
+
+        `asked` are the dispatches that were out when it was asked; None: all that are out now.
+        """
         it = self._executors.get(node)
         if it is None:
             return
         for number in sorted(it.dispatches):
             dispatch = it.dispatches[number]
+            if asked is not None and number not in asked:
+                continue
             here = held.get(number, [])
             lost = [
                 index
@@ -272,6 +285,10 @@ class Ownership:
             if lost:
                 self._rows_lost(now, dispatch, lost, "a report was lost on the way")
                 self._returned(dispatch, len(lost))
+            given_up = dispatch.batch.killed
+            if given_up and number in it.dispatches:
+                # That the client wants them ended may have been lost as well.
+                self._recall(dispatch, given_up, True)
         self._pump(now)
 
     @staticmethod
@@ -383,6 +400,8 @@ class Ownership:
             return
         wanted = ranges if ranges is not None else [(0, batch.calls.count)]
         batch.cancelled.extend(wanted)
+        if kill:
+            batch.killed.extend(wanted)
         ended: list[tuple[int, int, bytes | memoryview]] = []
         payload = said("the task was cancelled", "", batch.spec)
         dispatched: set[int] = set()
