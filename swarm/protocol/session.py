@@ -5,7 +5,8 @@ used is gone. Batches that may not be repeated begin only with the session's gra
 and not reported when a node went away ends as LOST, never twice.
 
 A batch that is handed over again names the tasks that have ended (``k``), so that they are not run again. One whose
-results others wait for is kept until those have ended, since the next node knows nothing of it.
+results others wait for is kept until those have ended, with all that it depended on itself, since the next node knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -312,12 +313,19 @@ class Session:
         del self._batches[batch.number]
         if batch.pinned:
             self._kept[batch.number] = batch
-        for source, row in list(self._sources(batch)):
-            source.pinned[row] -= 1
-            if not source.pinned[row]:
-                del source.pinned[row]
-                if not source.pinned:
-                    self._kept.pop(source.number, None)
+        else:
+            self._unpin(batch)
+
+    def _unpin(self, batch: Handed) -> None:
+        """Nobody asks for a batch again: nor, for its sake, for those that it depends on, if they have ended too."""
+        over = [batch]
+        while over:
+            for source, row in list(self._sources(over.pop())):
+                source.pinned[row] -= 1
+                if not source.pinned[row]:
+                    del source.pinned[row]
+                    if not source.pinned and self._kept.pop(source.number, None) is not None:
+                        over.append(source)
 
     def _grant(self, header: dict[str, Any]) -> None:
         batch = self._batches.get(self._number(header))
