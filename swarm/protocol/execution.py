@@ -757,6 +757,8 @@ class Execution:
                 self._requeue(part.run, part.start + new_end, part.start + old_end)
 
     def _requeue(self, run: Run, start: int, stop: int) -> None:
+        if run.number not in self._runs:
+            return  # Its owner was lost meanwhile: nobody wants them.
         for index in range(start, stop):
             run.columns.release(index - run.first)
         self._push(run, stop - start)
