@@ -39,6 +39,8 @@ def owner_sound(node: SimNode) -> None:
         where = f"{node.name}, batch {batch.key[:3].hex()}…{batch.number}"
         assert columns.ready + columns.dispatched + columns.done + columns.held == columns.count, where
         assert (batch.finished_at is not None) == (columns.done == columns.count), f"{where}: done, not finished"
+        if batch.finished_at is not None:
+            continue
         unfinished += columns.count - columns.done
         ready += columns.ready
         for index in range(columns.count):

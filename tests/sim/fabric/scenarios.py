@@ -51,6 +51,10 @@ SCHEDULES: dict[str, Schedule] = {
     "pauses": Schedule(faults={"pause": 0.5}, nodes=(2, 5), seconds=12.0, batches_per_s=2.5),
     "drains": Schedule(faults={"drain": 0.4, "start": 0.6}, nodes=(2, 5), seconds=10.0),
     "clients": Schedule(faults={"client": 0.5, "lone-client": 0.3, "mend": 0.2}, nodes=(1, 4), clients=(2, 4)),
+    "apart": Schedule(
+        faults={"lone-client": 0.2, "mend": 0.07, "break": 0.2}, nodes=(1, 3), clients=(1, 3), seconds=30.0,
+        batches_per_s=1.0,
+    ),
     "full": Schedule(bounds=Bounds(tasks_max=30, retention_s=1.0, retained_max=5), batches_per_s=8.0),
     "nests": Schedule(Mix(nested=0.8, once=0.05, tasks_max=8), {"break": 0.3, "kill": 0.1, "start": 0.3}, nodes=(1, 3)),
     "chains": Schedule(Mix(dependent=0.8, failing=0.05), {"break": 0.5, "kill": 0.15, "start": 0.5}, nodes=(2, 4)),

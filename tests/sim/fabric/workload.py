@@ -80,7 +80,9 @@ class Workload:
         spec = Spec("call", ("name", "m:f", what), f"{what}{len(client.batches) + 1}", **options)
         payloads = [Program(what, run_s * (0.5 + rng.random()), times).encode() for _ in range(count)]
         batch = client.submit(spec, payloads, deps)
-        if rng.random() < mix.cancelled:
+        if what == programs.HANGS and "timeout_s" not in options:
+            client.host.call_later(0.1 + rng.random() * 1.5, client.cancel, batch)
+        elif rng.random() < mix.cancelled:
             self._give_up_later(client, batch, rng.random() * 1.5)
         return batch
 
@@ -94,7 +96,8 @@ class Workload:
         if name == "crashing":
             return programs.CRASHES, 1 + int(rng.random() * 4), min(count, 4)
         if name == "hanging":
-            options["timeout_s"] = 0.05 + rng.random()
+            if rng.random() < 0.6:
+                options["timeout_s"] = 0.05 + rng.random()
             return programs.HANGS, 0, min(count, 3)
         if name == "nested":
             return programs.NESTS, 1 + int(rng.random() * 2), min(count, 8)
