@@ -235,8 +235,16 @@ class Fabric:
                     self.direct.client_gone(key)
                 self._turn()
             return
-        if self._lost_one_of_several(peer, link):
-            return
+        # Of several links to one process none is used any further when one is lost: which messages that cost, the next
+        # link tells, which both sides begin together.
+        spare = self._spare.pop(peer, [])
+        if link in spare:
+            self._nodes[peer].close("another link to the same process was lost")
+        if link in spare or self._nodes.get(peer) is link:
+            for other in spare:
+                other.close("another link to the same process was lost")
+        elif spare:
+            self._spare[peer] = spare
         if self._nodes.get(peer) is not link:
             return
         del self._nodes[peer]
@@ -250,24 +258,6 @@ class Fabric:
             self._grace[peer] = self._loop.call_later(LINK_GRACE_S, self._grace_over, peer)
             self._around.connect(peer)
         self._leases[peer] = self._loop.call_later(OWNER_LEASE_S, self._lease_over, peer)
-
-    def _lost_one_of_several(self, peer: bytes, link: Link) -> bool:
-        """Whether there is another link to the peer's process. What was on its way on this one is lost all the same."""
-        spare = self._spare.get(peer, [])
-        if link in spare:
-            spare.remove(link)
-        elif self._nodes.get(peer) is link and spare:
-            self._nodes[peer] = spare.pop()
-        else:
-            return False
-        if not spare:
-            self._spare.pop(peer, None)
-        current = self._nodes[peer]
-        if not self.closed and current.up:
-            self._load_sent.pop(peer, None)
-            self._resync(current)
-            self._turn()
-        return True
 
     def link_writable(self, link: Link) -> None:
         """The peer consumes again."""
@@ -584,8 +574,8 @@ class Fabric:
             except LinkOverflow as error:
                 self._around.fact(Fact("link.overflow", {"reach": link.reach}, {"peer": link.identity.name}))
                 link.close(f"overflow: {error}"[:200])
-        if it.kind in (Kind.OUTCOMES, Kind.EVENT) and it.to in self._leases:
-            # The owner may be back in a moment; then it wants what ended meanwhile.
+        if it.kind in (Kind.OUTCOMES, Kind.EVENT) and (it.to in self._leases or it.to in self._nodes):
+            # The link is down, or about to be told so. The owner may be back in a moment; then it wants what ended meanwhile.
             waiting = self._undelivered.setdefault(it.to, OrderedDict())
             waiting[len(waiting)] = it
             if len(waiting) > UNDELIVERED_COUNT_MAX:

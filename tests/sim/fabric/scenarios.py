@@ -44,7 +44,10 @@ class Schedule:
 SCHEDULES: dict[str, Schedule] = {
     "work": Schedule(),
     "workers": Schedule(start_fails=0.1, dies=0.03, bounds=Bounds(recycle_tasks=7, recycle_age_s=2.0)),
-    "once": Schedule(Mix(once=0.9, nested=0.02), {"break": 1.0, "kill": 0.15, "again": 0.5}, nodes=(2, 5), dies=0.02),
+    "once": Schedule(
+        Mix(once=0.9, nested=0.02, run_s=0.8),
+        {"break": 1.5, "again": 0.5, "kill": 0.3, "start": 0.6, "cut": 0.1, "mend": 0.5}, nodes=(2, 5), dies=0.02,
+    ),
     "links": Schedule(faults={"break": 2.0, "again": 1.0}, nodes=(2, 5), loss=0.02),
     "cuts": Schedule(faults={"cut": 0.4, "one-way": 0.4, "mend": 0.3}, nodes=(2, 5), seconds=12.0, batches_per_s=2.5),
     "kills": Schedule(faults={"kill": 0.4, "power": 0.2, "start": 0.6}, nodes=(2, 5), seconds=10.0),
