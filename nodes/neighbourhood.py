@@ -92,6 +92,7 @@ class Neighbourhood:
         self._trust_timer: asyncio.TimerHandle | None = None
         self._dials: dict[bytes, asyncio.Task[None]] = {}
         self._published: set[bytes] = set()
+        self._cut: set[tuple[bytes, bytes | None]] = set()
         self._members: dict[bytes, Member] = {}
         self._closing = False
         self.addresses: tuple[Address, ...] = ()
@@ -117,8 +118,9 @@ class Neighbourhood:
             incarnation=self._load_incarnation(),
             info=self._handler.own_info(),
         )
-        self._membership = Membership(own, self._rng, self._verify, notice_ok=self._notice_ok)
+        self._membership = Membership(own, self._rng, self._verify, notice_ok=self._fleet.trust.vouched)
         self._membership.start(self._now())
+        self._cut.update((entry.id, entry.serial) for entry in self._fleet.trust.entries())
         for blob in self._fleet.trust.revocations():
             self._publish(blob)
         self._poll_trust()
@@ -290,6 +292,13 @@ class Neighbourhood:
             raise Untrusted("revoked", f"{identity.name} was revoked", "")
         return identity
 
+    def _identity(self, member: Member) -> Identity | None:
+        """What a member's certificate says, None if it counts no longer."""
+        try:
+            return self._verify(member.certificate)
+        except Untrusted:
+            return None
+
     def _tell_info(self) -> None:
         self._info_timer = None
         if self._membership is not None and not self._closing:
@@ -298,24 +307,25 @@ class Neighbourhood:
 
     # --- trust --------------------------------------------------------------------------------------------------------
 
-    def _notice_ok(self, blob: bytes) -> bool:
-        return blob in set(self._fleet.trust.revocations())
-
     def _noticed(self, blob: bytes) -> None:
         """A revocation came by gossip."""
         try:
-            revoked = self._fleet.trust.apply_revocation(blob)
+            self._fleet.trust.apply_revocation(blob)
         except Untrusted as error:
             self._handler.fact(Fact("notice.refused", {"reason": error.reason}, {}))
             return
-        if revoked is not None:
-            self._expel(revoked)
+        self._cut_off()
 
-    def _expel(self, node: bytes) -> None:
-        self._handler.fact(Fact("member.revoked", {}, {"id": node.hex()}))
-        member = self._members.get(node)
-        if self._membership is not None and (member is None or self._fleet.trust.revoked(node)):
-            self._membership.expel(self._now(), node)
+    def _cut_off(self) -> None:
+        """Expel whoever is revoked by now; what was revoked is told once."""
+        for entry in self._fleet.trust.entries():
+            if (entry.id, entry.serial) in self._cut:
+                continue
+            self._cut.add((entry.id, entry.serial))
+            self._handler.fact(Fact("member.revoked", {}, {"id": entry.id.hex(), "reason": entry.reason}))
+            member = self._members.get(entry.id)
+            if self._membership is not None and (member is None or self._identity(member) is None):
+                self._membership.expel(self._now(), entry.id)
 
     def _publish(self, blob: bytes) -> None:
         if self._membership is not None and blob not in self._published:
@@ -324,8 +334,7 @@ class Neighbourhood:
 
     def trust_changed(self) -> None:
         """This very process revoked somebody."""
-        for entry in self._fleet.trust.entries():
-            self._expel(entry.id)
+        self._cut_off()
         for blob in self._fleet.trust.revocations():
             self._publish(blob)
         self._turn()
@@ -334,8 +343,7 @@ class Neighbourhood:
         """Another process of this home (`swarm fleet revoke`) may have written something."""
         try:
             if self._fleet.refresh():
-                for entry in self._fleet.trust.entries():
-                    self._expel(entry.id)
+                self._cut_off()
         except FleetError as error:
             self._handler.fact(Fact("fleet.unreadable", {}, {"error": str(error)}))
         for blob in self._fleet.trust.revocations():
@@ -372,7 +380,9 @@ class Neighbourhood:
             member = self._members.get(node)
             if member is None or member.state not in (State.ALIVE, State.SUSPECT):
                 return
-            identity = self._verify(member.certificate)
+            identity = self._identity(member)
+            if identity is None:
+                return
             addresses = dict.fromkeys((member.address, *member.addresses))
             for host, port in addresses:
                 endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -148,6 +148,15 @@ class Trust:
         self.on_change()
         return None if was else entry.id
 
+    def vouched(self, blob: bytes) -> bool:
+        """Whether a revocation is one that would count here, so that it may be handed on. Takes nothing in."""
+        if blob in self._revocations:
+            return True
+        try:
+            return self._counts(read_revocation(blob, self.fleet))
+        except Untrusted:
+            return False
+
     def apply_revocations(self, blobs: Iterable[bytes]) -> list[bytes]:
         """Take in many, as push-pull brings them: one count and one ``on_change`` for all. Returns the ids that are
         news, sorted.
