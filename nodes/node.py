@@ -73,6 +73,8 @@ class Node:
         self._stack = AsyncExitStack()
         self._lag_s = 0.0
         self._lan = False
+        self._one_by_one: set[str] | None = None
+        """LAN addresses listened at, where the node listened on loopback first."""
         self._discovery: Any = None
         self._finished = asyncio.Event()
 
@@ -206,8 +208,7 @@ class Node:
             chosen = int(first.rpartition(":")[2])
             try:
                 for host in hosts[1:]:
-                    with contextlib.suppress(OSError):
-                        await self.zmq_links.listen(endpoint_of(host, chosen))
+                    await self._listen_also(host, chosen)
                 await self.neighbourhood.open(hosts, chosen, ())
                 return chosen
             except OSError:
@@ -220,6 +221,16 @@ class Node:
                 if port or attempt == 7:
                     raise
         raise AssertionError
+
+    async def _listen_also(self, host: str, port: int) -> None:
+        """Listen at one more address. OSError when the port is in use there; an address that can not be had (no IPv6
+        here, gone again) is left out."""
+        try:
+            await self.zmq_links.listen(endpoint_of(host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            self.fact(Fact("listen.refused", {}, {"host": host, "port": port, "error": error.strerror or str(error)}))
 
     def listen_hosts(self) -> list[str]:
         """Where to listen, as addresses: loopback until a second machine is asked for."""
@@ -258,11 +269,26 @@ class Node:
             return
         (self.home.fleet_dir / LAN_MARK).touch(mode=0o600)
         hosts = self.listen_hosts()
-        for host in interface_addresses(self.settings):
-            with contextlib.suppress(OSError):
-                await self.zmq_links.listen(endpoint_of(host, self.port))
+        self._one_by_one = set()
+        await self._listen_one_by_one()
         await self.neighbourhood.rebind(hosts, self.port, self.addresses())
         await self._discover()
+
+    async def _listen_one_by_one(self) -> None:
+        """Listen at the LAN addresses that are new: where loopback is bound, all of them at once can not be."""
+        if self._one_by_one is None:
+            return
+        for host in interface_addresses(self.settings):
+            if host not in self._one_by_one:
+                self._one_by_one.add(host)
+                try:
+                    await self._listen_also(host, self.port)
+                except OSError as error:
+                    self.fact(Fact("listen.refused", {}, {"host": host, "port": self.port, "error": str(error)}))
+
+    def _addresses_changed(self) -> None:
+        self._listening = self.loop.create_task(self._listen_one_by_one())
+        self.neighbourhood.set_addresses(self.addresses())
 
     async def _discover(self) -> None:
         from transport.discovery import Discovery
@@ -294,7 +320,7 @@ class Node:
             cache=PeerCache(self.directory / "peers"),
             directory=self.home.runtime,
             presence=presence,
-            on_addresses=lambda found: self.neighbourhood.set_addresses(self.addresses()),
+            on_addresses=lambda found: self._addresses_changed(),
             on_event=lambda name, facts: self.fact(Fact(f"discovery.{name}", {}, dict(facts))),
         )
         await self._discovery.open()

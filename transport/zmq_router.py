@@ -24,6 +24,8 @@ from transport.zmq_sockets import NOBLOCK, Drained, configure, in_parts, receive
 
 _MONITORED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _IGNORED_MAX = 4096
+_BACKLOG = 128
+_ALL_OF_IPV6 = "tcp://[::]:"
 _CUT_AFTER_S = 0.25
 """Time for the refusal to reach the peer before its connection is cut."""
 
@@ -70,13 +72,19 @@ class Router:
         switch.on_tick.append(self._tick)
 
     def bind(self, endpoint: str) -> str:
-        """Listen at one more endpoint (``tcp://127.0.0.1:*``, ``tcp://[::]:4040``). Raises OSError, for a port in use
-        say."""
+        """Listen at one more endpoint (``tcp://127.0.0.1:*``, ``tcp://[::]:4040``; the latter is IPv6 only, so that all
+        of IPv4 can be listened at beside it). Raises OSError, for a port in use say."""
         self._socket.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
+        listener = _listen_on_all_of_ipv6(endpoint) if endpoint.startswith(_ALL_OF_IPV6) else -1
         try:
+            self._socket.setsockopt(zmq.USE_FD, listener)
             self._socket.bind(endpoint)
         except ZMQError as error:
+            if listener >= 0:
+                os.close(listener)
             raise OSError(error.errno, f"{os.strerror(error.errno or 0)}", endpoint) from None
+        finally:
+            self._socket.setsockopt(zmq.USE_FD, -1)
         actual = bytes(self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode("ascii")
         self._ports.add(int(actual.rpartition(":")[2]))
         return actual
@@ -321,6 +329,18 @@ class RoutedWire:
 
     def _lost(self) -> None:
         self.channel.lost("disconnected")
+
+
+def _listen_on_all_of_ipv6(endpoint: str) -> int:
+    """A listening descriptor for ZeroMQ, which would take the port in IPv4 too. Raises OSError."""
+    port = endpoint[len(_ALL_OF_IPV6) :]
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
+        bound.bind(("::", 0 if port == "*" else int(port)))
+        bound.listen(_BACKLOG)
+        return bound.detach()
 
 
 def _address(head: zmq.Frame) -> str:

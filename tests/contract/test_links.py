@@ -583,6 +583,25 @@ def test_an_endpoint_in_use_is_said(run: Run, world: MakeWorld) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("reach", ["zmq"])
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_all_of_ipv4_and_all_of_ipv6_are_listened_at_on_one_port(run: Run, world: MakeWorld) -> None:
+    async def main() -> None:
+        async with world() as w:
+            for hosts in (("0.0.0.0", "[::]"), ("[::]", "0.0.0.0")):  # noqa: S104 -- that is what is asked
+                far, near = w.peer("anna"), w.peer("bert")
+                port = (await far.links.listen(f"tcp://{hosts[0]}:*")).rpartition(":")[2]
+                await far.links.listen(f"tcp://{hosts[1]}:{port}")
+                for host in ("127.0.0.1", "[::1]"):
+                    link = await near.links.connect(f"tcp://{host}:{port}", server_key=far.key)
+                    link.send(host.encode())
+                await until(lambda far=far: len(far.seen.links) == 2)
+                with pytest.raises(OSError, match="in use"):
+                    await w.peer("carl").links.listen(f"tcp://[::]:{port}")
+
+    run(main())
+
+
 @pytest.mark.parametrize("reach", ["stream"])
 def test_a_directory_that_others_may_enter_is_refused(run: Run, world: MakeWorld, short_directory: Path) -> None:
     async def main() -> None:
