@@ -10,7 +10,10 @@ treatment of hearsay about the dead as HashiCorp's memberlist does it. What is o
 * Time in which the node itself did not run (a stopped process, a sleeping laptop) counts against nobody: what was
   pending is postponed by the gap, and the own health is poorer for it.
 * A fleet cut in two finds itself again: dead members are tried now and then, fleet-wide at one rate.
-* Hearsay in a push-pull kills nobody, it only raises suspicion: else a healed cut would bury the living.
+* Hearsay kills only whom this node has suspected itself for long enough to hear a refutation; else it raises suspicion,
+  and this node looks for itself. Else a healed cut would bury the living: who was cut off has much to say of the dead.
+* Nobody is buried on old evidence: an accuser looks once more before the suspicion ends. Whoever was cut off has a poor
+  own health, and so probes too rarely to find out in time that those it suspects are there again.
 """
 
 from __future__ import annotations
@@ -260,7 +263,7 @@ class Membership:
     def _slept(self, now: float, gap: float) -> None:
         self._timers.postpone(_JUDGING, gap)
         for id in sorted(self._suspicions):
-            self._suspicions[id].began += gap
+            self._suspicions[id].postpone(gap)
         self._health.worse(2 if gap > self._config.period_s else 1)
         self._outbox.fact("membership.late", value=gap)
         if gap > 2 * self._config.period_s:

@@ -105,6 +105,11 @@ class Prober:
         self._timers.at(now + period, Timer.PROBE_END, number)
         self._ping(peer, number)
 
+    def insist(self, now: float, peer: Peer) -> None:
+        """Asks one member now, although a question to it may be out already, and has others ask."""
+        self.probe(now, peer)
+        self.help(now, self._probing[peer.id])
+
     def help(self, now: float, number: int) -> None:
         """No answer in time: ask some others to ask, and ask again on another address of the target if it has one."""
         probe = self._probes.get(number)

@@ -11,7 +11,7 @@ class Suspicion:
     """A member that did not answer somebody. Every further independent accuser shortens the time until it is dead:
     the first accuser may be at fault itself, so its word alone counts least (Lifeguard, section 4.2)."""
 
-    __slots__ = ("accusers", "began", "incarnation", "max_s", "min_s", "needed")
+    __slots__ = ("accusers", "began", "condemned", "incarnation", "looked", "max_s", "min_s", "needed")
 
     def __init__(self, incarnation: int, began: float, needed: int, min_s: float, max_s: float) -> None:
         self.incarnation = incarnation
@@ -21,6 +21,10 @@ class Suspicion:
         self.min_s = min_s
         self.max_s = max_s
         self.accusers: list[bytes] = []
+        self.condemned = False
+        """Somebody else has seen its own suspicion through to the end."""
+        self.looked: float | None = None
+        """When this node looked for the last time before the end."""
 
     def accuse(self, accuser: bytes) -> bool:
         """Counts an accuser; True if it is a new one and still matters."""
@@ -33,10 +37,22 @@ class Suspicion:
     def deadline(self) -> float:
         """When the member is dead unless it refutes."""
         confirmed = max(len(self.accusers) - 1, 0)
-        if confirmed >= self.needed:
+        if confirmed >= self.needed or self.condemned:
             return self.began + self.min_s
         fraction = math.log(confirmed + 1) / math.log(self.needed + 1)
         return self.began + max(self.min_s, self.max_s - fraction * (self.max_s - self.min_s))
+
+    def renew(self, now: float, accusers: list[bytes]) -> None:
+        """Starts anew, with these accusers."""
+        self.began = now
+        self.accusers = accusers
+        self.condemned = False
+        self.looked = None
+
+    def postpone(self, gap_s: float) -> None:
+        """This node did not run for so long: that counts against nobody."""
+        self.began += gap_s
+        self.looked = None
 
 
 class LocalHealth:

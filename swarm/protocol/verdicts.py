@@ -113,6 +113,8 @@ class Verdicts:
                 self.alive(now, update, sender)
             return
         if id == self._own.id:
+            if incarnation < self._own.peer.incarnation:
+                self._remind(sender, tag)
             self.refute(now, incarnation, _ABOUT[tag])
             return
         peer = self._table.get(id)
@@ -127,7 +129,7 @@ class Verdicts:
         if tag == wire.SUSPECT:
             self.accuse(now, peer, update[3])
         elif tag == wire.DEAD:
-            self.bury(now, peer, State.DEAD)
+            self._condemned(now, peer, update[3])
         else:
             self.bury(now, peer, State.LEFT)
 
@@ -250,18 +252,47 @@ class Verdicts:
                     delay = self._config.period(self._count) * self._config.probe_timeout_fraction * self._rng.random()
                     self._timers.at(now + delay, Timer.CONFIRM, peer.id)
         if news:
-            self._timers.at(suspicion.deadline, Timer.SUSPICION, peer.id)
+            self._timers.at(self._due(suspicion), Timer.SUSPICION, peer.id)
             self._outbox.spread(now, peer.id, wire.suspect(peer.id, peer.incarnation, suspicion.accusers))
 
+    def _condemned(self, now: float, peer: Peer, accuser: bytes) -> None:
+        """Another member says that a live one is dead. That counts here if this node has suspected it for long enough
+        to have heard a refutation; else it is an accusation, by somebody whose suspicion is over."""
+        suspicion = self._suspicions.get(peer.id)
+        patience_s = 2 * self._config.spread_s(self._count)
+        if suspicion is not None and suspicion.incarnation == peer.incarnation and now - suspicion.began >= patience_s:
+            self.bury(now, peer, State.DEAD)
+            return
+        self.accuse(now, peer, [accuser])
+        suspicion = self._suspicions[peer.id]
+        if not suspicion.condemned:
+            suspicion.condemned = True
+            self._timers.at(self._due(suspicion), Timer.SUSPICION, peer.id)
+            self._prober.probe(now, peer)
+
+    def _due(self, suspicion: Suspicion) -> float:
+        """When something is to be done about a suspicion: a period before its end its accuser looks once more."""
+        if self._own.id not in suspicion.accusers:
+            return suspicion.deadline
+        look_s = self._config.period(self._count)
+        if suspicion.looked is None:
+            return suspicion.deadline - look_s
+        return max(suspicion.deadline, suspicion.looked + look_s)
+
     def suspicion_due(self, now: float, id: bytes) -> None:
-        """The time to refute is over, unless the suspicion was postponed."""
+        """The time to refute is over, unless the suspicion was postponed, or this node has yet to look once more."""
         suspicion = self._suspicions.get(id)
         if suspicion is None:
             return
-        if suspicion.deadline > now + 1e-6:
-            self._timers.at(suspicion.deadline, Timer.SUSPICION, id)
-            return
         peer = self._table.at(id)
+        due = self._due(suspicion)
+        if due <= now + 1e-6 and suspicion.looked is None and self._own.id in suspicion.accusers:
+            suspicion.looked = now
+            self._prober.insist(now, peer)
+            due = self._due(suspicion)
+        if due > now + 1e-6:
+            self._timers.at(due, Timer.SUSPICION, id)
+            return
         self.bury(now, peer, State.DEAD)
         # It may only be cut off one way, or stopped: when it wakes it finds this and refutes.
         self._outbox.send(peer, wire.GOSSIP, None, [self.statement(peer)], rumours=False)
@@ -291,6 +322,14 @@ class Verdicts:
         if about in ("dead", "rows"):
             self._doubt(now)
 
+    def _remind(self, sender: bytes, tag: int) -> None:
+        """A member says what was refuted before: it was told then, and has not heard it. It is told again."""
+        peer = self._table.get(sender)
+        if peer is not None:
+            peer.told = (0, 0)
+            if tag != wire.SUSPECT and not self._own.leaving:
+                self._outbox.send(peer, wire.GOSSIP, None)
+
     def _doubt(self, now: float) -> None:
         """This node was out of touch, so it was perhaps its own fault that it heard nothing of those it suspects; and
         those it accused meanwhile were told to ignore it, so they never refuted. All of it starts anew, and verdicts
@@ -299,8 +338,7 @@ class Verdicts:
             self._outbox.hush(id)
         for id in sorted(self._suspicions):
             suspicion = self._suspicions[id]
-            suspicion.began = now
-            suspicion.accusers = [self._own.id]
+            suspicion.renew(now, [self._own.id])
             self._outbox.hush(id)
-            self._timers.at(suspicion.deadline, Timer.SUSPICION, id)
+            self._timers.at(self._due(suspicion), Timer.SUSPICION, id)
             self._prober.probe(now, self._table.at(id))

@@ -18,6 +18,8 @@ HEAL_S = 8.0
 """A cut is over, or a stopped node goes on: until all agree. Four attempts to reach the dead, and the merge."""
 GRACE_S = 3.0
 """Rumours from before the end of a fault may arrive for so long."""
+LOOK_S = DEFAULT.period(12) + 0.01
+"""Who looked for the last time just before a cut was over may come to its verdict so long after."""
 STALL_S = 0.8
 """A node that stalls for less than this is not declared dead: it is below the shortest suspicion."""
 assert STALL_S < DEFAULT.suspicion_min_s(2)
@@ -94,7 +96,7 @@ def partition(fleet: Fleet, rng: Random) -> None:
     for _ in range(2):
         side = set(rng.sample(range(count), 1 + int(rng.random() * (count - 1))))
         length = rng.random() * 15
-        _everyone(fleet, length + HEAL_S)
+        _everyone(fleet, length + LOOK_S)
         where = [fleet.address(number) for number in range(count)]
         fleet.network.part([where[n] for n in sorted(side)], [where[n] for n in range(count) if n not in side])
         fleet.run(length)
@@ -122,13 +124,32 @@ def deaf(fleet: Fleet, rng: Random) -> None:
     _joined(fleet, count)
     victim = int(rng.random() * count)
     length = 5 + rng.random() * 15
-    fleet.disturb(victim, length + HEAL_S)
+    fleet.excuse(victim, length + GRACE_S)
+    fleet.disturb(victim, length + LOOK_S)
     for number in range(count):
         if number != victim:
             fleet.network.cut(fleet.address(number), fleet.address(victim))
     fleet.run(length)
     fleet.network.heal()
     fleet.run_until_agreed(HEAL_S)
+    checkers.all_quiet(fleet, 5.0)
+
+
+def mute(fleet: Fleet, rng: Random) -> None:
+    """A node hears all and is heard by nobody: it dies for the others; and it takes nobody with it when it is back."""
+    count = _size(rng, 4)
+    _joined(fleet, count)
+    victim = int(rng.random() * count)
+    length = 0.3 + rng.random() * 12
+    fleet.excuse(victim, length + GRACE_S)
+    fleet.disturb(victim, length + LOOK_S)
+    for number in range(count):
+        if number != victim:
+            fleet.network.cut(fleet.address(victim), fleet.address(number))
+    fleet.run(length)
+    fleet.network.heal()
+    fleet.run_until_agreed(HEAL_S)
+    fleet.run(HEAL_S)
     checkers.all_quiet(fleet, 5.0)
 
 
@@ -235,7 +256,7 @@ def storm(fleet: Fleet, rng: Random) -> None:
 
 SCENARIOS: dict[str, Callable[[Fleet, Random], None]] = {
     scenario.__name__: scenario
-    for scenario in (calm, kill, restart, partition, one_way, deaf, pause, busy, slow, lossy, goodbye, storm)
+    for scenario in (calm, kill, restart, partition, one_way, deaf, mute, pause, busy, slow, lossy, goodbye, storm)
 }
 
 

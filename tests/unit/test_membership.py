@@ -203,12 +203,79 @@ def test_whoever_hears_that_it_is_suspected_or_dead_refutes() -> None:
         assert any(u[1] == A and u[2] == membership.me.incarnation for u in news)
 
 
+def pinged(effects: list[MembershipEffect], id: bytes) -> list[SendDatagram]:
+    """The probes of a member among these effects."""
+    sent = [effect for effect in effects if isinstance(effect, SendDatagram) and effect.to == id]
+    return [effect for effect in sent if wire.decode(effect.payload)[0] == wire.PING]
+
+
 def test_what_the_dead_say_of_others_does_not_count() -> None:
     membership = knowing(B, C)
-    hear(membership, C, wire.dead(B, 1, C))
+    hear(membership, C, wire.suspect(B, 1, [C]))
+    patience_s = 2 * DEFAULT.spread_s(3)
+    run(membership, 0.01, 0.01 + patience_s)
+    hear(membership, C, wire.dead(B, 1, C), now=0.02 + patience_s)
     assert membership.state(B) is State.DEAD
-    hear(membership, B, wire.dead(C, 1, B))
-    assert membership.state(C) is State.ALIVE
+    hear(membership, B, wire.dead(C, 1, B), now=0.02 + patience_s)
+    assert membership.state(C) is not State.DEAD
+    assert C not in membership._suspicions or B not in membership._suspicions[C].accusers
+
+
+def test_hearsay_buries_nobody_whom_this_node_has_not_suspected_for_a_while() -> None:
+    """Who comes back from a cut tells of all that it took for dead meanwhile."""
+    membership = knowing(B, C)
+    for now in (0.01, 0.02, 0.1):
+        hear(membership, C, wire.dead(B, 1, C), now=now)
+        assert membership.state(B) is State.SUSPECT
+    assert pinged(membership.take_effects(), B), "it looks for itself"
+    hear(membership, B, record(B, 2), now=0.11)
+    assert membership.state(B) is State.ALIVE
+
+
+def test_whom_another_has_found_dead_has_the_shortest_suspicion_left() -> None:
+    for statement, length_s in (
+        (wire.suspect(B, 1, [C]), DEFAULT.suspicion_min_s(3) * DEFAULT.suspicion_max_factor),
+        (wire.dead(B, 1, C), DEFAULT.suspicion_min_s(3)),
+    ):
+        membership = knowing(B, C)
+        hear(membership, C, statement)
+        assert membership._suspicions[B].deadline == pytest.approx(0.01 + length_s)
+
+
+def test_an_accuser_looks_once_more_before_the_end_however_poor_its_health() -> None:
+    """A node that was cut off probes rarely; what it held against others before must not outlive the cut."""
+    membership = knowing(B, C)
+    for _ in range(8):
+        membership._health.worse()
+    membership._verdicts.accuse(0.01, membership._table.at(B), [A])
+    membership.take_effects()
+    suspicion = membership._suspicions[B]
+    before = run(membership, 0.01, suspicion.deadline - DEFAULT.period(3) - 0.01)
+    last = run(membership, suspicion.deadline - DEFAULT.period(3) - 0.01, suspicion.deadline - 0.01)
+    assert membership.state(B) is State.SUSPECT
+    assert pinged(last, B), (len(pinged(before, B)), "times before")
+    accusations = [update for effect in pinged(last, B) for update in wire.decode(effect.payload)[2]]
+    assert any(update[0] == wire.SUSPECT and update[1] == B for update in accusations), "so that it can refute"
+    run(membership, suspicion.deadline - 0.01, suspicion.deadline + 0.01)
+    assert membership.state(B) is State.DEAD
+
+
+def test_what_was_refuted_already_is_refuted_again_to_who_has_not_heard_it() -> None:
+    """The refutation was said into a cut: it counts as told, and as gossiped often enough."""
+    for statement, kind, body in (
+        (wire.suspect(A, 1, [B]), wire.PING, [7, A]),
+        (wire.dead(A, 1, B), wire.GOSSIP, None),
+    ):
+        membership = knowing(B)
+        hear(membership, B, wire.suspect(A, 1, [B]))
+        run(membership, 0.01, 0.5)
+        incarnation = membership.me.incarnation
+        assert incarnation > 1
+        membership._outbox.hush(A)
+        hear(membership, B, statement, kind=kind, body=body, now=0.5)
+        answers = [effect for effect in told(membership, SendDatagram) if isinstance(effect, SendDatagram)]
+        news = [update for effect in answers for update in wire.decode(effect.payload)[2]]
+        assert any(update[:3] == [wire.ALIVE, A, incarnation] for update in news)
 
 
 def test_rows_that_call_somebody_dead_raise_a_suspicion_and_a_probe_but_bury_nobody() -> None:
