@@ -7,6 +7,7 @@
         lan.heal()
         lan.loss(10, "h3")                    # a tenth of all frames from and to h3
         lan.plug("h4", False)                 # h4 sees its cable go
+        lan.multicast(False)                  # as on many a wireless LAN: no mDNS gets through
 
 The switch is a bridge in a namespace of its own, so labs side by side share nothing, and the machine's own interfaces,
 routes and firewall are not touched. What passes between two ports of the switch is decided there by one small nftables
@@ -50,11 +51,14 @@ def missing() -> str:
 class Lan:
     """``hosts`` machines named h1, h2, … on one switch. A context manager; `up` and `down` do the same by hand."""
 
-    def __init__(self, hosts: int, *, label: str = "lan", ipv6: bool = True) -> None:
+    def __init__(self, hosts: int, *, label: str = "lan", ipv4: bool = True, ipv6: bool = True) -> None:
         assert 1 <= hosts <= 64 and label.isalnum()
+        assert ipv4 or ipv6
         self.hosts = [f"h{k}" for k in range(1, hosts + 1)]
         self._prefix = f"swlab{os.getpid()}-{label}"
+        self._ipv4 = ipv4
         self._ipv6 = ipv6 and Path("/proc/net/if_inet6").exists()
+        self._deaf = False
         self._cuts: set[tuple[str, str]] = set()
         self._losses: dict[tuple[str, str], int] = {}
         self._children: list[subprocess.Popen[Any]] = []
@@ -111,12 +115,17 @@ class Lan:
             ]
         _batch(switch, lines)
         for host in self.hosts:
-            lines = ["link set lo up", f"addr add {self.address(host)}/24 brd + dev eth0"]
+            lines = ["link set lo up"]
+            if self._ipv4:
+                lines.append(f"addr add {self.address(host)}/24 brd + dev eth0")
             if self._ipv6:
                 lines.append(f"addr add {self.address(host, 6)}/64 dev eth0 nodad")
+            lines.append("link set eth0 up")
+            if self._ipv4:
+                # a host without a default route needs to be told where multicast goes
+                lines.append("route add 224.0.0.0/4 dev eth0")
             self._no_address_detection(host)
-            # a host without a default route needs to be told where multicast goes
-            _batch(self._namespace(host), [*lines, "link set eth0 up", "route add 224.0.0.0/4 dev eth0"])
+            _batch(self._namespace(host), lines)
         self._write_rules()
 
     def _no_address_detection(self, host: str) -> None:
@@ -181,6 +190,11 @@ class Lan:
                 self._losses[pair] = percent
         self._write_rules()
 
+    def multicast(self, passes: bool) -> None:
+        """Let multicast DNS pass the switch, or drop it."""
+        self._deaf = not passes
+        self._write_rules()
+
     def plug(self, host: str, plugged: bool) -> None:
         """Pull a host's cable, or plug it in again. The host sees that, unlike a cut."""
         _batch(self._namespace(SWITCH), [f"link set {self._checked(host)} {'up' if plugged else 'down'}"])
@@ -193,7 +207,8 @@ class Lan:
         return pairs if one_way else pairs + [(other, a) for other in others]
 
     def _write_rules(self) -> None:
-        rules = [f"iifname {a} oifname {b} drop" for a, b in sorted(self._cuts)]
+        rules = ["meta l4proto udp udp dport 5353 drop"] if self._deaf else []
+        rules += [f"iifname {a} oifname {b} drop" for a, b in sorted(self._cuts)]
         rules += [
             f"iifname {a} oifname {b} numgen random mod 100 <= {percent - 1} drop"
             for (a, b), percent in sorted(self._losses.items())

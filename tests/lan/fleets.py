@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,31 @@ from tests.lab.lan import Lan
 from tests.lan.drivers import ROOT
 
 SWARM = [sys.executable, "-m", "nodes.cli"]
+
+
+def where(index: int) -> tuple[int, str]:
+    """A short task that says which one it was, and which node ran it."""
+    time.sleep(0.02)
+    return index, os.environ["SWARM_NODE"]
+
+
+class Work:
+    """A batch in flight, handed to one host's node. Each of its tasks has to come to one outcome, its own."""
+
+    def __init__(self, client: Fleet, count: int) -> None:
+        self._outcomes: Counter[int] = Counter()
+        self._futures = [client.submit(where, index) for index in range(count)]
+        for index, future in enumerate(self._futures):
+            future.add_done_callback(lambda _, index=index: self._outcomes.update([index]))
+
+    def done(self, within_s: float = 60.0) -> Counter[str]:
+        """Wait for the end of all; how many ran where."""
+        deadline = time.monotonic() + within_s
+        results = [future.result(max(0.0, deadline - time.monotonic())) for future in self._futures]
+        assert [index for index, _ in results] == list(range(len(self._futures)))
+        until(lambda: self._outcomes.total() >= len(results), 10)
+        assert set(self._outcomes.values()) == {1}, "an outcome came twice"
+        return Counter(node for _, node in results)
 
 
 class LanFleet:
@@ -86,6 +113,18 @@ class LanFleet:
     def log(self, host: str) -> str:
         log = self.root / f"{host}.log"
         return log.read_text(errors="replace")[-3000:] if log.exists() else ""
+
+    def buried(self, since_s: float) -> list[tuple[str, str]]:
+        """Who took whom for dead since an instant (wall clock), by the nodes' logs."""
+        found = []
+        for host in self.homes:
+            log = self.root / f"{host}.log"
+            for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+                if '"member.dead"' in line:
+                    said = json.loads(line)
+                    if datetime.fromisoformat(said["timestamp"]).timestamp() > since_s:
+                        found.append((host, str(said["member"])))
+        return found
 
     def kill(self, host: str) -> float:
         """End a node as a power cut would; the instant."""
