@@ -96,6 +96,13 @@ class LanFleet:
 
     def start(self, *hosts: str) -> None:
         """Start nodes, and wait until they can be asked."""
+        self.launch(*hosts)
+        for host in hosts:
+            socket = self.home(host).node_socket(host)
+            until(lambda socket=socket: socket.exists(), 30, lambda host=host: self.log(host))
+
+    def launch(self, *hosts: str) -> None:
+        """Start nodes, and do not wait."""
         for host in hosts:
             self._forget(host)
             self.home(host).node_socket(host).unlink(missing_ok=True)
@@ -106,9 +113,6 @@ class LanFleet:
                     host, [*SWARM, "node", "--name", host, *self.flags], env=self.env(host), cwd=ROOT,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
-        for host in hosts:
-            socket = self.home(host).node_socket(host)
-            until(lambda socket=socket: socket.exists(), 30, lambda host=host: self.log(host))
 
     def log(self, host: str) -> str:
         log = self.root / f"{host}.log"
