@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import importlib
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,7 @@ class Node:
         self._stack = AsyncExitStack()
         self._lag_s = 0.0
         self._lan = False
+        self._beside: set[asyncio.Task[None]] = set()
         self._one_by_one: set[str] | None = None
         """LAN addresses listened at, where the node listened on loopback first."""
         self._discovery: Any = None
@@ -164,10 +166,16 @@ class Node:
         self.ready = True
 
     def _later_task(self) -> None:
-        self._after_start = self.loop.create_task(self._open_later())
+        self._start_beside(self._open_later())
+
+    def _start_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     async def _open_later(self) -> None:
-        """What the first task need not wait for."""
+        """What the first task need not wait for; nor do peers, who take a node for dead that imports for half a second."""
+        await self.loop.run_in_executor(None, _import_what_is_slow)
         from nodes.http import HttpServer
 
         server = HttpServer(
@@ -287,7 +295,7 @@ class Node:
                     self.fact(Fact("listen.refused", {}, {"host": host, "port": self.port, "error": str(error)}))
 
     def _addresses_changed(self) -> None:
-        self._listening = self.loop.create_task(self._listen_one_by_one())
+        self._start_beside(self._listen_one_by_one())
         self.neighbourhood.set_addresses(self.addresses())
 
     async def _discover(self) -> None:
@@ -352,6 +360,9 @@ class Node:
     async def close(self) -> None:
         """Say goodbye and close every part."""
         self.ready = False
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         if self._discovery is not None:
             await self._discovery.close()
         await self.neighbourhood.leave()
@@ -489,6 +500,11 @@ class Node:
                 path=str(path),
             ) from error
         return epoch
+
+
+def _import_what_is_slow() -> None:
+    for name in ("nodes.http", "structlog", "prometheus_client"):
+        importlib.import_module(name)
 
 
 # --- facts about this machine ------------------------------------------------------------------------------------------
