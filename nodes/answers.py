@@ -17,6 +17,7 @@ from swarm.protocol.ownership import Batch
 from swarm.protocol.states import Priority, Status
 from transport.certificates import id_text
 from transport.links import Link
+from transport.signed import Untrusted
 
 if TYPE_CHECKING:
     from nodes.node import Node
@@ -62,7 +63,7 @@ class Answers:
             "node": {
                 "name": node.name,
                 "id": node.credentials.identity.text,
-                "up_s": time.time() - node.started_at,
+                "up_s": boottime_s() - node.started_at,
                 "port": node.port,
                 "lan": node.listens_on_lan,
                 "http": None if node.http_address is None else f"http://{node.http_address[0]}:{node.http_address[1]}",
@@ -127,7 +128,10 @@ class Answers:
         ]
         for member in node.neighbourhood.members:
             if member.state in (State.ALIVE, State.SUSPECT) and not member.info.get("d"):
-                identity = node.fleet.trust.verify(member.certificate, time.time())
+                try:
+                    identity = node.fleet.trust.verify(member.certificate, time.time())
+                except Untrusted:
+                    continue  # expired meanwhile
                 found.append(
                     {
                         "id": member.id,

@@ -39,6 +39,8 @@ EAGER_PEERS_MAX = 16
 INFO_EVERY_S = 0.25
 TRUST_POLL_S = 0.25
 """How often the fleet's files are looked at for what another process of this home has written (a revocation)."""
+NUMBER_MAX = 1 << 62
+"""No number of an earlier start is above it; what a damaged file says may be."""
 
 
 class Dialler(Protocol):
@@ -78,6 +80,7 @@ class Neighbourhood:
         self._fleet = fleet
         self._credentials = credentials
         self._incarnation_file = directory / "incarnation"
+        self._boot_file = directory / "boot"
         self._boot = boot
         self._dialler = dialler
         self._handler = handler
@@ -127,13 +130,8 @@ class Neighbourhood:
         self._turn()
 
     async def rebind(self, hosts: list[str], port: int, addresses: tuple[Address, ...]) -> None:
-        """Listen elsewhere, on the same port: the LAN was asked for, or the interfaces changed."""
-        if self._datagrams.peers is not None and hosts:
-            self._datagrams.close()
-            self._datagrams = self._make_datagrams()
-            await self._datagrams.open(hosts, port)
-            for member in self._members.values():
-                self._datagrams.learn(member.id, member.certificate)
+        """Listen elsewhere, on the same port: the LAN was asked for. OSError, and all as before, when that cannot be."""
+        await self._datagrams.rebind(hosts, port)
         self.set_addresses(addresses)
 
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
@@ -222,7 +220,9 @@ class Neighbourhood:
     # --- datagrams and the machine ------------------------------------------------------------------------------------
 
     def _make_datagrams(self) -> Datagrams:
-        return Datagrams(self._credentials, self._fleet.trust, self._received, self._refused)
+        return Datagrams(
+            self._credentials, self._fleet.trust, self._received, self._refused, boot=self._next_boot(time.time())
+        )
 
     def _received(self, source: Address, sender: Identity, payload: bytes) -> None:
         if self._membership is None or not payload or sender.role != "node":
@@ -351,25 +351,31 @@ class Neighbourhood:
         self._turn()
         self._trust_timer = self._loop.call_later(TRUST_POLL_S, self._poll_trust)
 
-    # --- incarnations -------------------------------------------------------------------------------------------------
+    # --- numbers that outlive the process -----------------------------------------------------------------------------
 
     def _load_incarnation(self) -> int:
-        try:
-            return max(0, int(self._incarnation_file.read_text()))
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValueError) as error:
-            self._handler.fact(Fact("incarnation.unreadable", {}, {"error": str(error)}))
+        incarnation, problem = _load_number(self._incarnation_file)
+        if problem:
             # Refutation brings it above whatever the fleet remembers.
-            return 0
+            self._handler.fact(Fact("incarnation.unreadable", {}, {"error": problem}))
+        return incarnation
 
     def _save_incarnation(self, incarnation: int) -> None:
-        temporary = self._incarnation_file.with_suffix(".tmp")
-        try:
-            temporary.write_text(str(incarnation))
-            temporary.replace(self._incarnation_file)
-        except OSError as error:
-            self._handler.fact(Fact("incarnation.unsaved", {}, {"error": str(error)}))
+        if problem := _save_number(self._incarnation_file, incarnation):
+            self._handler.fact(Fact("incarnation.unsaved", {}, {"error": problem}))
+
+    def _next_boot(self, wall_s: float) -> int:
+        """What tells this start's datagrams from replays of an earlier one's: above them all, whatever the clock says.
+
+        It is the clock, in microseconds, where nothing is known of earlier starts, or the clock is ahead of them.
+        """
+        last, problem = _load_number(self._boot_file)
+        if problem:
+            self._handler.fact(Fact("boot.unreadable", {}, {"error": problem}))
+        boot = max(last + 1, int(wall_s * 1e6))
+        if problem := _save_number(self._boot_file, boot):
+            self._handler.fact(Fact("boot.unsaved", {}, {"error": problem}))
+        return boot
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -380,8 +386,10 @@ class Neighbourhood:
             member = self._members.get(node)
             if member is None or member.state not in (State.ALIVE, State.SUSPECT):
                 return
-            identity = self._identity(member)
-            if identity is None:
+            try:
+                identity = self._verify(member.certificate)
+            except Untrusted as error:
+                self._handler.fact(Fact("dial.failed", {"reason": error.reason}, {"member": member.name}))
                 return
             addresses = dict.fromkeys((member.address, *member.addresses))
             for host, port in addresses:
@@ -396,3 +404,24 @@ class Neighbourhood:
                 if self._handler.is_linked(node):
                     return
             await asyncio.sleep(next(delays))
+
+
+def _load_number(file: Path) -> tuple[int, str]:
+    """A number of an earlier start (0 if there is none), and what is wrong with its file."""
+    try:
+        return min(max(0, int(file.read_text())), NUMBER_MAX), ""
+    except FileNotFoundError:
+        return 0, ""
+    except (OSError, ValueError) as error:
+        return 0, str(error)
+
+
+def _save_number(file: Path, number: int) -> str:
+    """Keep a number for later starts; what went wrong, or the empty text."""
+    temporary = file.with_suffix(".tmp")
+    try:
+        temporary.write_text(str(number))
+        temporary.replace(file)
+    except OSError as error:
+        return str(error)
+    return ""

@@ -41,7 +41,7 @@ from swarm.protocol.ownership import Ownership, OwnershipConfig
 from swarm.protocol.resources import Capacity
 from transport.fleet import Fleet, create_fleet, enroll, host_name
 from transport.hints import Address, Hint
-from transport.identity import Credentials
+from transport.identity import Credentials, Untrusted
 from transport.links import Link
 from transport.stream_links import StreamLinks
 from transport.tokens import TokenBook
@@ -66,7 +66,7 @@ class Node:
         self.home = home
         self.loop = loop
         self.boot = os.urandom(8)
-        self.started_at = time.time()
+        self.started_at = boottime_s()
         self.port = 0
         self.http_address: tuple[str, int] | None = None
         self.draining = False
@@ -74,7 +74,7 @@ class Node:
         self._stack = AsyncExitStack()
         self._lag_s = 0.0
         self._lan = False
-        self._beside: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[object]] = set()
         self._one_by_one: set[str] | None = None
         """LAN addresses listened at, where the node listened on loopback first."""
         self._discovery: Any = None
@@ -168,7 +168,7 @@ class Node:
     def _later_task(self) -> None:
         self._start_beside(self._open_later())
 
-    def _start_beside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_beside(self, work: Coroutine[Any, Any, object]) -> None:
         task = self.loop.create_task(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
@@ -272,27 +272,48 @@ class Node:
         return self._lan
 
     async def open_lan(self) -> None:
-        """A second machine is asked for: listen on the LAN too, on the same port."""
+        """A second machine is asked for: listen on the LAN too, on the same port.
+
+        SystemRefused, and all as before, when another program has that port there.
+        """
         if self._lan or self.settings.listen.host != "auto":
             return
         (self.home.fleet_dir / LAN_MARK).touch(mode=0o600)
         hosts = self.listen_hosts()
         self._one_by_one = set()
-        await self._listen_one_by_one()
-        await self.neighbourhood.rebind(hosts, self.port, self.addresses())
+        try:
+            refusal = await self._listen_one_by_one()
+            if refusal is not None:
+                raise refusal
+            await self.neighbourhood.rebind(hosts, self.port, self.addresses())
+        except OSError as error:
+            self._lan, self._one_by_one = False, None
+            raise SystemRefused(
+                f"can not listen on port {self.port} for other machines: {error.strerror or error}",
+                hint="another program has that port there: start this node again, and it takes one that is free",
+                port=self.port,
+            ) from error
         await self._discover()
 
-    async def _listen_one_by_one(self) -> None:
-        """Listen at the LAN addresses that are new: where loopback is bound, all of them at once can not be."""
+    async def _listen_one_by_one(self) -> OSError | None:
+        """Listen at the LAN addresses that are new: where loopback is bound, all of them at once can not be.
+
+        The refusal of the last one, when none of them can be had.
+        """
         if self._one_by_one is None:
-            return
+            return None
+        refusal: OSError | None = None
+        heard = 0
         for host in interface_addresses(self.settings):
             if host not in self._one_by_one:
                 self._one_by_one.add(host)
                 try:
                     await self._listen_also(host, self.port)
+                    heard += 1
                 except OSError as error:
+                    refusal = error
                     self.fact(Fact("listen.refused", {}, {"host": host, "port": self.port, "error": str(error)}))
+        return None if heard else refusal
 
     def _addresses_changed(self) -> None:
         self._start_beside(self._listen_one_by_one())
@@ -407,7 +428,10 @@ class Node:
         info = member.info
         self.fabric.member_seen(member.id, member.name, capacity_from(info), load_from(info))
         if self._discovery is not None:
-            identity = self.fleet.trust.verify(member.certificate, time.time())
+            try:
+                identity = self.fleet.trust.verify(member.certificate, time.time())
+            except Untrusted:
+                return  # expired meanwhile: nothing to be remembered; its links and datagrams are refused with a reason
             hosts = tuple(host for host, _ in member.addresses)
             self._discovery.remember(Hint(hosts, member.port, member.id, identity.curve_key, "cache", member.name))
 

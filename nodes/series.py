@@ -66,6 +66,8 @@ TABLE: Final[dict[str, Row]] = {
     "http.refused": Row("warning"),
     "query.crashed": Row("error", (_counter("query_crashes", "Questions that failed by a mistake of the node's."),)),
     "fleet.unreadable": Row("error"),
+    "boot.unreadable": Row("warning"),
+    "boot.unsaved": Row("error"),
     "incarnation.unreadable": Row("warning"),
     "incarnation.unsaved": Row("error"),
     # workers

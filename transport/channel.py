@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from transport import bounds, framing
 from transport.flow import CreditViolated, Flow
@@ -21,6 +21,23 @@ from transport.links import Buffer, HandshakeFailed, LinkClosed, LinkHandler, Li
 
 BOOT: Final = os.urandom(BOOT_BYTES)
 """What tells this process from its earlier and later selves."""
+
+T = TypeVar("T")
+
+
+async def arrived(waiter: asyncio.Future[T], timeout_s: float) -> T:
+    """What the waiter is given. TimeoutError when that is nothing within ``timeout_s``.
+
+    Not `asyncio.wait_for`: before Python 3.12 that one drops a cancellation which comes in the same turn as the result,
+    and who cancelled waits for ever.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await waiter
+    except TimeoutError:
+        if waiter.done() and not waiter.cancelled():
+            return waiter.result()  # it came in the very turn in which the time was over
+        raise
 
 
 class Wire(Protocol):

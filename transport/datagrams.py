@@ -78,8 +78,9 @@ class Datagrams:
     """The datagram sockets of one process. For the thread of its loop only.
 
     ``on_datagram(source, sender, payload)`` is called for each that is proven; an exception from it goes to the loop's
-    handler. ``refused(reason, facts)`` is called for each that is not, with a reason out of `REFUSALS`. ``boot`` must
-    be greater at each start than at the one before as a rule; the wall clock in microseconds is.
+    handler. ``refused(reason, facts)`` is called for each that is not, with a reason out of `REFUSALS`. ``boot`` should
+    be greater at each start than at the one before, or peers take what is sent for replays until they have not heard of
+    this member for `bounds.DATAGRAM_SILENCE_S`. The wall clock in microseconds is, unless it was set back.
     """
 
     def __init__(
@@ -127,6 +128,19 @@ class Datagrams:
         for bound in self._sockets:
             self._loop.add_reader(bound, self._drain, bound)
         return int(self._sockets[0].getsockname()[1])
+
+    async def rebind(self, hosts: Iterable[str], port: int) -> None:
+        """Read on the same port of other hosts from now on; what is known of peers stays, and the counters go on.
+
+        Raises OSError when that cannot be, with the sockets of before open again.
+        """
+        before = [bound.getsockname()[0] for bound in self._sockets]
+        self.close()  # of one port, an address and all addresses can not both be bound
+        try:
+            await self.open(hosts, port)
+        except OSError:
+            await self.open(before, port)
+            raise
 
     def close(self) -> None:
         """Stop reading and sending. Safe to call again."""

@@ -53,6 +53,7 @@ class Trust:
         self._certificates: dict[bytes, tuple[Identity, bytes]] = {}
         self._revocations: dict[bytes, Revocation] = {}
         self._revoked: frozenset[bytes] = frozenset()
+        self._latest_s = float("-inf")
         for blob in revocations:
             self._revocations[blob] = read_revocation(blob, self.fleet)
         self._count()
@@ -83,8 +84,9 @@ class Trust:
         """The identity behind a certificate that is good at this instant.
 
         Shape and signature are checked once for the same bytes; the admin, the dates and revocation every time. Dates
-        have a leeway of `bounds.CLOCK_LEEWAY_S` before the first instant, since clocks differ. Raises `Untrusted` and
-        nothing else.
+        have a leeway of `bounds.CLOCK_LEEWAY_S` before the first instant, since clocks differ. Whether a certificate
+        has begun is judged by the latest instant that was ever given, so that a clock which is set back takes nobody's
+        trust away. Raises `Untrusted` and nothing else.
         """
         known = self._certificates.get(certificate) if type(certificate) is bytes else None
         if known is None:
@@ -109,6 +111,7 @@ class Trust:
 
     def check(self, identity: Identity, now_wall_s: float) -> None:
         """Raise `Untrusted` if an identity that was verified once has been revoked or has expired since."""
+        self._latest_s = max(self._latest_s, now_wall_s)
         if self.revoked(identity.id, identity.serial):
             raise Untrusted(
                 "revoked",
@@ -123,7 +126,7 @@ class Trust:
                 "an admin has to issue it again (`swarm fleet token`), unless a clock is wrong",
                 expires_s=identity.expires_s,
             )
-        if now_wall_s < identity.not_before_s - bounds.CLOCK_LEEWAY_S:
+        if self._latest_s < identity.not_before_s - bounds.CLOCK_LEEWAY_S:
             raise Untrusted(
                 "not-yet-valid",
                 f"the certificate of {identity.name} begins {identity.not_before_s - now_wall_s:.0f} s from now",

@@ -16,7 +16,7 @@ from typing import TypeVar
 from nacl.public import PrivateKey
 
 from transport import framing
-from transport.channel import BOOT, Channel, Switch
+from transport.channel import BOOT, Channel, Switch, arrived
 from transport.handshake import Handshake
 from transport.identity import Credentials, Trust
 from transport.links import Buffer, HandshakeFailed, JoinHandler, Link, LinkHandler, LinkSettings
@@ -229,7 +229,7 @@ class MemoryLinks:
     async def _wait(self, near: _Pipe, waiter: asyncio.Future[T], endpoint: str, timeout_s: float | None) -> T:
         timeout_s = self.switch.settings.handshake_timeout_s if timeout_s is None else timeout_s
         try:
-            return await asyncio.wait_for(waiter, timeout_s)
+            return await arrived(waiter, timeout_s)
         except TimeoutError:
             raise HandshakeFailed("timeout", f"{endpoint} did not answer within {timeout_s:g} s") from None
         finally:

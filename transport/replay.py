@@ -12,9 +12,9 @@ _MASK: Final = (1 << bounds.DATAGRAM_WINDOW_COUNT) - 1
 class ReplayWindow:
     """What one sender has sent already: its boot (a number that grows from start to start) and the counters seen of it.
 
-    A boot is the sender's wall clock at its start, so it may shrink when that clock was set back. Then the lower boot
-    is taken once the known one has been silent for `bounds.DATAGRAM_SILENCE_S`: a replay of an old boot is refused
-    while its sender is alive, and nobody is locked out for ever.
+    A sender keeps its boots growing as well as it can; one that lost its memory, with a clock that was set back, may
+    come with a lower one. That is taken once the known one has been silent for `bounds.DATAGRAM_SILENCE_S`: a replay of
+    an old boot is refused while its sender is alive, and nobody is locked out for ever.
     """
 
     __slots__ = ("_seen", "_top", "boot", "heard_s")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from transport import bounds, framing
-from transport.channel import BOOT, Channel, Switch
+from transport.channel import BOOT, Channel, Switch, arrived
 from transport.handshake import Handshake, Role
 from transport.identity import Credentials, Trust
 from transport.links import Buffer, HandshakeFailed, Link, LinkHandler, LinkSettings
@@ -141,7 +141,7 @@ class StreamLinks:
     ) -> Channel:
         timeout_s = self.switch.settings.handshake_timeout_s if timeout_s is None else timeout_s
         try:
-            return await asyncio.wait_for(waiter, timeout_s)
+            return await arrived(waiter, timeout_s)
         except TimeoutError:
             raise HandshakeFailed(
                 "timeout", f"{endpoint} did not answer within {timeout_s:g} s", "is the node stopped?"

@@ -21,7 +21,7 @@ from nacl.public import PrivateKey
 from zmq.error import ZMQError
 
 from transport import framing
-from transport.channel import BOOT, Channel, Switch
+from transport.channel import BOOT, Channel, Switch, arrived
 from transport.handshake import Handshake
 from transport.identity import Credentials, Trust
 from transport.links import Buffer, HandshakeFailed, Link, LinkHandler, LinkSettings
@@ -243,7 +243,7 @@ class _Dealer:
         if self._failure is not None:
             raise self._failure
         try:
-            return await asyncio.wait_for(waiter, timeout_s)
+            return await arrived(waiter, timeout_s)
         except TimeoutError:
             raise HandshakeFailed(
                 "timeout", f"{self._endpoint} did not answer within {timeout_s:g} s", "is a firewall in between?"

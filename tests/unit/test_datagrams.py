@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -307,6 +308,47 @@ def test_one_port_for_all_hosts_and_a_taken_one_is_an_error():
         first.close()
 
     run(body)
+
+
+def test_a_rebind_keeps_peers_and_counters_and_one_that_can_not_be_changes_nothing():
+    async def body():
+        async with End(ANN, boot=7) as ann, End(BOB, boot=7) as bob:
+            port = ann.address[1]
+            ann.datagrams.send(bob.address, None, b"before")
+            await bob.until(lambda end: len(end.got) == 1)
+            await ann.datagrams.rebind(["0.0.0.0"], port)
+            ann.datagrams.send(bob.address, BOB.id, b"after")
+            await bob.until(lambda end: len(end.got) == 2)
+            assert ann.datagrams._boot == 7 and not bob.refusals, "neither a new start nor a replay"
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(("127.0.0.9", port := _free_port_of("127.0.0.9", "127.0.0.1")))
+                carl = Datagrams(FLEET.member("carl"), FLEET.trust(), lambda *a: heard.append(a), lambda *a: None)
+                heard: list[object] = []
+                await carl.open(["127.0.0.1"], port)
+                with pytest.raises(OSError, match="in use"):
+                    await carl.rebind(["0.0.0.0"], port)
+                bob.datagrams.send(("127.0.0.1", port), None, b"still there?")
+                async with asyncio.timeout(10):
+                    while not heard:
+                        await asyncio.sleep(0.002)
+                carl.close()
+
+    run(body)
+
+
+def _free_port_of(*hosts: str) -> int:
+    """A port that is free on all of them now."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            port = 0
+            try:
+                for host in hosts:
+                    bound = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    bound.bind((host, port))
+                    port = bound.getsockname()[1]
+            except OSError:
+                continue
+            return port
 
 
 def test_under_uvloop_too():

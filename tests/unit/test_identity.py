@@ -94,10 +94,22 @@ def test_only_an_admin_of_this_fleet_is_believed() -> None:
 
 def test_dates_hold_every_time_with_a_leeway_for_clocks_behind() -> None:
     t, blob = trust(), certificate()
-    assert t.verify(blob, NOW - bounds.CLOCK_LEEWAY_S)
     assert reason(t.verify, blob, NOW - bounds.CLOCK_LEEWAY_S - 1) == "not-yet-valid"
+    assert t.verify(blob, NOW - bounds.CLOCK_LEEWAY_S)
     assert t.verify(blob, NOW + YEAR - 1)
     assert reason(t.verify, blob, NOW + YEAR) == "expired"
+
+
+def test_a_clock_that_is_set_back_takes_nobodys_trust_away() -> None:
+    t, blob, later = trust(), certificate(), certificate(start=NOW + 9000)
+    identity = t.verify(blob, NOW + 5)
+    assert t.verify(blob, NOW - 86400) == identity
+    t.check(identity, NOW - 86400)
+    assert reason(t.verify, later, NOW - 86400) == "not-yet-valid", "what had not begun before has not begun now"
+    assert reason(trust().verify, blob, NOW - 86400) == "not-yet-valid", "nor has anything for who knows no other time"
+    t.verify(blob, NOW + YEAR - 1)
+    assert reason(t.verify, blob, NOW + YEAR) == "expired"
+    assert t.verify(blob, NOW + 5) == identity, "a clock that was ahead, and was put right"
 
 
 def test_the_id_must_be_that_of_the_key() -> None:
