@@ -312,12 +312,13 @@ class Fabric:
                 self.ownership.grant_start(now, batch.key, _ranges(header.get("r")) or [])
         elif kind == Kind.INPUT:
             key, index = field(header, "b", bytes), field(header, "i", int)
+            what, value = _input(header)
             if is_node:
-                self.execution.give_input(peer, key, index, field(header, "e", str), header.get("v"), bytes(body))
+                self.execution.give_input(peer, key, index, what, value, bytes(body))
             else:
                 batch = self.ownership.batches.get(key)
                 if batch is not None and batch.client == peer:
-                    self.ownership.give_input(key, index, field(header, "e", str), header.get("v"), bytes(body))
+                    self.ownership.give_input(key, index, what, value, bytes(body))
         elif kind == Kind.QUERY and self.queries is not None:
             arguments = header.get("a") or {}
             if not isinstance(arguments, dict):
@@ -646,6 +647,14 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
             raise MessageError("a range is out of bounds")
         found.append((start, stop))
     return found
+
+
+def _input(header: dict[str, Any]) -> tuple[str, int]:
+    """What is given to a task that runs ("in" at an offset, "signal" with a number, "ack" of so many items)."""
+    what, value = field(header, "e", str), field(header, "v", int)
+    if what not in ("in", "signal", "ack") or not 0 <= value < 1 << (63 if what == "in" else 31):
+        raise MessageError("a task is given input, a signal or credit, with a number that fits")
+    return what, value
 
 
 def _task_ids(value: Any) -> list[bytes] | None:

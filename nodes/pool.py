@@ -255,7 +255,7 @@ class Pool:
         """Pass input, a signal or a stream's credit on."""
         index = it.index.to_bytes(4, "little")
         if it.what == "in":
-            frame = wire.pack(wire.INPUT, index + bytes(it.body), run=it.run)
+            frame = wire.pack(wire.INPUT, index + int(it.value).to_bytes(8, "little") + bytes(it.body), run=it.run)
         elif it.what == "signal":
             frame = wire.pack(wire.SIGNAL, index + int(it.value).to_bytes(4, "little"), run=it.run)
         else:

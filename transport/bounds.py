@@ -179,10 +179,26 @@ WORKER_OUTCOMES_COUNT_MAX: Final = 512
 """Outcomes that a worker collects before it reports them."""
 WORKER_OUTCOMES_AGE_S: Final = 0.001
 """How old an outcome may get before it is reported, when another task is about to start."""
+INPUT_WINDOW_BYTES: Final = 4 * MIB
+"""Input of one command that is on its way and not taken by it."""
+INPUT_CHUNK_BYTES: Final = 64 * KIB
+"""Input in one message."""
+INPUT_REPORT_BYTES: Final = INPUT_WINDOW_BYTES // 4
+"""Input that a command takes before the client is told, so that it need not wait."""
+INPUT_WAITING_BYTES_MAX: Final = 8 * MIB
+"""Input that waits in a worker, whoever sent it; beyond this the worker reads nothing from its node until the command
+takes some."""
+INPUT_KEPT_BYTES: Final = 16 * MIB
+"""Input of one command that a client keeps, to be given to another attempt."""
 FAILURE_TEXT_CHARACTERS_MAX: Final = 16 * KIB
 """The message, and the traceback, of a failure."""
 
 assert OUT_OF_BAND_BYTES < INLINE_BYTES_MAX <= MESSAGE_BYTES_MAX
+assert INPUT_REPORT_BYTES + INPUT_CHUNK_BYTES < INPUT_WINDOW_BYTES, "credit comes before it is used up"
+assert INPUT_WINDOW_BYTES + INPUT_CHUNK_BYTES < INPUT_WAITING_BYTES_MAX, (
+    "a client with manners never stops a worker's ear"
+)
+assert INPUT_WINDOW_BYTES <= INPUT_KEPT_BYTES
 assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
 
 # -- datagrams and discovery ---------------------------------------------------------------

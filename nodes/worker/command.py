@@ -32,11 +32,10 @@ from nodes.worker.report import FAILED, REFUSED, RETRY, Reporter
 from nodes.worker.runs import Context, Run
 from nodes.worker.segments import Segments
 from swarm.payload import Ref, decode_value
+from transport.bounds import INPUT_REPORT_BYTES, INPUT_WAITING_BYTES_MAX
 
 CHUNK_BYTES = 64 * 1024
 """Output of a command in one event, at most."""
-INPUT_BYTES_MAX = 8 * 1024 * 1024
-"""Input that waits for the command to read it; beyond this the channel is left unread until it does."""
 DRAIN_MAX_S = 5.0
 """How long output is still awaited from what holds it open although the command and its children are gone."""
 FILES_MAX = 4096
@@ -156,6 +155,10 @@ class Commands:
             code = running.run(request, directory, self._environment(run, index, directory, request))
         finally:
             self._running = None
+        if running.gap:
+            why = "a part of its standard input was lost with a connection; the command was ended"
+            self._reporter.notice(index, FAILED, why, "run it again; input as a file (--in) is not lost in this way")
+            return
         result: dict[str, Any] = {
             "exit": 128 - code if code < 0 else code,
             "signal": -code if code < 0 else None,
@@ -223,8 +226,14 @@ class _Running:
         self._input: deque[bytes] = deque()
         self._input_bytes = 0
         self._input_ended = False
+        self._received = 0
+        self._taken = 0
+        self._reported = 0
+        self._deaf = False
         self._process: subprocess.Popen[bytes] | None = None
         self._signals: list[int] = []
+        self.gap = False
+        """Input was lost on the way: what the command did with the rest counts for nothing."""
 
     def concerns(self, frame: Frame) -> bool:
         """Whether a frame is for this command."""
@@ -233,18 +242,26 @@ class _Running:
     def told(self, frame: Frame) -> None:
         """Take a piece of input, its end, or a signal to pass on to the group."""
         if frame.kind == INPUT:
-            data = bytes(frame.body[4:])
-            if data:
-                self._input.append(data)
-                self._input_bytes += len(data)
-            else:
-                self._input_ended = True
+            self._take_input(int.from_bytes(frame.body[4:12], "little"), bytes(frame.body[12:]))
             return
         number = int.from_bytes(frame.body[4:8], "little")
         if self._process is None:
             self._signals.append(number)
         else:
             self._signal(number)
+
+    def _take_input(self, offset: int, data: bytes) -> None:
+        """A piece of the input, which begins at this offset; empty at its end. What was there before is passed over."""
+        if offset > self._received:
+            self.gap = True
+            if self._process is not None:
+                self._signal(signal.SIGKILL)
+        elif not data:
+            self._input_ended = True
+        elif fresh := data[self._received - offset :]:
+            self._input.append(fresh)
+            self._input_bytes += len(fresh)
+            self._received += len(fresh)
 
     def run(self, request: Request, directory: str, env: dict[str, str]) -> int:
         """The exit code, negative for a signal. When the node goes away meanwhile, everything is killed first."""
@@ -272,7 +289,7 @@ class _Running:
         die_with_parent(0)
         try:
             self._event("pid", process.pid)
-            for number in self._signals:
+            for number in (*self._signals, *((signal.SIGKILL,) if self.gap else ())):
                 self._signal(number)
             self._attend(process, spare)
         finally:
@@ -307,7 +324,7 @@ class _Running:
                 if time.monotonic() > until:
                     break
                 writing = self._feed(process, poller, writing)
-                if reading != (self._input_bytes < INPUT_BYTES_MAX):
+                if reading != (self._input_bytes < INPUT_WAITING_BYTES_MAX):
                     reading = not reading
                     poller.modify(channel, select.POLLIN if reading else 0)
                 wait_ms = 50 if pidfd < 0 or process.returncode is not None else None
@@ -331,8 +348,8 @@ class _Running:
         """Write to the command's input what it takes of what waits. Returns the descriptor that is polled, or -1."""
         pipe = process.stdin
         if pipe is None or pipe.closed:
-            self._input.clear()
-            self._input_bytes = 0
+            if self._input:
+                self._hear_no_more()
             return -1
         fd = pipe.fileno()
         os.set_blocking(fd, False)
@@ -340,23 +357,34 @@ class _Running:
             while self._input:
                 sent = os.write(fd, self._input[0])
                 self._input_bytes -= sent
+                self._taken += sent
                 if sent < len(self._input[0]):
                     self._input[0] = self._input[0][sent:]
                 else:
                     self._input.popleft()
+                if self._taken - self._reported >= INPUT_REPORT_BYTES:
+                    self._reported = self._taken
+                    self._event("took", self._taken)
         except BlockingIOError:
             if writing < 0:
                 poller.register(fd, select.POLLOUT)
             return fd
         except OSError:
-            self._input_ended = True  # it reads no more
-            self._input.clear()
-            self._input_bytes = 0
+            self._input_ended = True
+            self._hear_no_more()
         if writing >= 0:
             poller.unregister(fd)
         if self._input_ended:
             pipe.close()
         return -1
+
+    def _hear_no_more(self) -> None:
+        """The command reads no more: who writes is told, once, and need not wait for it."""
+        self._input.clear()
+        self._input_bytes = 0
+        if not self._deaf:
+            self._deaf = True
+            self._event("took", None)
 
     def _end(self, process: subprocess.Popen[bytes], spare: set[int]) -> None:
         try:

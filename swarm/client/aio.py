@@ -13,8 +13,9 @@ from concurrent.futures import Future as StdFuture
 from pathlib import Path
 from typing import Any
 
+from swarm.client.commands import CommandFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S
-from swarm.client.futures import CommandFuture, Future
+from swarm.client.futures import Future
 from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
 from swarm.client.streams import AsyncStream
 from swarm.client.sync import CALL_NAMES, AnyFuture, Chosen, Fleet, Fn, chosen, connect, flat

@@ -423,6 +423,7 @@ class Engine:
             self._ask("code.put", {"digest": digest}, code)
         self._session.link_up(link.identity.id + link.boot)
         self._turn()
+        self.settling.relinked()
         self._flush()
         self._learn()
 

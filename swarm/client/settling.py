@@ -9,6 +9,7 @@ from typing import Any
 
 from kernels.batch import settle
 from swarm.client.buffers import Buffers
+from swarm.client.commands import CommandFuture
 from swarm.client.futures import Future
 from swarm.errors import DependencyFailed, TaskCancelled, TaskError, TaskLost, TaskRefused
 from swarm.payload import decode_value
@@ -76,6 +77,15 @@ class Settling:
                 future._happened(it.name, it.value, it.body, it.node)
             except Exception:
                 _log.exception("a listener of task %s failed", future.id)
+
+    def relinked(self) -> None:
+        """There is a link again: what commands were sent last may not have arrived."""
+        for futures in list(self._futures.values()):
+            first = next((future for future in futures if future is not None), None)
+            if isinstance(first, CommandFuture):  # all of a batch are of one kind
+                for future in futures:
+                    if future is not None:
+                        future.relinked()
 
     def fail_all(self, unsent: Iterable[list[Any]], error: BaseException) -> None:
         """Nothing more comes for anything."""

@@ -12,9 +12,10 @@ from typing import Any
 from kernels.batch import encode_plain
 from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
+from swarm.client.commands import CommandFuture
 from swarm.client.direct import DirectFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
-from swarm.client.futures import CommandFuture, Future
+from swarm.client.futures import Future
 from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
 from swarm.client.streams import Stream, StreamFuture

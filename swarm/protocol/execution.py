@@ -684,7 +684,7 @@ class Execution:
 
     def _slice_tasks(self, run: Run, shape: Shape, worker: Worker) -> int:
         """How many tasks to hand over at once."""
-        if worker.page is None or not run.spec.rerun or run.spec.stream:
+        if worker.page is None or not run.spec.rerun or run.spec.stream or run.spec.kind == "command":
             return 1
         most = self.runtimes.count_within(run.raw, SLICE_HORIZON_S, SLICE_TASKS_MAX)
         if most == 1:

@@ -314,7 +314,7 @@ def test_progress_and_output_are_heard_from_the_first_byte(world: World) -> None
     command.signal(15)
     command.close_input()
     world.eventually(lambda: len(node.inputs) == 3)
-    assert node.inputs == [("in", None, b"early"), ("signal", 15, b""), ("in", None, b"")]
+    assert node.inputs == [("in", 0, b"early"), ("signal", 15, b""), ("in", 5, b"")]
     assert node.granted == [[[0, 1]]], "a command begins only with the client's grant"
 
 
