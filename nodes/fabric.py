@@ -35,6 +35,9 @@ LOAD_EVERY_S = 0.02
 SUM_EVERY_S = 0.25
 """How often what happens with every slice is counted."""
 RANGES_MAX = 65536
+INPUTS = {"in": 1 << 63, "heard": 1 << 63, "again": 1 << 63, "signal": 1 << 31, "ack": 1 << 31}
+"""What may be given to a task that runs, with the bound of its number: input at an offset, the offset up to which output
+was consumed, the one from which it is wanted again, a signal, and credit for so many items of a stream."""
 
 Now = Callable[[], float]
 
@@ -419,6 +422,7 @@ class Fabric:
             self._keep_output(worker, run, index, name, value)
             self.execution.worker_event(worker, run, index, name, None, value)
         elif isinstance(value, list) and len(value) == 2 and isinstance(value[1], bytes):
+            self._keep_output(worker, run, index, name, value[1])
             self.execution.worker_event(worker, run, index, name, value[0], value[1])
         else:
             self.execution.worker_event(worker, run, index, name, value)
@@ -650,9 +654,9 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
 
 
 def _input(header: dict[str, Any]) -> tuple[str, int]:
-    """What is given to a task that runs ("in" at an offset, "signal" with a number, "ack" of so many items)."""
+    """What is given to a task that runs, and its number: see `INPUTS`. MessageError when it is anything else."""
     what, value = field(header, "e", str), field(header, "v", int)
-    if what not in ("in", "signal", "ack") or not 0 <= value < 1 << (63 if what == "in" else 31):
+    if not 0 <= value < INPUTS.get(what, 0):
         raise MessageError("a task is given input, a signal or credit, with a number that fits")
     return what, value
 

@@ -258,8 +258,11 @@ class Pool:
             frame = wire.pack(wire.INPUT, index + int(it.value).to_bytes(8, "little") + bytes(it.body), run=it.run)
         elif it.what == "signal":
             frame = wire.pack(wire.SIGNAL, index + int(it.value).to_bytes(4, "little"), run=it.run)
-        else:
+        elif it.what == "ack":
             frame = wire.pack(wire.ACK, index + int(it.value).to_bytes(4, "little"), run=it.run)
+        else:
+            flags = wire.AGAIN if it.what == "again" else 0
+            frame = wire.pack(wire.HEARD, index + int(it.value).to_bytes(8, "little"), flags=flags, run=it.run)
         self._send_to(it.worker, frame)
 
     def reply(self, worker: int, number: int, value: Any, *, failed: bool = False) -> None:

@@ -188,6 +188,11 @@ INPUT_REPORT_BYTES: Final = INPUT_WINDOW_BYTES // 4
 INPUT_WAITING_BYTES_MAX: Final = 8 * MIB
 """Input that waits in a worker, whoever sent it; beyond this the worker reads nothing from its node until the command
 takes some."""
+OUTPUT_WINDOW_BYTES: Final = 4 * MIB
+"""Output of one command that its client has not consumed; beyond this nothing more is read from the command. The worker
+keeps it, to send it again."""
+OUTPUT_REPORT_BYTES: Final = OUTPUT_WINDOW_BYTES // 4
+"""Output that a client consumes before it says so."""
 INPUT_KEPT_BYTES: Final = 16 * MIB
 """Input of one command that a client keeps, to be given to another attempt."""
 FAILURE_TEXT_CHARACTERS_MAX: Final = 16 * KIB
@@ -199,6 +204,7 @@ assert INPUT_WINDOW_BYTES + INPUT_CHUNK_BYTES < INPUT_WAITING_BYTES_MAX, (
     "a client with manners never stops a worker's ear"
 )
 assert INPUT_WINDOW_BYTES <= INPUT_KEPT_BYTES
+assert OUTPUT_REPORT_BYTES + 2 * INPUT_CHUNK_BYTES < OUTPUT_WINDOW_BYTES
 assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
 
 # -- datagrams and discovery ---------------------------------------------------------------

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, Final
 
@@ -25,7 +26,6 @@ from nodes.cli.staging import bring_back, inputs, outputs
 from swarm.errors import NotFound, SwarmError, TaskCancelled, TaskTimeout, UsageError
 from swarm.exit_codes import SIGNAL_BASE, ExitCode, of_command
 
-OUTPUT_WAITING_BYTES_MAX: Final = 64 << 20
 STDIN_CHUNK_BYTES: Final = 64 << 10
 _DESCRIPTORS: Final = {"out": 1, "err": 2}
 
@@ -74,6 +74,7 @@ def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
         on_output=output.put,
         **task_options(args),
     )
+    output.took = handle.took_output
     handle.add_done_callback(lambda _: output.close())
 
     def pass_on(number: int) -> None:
@@ -113,24 +114,22 @@ def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
 class Output:
     """What the command writes, on its way from the client's thread to this process's own descriptors.
 
-    The client's thread must go on with other things (its heartbeats) while a pager does not read; only when 64 MiB wait
-    is it made to wait too, and through it the command.
+    The client's thread must go on with other things (its heartbeats) while a pager does not read; it is the command
+    that waits then, since `took` is called for what was written, and more comes only for that.
     """
 
     def __init__(self) -> None:
         self._chunks: collections.deque[tuple[str, bytes]] = collections.deque()
-        self._bytes = 0
+        self.took: Callable[[int], object] = lambda size: None
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, stream: str, data: bytes) -> None:
-        """Take a piece of ``out`` or ``err``."""
+    def put(self, stream: str, data: bytes) -> bool:
+        """Take a piece of ``out`` or ``err``. False: it is not written yet."""
         with self._changed:
-            while self._bytes > OUTPUT_WAITING_BYTES_MAX and not self._closed:
-                self._changed.wait()
             self._chunks.append((stream, data))
-            self._bytes += len(data)
             self._changed.notify_all()
+        return False
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -148,9 +147,8 @@ class Output:
                     if not self._chunks:
                         return
                     stream, data = self._chunks.popleft()
-                    self._bytes -= len(data)
-                    self._changed.notify_all()
                 _write(_DESCRIPTORS.get(stream, 1), data)
+                self.took(len(data))
         finally:
             self.close()
 

@@ -34,9 +34,10 @@ DROP = 6
 REPLY = 7
 STOP = 8
 CODE = 9
-GRANT = 10
+HEARD = 10
+GRANT = 11
 """The slot is a client's for a while: {path, ticket, session, granted}."""
-REVOKE = 11
+REVOKE = 12
 """The node wants a granted slot back, after the call that runs."""
 # worker to node
 READY = 33
@@ -53,6 +54,8 @@ RECORDS = 42
 
 GRANTED = 1
 """Flag of SPEC: the author is granted `code`."""
+AGAIN = 1
+"""Flag of HEARD: send what follows this offset once more."""
 ERROR = 1
 """Flag of REPLY: the request failed; the body is the map of a notice, {message, hint}."""
 

@@ -4,7 +4,7 @@ A command runs in a session of its own. At its end its process group is killed, 
 behind: this worker is the subreaper of what it starts (prctl(2)), so those come to it as children. Where /proc is
 missing only the group is killed.
 
-The result is ``{"exit", "signal", "out", "missing"}``, as a shell says it: a command that cannot be found is exit 127,
+The result is ``{"exit", "signal", "out", "missing", "written"}``, as a shell says it: a command that cannot be found is exit 127,
 one that cannot be executed 126, with the reason on its standard error; a signal n is exit 128 + n and ``signal`` n.
 Any exit is a value, the caller decides, unless retries were asked for: then an exit other than 0 is tried again.
 """
@@ -26,13 +26,13 @@ from typing import Any
 
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
-from nodes.worker.channel import INPUT, SIGNAL, Channel, ChannelClosed, Frame
+from nodes.worker.channel import AGAIN, HEARD, INPUT, SIGNAL, Channel, ChannelClosed, Frame
 from nodes.worker.process import adopt_orphans, children, die_with_parent, kill_children
 from nodes.worker.report import FAILED, REFUSED, RETRY, Reporter
 from nodes.worker.runs import Context, Run
 from nodes.worker.segments import Segments
 from swarm.payload import Ref, decode_value
-from transport.bounds import INPUT_REPORT_BYTES, INPUT_WAITING_BYTES_MAX
+from transport.bounds import INPUT_REPORT_BYTES, INPUT_WAITING_BYTES_MAX, OUTPUT_WINDOW_BYTES
 
 CHUNK_BYTES = 64 * 1024
 """Output of a command in one event, at most."""
@@ -42,6 +42,9 @@ FILES_MAX = 4096
 """Files staged in, and collected, for one command."""
 ENVIRONMENT = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR"})
 """Variables of the node that commands see, besides LC_*."""
+
+
+_TO_COMMANDS = (INPUT, SIGNAL, HEARD)
 
 
 class Refusal(Exception):
@@ -117,7 +120,7 @@ class Commands:
 
     def takes(self, frame: Frame) -> bool:
         """Take input and signals for the command that is running."""
-        if frame.kind not in (INPUT, SIGNAL) or self._running is None or not self._running.concerns(frame):
+        if frame.kind not in _TO_COMMANDS or self._running is None or not self._running.concerns(frame):
             return False
         self._running.told(frame)
         return True
@@ -149,7 +152,7 @@ class Commands:
 
     def _finish(self, run: Run, index: int, began: int, directory: str, request: Request) -> None:
         self._running = running = _Running(self._channel, run, index)
-        for frame in self._channel.pick(lambda frame: frame.kind in (INPUT, SIGNAL) and running.concerns(frame)):
+        for frame in self._channel.pick(lambda frame: frame.kind in _TO_COMMANDS and running.concerns(frame)):
             running.told(frame)
         try:
             code = running.run(request, directory, self._environment(run, index, directory, request))
@@ -164,6 +167,7 @@ class Commands:
             "signal": -code if code < 0 else None,
             "out": [],
             "missing": [],
+            "written": running.written,
         }
         try:
             for path in request.outputs:
@@ -232,6 +236,10 @@ class _Running:
         self._deaf = False
         self._process: subprocess.Popen[bytes] | None = None
         self._signals: list[int] = []
+        self._unheard: deque[tuple[int, str, bytes]] = deque()
+        self._heard = 0
+        self.written = 0
+        """Bytes of output that were read from it: both streams together, in the order in which they were read."""
         self.gap = False
         """Input was lost on the way: what the command did with the rest counts for nothing."""
 
@@ -240,7 +248,10 @@ class _Running:
         return frame.run == self._run.number and int.from_bytes(frame.body[:4], "little") == self._index
 
     def told(self, frame: Frame) -> None:
-        """Take a piece of input, its end, or a signal to pass on to the group."""
+        """Take a piece of input, its end, credit for output, or a signal to pass on to the group."""
+        if frame.kind == HEARD:
+            self._credit(int.from_bytes(frame.body[4:12], "little"), bool(frame.flags & AGAIN))
+            return
         if frame.kind == INPUT:
             self._take_input(int.from_bytes(frame.body[4:12], "little"), bytes(frame.body[12:]))
             return
@@ -263,6 +274,22 @@ class _Running:
             self._input_bytes += len(fresh)
             self._received += len(fresh)
 
+    def _say(self, name: str, data: bytes) -> None:
+        """Output, at its offset; kept until the client has consumed it."""
+        self._unheard.append((self.written, name, data))
+        self._event(name, [self.written, data])
+        self.written += len(data)
+
+    def _credit(self, offset: int, again: bool) -> None:
+        if again:
+            for start, name, data in self._unheard:
+                if start + len(data) > offset:
+                    self._event(name, [start, data])
+            return
+        self._heard = max(self._heard, min(offset, self.written))
+        while self._unheard and self._unheard[0][0] + len(self._unheard[0][2]) <= self._heard:
+            self._unheard.popleft()
+
     def run(self, request: Request, directory: str, env: dict[str, str]) -> int:
         """The exit code, negative for a signal. When the node goes away meanwhile, everything is killed first."""
         spare = children()
@@ -281,7 +308,7 @@ class _Running:
         except OSError as error:
             missing = isinstance(error, FileNotFoundError | NotADirectoryError)
             text = f"{request.argv[0]}: {'command not found' if missing else error.strerror or error}\n"
-            self._event("err", text.encode(errors="backslashreplace"))
+            self._say("err", text.encode(errors="backslashreplace"))
             return 127 if missing else 126
         self._process = process
         # From here to its end the channel tells of the node's death, so that all of the command's children can be
@@ -312,7 +339,7 @@ class _Running:
             pidfd = -1
         else:
             poller.register(pidfd, select.POLLIN)
-        reading = True
+        reading = hearing = True
         until = float("inf")
         try:
             while outputs or process.returncode is None:
@@ -327,6 +354,13 @@ class _Running:
                 if reading != (self._input_bytes < INPUT_WAITING_BYTES_MAX):
                     reading = not reading
                     poller.modify(channel, select.POLLIN if reading else 0)
+                if hearing != (self.written - self._heard < OUTPUT_WINDOW_BYTES):
+                    hearing = not hearing
+                    for fd in outputs:
+                        # not `modify`: the end of a pipe is told even of one that nothing is asked about
+                        poller.register(fd, select.POLLIN) if hearing else poller.unregister(fd)
+                if not hearing and process.returncode is not None:
+                    until = time.monotonic() + DRAIN_MAX_S  # it is the client who is awaited
                 wait_ms = 50 if pidfd < 0 or process.returncode is not None else None
                 if process.returncode is not None and not outputs:
                     break
@@ -334,7 +368,7 @@ class _Running:
                     if fd in outputs:
                         data = os.read(fd, CHUNK_BYTES)
                         if data:
-                            self._event(outputs[fd], data)
+                            self._say(outputs[fd], data)
                         else:
                             poller.unregister(fd)
                             del outputs[fd]

@@ -201,7 +201,7 @@ class AsyncFleet:
         files_in: Iterable[str | Path | tuple[str, str | Path]] = (),
         files_out: Iterable[str] = (),
         stdin: bool = False,
-        on_output: Callable[[str, bytes], None] | None = None,
+        on_output: Callable[[str, bytes], object] | None = None,
         **options: Any,
     ) -> CommandFuture:
         """As `Fleet.submit_command`; returns when the files are staged. `on_output` is called in the client's thread."""

@@ -1,20 +1,21 @@
-"""Commands that run somewhere: their input, with credit, and their signals.
+"""Commands that run somewhere: their input and output, with credit, and their signals.
 
 Input is a stream of bytes with offsets. The worker says how much of it the command has taken, and only so much is on
 its way beyond that: what a command does not read waits with who writes it, as with a pipe. What is sent again, after a
-link was down, is known by its offset, so no byte is given twice or left out.
+link was down, is known by its offset, so no byte is given twice or left out. Output is the same the other way round.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any
 
 from swarm.client.futures import Future
 from swarm.errors import NotAccepted, TaskLost
 from swarm.tasks import waiting
-from transport.bounds import INPUT_CHUNK_BYTES, INPUT_KEPT_BYTES, INPUT_WINDOW_BYTES
+from transport.bounds import INPUT_CHUNK_BYTES, INPUT_KEPT_BYTES, INPUT_WINDOW_BYTES, OUTPUT_REPORT_BYTES
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
@@ -24,15 +25,16 @@ WAIT_SLICE_S = 0.2
 
 
 class CommandFuture(Future):
-    """A command that runs somewhere: its result is {"exit", "signal", "out", "missing"}.
+    """A command that runs somewhere: its result is {"exit", "signal", "out", "missing", "written"}.
 
     Input and signals that come before it runs are kept here until it does: only then is there somebody to take them.
     Another attempt of it (see ``rerun``, ``retries``) is given the input from its beginning, as long as that is not
     more than `INPUT_KEPT_BYTES`; beyond that the command ends as lost rather than with a part of its input.
     """
 
-    def __init__(self, batch: Batch, index: int) -> None:
+    def __init__(self, batch: Batch, index: int, on_output: Callable[[str, bytes], object] | None = None) -> None:
         super().__init__(batch, index)
+        self._on_output = on_output
         # Made here, so that the kernel never ends this future behind the back of `_end`.
         assert self._condition
         self._changed = threading.Condition()
@@ -47,6 +49,14 @@ class CommandFuture(Future):
         self._deaf = False
         self._begun = False
         self._signals: list[int] = []
+        self._heard = 0
+        """Output of this attempt that came, in bytes; `_consumed` of it was consumed, `_credited` of that was said."""
+        self._consumed = 0
+        self._credited = 0
+        self._asked = -1
+        """Up to where output was there when what was left out was last asked for."""
+        self._stale = 0
+        """Output of earlier attempts that was not consumed when this one began."""
 
     def send_input(self, data: bytes) -> None:
         """Write to the command's standard input; waits while 4 MiB of it are not taken.
@@ -117,8 +127,51 @@ class CommandFuture(Future):
     def _give(self, what: str, value: int, body: bytes) -> None:
         self._batch.engine.give_input(self._batch.number, self._index, what, value, body)
 
+    def took_output(self, size: int) -> None:
+        """So many bytes of what ``on_output`` was given, and returned False for, are consumed now."""
+        with self._changed:
+            stale = min(size, self._stale)
+            self._stale -= stale
+            self._consumed += size - stale
+            if self._consumed - self._credited >= OUTPUT_REPORT_BYTES:
+                self._credited = self._consumed
+                self._give("heard", self._consumed, b"")
+
+    def _hear(self, name: str, offset: int, body: bytes) -> None:
+        """Output at an offset: what came before is passed over, what was left out is asked for."""
+        with self._changed:
+            if offset > self._heard:
+                if self._asked != self._heard:
+                    self._asked = self._heard
+                    self._give("again", self._heard, b"")
+                return
+            body = body[self._heard - offset :]
+            self._heard += len(body)
+        if not body:
+            return
+        consumed: object = False
+        try:
+            consumed = self._on_output(name, body) if self._on_output is not None else None
+        except BaseException:
+            consumed = None
+            raise
+        finally:
+            if consumed is not False:
+                self.took_output(len(body))
+
+    def _finish(self, value: Any) -> None:
+        written = value.get("written") if isinstance(value, dict) else None
+        if self._on_output is not None and isinstance(written, int) and written != self._heard:
+            why = f"{written - self._heard} bytes of the command's output were lost with a connection"
+            hint = "run it again, or have it write to a file: --out, or files_out="
+            self._fail(TaskLost(why, hint=hint, task=self.id, written=written, heard=self._heard))
+            return
+        super()._finish(value)
+
     def _happened(self, name: str, value: Any, body: bytes, node: str) -> None:
         super()._happened(name, value, body, node)
+        if name in ("out", "err") and isinstance(value, int):
+            self._hear(name, value, body)
         if name == "started":
             self._start()
         elif name == "took":
@@ -139,6 +192,9 @@ class CommandFuture(Future):
                 self._begun = True
                 self._sent = self._taken = 0
                 self._close_sent = False
+                self._stale += self._heard - self._consumed
+                self._heard = self._consumed = self._credited = 0
+                self._asked = -1
                 for number in signals:
                     self._give("signal", number, b"")
                 self._pump()
@@ -152,6 +208,9 @@ class CommandFuture(Future):
     def relinked(self) -> None:
         """There is a link to the same node again: what it may not have got is sent again."""
         with self._changed:
+            if self._begun:
+                self._give("heard", self._consumed, b"")
+                self._give("again", self._heard, b"")
             self._sent = self._taken
             self._close_sent = False
             self._pump()

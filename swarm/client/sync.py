@@ -313,14 +313,17 @@ class Fleet:
         files_in: Iterable[str | Path | tuple[str, str | Path]] = (),
         files_out: Iterable[str] = (),
         stdin: bool = False,
-        on_output: Callable[[str, bytes], None] | None = None,
+        on_output: Callable[[str, bytes], object] | None = None,
         **options: Any,
     ) -> CommandFuture:
-        """Run a command somewhere, in a fresh directory. Its future's result is {"exit", "signal", "out", "missing"}.
+        """Run a command somewhere, in a fresh directory. Its future's result is {"exit", "signal", "out", "missing",
+        "written"}.
 
         `files_in` are put into its directory (a path, or (name there, path here)); `files_out` are names there, of
         which "out" has [name, blob id, size, mode] (see `fetch_file`) and "missing" those that it did not leave.
-        ``on_output("out" | "err", bytes)`` is called in the client's thread as it writes. Input may be sent by the
+        ``on_output("out" | "err", bytes)`` is called in the client's thread as it writes, "written" bytes in all. If it
+        returns False, it has not consumed them yet, and `CommandFuture.took_output` is to be called when it has: a
+        command whose output nobody consumes waits, as at a pipe. Input may be sent by the
         future when `stdin` is true. Unless ``rerun=True``, a command that has begun is not begun again.
         """
         argv = [str(part) for part in argv]
@@ -465,12 +468,9 @@ def _home(home: Home | str | Path | None) -> Home:
     return Home.resolve() if home is None else Home.resolve({"SWARM_HOME": str(home)})
 
 
-def _command(on_output: Callable[[str, bytes], None] | None, batch: Batch, index: int) -> CommandFuture:
-    future = CommandFuture(batch, index)
-    if on_output is not None:
-        # Listening from the beginning: the command may write before `submit_command` returns.
-        future._listeners = (lambda name, value, body: on_output(name, body) if name in ("out", "err") else None,)
-    return future
+def _command(on_output: Callable[[str, bytes], object] | None, batch: Batch, index: int) -> CommandFuture:
+    # Listening from the beginning: the command may write before `submit_command` returns.
+    return CommandFuture(batch, index, on_output)
 
 
 class Chosen:

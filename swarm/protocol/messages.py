@@ -17,8 +17,8 @@ OUTCOMES         owner -> client,      b key, n count; executor adds d dispatch,
                  executor -> owner
 EVENT            executor -> owner     b key, i index, e name, d dispatch (executor only), v value       bytes
                  -> client
-INPUT            client -> owner ->    b key, i index, e "in" | "signal" | "ack", v offset | number |    bytes
-                 executor              items
+INPUT            client -> owner ->    b key, i index, e "in" | "heard" | "again" | "signal" | "ack",    bytes
+                 executor              v offset | number | items
 ACCEPTED         owner -> client       b key, copies, hosts
 REFUSED          owner -> client       b key, reason, message, hint, after (seconds)
 ASK_START        owner -> client       b key, r [[start, stop]…]: may these, not repeatable, start?

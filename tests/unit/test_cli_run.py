@@ -193,16 +193,14 @@ def test_nothing_is_written_that_was_not_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "a").stat().st_mode & 0o7000 == 0
 
 
-def test_output_that_nobody_takes_makes_the_writer_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    monkeypatch.setattr("nodes.cli.run.OUTPUT_WAITING_BYTES_MAX", 10)
+def test_output_counts_as_taken_when_it_is_written(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     output = Output()
-    output.put("out", b"x" * 11)
-    waiting = threading.Thread(target=output.put, args=("out", b"y"))
-    waiting.start()
-    waiting.join(0.2)
-    assert waiting.is_alive()
+    taken: list[int] = []
+    output.took = taken.append
+    assert output.put("out", b"x" * 11) is False, "not yet"
+    assert output.put("err", b"y") is False
+    assert not taken
     output.close()
-    waiting.join(20)
-    assert not waiting.is_alive()
+    output.write_all()
+    assert taken == [11, 1]
+    assert capfdbinary.readouterr() == (b"x" * 11, b"y")

@@ -13,7 +13,7 @@ from swarm.errors import NotAccepted, TaskLost
 from swarm.payload import encode_value
 from swarm.protocol.states import Status
 from tests.unit.client.fake_node import Node, World
-from transport.bounds import INPUT_CHUNK_BYTES, INPUT_KEPT_BYTES, INPUT_WINDOW_BYTES
+from transport.bounds import INPUT_CHUNK_BYTES, INPUT_KEPT_BYTES, INPUT_WINDOW_BYTES, OUTPUT_REPORT_BYTES
 
 WAIT_S = 30
 
@@ -134,7 +134,8 @@ def test_what_may_not_have_arrived_is_sent_again_over_the_next_link(world: World
 
     world.do(cut)
     world.eventually(lambda: node.inputs and node.inputs[-1] == ("in", 2000, b""))
-    assert node.inputs[0][1] == 600, "from what the command is known to have taken"
+    assert node.inputs[:2] == [("heard", 0, b""), ("again", 0, b"")], "and output, too"
+    assert node.inputs[2][1] == 600, "from what the command is known to have taken"
     assert b"".join(body for _, _, body in node.inputs) == b"a" * 400 + b"b" * 1000
 
 
@@ -166,6 +167,63 @@ def test_another_attempt_without_the_whole_input_is_lost_rather_than_wrong(world
         command.result(WAIT_S)
     assert "--in" in caught.value.hint
     world.eventually(lambda: node.cancelled)
+
+
+def test_output_is_credited_when_it_is_consumed(world: World) -> None:
+    got: list[bytes] = []
+
+    def later(stream: str, data: bytes) -> bool:
+        got.append(data)
+        return False
+
+    node, command, key = begin(world, on_output=later)
+    for offset in range(0, 2 * OUTPUT_REPORT_BYTES, 65536):
+        world.do(node.event, key, 0, "out" if offset % 131072 else "err", offset, bytes(65536))
+    world.eventually(lambda: sum(map(len, got)) == 2 * OUTPUT_REPORT_BYTES)
+    assert not node.inputs
+    command.took_output(OUTPUT_REPORT_BYTES - 1)
+    assert not world.do(lambda: node.inputs)
+    command.took_output(1)
+    world.eventually(lambda: node.inputs == [("heard", OUTPUT_REPORT_BYTES, b"")])
+    world.do(node.event, key, 0, "started")  # another attempt: what the first one said counts for nothing there
+    command.took_output(OUTPUT_REPORT_BYTES)
+    world.do(node.event, key, 0, "out", 0, bytes(OUTPUT_REPORT_BYTES))
+    command.took_output(OUTPUT_REPORT_BYTES)
+    world.eventually(lambda: node.inputs == 2 * [("heard", OUTPUT_REPORT_BYTES, b"")])
+
+
+def test_a_listener_that_fails_holds_nothing_up(world: World) -> None:
+    def fails(stream: str, data: bytes) -> None:
+        raise RuntimeError("a mistake of the user's")
+
+    node, _, key = begin(world, on_output=fails)
+    world.do(node.event, key, 0, "out", 0, bytes(OUTPUT_REPORT_BYTES))
+    world.eventually(lambda: node.inputs == [("heard", OUTPUT_REPORT_BYTES, b"")])
+
+
+def test_output_that_was_left_out_is_asked_for_and_nothing_comes_twice(world: World) -> None:
+    got: list[tuple[str, bytes]] = []
+    node, command, key = begin(world, on_output=lambda *chunk: got.append(chunk))
+    world.do(node.event, key, 0, "out", 0, b"one")
+    for _ in range(3):
+        world.do(node.event, key, 0, "out", 6, b"ree")
+    world.eventually(lambda: node.inputs)
+    assert node.inputs == [("again", 3, b"")], "asked once"
+    for offset, data in ((0, b"one"), (2, b"etw"), (5, b"oth"), (6, b"th")):
+        world.do(node.event, key, 0, "out", offset, data)
+    world.do(node.event, key, 0, "err", 8, b"!")
+    world.do(node.outcomes, key, [(0, Status.OK, encode_value({"exit": 0, "written": 9}))])
+    assert command.result(WAIT_S)["exit"] == 0
+    assert got == [("out", b"one"), ("out", b"tw"), ("out", b"oth"), ("err", b"!")]
+
+
+def test_a_result_whose_output_did_not_come_whole_is_no_result(world: World) -> None:
+    node, command, key = begin(world, on_output=lambda *chunk: None)
+    world.do(node.event, key, 0, "out", 0, b"one")
+    world.do(node.outcomes, key, [(0, Status.OK, encode_value({"exit": 0, "written": 9}))])
+    with pytest.raises(TaskLost, match="6 bytes") as caught:
+        command.result(WAIT_S)
+    assert "--out" in caught.value.hint
 
 
 def test_in_a_callback_nothing_waits(world: World) -> None:

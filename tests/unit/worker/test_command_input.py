@@ -6,11 +6,12 @@ import time
 from typing import Any
 
 import msgpack
+import pytest
 
 from nodes.worker import channel as wire
 from swarm.payload import encode_plain
-from tests.unit.worker.driver import Driver, said
-from transport.bounds import INPUT_REPORT_BYTES
+from tests.unit.worker.driver import TIMEOUT_S, Driver, said
+from transport.bounds import INPUT_REPORT_BYTES, OUTPUT_WINDOW_BYTES
 
 
 def call(*argv: str, stdin: bool = True) -> bytes:
@@ -29,7 +30,7 @@ def ended(worker: Driver, run: int) -> Any:
 
 
 def output(worker: Driver) -> bytes:
-    return b"".join(data for _, _, name, data in worker.events if name == "out")
+    return b"".join(data[1] for _, _, name, data in worker.events if name == "out")
 
 
 def test_what_comes_twice_is_given_once(worker: Driver) -> None:
@@ -81,3 +82,54 @@ def test_a_command_without_input_takes_none(worker: Driver) -> None:
     give(worker, run, 0, b"for nobody")
     assert ended(worker, run)["exit"] == 0
     assert [value for _, _, name, value in worker.events if name == "took"] in ([None], [])
+
+
+def test_output_waits_for_who_consumes_it_and_comes_whole_and_once(worker: Driver) -> None:
+    size = 3 * OUTPUT_WINDOW_BYTES
+    script = (
+        f"i=0; while [ $i -lt {size // 65536} ]; do head -c 65536 /dev/zero | tr '\\0' $((i % 10)); i=$((i + 1)); done"
+    )
+    run = worker.run(worker.spec(), [call("sh", "-c", script)])
+    chunks: list[tuple[int, bytes]] = []
+    repeated = 0
+    # A file of the same bytes, to compare with.
+    whole = b"".join(bytes([48 + i % 10]) * 65536 for i in range(size // 65536))
+    came = 0
+
+    def hear(offset: int, flags: int = 0) -> None:
+        worker.send(wire.pack(wire.HEARD, bytes(4) + offset.to_bytes(8, "little"), flags=flags, run=run))
+
+    while came < OUTPUT_WINDOW_BYTES:
+        offset, data = event(worker)
+        assert offset == came
+        chunks.append((offset, data))
+        came += len(data)
+    worker.socket.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        worker.frame()
+    worker.socket.settimeout(TIMEOUT_S)
+    hear(1000)
+    hear(came - 100_000, wire.AGAIN)
+    while repeated < 100_000:
+        offset, data = event(worker)
+        assert whole[offset : offset + len(data)] == data
+        repeated += len(data) if offset + len(data) <= came else 0
+    hear(came)
+    while came < size:
+        offset, data = event(worker)
+        if offset == came:
+            chunks.append((offset, data))
+            came += len(data)
+            hear(came)
+    assert b"".join(data for _, data in chunks) == whole
+    assert ended(worker, run)["written"] == size
+
+
+def event(worker: Driver) -> Any:
+    """The next output: [offset, bytes]."""
+    while True:
+        frame = worker.frame()
+        if frame.kind == wire.EVENT:
+            _, name, value = msgpack.unpackb(frame.body)
+            if name == "out":
+                return value
