@@ -382,8 +382,8 @@ def test_a_copy_of_my_own_files_is_noticed() -> None:
 HOSTILE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=20) | st.text(max_size=5)
     | st.sampled_from([A, B, C]),
-    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=20,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
 )  # fmt: skip
 UPDATE = st.tuples(
     st.integers(0, 5), st.sampled_from([A, B, C, b"x"]), st.integers(0, 2**49), HOSTILE, st.binary(min_size=8, max_size=8),
@@ -391,12 +391,12 @@ UPDATE = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([None, A, B, C, b"unknown" + bytes(9)]), st.integers(0, 9), HOSTILE,
                   st.lists(HOSTILE | UPDATE, max_size=3)),
-        max_size=8,
+        max_size=5,
     )
 )  # fmt: skip
 def test_nothing_that_comes_raises_or_is_answered_without_bound(datagrams: list[tuple[bytes | None, int, object, list[object]]]) -> None:  # fmt: skip  # noqa: E501
