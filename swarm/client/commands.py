@@ -12,16 +12,13 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any
 
-from swarm.client.futures import Future
+from swarm.client.futures import SIGNAL_SLICE_S, Future
 from swarm.errors import NotAccepted, TaskLost
 from swarm.tasks import waiting
 from transport.bounds import INPUT_CHUNK_BYTES, INPUT_KEPT_BYTES, INPUT_WINDOW_BYTES, OUTPUT_REPORT_BYTES
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
-
-WAIT_SLICE_S = 0.2
-"""The longest that a writer waits without looking for signals (Ctrl-C)."""
 
 
 class CommandFuture(Future):
@@ -97,7 +94,7 @@ class CommandFuture(Future):
             )
         with waiting():
             while self._full and not self._over:
-                self._changed.wait(WAIT_SLICE_S)
+                self._changed.wait(SIGNAL_SLICE_S)
         if self._over:
             raise BrokenPipeError("the command reads no more input")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _OVER = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
+
+SIGNAL_SLICE_S = 0.2
+"""The longest that a thread waits at a stretch. A signal (Ctrl-C) that another thread was given, or that came just before
+the wait began, is seen by the main thread only between two waits."""
 
 Listener = Callable[[str, Any, bytes], None]
 """Told of a task's events: name, value, bulk. Called in the client's thread."""
@@ -188,11 +193,13 @@ class Future(concurrent.futures.Future[Any]):
             return
         self._batch.engine.refuse_in_own_thread("wait for a task")
         condition = self._condition
+        ends = None if timeout is None else time.monotonic() + timeout
         with waiting(), condition:
-            if self._state not in _OVER:
-                condition.wait(timeout)
-            if self._state not in _OVER:
-                raise TimeoutError
+            while self._state not in _OVER:
+                left_s = SIGNAL_SLICE_S if ends is None else min(SIGNAL_SLICE_S, ends - time.monotonic())
+                if left_s <= 0:
+                    raise TimeoutError
+                condition.wait(left_s)
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait in a coroutine. When that is cancelled, so is the task (see `asyncio.shield`)."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from swarm.client.futures import Future
+from swarm.client.futures import SIGNAL_SLICE_S, Future
 from swarm.tasks import waiting
 from transport.bounds import WORKER_STREAM_WINDOW_COUNT
 
@@ -81,13 +81,20 @@ class Stream(Iterator[Any]):
     def __next__(self) -> Any:
         self.future._batch.engine.refuse_in_own_thread("take items of a stream")
         with waiting():
-            item = self.future._items.get()
+            item = self._next_item()
         if item is None:
             self.future._items.put(None)
             self.future.result()
             raise StopIteration
         self.future._taken()
         return self._decode(item)
+
+    def _next_item(self) -> bytes | None:
+        while True:
+            try:
+                return self.future._items.get(timeout=SIGNAL_SLICE_S)
+            except Empty:
+                continue
 
     def close(self) -> None:
         """End the generator."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -366,3 +368,22 @@ def test_a_listener_that_fails_disturbs_nobody(world: World, caplog: pytest.LogC
     world.do(node.run, *node.held[key])
     assert future.result(5) == 25
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_ctrl_c_is_seen_by_who_waits_for_a_result_whichever_thread_the_system_gave_it_to(world: World) -> None:
+    world.nodes[0].answers = lambda header: "hold"
+    future = world.fleet.submit(square, 2)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sender = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    try:
+        # A thread of its own has the mask of who starts it: it is the client's that takes the signal.
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            future.result(60)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert time.monotonic() - began < 30, "long before the end of the wait"
+    with pytest.raises(TimeoutError):
+        future.result(0.05)
+    future.cancel()
