@@ -109,11 +109,14 @@ def _environment(env: Mapping[str, str]) -> tuple[Layer, list[tuple[str, str]], 
     return layer, problems, ignored
 
 
-def _resembles(name: str, known: Iterable[str]) -> str:
+def _resembles(name: str, known: Mapping[str, str]) -> str:
+    """The variable that is meant by a name that is none: misspelt, or with the table of its key in it."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
-    return near[0] if near else ""
+    names = {variable: variable for variable in known}
+    names |= {f"SWARM_{path.replace('.', '_').upper()}": variable for variable, path in known.items()}
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.85)
+    return names[near[0]] if near else ""
 
 
 def _toml(file: Path) -> tuple[Layer, list[tuple[str, str]]]:

@@ -188,6 +188,10 @@ def test_a_variable_that_resembles_a_setting_is_refused_and_others_are_left_alon
     with pytest.raises(ConfigError, match="SWARM_LOG_LEVL") as caught:
         load(env={"SWARM_LOG_LEVL": "debug"}, home=home)
     assert "SWARM_LOG_LEVEL" in caught.value.hint
+    for guess in ("SWARM_NODE_WORKERS", "SWARM_NODE_WORKRES"):  # the key as the file has it
+        with pytest.raises(ConfigError, match=guess) as caught:
+            load(env={guess: "2"}, home=home)
+        assert "did you mean SWARM_WORKERS?" in caught.value.hint
     # what Kubernetes puts beside a service called swarm
     loaded = load(env={"SWARM_SERVICE_HOST": "10.0.0.1", "SWARM_HOME": "/x", "SWARM_TASK_ID": "y"}, home=home)
     assert loaded.ignored == ("SWARM_SERVICE_HOST",)
