@@ -6,13 +6,15 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.built
 SOURCES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.h) setup.py pyproject.toml
 SEEDS ?= 20
+N ?= 100
 
-.PHONY: help build run test lan sim bench lint types docs wheel clean check-tools
+.PHONY: help build run test lan sim stops bench lint types docs wheel clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
 	@echo "make test   build, run the tests            make lint   ruff, mypy, import contracts"
 	@echo "make sim    random faults, SEEDS=$(SEEDS)         make lan    tests in network namespaces (root)"
+	@echo "make stops  stop a node N=$(N) times, at random moments and with work under way: nothing may be left"
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
 	@echo "make build  only build                       make wheel  a wheel in dist/"
 
@@ -51,6 +53,9 @@ lan: $(VENV)/.dev
 
 sim: $(VENV)/.dev
 	@$(PY) -m tests.sim --seeds $(SEEDS)
+
+stops: $(VENV)/.dev
+	@$(PY) -m tests.stops --count $(N)
 
 bench: $(VENV)/.dev
 	@$(PY) -m benchmarks

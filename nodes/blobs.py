@@ -7,12 +7,9 @@ Files are 0600 in a 0700 directory, so they are guarded by the user's id; the di
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import shutil
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from nodes import locked_directory
 from swarm.errors import SystemRefused
-from swarm.paths import private_directory
 
 ID_BYTES = 32
 SEGMENT = 1
@@ -29,8 +26,6 @@ SEGMENT = 1
 POOL_FILES_MAX = 16
 POOL_BYTES_MAX = 1 << 30
 PAGE = 4096
-MAKING_ATTEMPTS_MAX = 10
-MAKING_MAX_S = 60.0
 
 
 @dataclass(slots=True)
@@ -148,10 +143,8 @@ class BlobStore:
         """Remove every file."""
         self._blobs.clear()
         self._pool.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        # The last node of a home takes the home's directory along; while another one has a store in it, this fails.
-        with contextlib.suppress(OSError):
-            self._directory.parent.rmdir()
+        # The last node of a home takes the home's directory along.
+        locked_directory.remove(self._directory)
 
     def _drop(self, blob_id: bytes) -> None:
         blob = self._blobs.pop(blob_id)
@@ -217,48 +210,7 @@ class BlobStore:
 
 def open_store(parent: Path, name: str, bytes_max: int) -> BlobStore:
     """A store in a directory of its own under `parent`, which is cleared of those whose processes are gone."""
-    # The lock's descriptor stays open as long as the process lives: that is what says that the directory is in use.
-    directory = _locked_directory(parent, f"{name}-{os.getpid()}-{os.urandom(4).hex()}")
-    for other in parent.iterdir():
-        if other != directory:
-            _clear_stale(other)
-    return BlobStore(directory, bytes_max)
-
-
-def _locked_directory(parent: Path, name: str) -> Path:
-    """Make a store's directory and lock it, though nodes that end or clear up may remove it while it is being made."""
-    directory = parent / name
-    for _ in range(MAKING_ATTEMPTS_MAX):
-        private_directory(parent)
-        try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return directory
-        os.close(descriptor)
-    raise SystemRefused(f"{directory} is removed again and again", hint="is something clearing it? Start once more")
-
-
-def _clear_stale(directory: Path) -> None:
-    """Remove a store whose process is gone: nobody holds its lock."""
-    try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        with contextlib.suppress(OSError):  # without a lock: either just being made, or half removed long ago
-            if time.time() - directory.stat().st_mtime > MAKING_MAX_S:
-                shutil.rmtree(directory, ignore_errors=True)
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # With the lock held: who is about to take it finds it removed then, and makes another.
-        shutil.rmtree(directory, ignore_errors=True)
-    except OSError:
-        pass  # in use
-    finally:
-        os.close(descriptor)
+    return BlobStore(locked_directory.make(parent, name), bytes_max)
 
 
 def shared_memory_directory(runtime: Path) -> Path:

@@ -25,6 +25,7 @@ from typing import Any
 from nodes.answers import Answers
 from nodes.direct import DirectSlots
 from nodes.fabric import Fabric, boottime_s
+from nodes.leavings import Leavings, scratch_directory
 from nodes.neighbourhood import Neighbourhood
 from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
@@ -61,8 +62,11 @@ DRAIN_POLL_S = 0.02
 class Node:
     """One running node. `open` and `close` it, or use `serve`."""
 
-    def __init__(self, settings: NodeSettings, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, settings: NodeSettings, home: Home, loop: asyncio.AbstractEventLoop, *, owns_process: bool = False
+    ) -> None:
         self.settings = settings
+        self._owns_process = owns_process
         self.home = home
         self.loop = loop
         self.boot = os.urandom(8)
@@ -131,7 +135,7 @@ class Node:
                 pythons=settings.node.executors,
                 environment=worker_environment(home, self.name),
                 result_bytes_max=limits.result_bytes,
-                directory=self.directory,
+                leavings=Leavings(scratch_directory(self.name), self.loop, adopts=self._owns_process),
             ),
             self,
             self.loop,
@@ -718,7 +722,7 @@ async def _serve(loaded: Loaded, home: Home) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    node = Node(loaded.settings, home, loop)
+    node = Node(loaded.settings, home, loop, owns_process=True)
     node.service_alive = service.watchdog  # type: ignore[method-assign, assignment]
     opening = loop.create_task(node.open())
     stopping = loop.create_task(stop.wait())
@@ -753,6 +757,10 @@ async def _serve(loaded: Loaded, home: Home) -> int:
         task.cancel()
     await asyncio.gather(draining, hurrying, return_exceptions=True)
     await node.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # All is closed, and the interpreter is about to go: who cannot wait for that gets the same answer at once.
+        loop.remove_signal_handler(number)
+        signal.signal(number, lambda number, frame: os._exit(int(ExitCode.OK)))
     return int(ExitCode.OK)
 
 

@@ -21,6 +21,7 @@ import msgpack
 
 from kernels.batch import Outcomes
 from kernels.slots import SlotPage
+from nodes.leavings import Leavings
 from nodes.worker import channel as wire
 from swarm.protocol.execution import HandInput, HandSlice
 
@@ -58,8 +59,8 @@ class PoolConfig:
     """Interpreters of guest workers by name."""
     environment: Mapping[str, str] = field(default_factory=dict)
     result_bytes_max: int = 0
-    directory: Path = Path()
-    """Where workers may make working directories of commands."""
+    leavings: Leavings | None = None
+    """Who clears up after workers; nobody, where there is none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +75,8 @@ class _Process:
     backlog_bytes: int = 0
     pidfd: int = -1
     timer: asyncio.TimerHandle | None = None
-    children: set[int] = field(default_factory=set)
-    """Process groups of commands that it runs."""
+    command: int = 0
+    """Process group of the command that it runs, or ran last."""
     closed: bool = False
 
 
@@ -102,6 +103,7 @@ class Pool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         page: SlotPage | None = None
         fds = [theirs.fileno()]
+        leavings = self._config.leavings
         try:
             if python:
                 guest = Path(__file__).parent / "worker" / "guest.py"
@@ -113,6 +115,8 @@ class Pool:
                     sys.executable, "-m", "nodes.worker.home",
                     "--channel", str(theirs.fileno()), "--slots", str(page_fd),
                 ]  # fmt: skip
+                if leavings is not None:
+                    command += ["--directory", str(leavings.directory_of(worker))]
             if self._config.modules:
                 command += ["--modules", ",".join(self._config.modules)]
             if self._config.result_bytes_max:
@@ -175,10 +179,19 @@ class Pool:
                 continue
             self._release(process)
         self._processes.clear()
+        if self._config.leavings is not None:
+            self._config.leavings.close()
+
+    def _alive(self) -> list[int]:
+        return [process.popen.pid for process in self._processes.values()]
 
     def _kill(self, process: _Process) -> None:
         # The process may have ended and been reaped; then its group is gone, or only its orphans are left in it.
-        for group in (process.popen.pid, *process.children):
+        groups = [process.popen.pid]
+        leavings = self._config.leavings
+        if process.command and (leavings is None or not leavings.adopts):
+            groups.append(process.command)  # else it comes to us, and is ended as soon as its worker is gone
+        for group in groups:
             try:
                 os.killpg(group, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
@@ -214,6 +227,8 @@ class Pool:
         self._kill(process)  # Whatever it left behind in its group.
         self._release(process)
         self._processes.pop(process.number, None)
+        if self._config.leavings is not None:
+            self._config.leavings.ended(process.number, self._alive)
         why = f"exit {code}" if code >= 0 else f"signal {-code}"
         self._handler.worker_exited(process.number, why)
         if process.page is not None:
@@ -363,7 +378,7 @@ class Pool:
         elif kind == wire.EVENT:
             index, name, value = msgpack.unpackb(frame.body)
             if name == "pid":
-                process.children.add(int(value))
+                process.command = int(value)
             handler.worker_event(number, frame.run, index, name, value)
         elif kind == wire.REQUEST:
             method, args = msgpack.unpackb(frame.body)

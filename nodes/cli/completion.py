@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def candidates(words: Sequence[str]) -> list[str]:
     """What the last of ``words`` (those after ``swarm``) can become; empty: whatever the shell thinks of."""
-    from nodes.cli import VERBS, parser_of
+    from nodes.cli.command_line import VERBS, parser_of
 
     *before, current = words or [""]
     if "--" in before:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except UsageError:
         raise
     except SwarmError as error:
-        from nodes.cli import report
+        from nodes.cli.command_line import report
 
         report(error, json=args.json, debug=args.debug)
         # the numbers of this program mean nothing among those of any command: one number says "not the command's"

@@ -27,7 +27,7 @@ from typing import Any
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
 from nodes.worker.channel import AGAIN, HEARD, INPUT, SIGNAL, Channel, ChannelClosed, Frame
-from nodes.worker.process import adopt_orphans, children, die_with_parent, kill_children
+from nodes.worker.process import children, die_with_parent, kill_children
 from nodes.worker.report import FAILED, REFUSED, RETRY, Reporter
 from nodes.worker.runs import Context, Run
 from nodes.worker.segments import Segments
@@ -105,7 +105,6 @@ class Commands:
         self._context = context
         self._directory = directory or os.environ.get("TMPDIR") or "/tmp"
         self._running: _Running | None = None
-        adopt_orphans()
 
     def run(self, run: Run) -> None:
         """Claim and run what is left of a slice. ChannelClosed when the node is gone; its command is then gone, too."""
@@ -491,6 +490,6 @@ def _remove(directory: str) -> None:
             os.chmod(path, 0o700)
             function(path)
         except OSError:
-            pass  # what cannot be removed stays; the node sweeps its directory when it starts
+            pass  # what cannot be removed stays; the node tries again when this worker has ended
 
     shutil.rmtree(directory, onerror=again)

@@ -709,7 +709,9 @@ def die_with_parent() -> None:
         try:
             import ctypes
 
-            ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+            prctl = ctypes.CDLL(None).prctl
+            prctl(1, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+            prctl(36, ctypes.c_ulong(1), 0, 0, 0)  # what tasks leave in the background stays below us
         except (ImportError, OSError, AttributeError):
             pass  # the end of the channel is noticed between tasks
 

@@ -21,7 +21,7 @@ from kernels.slots import SlotPage
 from nodes.worker.callables import Callables, Unresolved, is_coroutine_function
 from nodes.worker.calls import Calls
 from nodes.worker.channel import CODE, DONE, DROP, GRANT, READY, RUN, SPEC, STOP, Channel, ChannelClosed, Frame
-from nodes.worker.process import die_with_parent, kill_group_and_children
+from nodes.worker.process import adopt_orphans, die_with_parent, kill_group_and_children
 from nodes.worker.report import Reporter
 from nodes.worker.runs import Context, Run, WorkerSpec
 from nodes.worker.segments import Segments
@@ -152,6 +152,8 @@ def _options(arguments: list[str]) -> dict[str, str]:
 def main(arguments: list[str]) -> NoReturn:
     """The entry point: serve, and take everything along at the end."""
     die_with_parent()
+    # What tasks leave in the background stays below us, and goes with us at the latest.
+    adopt_orphans()
     parent = os.getppid()
     worker = Home(_options(arguments))
     tasks.bind(worker._context)

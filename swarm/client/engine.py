@@ -302,6 +302,8 @@ class Engine:
             self._keep_code(digest, blob)
         for it in batches:
             count, columns, futures = it.take()
+            if not count:
+                continue  # begun for a call that then turned out to be no plain one, and went elsewhere
             self.settling.expect(it.number, futures)
             self._session.submit(it.number, it.route.raw, it.route.rerun, count, columns, it.deps)
         if batches:

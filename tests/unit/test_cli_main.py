@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes import cli
-from nodes.cli import VERBS, main
+from nodes.cli import command_line, main
 from nodes.cli.arguments import environment, needs
+from nodes.cli.command_line import VERBS
 from nodes.cli.completion import SCRIPTS, candidates
 from nodes.cli.screen import Progress, table, to_json
 from swarm.errors import FleetNotFound, NotAccepted, SwarmError, TaskLost, UsageError
@@ -111,7 +111,7 @@ def test_the_status_says_which_kind_and_json_says_the_same(
 
 
 def test_options_of_the_command_are_not_ours() -> None:
-    assert "--json" not in cli._before_command(["run", "--", "ls", "--json"])
+    assert "--json" not in command_line._before_command(["run", "--", "ls", "--json"])
 
 
 def test_a_pipe_that_closes_early_is_quiet() -> None:
@@ -220,5 +220,5 @@ def test_needs_and_environment_as_given() -> None:
 
 
 def test_an_error_has_its_message_even_when_it_has_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.report(SwarmError(), json=False, debug=False) == ExitCode.FAILED
+    assert command_line.report(SwarmError(), json=False, debug=False) == ExitCode.FAILED
     assert capsys.readouterr().err == "error: SwarmError\n"

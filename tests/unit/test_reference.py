@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.cli import VERBS
+from nodes.cli.command_line import VERBS
 from nodes.settings import NodeSettings, all_settings
 from swarm.exit_codes import ExitCode
 from swarm.units import parse_duration_s

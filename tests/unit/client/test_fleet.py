@@ -47,6 +47,17 @@ def test_calls_that_come_together_travel_together_and_each_has_its_result(world:
     assert len(node.code) == 1
 
 
+class SlowToPickle:
+    def __reduce__(self) -> tuple[object, ...]:
+        time.sleep(0.3)
+        return SlowToPickle, ()
+
+
+def test_no_empty_batch_goes_out_for_a_call_that_takes_long_to_encode(world: World) -> None:
+    assert world.fleet.submit(isinstance, SlowToPickle(), SlowToPickle).result(5) is True
+    assert [header["n"] for header in world.nodes[0].submitted] == [1]
+
+
 def test_code_is_there_before_the_batch_that_needs_it(world: World) -> None:
     for number in range(30):
         offset = number
