@@ -175,7 +175,12 @@ class Node:
     def _start_beside(self, work: Coroutine[Any, Any, object]) -> None:
         task = self.loop.create_task(work)
         self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        task.add_done_callback(self._beside_ended)
+
+    def _beside_ended(self, task: asyncio.Task[object]) -> None:
+        self._beside.discard(task)
+        if not task.cancelled():
+            task.result()  # a mistake there is told when it happens, not when the node ends
 
     async def _open_later(self) -> None:
         """What the first task need not wait for; nor do peers, who take a node for dead that imports for half a second."""
@@ -482,6 +487,15 @@ class Node:
     def service_alive(self) -> None:
         """The loop turns. Replaced by who has a service manager to tell."""
 
+    def summary(self) -> str:
+        """One line for whoever looks after this service: what it is and what it does."""
+        execution, members = self.fabric.execution, self.neighbourhood.live_count
+        return (
+            f"{'draining: ' if self.draining else ''}{self.name} of {self.fleet.name}, "
+            f"{members} member{'s' if members != 1 else ''}, {execution.running} of {execution.slots} slots busy, "
+            f"{self.fabric.ownership.unfinished} tasks"
+        )
+
     def health(self) -> Any:
         """Whether the loop turns."""
         from nodes.http import Condition
@@ -723,7 +737,13 @@ async def _serve(loaded: Loaded, home: Home) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     node = Node(loaded.settings, home, loop, owns_process=True)
-    node.service_alive = service.watchdog  # type: ignore[method-assign, assignment]
+
+    def alive() -> None:
+        service.watchdog()
+        if node.ready or node.draining:
+            service.status(node.summary())
+
+    node.service_alive = alive  # type: ignore[method-assign]
     opening = loop.create_task(node.open())
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -746,9 +766,9 @@ async def _serve(loaded: Loaded, home: Home) -> int:
             },
         )
     )
-    service.ready(f"{node.name} of {node.fleet.name}")
+    service.ready(node.summary())
     await stopping
-    service.stopping("draining")
+    service.stopping("draining")  # from here on the summary begins with that, too
     node.fact(Fact("node.draining", {}, {"timeout_s": loaded.settings.node.drain_timeout_s}))
     draining = loop.create_task(node.drain(loaded.settings.node.drain_timeout_s))
     hurrying = loop.create_task(hurry.wait())

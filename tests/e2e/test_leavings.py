@@ -13,7 +13,7 @@ import swarm
 from swarm.client.sync import Fleet
 from tests.e2e.fleets import Nodes, until
 
-MARK = "SWARM_TEST_LEAVINGS"
+MARK = "LEAVINGS_OF_TEST"
 """In the environment of a node under test, and of all that its tasks start."""
 
 

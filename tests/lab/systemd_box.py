@@ -136,7 +136,8 @@ class SystemdBox:
     def argv(self, command: Sequence[str]) -> list[str]:
         """The command line that runs a command in the box."""
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/"]
-        return ["nsenter", f"--target={self.pid}", *spaces, "--", *command]
+        # --wd is opened before the box is entered, so it is a directory outside
+        return ["nsenter", f"--target={self.pid}", *spaces, "--", "env", "--chdir=/", *command]
 
     def run(self, command: Sequence[str], *, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command in the box to its end; its status is the caller's to look at."""
