@@ -34,6 +34,10 @@ class _Blob:
     size: int
     sealed: bool
     pins: int = 0
+    holds: int = 0
+    """Transfers that read it; while there are any it neither goes nor is written to again."""
+    doomed: bool = False
+    """It goes when the last of them ends."""
 
 
 class BlobStore:
@@ -93,25 +97,39 @@ class BlobStore:
             self.bytes += size
         return digest, size
 
-    def begin(self, blob_id: bytes, size: int) -> Path:
-        """A place for a blob that arrives in parts; `finish` takes it in."""
+    def begin(self, size: int) -> Path:
+        """A place for a blob of `size` bytes that comes from elsewhere; `finish` takes it in, `abandon` gives it up."""
         self._make_room(size)
-        return self._fresh(size)
+        path = self._reused(size) or self._fresh(size, whole=False)
+        self.bytes += size
+        return path
 
-    def finish(self, blob_id: bytes, path: Path, size: int, *, is_digest: bool) -> bool:
-        """Take in what arrived; False (and the file is gone) when its content is not what its digest says."""
-        if is_digest:
-            hasher = blake3(max_threads=blake3.AUTO)
-            hasher.update_mmap(path)
-            if hasher.digest() != blob_id:
-                path.unlink(missing_ok=True)
-                return False
+    def finish(self, blob_id: bytes, path: Path, size: int) -> None:
+        """Take in what has come, and been found to be what its id says."""
         if blob_id in self._blobs:
-            path.unlink(missing_ok=True)
+            self.abandon(path, size)
         else:
             self._blobs[blob_id] = _Blob(path, size, True)
-            self.bytes += size
-        return True
+
+    def abandon(self, path: Path, size: int) -> None:
+        """It does not come."""
+        self.bytes -= size
+        path.unlink(missing_ok=True)
+
+    def hold(self, blob_id: bytes) -> tuple[Path, int] | None:
+        """As `open`; it stays until `let_go`, whatever becomes of it meanwhile."""
+        found = self.open(blob_id)
+        if found is not None:
+            self._blobs[blob_id].holds += 1
+        return found
+
+    def let_go(self, blob_id: bytes) -> None:
+        """One who held it needs it no more."""
+        blob = self._blobs.get(blob_id)
+        if blob is not None and blob.holds:
+            blob.holds -= 1
+            if not blob.holds and blob.doomed:
+                self._drop(blob_id)
 
     def open(self, blob_id: bytes) -> tuple[Path, int] | None:
         """(path, bytes) of a blob that is here."""
@@ -137,7 +155,10 @@ class BlobStore:
             if blob is not None:
                 blob.pins = max(0, blob.pins + by)
                 if blob.pins == 0 and by < 0:
-                    self._drop(blob_id)
+                    if blob.holds:
+                        blob.doomed = True
+                    else:
+                        self._drop(blob_id)
 
     def close(self) -> None:
         """Remove every file."""
@@ -165,13 +186,14 @@ class BlobStore:
         self._pool.remove(best)
         return best[1]
 
-    def _fresh(self, size: int) -> Path:
+    def _fresh(self, size: int, *, whole: bool = True) -> Path:
+        """A new file. `whole`: with its room set aside, since it will be mapped, and a write to a mapping can not fail."""
         self._number += 1
         path = self._directory / f"{self._number:08x}"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                if size:
+                if size and whole:
                     os.posix_fallocate(fd, 0, -(-size // PAGE) * PAGE if size > PAGE else size)
                     os.ftruncate(fd, size)
             except OSError:
@@ -197,7 +219,9 @@ class BlobStore:
                 size=size,
             )
         while self.bytes + size > self._bytes_max:
-            unused = next((known for known, blob in self._blobs.items() if blob.sealed and not blob.pins), None)
+            unused = next(
+                (known for known, blob in self._blobs.items() if blob.sealed and not blob.pins and not blob.holds), None
+            )
             if unused is None:
                 raise SystemRefused(
                     f"the {self.bytes} bytes of blobs here are all in use",

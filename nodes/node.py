@@ -45,6 +45,7 @@ from transport.hints import Address, Hint
 from transport.identity import Credentials, Untrusted
 from transport.links import Link
 from transport.stream_links import StreamLinks
+from transport.tls_wires import TlsWires
 from transport.tokens import TokenBook
 from transport.zmq_links import ZmqLinks
 
@@ -157,9 +158,14 @@ class Node:
         )
         self._stack.push_async_callback(self.neighbourhood.close)
         await self._listen()
-        self.workshop = Workshop(self.directory, self.name, home, self.fabric, self.switchboard, self.loop, limits)
+        wires = TlsWires(self.credentials, refused=lambda reason, facts: self.workshop.lane.refused(reason, facts))
+        self.workshop = Workshop(
+            self.directory, self.name, home, self.fabric, self.switchboard, self.loop, self.fleet.trust, limits,
+            wires, self.addresses, self.fact,
+        )  # fmt: skip
         self._stack.push_async_callback(self.workshop.close)
         self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
+        self._listen_bulk()
         self.answers = Answers(self)
         await self.stream_links.listen(str(home.node_socket(self.name)))
         self.neighbourhood.start(self.addresses())
@@ -219,6 +225,29 @@ class Node:
         with contextlib.suppress(OSError):
             kept.write_text(str(self.port))
 
+    def _listen_bulk(self) -> None:
+        """The bulk lane's port, on the same hosts: the one asked for, the one of last time, or a free one."""
+        kept = self.directory / "bulk_port"
+        asked = self.settings.listen.bulk_port
+        hosts = self.listen_hosts()
+        lane = self.workshop.lane
+        for port in dict.fromkeys((asked or _read_number(kept), *(() if asked else (0,)))):
+            try:
+                lane.listen(hosts[0], port)
+                break
+            except OSError as error:
+                if asked or error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise SystemRefused(
+                        f"can not listen on port {port} of {hosts[0]}: {error.strerror or error}",
+                        hint="is another node running there? Choose another port: --listen-bulk-port, or 0 for a free one",
+                        port=port,
+                    ) from error
+        for host in hosts[1:]:
+            with contextlib.suppress(OSError):
+                lane.listen(host, lane.port)
+        with contextlib.suppress(OSError):
+            kept.write_text(str(lane.port))
+
     async def _bind(self, hosts: list[str], port: int) -> int:
         for attempt in range(8):
             first = await self.zmq_links.listen(endpoint_of(hosts[0], port))
@@ -261,19 +290,20 @@ class Node:
             return ["0.0.0.0", "::"] if self._lan and socket.has_ipv6 else ["0.0.0.0"] if self._lan else [LOOPBACK]  # noqa: S104
         return [LOOPBACK if asked == "loopback" else asked]
 
-    def addresses(self) -> tuple[Address, ...]:
-        """Under which addresses peers reach this node."""
+    def addresses(self, port: int | None = None) -> tuple[Address, ...]:
+        """Under which addresses peers reach a port of this node, that of its links when none is given."""
+        port = self.port if port is None else port
         if not self._lan:
-            return ((LOOPBACK, self.port),)
+            return ((LOOPBACK, port),)
         asked = self.settings.listen.host
         if asked not in ("auto", "lan"):
-            return ((asked, self.port),)
+            return ((asked, port),)
         from transport.interfaces import InterfaceRule, announced, interfaces
 
         discovery = self.settings.discovery
         rule = InterfaceRule(tuple(discovery.interfaces_allow), tuple(discovery.interfaces_deny))
         found = announced(interfaces(rule))
-        return tuple((host, self.port) for host in found[:6]) or ((LOOPBACK, self.port),)
+        return tuple((host, port) for host in found[:6]) or ((LOOPBACK, port),)
 
     @property
     def listens_on_lan(self) -> bool:
@@ -322,6 +352,11 @@ class Node:
                 except OSError as error:
                     refusal = error
                     self.fact(Fact("listen.refused", {}, {"host": host, "port": self.port, "error": str(error)}))
+                try:
+                    self.workshop.lane.listen(host, self.workshop.lane.port)
+                except OSError as error:
+                    port = self.workshop.lane.port
+                    self.fact(Fact("listen.refused", {}, {"host": host, "port": port, "error": str(error)}))
         return None if heard else refusal
 
     def _addresses_changed(self) -> None:
@@ -412,6 +447,8 @@ class Node:
 
     def link_down(self, link: Link, reason: str) -> None:
         self.fact(Fact("link.down", {"reach": link.reach}, {"peer": link.identity.name, "reason": reason}))
+        if reason in ("revoked", "expired"):
+            self.workshop.lane.cut(link.identity.id)
         self.switchboard.link_down(link)
         self.fabric.link_down(link, reason)
 

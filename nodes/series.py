@@ -139,6 +139,19 @@ TABLE: Final[dict[str, Row]] = {
     "link.overflow": Row("warning", (_counter("link_overflows", "Messages that a peer did not take.", "reach"),)),
     "dial.failed": Row("info", (_counter("dials_failed", "Connections that did not come to be.", "reason"),)),
     "datagram.refused": Row("warning", (_counter("datagrams_refused", "Datagrams turned away.", "reason"),)),
+    "bulk.refused": Row(
+        "warning", (_counter("bulk_refused", "Connections turned away at the bulk lane's port.", "reason"),)
+    ),
+    "bulk.failed": Row("info", (_counter("bulk_failures", "Transfers of blobs that did not come off.", "reason"),)),
+    "bulk.moved": Row(
+        "debug",
+        (
+            _counter(
+                "bulk_bytes", "Bytes of blobs that came from other hosts, or were sent there.", "direction", of="bytes"
+            ),
+            _seconds("bulk_transfer", "Time a blob took to come from another host.", "direction"),
+        ),
+    ),
     "message.unknown": Row("debug", (_counter("messages_unknown", "Messages of a kind not known here."),)),
     "peer.violation": Row("warning", (_counter("violations", "Peers dropped for breaking the protocol.", "role"),)),
     "join.admitted": Row("info", (_counter("joins_admitted", "Certificates given out for a token.", "role"),)),

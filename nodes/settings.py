@@ -117,6 +117,9 @@ class ListenSection:
         pattern=r"[A-Za-z0-9.:%_-]+",
     )
     port: int = _setting("whole", 0, "TCP and UDP port; 0 takes a free one and keeps it", low=0, high=65535)
+    bulk_port: int = _setting(
+        "whole", 0, "TCP port of the bulk lane (large blobs); 0 takes a free one and keeps it", low=0, high=65535
+    )
 
 
 @dataclass(frozen=True, slots=True)

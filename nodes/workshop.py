@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ from blake3 import blake3
 
 from nodes.blobs import ID_BYTES, SEGMENT, open_store, shared_memory_directory
 from nodes.fabric import Fabric
+from nodes.lane import Lane
 from nodes.queries import AskFailed, Switchboard
 from nodes.settings import LimitsSection
 from swarm.errors import SwarmError
 from swarm.paths import Home
+from swarm.protocol.effects import Fact
+from transport.bulk import Wires
+from transport.hints import Address
+from transport.identity import Trust
 from transport.links import Link
 
 CODE_BYTES_MAX = 64 << 20
 CODE_KEPT_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
-FETCH_TIMEOUT_S = 60.0
 
 
 class NotHere(SwarmError):
@@ -69,7 +73,11 @@ class Workshop:
         fabric: Fabric,
         switchboard: Switchboard,
         loop: asyncio.AbstractEventLoop,
+        trust: Trust,
         limits: LimitsSection,
+        wires: Wires,
+        addresses: Callable[[int], Sequence[Address]],
+        fact: Callable[[Fact], None],
     ) -> None:
         self.code = CodeStore()
         self.store = open_store(shared_memory_directory(home.runtime), name, limits.blob_bytes)
@@ -79,6 +87,10 @@ class Workshop:
         self._segments: set[bytes] = set()
         self._fetching: dict[bytes, asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.lane = Lane(
+            wires, trust, self.store, switchboard, loop,
+            addresses=addresses, fact=fact, look=self.fetch, segments=self._segments,
+        )  # fmt: skip
         fabric.requests = self
         serve = switchboard.serve
         serve("code.put", self._code_put)
@@ -96,6 +108,7 @@ class Workshop:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lane.close()
         self.store.close()
 
     # --- workers ------------------------------------------------------------------------------------------------------
@@ -185,29 +198,7 @@ class Workshop:
 
     async def _fetch_from_any(self, blob_id: bytes) -> bool:
         for link in self._holders():
-            try:
-                first, part = await self._switchboard.asked(
-                    link, "blob.get", {"id": blob_id, "offset": 0, "size": CHUNK_BYTES}, timeout_s=FETCH_TIMEOUT_S
-                )
-                size, is_digest = int(first["size"]), not first.get("segment")
-                path = self.store.begin(blob_id, size)
-                with open(path, "r+b") as file:
-                    file.write(part)
-                    at = len(part)
-                    while at < size:
-                        _, part = await self._switchboard.asked(
-                            link,
-                            "blob.get",
-                            {"id": blob_id, "offset": at, "size": CHUNK_BYTES},
-                            timeout_s=FETCH_TIMEOUT_S,
-                        )
-                        if not part:
-                            raise AskFailed("the blob ends early")
-                        file.write(part)
-                        at += len(part)
-            except AskFailed:
-                continue
-            if self.store.finish(blob_id, path, size, is_digest=is_digest):
+            if await self.lane.fetch(link, blob_id):
                 return True
         return False
 

@@ -154,6 +154,59 @@ assert ADMIN_CHAIN_BYTES_MAX + JOIN_APPLICANTS_COUNT_MAX * CERTIFICATE_BYTES_MAX
 )
 assert JOIN_APPLICANTS_COUNT_MAX * (400 + NAME_BYTES_MAX) + 512 <= JOIN_BYTES_MAX
 
+# -- the bulk lane
+# -------------------------------------------------------------------------------------------------------
+
+TLS_CERTIFICATE_BYTES_MAX: Final = KIB
+"""The short-lived X.509 certificate of a process; ours take about 300 bytes."""
+TLS_ANNOUNCEMENT_BYTES_MAX: Final = TLS_CERTIFICATE_BYTES_MAX + 64 + 16
+"""It, with the identity's signature over it."""
+TLS_CERTIFICATE_LIFE_S: Final = 2 * 86400.0
+TLS_CERTIFICATE_RENEW_S: Final = 86400.0
+"""A process makes itself another key and certificate when less than this is left of the old one's life."""
+BULK_INLINE_BYTES_MAX: Final = 256 * KIB
+"""A blob up to this size comes with the answer on the control link: shorter than another connection would take."""
+BULK_PORTION_BYTES: Final = 256 * KIB
+"""What is read, hashed and sent, or received, hashed and kept, at a time: what the processor's cache holds. After each
+portion a transfer looks whether it is still wanted."""
+BULK_PIECE_BYTES_MAX: Final = 16 * MIB
+"""What one request asks for. After each piece the connection goes to the next transfer that waits for that peer."""
+BULK_CONNECTIONS_PER_PEER_MAX: Final = 2
+"""Connections that one process opens to one peer."""
+BULK_SERVED_PER_PEER_MAX: Final = 8
+"""Connections that a listener serves of one peer: that many pieces at a time, and as many threads."""
+BULK_SERVED_COUNT_MAX: Final = 256
+"""Connections that a listener serves, of all peers."""
+BULK_UNPROVEN_COUNT_MAX: Final = 64
+"""Connections at a listener that have not shown a ticket and proven their key yet."""
+BULK_TICKETS_PER_PEER_MAX: Final = 256
+"""Transfers that one peer may have open at a listener."""
+BULK_WAITING_PER_PEER_MAX: Final = 1024
+"""Transfers that wait for the connections to one peer."""
+BULK_TICKET_LIFE_S: Final = 60.0
+"""A transfer that nobody asked for in so long is given up by the side that listens."""
+BULK_DOOR_LIFE_S: Final = 30.0
+"""How long a connection may be opened after it was announced on the control link."""
+BULK_HANDSHAKE_TIMEOUT_S: Final = 5.0
+BULK_DIAL_TIMEOUT_S: Final = 2.0
+"""For one address; the peer may be reached by another one, or by the control link."""
+BULK_SHUT_S: Final = 30.0
+"""For how long no other connection is tried to a peer that was not reached: a firewall lets only the control port in."""
+BULK_STALL_TIMEOUT_S: Final = 15.0
+"""A transfer in which not a byte moves for so long is cut."""
+BULK_IDLE_S: Final = 20.0
+"""The side that dialled closes a connection that nothing was asked on for so long."""
+BULK_IDLE_SERVED_S: Final = 60.0
+"""The side that listened does, should the other one not."""
+
+assert 300 + 64 < TLS_ANNOUNCEMENT_BYTES_MAX < HELLO_BYTES_MAX
+assert TLS_CERTIFICATE_RENEW_S < TLS_CERTIFICATE_LIFE_S
+assert BULK_PORTION_BYTES <= BULK_PIECE_BYTES_MAX
+assert BULK_INLINE_BYTES_MAX < MESSAGE_BYTES_MAX
+assert BULK_CONNECTIONS_PER_PEER_MAX < BULK_SERVED_PER_PEER_MAX <= BULK_SERVED_COUNT_MAX
+assert BULK_IDLE_S < BULK_IDLE_SERVED_S, "who dialled closes first, so that no request meets a closing door"
+assert BULK_STALL_TIMEOUT_S < BULK_TICKET_LIFE_S, "a transfer that was cut finds its ticket when it comes back"
+
 # -- payloads and workers
 # -------------------------------------------------------------------------------------------------------------
 

@@ -7,15 +7,16 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from swarm.errors import PayloadTooLarge
 from swarm.payload import Ref
+from transport.bounds import BULK_INLINE_BYTES_MAX
 
-PUT_BYTES_MAX = 24 << 20
-"""A blob over a link to another host goes in one message; larger ones are a later version's."""
+if TYPE_CHECKING:
+    from swarm.client.lane import ClientBulk
+
 CHUNK_BYTES = 1 << 20
 
 Ask = Callable[..., tuple[Any, bytes]]
@@ -24,7 +25,15 @@ Ask = Callable[..., tuple[Any, bytes]]
 class Buffers:
     """Both a BlobSink and a BlobSource of a client. `ask` is `Engine.query`, `reach` tells how the node is linked."""
 
-    def __init__(self, ask: Ask, reach: Callable[[], str], release: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        reach: Callable[[], str],
+        release: Callable[[bytes], None],
+        lane: Callable[[], ClientBulk],
+    ) -> None:
+        """`lane` is the way to nodes of other hosts, for what is too large for a message of the link."""
+        self._lane = lane
         self._ask = ask
         self._reach = reach
         self._release = release
@@ -33,12 +42,9 @@ class Buffers:
         """Give a buffer to the node; one copy on the same host."""
         raw = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
         if self._reach() != "host":
-            if raw.nbytes > PUT_BYTES_MAX:
-                raise PayloadTooLarge(
-                    f"a buffer of {raw.nbytes} bytes can not be sent to a node of another host",
-                    hint=f"send parts of at most {PUT_BYTES_MAX} bytes, or run a node on this machine",
-                    size_bytes=raw.nbytes,
-                )
+            if raw.nbytes > BULK_INLINE_BYTES_MAX:
+                blob_id, flags = self._lane().put(raw, by_link=self._reach() != "lan")
+                return Ref(blob_id, raw.nbytes, flags)
             digest = blake3(raw).digest()
             self._ask("blob.put", {"id": digest}, bytes(raw))
             return Ref(digest, raw.nbytes, 0)
@@ -54,22 +60,24 @@ class Buffers:
 
     def put_file(self, path: Path) -> Ref:
         """Give a file to the node by the digest of its content."""
-        data = path.read_bytes()
-        return self.put_content(data)
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size <= BULK_INLINE_BYTES_MAX:
+                return self.put_content(file.read())
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                return self.put_content(view)
 
-    def put_content(self, data: bytes) -> Ref:
+    def put_content(self, data: bytes | memoryview) -> Ref:
         """Give bytes to the node by their digest: what it has already is not sent again."""
+        size = len(data)
+        if size > BULK_INLINE_BYTES_MAX:
+            digest = blake3(data, max_threads=blake3.AUTO).digest()
+            self._lane().put(memoryview(data), digest, by_link=self._reach() != "lan")
+            return Ref(digest, size, 0)
         digest = blake3(data).digest()
         known, _ = self._ask("blob.has", {"id": digest})
         if not known["has"]:
-            if len(data) > PUT_BYTES_MAX:
-                raise PayloadTooLarge(
-                    f"a file of {len(data)} bytes is more than is staged ({PUT_BYTES_MAX})",
-                    hint="split it",
-                    size_bytes=len(data),
-                )
-            self._ask("blob.put", {"id": digest}, data)
-        return Ref(digest, len(data), 0)
+            self._ask("blob.put", {"id": digest}, bytes(data))
+        return Ref(digest, size, 0)
 
     def open(self, ref: Ref) -> memoryview:
         """A read-only view of a blob. On the node's host it is mapped, and given back when nobody looks at it."""
@@ -85,10 +93,20 @@ class Buffers:
             if ref.flags & 1:
                 weakref.finalize(mapped, self._release, ref.id)
             return memoryview(mapped)[: ref.size]
-        return memoryview(self.read(ref.id, ref.size))
+        if ref.size <= BULK_INLINE_BYTES_MAX:
+            return memoryview(self.read(ref.id, ref.size))
+        data = self._lane().get(ref.id, ref.size)
+        if ref.flags & 1:
+            if isinstance(data.obj, mmap.mmap):
+                weakref.finalize(data.obj, self._release, ref.id)
+            else:
+                self._release(ref.id)  # it is all here
+        return data
 
     def read(self, blob_id: bytes, size: int) -> bytes:
-        """The bytes of a blob, over the link."""
+        """The bytes of a blob."""
+        if size > BULK_INLINE_BYTES_MAX and self._reach() == "lan":
+            return bytes(self._lane().get(blob_id, size))
         parts = []
         at = 0
         while at < size:

@@ -13,10 +13,10 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarm.client.batches import Batches, Make, Room
 from swarm.client.buffers import Buffers
@@ -37,7 +37,11 @@ from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
 from swarm.protocol.session import Delivered, Ended, Happened, Moving, Session
 from transport import bounds
+from transport.identity import Identity
 from transport.links import Link, LinkClosed, LinkOverflow
+
+if TYPE_CHECKING:
+    from swarm.client.bulk import ClientBulk
 
 T = TypeVar("T")
 
@@ -108,6 +112,7 @@ class Engine:
         self._reconnecting: asyncio.Task[None] | None = None
         self._moving = ""
         self._finder: Finder | None = None
+        self._bulk: ClientBulk | None = None
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="swarm-client", daemon=True)
         self.lane = Lane(self, wanted=self.settings.direct)
@@ -142,6 +147,8 @@ class Engine:
             self.closed = True
         self.room.shut()
         _engines.discard(self)
+        if self._bulk is not None:
+            self._bulk.close()
         if self._thread.is_alive():
             try:
                 self._call(self._close(), timeout_s)
@@ -283,6 +290,24 @@ class Engine:
         answer: StdFuture[tuple[Any, bytes]] = StdFuture()
         self._loop.call_soon_threadsafe(self._ask_for, answer, method, dict(args), body)
         return answer
+
+    def bulk(self) -> ClientBulk:
+        """The way of large buffers to and from nodes of other hosts; made when it is needed first. From any thread."""
+        self.refuse_in_own_thread("move large buffers")
+        with self.room.lock:
+            if self._bulk is None:
+                from swarm.client.bulk import ClientBulk
+
+                assert self._finder is not None
+                self._bulk = ClientBulk(self._finder.credentials, self._finder.trust, self.query, self._linked)
+            return self._bulk
+
+    def _linked(self) -> tuple[Identity, Sequence[str]] | None:
+        link, finder = self._link, self._finder
+        if link is None or finder is None:
+            return None
+        host = finder.reached.get(link.identity.id)
+        return link.identity, () if host is None else (host,)
 
     def post(self, method: str, args: Mapping[str, Any]) -> None:
         """Tell the node something, without an answer; nothing when there is no node. From any thread, and finalizers."""

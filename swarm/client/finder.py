@@ -15,7 +15,7 @@ from swarm.errors import FleetNotFound
 from swarm.paths import Home
 from transport.fleet import Fleet, enroll, host_name
 from transport.hints import Hint
-from transport.identity import Credentials
+from transport.identity import Credentials, Trust
 from transport.links import HandshakeFailed, Link, LinkHandler
 from transport.private_files import FleetError
 from transport.stream_links import StreamLinks
@@ -85,7 +85,19 @@ class Finder:
         self._tcp: Any = None
         self._discovery: Any = None
         self.places: dict[bytes, Place] = {}
+        self.reached: dict[bytes, str] = {}
+        """The host by which a node was reached last, by the node's id."""
         self.tried: list[str] = []
+
+    @property
+    def credentials(self) -> Credentials:
+        """What this client proves itself with."""
+        return self._credentials
+
+    @property
+    def trust(self) -> Trust:
+        """Whom it believes."""
+        return self._fleet.trust
 
     async def find(self, deadline: float, avoid: bytes | None = None) -> Link:
         """A link to a node; another than `avoid` if there is one. FleetNotFound at the deadline (loop's clock)."""
@@ -147,6 +159,7 @@ class Finder:
                 link: Link = await self._tcp.connect(
                     endpoint, server_key=place.curve_key, expect=place.id, timeout_s=timeout_s / len(place.addresses)
                 )
+                self.reached[link.identity.id] = host
                 return link
             except HandshakeFailed as error:
                 failure = error

@@ -85,7 +85,7 @@ class Fleet:
         self._lane = engine.lane
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
-        self._buffers = Buffers(engine.query, self._reach, self._release)
+        self._buffers = Buffers(engine.query, self._reach, self._release, engine.bulk)
         engine.settling.source = self._buffers
 
     def _reach(self) -> str:
