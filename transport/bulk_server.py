@@ -30,7 +30,7 @@ from transport.identity import Identity
 class _Ticket:
     """What one peer may read or write."""
 
-    __slots__ = ("lock", "peer", "region", "used_at", "users", "writing")
+    __slots__ = ("lock", "peer", "region", "used_at", "users", "writer", "writing")
 
     def __init__(self, peer: bytes, region: Region, writing: Progress | None, now: float) -> None:
         self.peer = peer
@@ -38,6 +38,8 @@ class _Ticket:
         self.writing = writing
         self.used_at = now
         self.users = 0
+        self.writer: Wire | None = None
+        """The connection that writes at this moment."""
         self.lock = threading.Lock()
 
 
@@ -211,7 +213,15 @@ class BulkServer:
     def _carry_out(self, wire: Wire, verb: Verb, ticket: bytes, entry: _Ticket, offset: int, length: int) -> None:
         size = entry.region.size
         if verb == Verb.WHERE and entry.writing is not None:
-            _say(wire, Status.OK, entry.writing.at)
+            # Its peer is here: what another connection still brings of it is of one that has ended over there.
+            if entry.writer is not None:
+                entry.writer.abort()
+            if not entry.lock.acquire(timeout=bounds.BULK_STALL_TIMEOUT_S):
+                _say(wire, Status.BUSY)
+                return
+            at = entry.writing.at
+            entry.lock.release()
+            _say(wire, Status.OK, at)
         elif verb == Verb.WHERE or (verb == Verb.WRITE) != (entry.writing is not None):
             _say(wire, Status.UNKNOWN)
         elif not 0 < length <= bounds.BULK_PIECE_BYTES_MAX or offset > size or length > size - offset:
@@ -231,6 +241,8 @@ class BulkServer:
         else:
             with contextlib.ExitStack() as stack:
                 stack.callback(entry.lock.release)
+                entry.writer = wire
+                stack.callback(setattr, entry, "writer", None)
                 if offset != entry.writing.at:
                     _say(wire, Status.RANGE, entry.writing.at)
                     return

@@ -59,7 +59,7 @@ class MemoryWireNetwork:
 
     def __init__(self) -> None:
         self.listeners: dict[tuple[str, int], tuple[MemoryWires, Callable[[Wire], None]]] = {}
-        self.ports = itertools.count(1)
+        self.ports = itertools.count(1000)
 
 
 class MemoryWires:
