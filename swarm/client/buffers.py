@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from swarm.payload import Ref
 from transport.bounds import BULK_INLINE_BYTES_MAX
+from transport.bulk import File, Memory, Region
 
 if TYPE_CHECKING:
     from swarm.client.lane import ClientBulk
@@ -43,8 +44,7 @@ class Buffers:
         raw = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
         if self._reach() != "host":
             if raw.nbytes > BULK_INLINE_BYTES_MAX:
-                blob_id, flags = self._lane().put(raw, by_link=self._reach() != "lan")
-                return Ref(blob_id, raw.nbytes, flags)
+                return self._give(Memory(raw), None)
             digest = blake3(raw).digest()
             self._ask("blob.put", {"id": digest}, bytes(raw))
             return Ref(digest, raw.nbytes, 0)
@@ -60,24 +60,29 @@ class Buffers:
 
     def put_file(self, path: Path) -> Ref:
         """Give a file to the node by the digest of its content."""
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size <= BULK_INLINE_BYTES_MAX:
-                return self.put_content(file.read())
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                return self.put_content(view)
+        size = path.stat().st_size
+        if size <= BULK_INLINE_BYTES_MAX:
+            return self.put_content(path.read_bytes())
+        # Not mapped: a file that is cut short meanwhile would end this process.
+        hasher = blake3()
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(CHUNK_BYTES):
+                hasher.update(part)
+        return self._give(File(path, size), hasher.digest())
 
-    def put_content(self, data: bytes | memoryview) -> Ref:
+    def put_content(self, data: bytes) -> Ref:
         """Give bytes to the node by their digest: what it has already is not sent again."""
-        size = len(data)
-        if size > BULK_INLINE_BYTES_MAX:
-            digest = blake3(data, max_threads=blake3.AUTO).digest()
-            self._lane().put(memoryview(data), digest, by_link=self._reach() != "lan")
-            return Ref(digest, size, 0)
+        if len(data) > BULK_INLINE_BYTES_MAX:
+            return self._give(Memory(data), blake3(data, max_threads=blake3.AUTO).digest())
         digest = blake3(data).digest()
         known, _ = self._ask("blob.has", {"id": digest})
         if not known["has"]:
-            self._ask("blob.put", {"id": digest}, bytes(data))
-        return Ref(digest, size, 0)
+            self._ask("blob.put", {"id": digest}, data)
+        return Ref(digest, len(data), 0)
+
+    def _give(self, region: Region, digest: bytes | None) -> Ref:
+        blob_id, flags = self._lane().put(region, digest, by_link=self._reach() != "lan")
+        return Ref(blob_id, region.size, flags)
 
     def open(self, ref: Ref) -> memoryview:
         """A read-only view of a blob. On the node's host it is mapped, and given back when nobody looks at it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from swarm.errors import FleetNotFound, SwarmError
-from transport.bulk import BulkFailed, Memory, Route, Verb, read_route
+from transport.bulk import BulkFailed, Memory, Region, Route, Verb, read_route
 from transport.bulk_client import BulkClient, Transfer
 from transport.identity import Credentials, Identity, Trust
 from transport.tls_wires import TlsWires
@@ -50,10 +50,10 @@ class ClientBulk:
             raise SwarmError(f"the blob {blob_id.hex()[:12]} is not what its digest says", hint="ask another node")
         return data
 
-    def put(self, data: memoryview, digest: bytes | None = None, *, by_link: bool = False) -> tuple[bytes, int]:
+    def put(self, region: Region, digest: bytes | None = None, *, by_link: bool = False) -> tuple[bytes, int]:
         """Give bytes to the node; (id, flags of a ref). With a digest, only if it has them not. `by_link`: over the link
         itself, which is a socket of this host."""
-        ask: dict[str, Any] = {"size": data.nbytes, "id": digest}
+        ask: dict[str, Any] = {"size": region.size, "id": digest}
         if not by_link:
             ask["tls"] = self._wires.announcement()
         answer, _ = self._ask("blob.accept", ask)
@@ -61,7 +61,7 @@ class ClientBulk:
             assert digest is not None
             return digest, 0
         ticket = bytes(answer["ticket"])
-        transfer = Transfer(Verb.WRITE, Memory(data), hashed=False)
+        transfer = Transfer(Verb.WRITE, region, hashed=False)
 
         def again() -> Mapping[str, Any]:
             way, _ = self._ask("blob.door", {"tls": self._wires.announcement()})
@@ -73,8 +73,9 @@ class ClientBulk:
         if failure is not None:
             # Where only the control port is let through. The node says how much it has.
             at = int(self._ask("blob.part", {"ticket": ticket, "offset": -1})[0]["at"])
-            while at < data.nbytes:
-                part = bytes(data[at : at + PART_BYTES])
+            scratch = memoryview(bytearray(PART_BYTES))
+            while at < region.size:
+                part = bytes(region.get(at, min(PART_BYTES, region.size - at), scratch))
                 at = int(self._ask("blob.part", {"ticket": ticket, "offset": at}, part)[0]["at"])
         kept, _ = self._ask("blob.arrived", {"ticket": ticket, "id": digest})
         return bytes(kept["id"]), int(kept["flags"])

@@ -134,10 +134,12 @@ class Cutting:
     def dial(self, route: Route) -> Wire:
         self.dialled += 1
         wire: Wire = self._wires.dial(route)
-        return _Cut(wire, self._after.pop(0)) if self._after else wire
+        return CutWire(wire, self._after.pop(0)) if self._after else wire
 
 
-class _Cut:
+class CutWire:
+    """A connection that ends after so many bytes."""
+
     def __init__(self, wire: Wire, left: int) -> None:
         self._wire = wire
         self._left = left

@@ -1,0 +1,178 @@
+"""Large arguments, results and files between hosts: two homes on one machine, which share no memory with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import swarm
+from swarm.client.sync import Fleet, connect
+from swarm.errors import SwarmError
+from tests.contract.bulk_sides import CutWire
+from tests.e2e.fleets import Nodes, until
+from transport.bulk import BulkFailed, Memory
+from transport.tls_wires import TlsWires
+
+MIB = 1 << 20
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Homes:
+    """Node `oak` in one home; in another one, which came in by a token, node `elm` and a user."""
+
+    def __init__(self, root: Path, **settings: str) -> None:
+        self.near = Nodes(root / "near", settings=settings)
+        self.near.start("oak", "--workers", "1", "--label", "oak")
+        token = self.near.cli("fleet", "token", "--uses", "1")
+        assert token.returncode == 0, token.stderr
+        self.far = Nodes(root / "far")
+        joined = self.far.cli("fleet", "join", token.stdout.decode().strip(), "--name", "elm")
+        assert joined.returncode == 0, joined.stderr
+        self.seeds = (self.far.home.fleet_dir / "seeds").read_text().split()
+
+    def user(self) -> Fleet:
+        """A client of the far home that uses oak, over the network."""
+        fleet = connect(self.far.home, seeds=self.seeds, timeout_s=20)
+        link = fleet._engine.link
+        assert link is not None and link.reach == "lan", link
+        return fleet
+
+    def stop(self) -> None:
+        assert self.far.stop_all() | self.near.stop_all() == dict.fromkeys(("oak", *self._also), 0)
+
+    _also: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
+    made = Homes(tmp_path_factory.mktemp("b"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def user(homes: Homes) -> Iterator[Fleet]:
+    with homes.user() as fleet:
+        yield fleet
+
+
+def digest(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def failures(nodes: Nodes, name: str) -> list[str]:
+    return [line for line in nodes.log(name).splitlines() if "bulk.failed" in line or "bulk.refused" in line]
+
+
+def test_arguments_and_results_of_any_size_cross_hosts(homes: Homes, user: Fleet) -> None:
+    for size in (300_000, 40 * MIB + 13):
+        data = np.frombuffer(os.urandom(size), dtype="u1")
+        assert user.submit(lambda a: hashlib.sha256(a).hexdigest(), data).result(60) == digest(data)
+        back = user.submit(lambda a: a[::-1].copy(), data).result(60)
+        assert np.array_equal(back, data[::-1])
+    assert failures(homes.near, "oak") == []
+
+
+def test_the_node_goes_on_while_a_large_blob_arrives(homes: Homes, user: Fleet) -> None:
+    data = memoryview(bytearray(256 * MIB))
+    answers: list[float] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        with homes.near.connect("oak") as other:
+            while not ended.is_set():
+                assert other.submit(abs, -1).result(60) == 1
+                answers.append(time.monotonic())
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: answers, 30)
+    began_s = time.monotonic()
+    blob, _ = user._engine.lane().put(Memory(data))
+    took_s = time.monotonic() - began_s
+    ended.set()
+    asking.join(60)
+    times = [began_s, *(at for at in answers if began_s <= at <= began_s + took_s), began_s + took_s]
+    longest_s = max(after - before for before, after in zip(times, times[1:]))
+    print(f"256 MiB in {took_s:.2f} s; {len(times) - 2} tasks meanwhile, the longest pause {longest_s * 1e3:.0f} ms")
+    assert len(times) > 20
+    assert longest_s < took_s / 2
+    user._engine.post("segment.release", {"ids": [blob]})
+
+
+def test_where_only_the_control_port_is_open_blobs_go_by_it(
+    homes: Homes, user: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled = []
+
+    def nowhere(self: Any, route: Any) -> Any:
+        dialled.append(route)
+        raise BulkFailed("unreachable", "a firewall")
+
+    monkeypatch.setattr(TlsWires, "dial", nowhere)
+    data = np.frombuffer(os.urandom(3 * MIB + 7), dtype="u1")
+    assert np.array_equal(user.submit(lambda a: a.copy(), data).result(60), data)
+    assert len(dialled) == 1, "what was found shut is not tried again at once"
+
+
+def test_a_cut_in_the_middle_is_gone_over(homes: Homes, user: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, cuts = TlsWires.dial, [5 * MIB, 20 * MIB]
+
+    def dial(self: Any, route: Any) -> Any:
+        return CutWire(real(self, route), cuts.pop(0)) if cuts else real(self, route)
+
+    monkeypatch.setattr(TlsWires, "dial", dial)
+    data = np.frombuffer(os.urandom(48 * MIB), dtype="u1")
+    assert user.submit(lambda a: hashlib.sha256(a).hexdigest(), data).result(60) == digest(data)
+    assert not cuts
+
+
+def test_files_over_the_old_limit_are_staged(homes: Homes, user: Fleet, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(30 * MIB))
+    wanted = digest(path.read_bytes())
+    with homes.near.connect("oak") as local:
+        for fleet in (user, local):
+            ended = fleet.submit_command(
+                ["cp", "large", "copy"], files_in=[("large", path)], files_out=["copy"]
+            ).result(60)
+            assert ended["exit"] == 0
+            _, blob, size, _ = ended["out"][0][:4]
+            assert digest(fleet.fetch_file(bytes(blob), size)) == wanted
+
+
+def test_what_is_more_than_a_node_keeps_is_said_so(tmp_path: Path) -> None:
+    homes = Homes(tmp_path, SWARM_LIMITS_BLOB_BYTES="8MiB")
+    with homes.user() as user:
+        with pytest.raises(SwarmError, match="more than this node keeps") as caught:
+            user.submit(len, bytes(9 * MIB))
+        assert "limits.blob_bytes" in caught.value.hint
+        assert user.submit(len, bytes(3 * MIB)).result(30) == 3 * MIB
+    homes.stop()
+
+
+def test_nodes_bring_each_other_what_tasks_need(homes: Homes) -> None:
+    homes.far.start("elm", "--workers", "1", "--label", "elm")
+    homes._also = ("elm",)
+    with homes.near.connect("oak") as fleet:
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 30)
+        data = np.frombuffer(os.urandom(40 * MIB + 1), dtype="u1")
+
+        def there(array: Any) -> tuple[str, Any]:
+            return os.environ["SWARM_NODE"], array[::-1].copy()
+
+        where, back = fleet.options(labels=["elm"]).submit(there, data).result(60)
+        assert where == "elm"
+        assert np.array_equal(back, data[::-1])
+    for nodes, name in ((homes.near, "oak"), (homes.far, "elm")):
+        assert failures(nodes, name) == []
+    assert swarm.__name__ == "swarm"
