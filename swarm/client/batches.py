@@ -167,7 +167,8 @@ class Batches:
             self.awake = False
             for it in self._open:
                 it.route.open = None
-            batches = self._full + self._open
+            # One is empty when the arguments of its first call turned out not to be plain: they are still being written.
+            batches = [it for it in (*self._full, *self._open) if it.builder.count]
             code, self._code = self._code, []
             self._taken = sum(it.builder.count for it in batches)
             self._full, self._open, self._full_bytes = [], [], 0

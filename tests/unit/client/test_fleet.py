@@ -58,6 +58,16 @@ def test_no_empty_batch_goes_out_for_a_call_that_takes_long_to_encode(world: Wor
     assert [header["n"] for header in world.nodes[0].submitted] == [1]
 
 
+def test_no_empty_batch_is_sent_while_arguments_are_written(world: World) -> None:
+    class Slow:
+        def __reduce__(self) -> tuple[type[int], tuple[int]]:
+            world.fleet.submit(square, 2).result(5)  # the loop turns, and takes what there is
+            return int, (3,)
+
+    assert world.fleet.submit(int, Slow()).result(5) == 3
+    assert [header["n"] for header in world.nodes[0].submitted] == [1, 1]
+
+
 def test_code_is_there_before_the_batch_that_needs_it(world: World) -> None:
     for number in range(30):
         offset = number
