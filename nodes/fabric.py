@@ -23,7 +23,7 @@ from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
 from swarm.protocol.ownership import Connect, Ownership, ToExecutor
 from swarm.protocol.resources import Capacity
-from swarm.protocol.spec import SpecError, parse_spec
+from swarm.protocol.spec import Spec, SpecError, parse_spec
 from transport.links import Link, LinkClosed, LinkOverflow
 
 LINK_GRACE_S = 3.0
@@ -46,6 +46,7 @@ class WorkerRequests(Protocol):
     """Who answers what workers ask for (code, blobs, segments)."""
 
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
+    def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None: ...
     def worker_gone(self, worker: int) -> None: ...
 
 
@@ -292,12 +293,17 @@ class Fabric:
                 deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")),
             )  # fmt: skip
         elif kind == Kind.DISPATCH and is_node:
-            raw = field(header, "s", bytes)
+            raw, number, extra = field(header, "s", bytes), field(header, "d", int), header.get("x") or {}
+            spec, calls = parse_spec(raw), Calls(body, field(header, "n", int))
+            if not isinstance(extra, dict):
+                raise MessageError("what a dispatch adds is not a map")
             self.execution.dispatch(
-                now, peer, dispatch=field(header, "d", int), batch=field(header, "b", bytes), spec=parse_spec(raw),
-                raw=raw, granted=header.get("g") is True, calls=Calls(body, field(header, "n", int)),
-                first=field(header, "a", int), attempts=field(header, "w", int), extra=header.get("x") or {},
+                now, peer, dispatch=number, batch=field(header, "b", bytes), spec=spec, raw=raw,
+                granted=header.get("g") is True, calls=calls, first=field(header, "a", int),
+                attempts=field(header, "w", int), extra=extra,
             )  # fmt: skip
+            if self.requests is not None:
+                self.requests.queued(peer, number, spec, calls, extra)
         elif kind == Kind.EVENT and is_node:
             self.ownership.event(
                 peer, field(header, "d", int), field(header, "i", int), field(header, "e", str), header.get("v"), body
@@ -558,6 +564,8 @@ class Fabric:
                 self._now(), self.me, dispatch=it.dispatch, batch=it.batch, spec=it.spec, raw=it.raw,
                 granted=it.granted, calls=calls, first=it.first, attempts=it.attempts, extra=it.extra,
             )  # fmt: skip
+            if self.requests is not None:
+                self.requests.queued(self.me, it.dispatch, it.spec, calls, it.extra or {})
             return
         header = {
             "b": it.batch, "d": it.dispatch, "a": it.first, "n": it.count, "s": it.raw, "w": it.attempts,

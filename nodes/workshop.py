@@ -13,14 +13,17 @@ from typing import Any
 
 from blake3 import blake3
 
+from kernels.batch import Calls
 from nodes.blobs import ID_BYTES, SEGMENT, open_store, shared_memory_directory
 from nodes.fabric import Fabric
 from nodes.lane import Lane
+from nodes.prefetch import Prefetch
 from nodes.queries import AskFailed, Switchboard
 from nodes.settings import LimitsSection
 from swarm.errors import SwarmError
 from swarm.paths import Home
 from swarm.protocol.effects import Fact
+from swarm.protocol.spec import Spec
 from transport.bulk import Wires
 from transport.hints import Address
 from transport.identity import Trust
@@ -91,6 +94,10 @@ class Workshop:
             wires, trust, self.store, switchboard, loop,
             addresses=addresses, fact=fact, look=self.fetch, segments=self._segments,
         )  # fmt: skip
+        self._prefetch = Prefetch(
+            self.fetch, lambda blob_id: self.store.open(blob_id) is not None, fabric.execution.holds,
+            limits.blob_bytes, loop,
+        )  # fmt: skip
         fabric.requests = self
         serve = switchboard.serve
         serve("code.put", self._code_put)
@@ -105,6 +112,7 @@ class Workshop:
 
     async def close(self) -> None:
         """Remove every blob."""
+        await self._prefetch.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -116,6 +124,8 @@ class Workshop:
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         """Answer a worker, at once where it can be."""
         reply = self._fabric.pool.reply
+        if method == "blob.open" and args:
+            self._prefetch.opened(args[0])
         try:
             if method == "segment.alloc":
                 blob_id, path = self.store.alloc(int(args[0]))
@@ -141,6 +151,10 @@ class Workshop:
             self._refuse(worker, number, str(error), error.hint)
         except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
             self._refuse(worker, number, f"{method}: {type(error).__name__}: {error}", "")
+
+    def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None:
+        """Tasks came that wait for a slot: bring what they need meanwhile."""
+        self._prefetch.queued(owner, dispatch, spec, calls, extra)
 
     def worker_gone(self, worker: int) -> None:
         """Nothing is kept per worker."""
@@ -178,14 +192,14 @@ class Workshop:
             f"no node has the code {digest.hex()[:12]}", hint="the node it was given to may be gone; submit it again"
         )
 
-    async def fetch(self, blob_id: bytes) -> tuple[Path, int]:
-        """A blob from wherever it is. NotHere when nobody has it."""
+    async def fetch(self, blob_id: bytes, first: bytes | None = None) -> tuple[Path, int]:
+        """A blob from wherever it is; the node `first` is asked first. NotHere when nobody has it."""
         while (found := self.store.open(blob_id)) is None:
             waiting = self._fetching.get(blob_id)
             if waiting is None:
                 waiting = self._fetching[blob_id] = self._loop.create_future()
                 try:
-                    waiting.set_result(await self._fetch_from_any(blob_id))
+                    waiting.set_result(await self._fetch_from_any(blob_id, first))
                 finally:
                     del self._fetching[blob_id]
                     if not waiting.done():
@@ -196,8 +210,8 @@ class Workshop:
                 )
         return found
 
-    async def _fetch_from_any(self, blob_id: bytes) -> bool:
-        for link in self._holders():
+    async def _fetch_from_any(self, blob_id: bytes, first: bytes | None) -> bool:
+        for link in sorted(self._holders(), key=lambda one: one.identity.id != first):
             if await self.lane.fetch(link, blob_id):
                 return True
         return False

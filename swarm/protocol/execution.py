@@ -314,6 +314,10 @@ class Execution:
         """What is not reported yet of an owner's runs: dispatch -> ranges."""
         return {run.dispatch: run.pending() for run in self._runs.values() if run.owner == owner}
 
+    def holds(self, owner: bytes, dispatch: int) -> bool:
+        """Whether tasks of an owner's dispatch are here that are not reported yet."""
+        return (owner, dispatch) in self._by_dispatch
+
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import swarm
 from swarm.client.sync import Fleet, connect
 from swarm.errors import SwarmError
 from tests.contract.bulk_sides import CutWire
@@ -37,6 +36,7 @@ class Homes:
         self.far = Nodes(root / "far")
         joined = self.far.cli("fleet", "join", token.stdout.decode().strip(), "--name", "elm")
         assert joined.returncode == 0, joined.stderr
+        self.also: tuple[str, ...] = ()
         self.seeds = (self.far.home.fleet_dir / "seeds").read_text().split()
 
     def user(self) -> Fleet:
@@ -47,9 +47,7 @@ class Homes:
         return fleet
 
     def stop(self) -> None:
-        assert self.far.stop_all() | self.near.stop_all() == dict.fromkeys(("oak", *self._also), 0)
-
-    _also: tuple[str, ...] = ()
+        assert self.far.stop_all() | self.near.stop_all() == dict.fromkeys(("oak", *self.also), 0)
 
 
 @pytest.fixture(scope="module")
@@ -160,19 +158,61 @@ def test_what_is_more_than_a_node_keeps_is_said_so(tmp_path: Path) -> None:
     homes.stop()
 
 
-def test_nodes_bring_each_other_what_tasks_need(homes: Homes) -> None:
-    homes.far.start("elm", "--workers", "1", "--label", "elm")
-    homes._also = ("elm",)
+@pytest.fixture
+def pair(homes: Homes) -> Iterator[Fleet]:
+    """A client of oak on its own host, when elm is a member too. elm keeps 64 MiB, and has one worker."""
+    if "elm" not in homes.far.processes:
+        homes.far.start("elm", "--workers", "1", "--label", "elm", "--limits-blob-bytes", "64MiB")
+        homes.also = ("elm",)
     with homes.near.connect("oak") as fleet:
         until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 30)
-        data = np.frombuffer(os.urandom(40 * MIB + 1), dtype="u1")
+        yield fleet
 
-        def there(array: Any) -> tuple[str, Any]:
-            return os.environ["SWARM_NODE"], array[::-1].copy()
 
-        where, back = fleet.options(labels=["elm"]).submit(there, data).result(60)
-        assert where == "elm"
-        assert np.array_equal(back, data[::-1])
+def wait_for(path: str) -> None:
+    """A task that says that it has begun, and holds its slot until a file is there."""
+    Path(path + ".began").touch()
+    deadline = time.monotonic() + 60
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_what_a_waiting_task_needs_is_there_before_its_turn(homes: Homes, pair: Fleet, tmp_path: Path) -> None:
+    on_elm = pair.options(labels=["elm"])
+
+    def look(array: Any) -> tuple[int, int]:
+        return int(array[0]), array.nbytes
+
+    # What is known to be quick is sent ahead; the rest waits at its owner.
+    assert [one.result(60) for one in [on_elm.submit(look, np.zeros(8, "u1")) for _ in range(50)]] == [(0, 8)] * 50
+    first = on_elm.submit(wait_for, str(tmp_path / "go"))
+    until((tmp_path / "go.began").exists, 30)
+    arrays = [np.full(6 * MIB, n, dtype="u1") for n in range(8)]
+    futures = [on_elm.submit(look, array) for array in arrays]
+    with homes.far.connect("elm") as elm:
+
+        def held() -> int:
+            value, _ = elm._engine.query("status", {})
+            return int(value["blob_bytes"])
+
+        # A quarter of what it keeps, and not more: two of these, while no worker has asked for any.
+        until(lambda: held() >= 12 * MIB, 30)
+        time.sleep(0.5)
+        assert held() < 18 * MIB
+        assert not first.done()
+        (tmp_path / "go").touch()
+        assert [future.result(60) for future in futures] == [(n, 6 * MIB) for n in range(8)]
+        assert first.result(60) is None
+
+
+def test_nodes_bring_each_other_what_tasks_need(homes: Homes, pair: Fleet) -> None:
+    data = np.frombuffer(os.urandom(30 * MIB + 1), dtype="u1")
+
+    def there(array: Any) -> tuple[str, Any]:
+        return os.environ["SWARM_NODE"], array[::-1].copy()
+
+    where, back = pair.options(labels=["elm"]).submit(there, data).result(60)
+    assert where == "elm"
+    assert np.array_equal(back, data[::-1])
     for nodes, name in ((homes.near, "oak"), (homes.far, "elm")):
         assert failures(nodes, name) == []
-    assert swarm.__name__ == "swarm"
