@@ -16,7 +16,7 @@ from transport.bounds import BULK_INLINE_BYTES_MAX
 from transport.bulk import File, Memory, Region
 
 if TYPE_CHECKING:
-    from swarm.client.lane import ClientBulk
+    from swarm.client.bulk import ClientBulk
 
 CHUNK_BYTES = 1 << 20
 
