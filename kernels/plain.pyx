@@ -235,9 +235,13 @@ cdef int put_value(Sink* sink, object value, int depth) except -1:
 
 cdef int encode_result(Sink* sink, object value) except -1:
     """Tag and value; 0 and nothing written when the value is not plain."""
+    return encode_within(sink, value, BYTES_MAX)
+
+
+cdef int encode_within(Sink* sink, object value, size_t bytes_max) except -1:
     cdef size_t before = sink.size
     cdef int plain
-    sink.limit = before + BYTES_MAX
+    sink.limit = before + bytes_max
     if not sink_reserve(sink, 2):
         return 0
     sink.data[sink.size] = TAG
@@ -284,12 +288,6 @@ cdef int encode_call(Sink* sink, tuple args, dict kwargs) except -1:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
-
-cdef struct Source:
-    const uint8_t* at
-    const uint8_t* stop
-    size_t owed              # values promised by the heads read so far; each needs a byte, so never more than are left
-
 
 cdef int malformed(str why) except -1:
     raise ValueError(f"malformed payload: {why}")
@@ -438,13 +436,13 @@ cdef object decode_at(const uint8_t* data, size_t size):
     return value
 
 
-def encode_plain(value):
-    """The payload of a result: tag M and MessagePack, or None when the value is not plain or over PLAIN_BYTES_MAX."""
+def encode_plain(value, Py_ssize_t bytes_max=PLAIN_BYTES_MAX):
+    """The payload of a result: tag M and MessagePack, or None when the value is not plain or over `bytes_max`."""
     cdef Sink sink
     sink.data = NULL
     sink.size = sink.room = sink.limit = 0
     try:
-        if not encode_result(&sink, value):
+        if bytes_max <= 0 or not encode_within(&sink, value, <size_t> bytes_max):
             return None
         return PyBytes_FromStringAndSize(<const char*> sink.data, <Py_ssize_t> sink.size)
     finally:

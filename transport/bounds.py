@@ -216,6 +216,8 @@ INLINE_BYTES_MAX: Final = MIB
 """One payload, blobs not counted."""
 PAYLOAD_BUFFERS_MAX: Final = 65_536
 """Out-of-band buffers of one payload."""
+CHUNK_BYTES_MAX: Final = 512 * KIB
+"""Arguments of one chunk of `map`, packed together; one item may pass it by OUT_OF_BAND_BYTES."""
 CODE_BYTES_MAX: Final = 16 * MIB
 """A callable by value."""
 WORKER_FRAME_BYTES_MAX: Final = 256 * MIB
@@ -258,6 +260,7 @@ assert INPUT_WINDOW_BYTES + INPUT_CHUNK_BYTES < INPUT_WAITING_BYTES_MAX, (
 )
 assert INPUT_WINDOW_BYTES <= INPUT_KEPT_BYTES
 assert OUTPUT_REPORT_BYTES + 2 * INPUT_CHUNK_BYTES < OUTPUT_WINDOW_BYTES
+assert CHUNK_BYTES_MAX + OUT_OF_BAND_BYTES + KIB <= INLINE_BYTES_MAX, "a chunk is one payload"
 assert CODE_BYTES_MAX <= MESSAGE_BYTES_MAX < WORKER_FRAME_BYTES_MAX
 
 # -- datagrams and discovery ---------------------------------------------------------------

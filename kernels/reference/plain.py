@@ -28,13 +28,13 @@ def is_plain(value: object, depth: int = 0) -> bool:
     return False
 
 
-def _bounded(payload: bytes) -> bytes | None:
-    return payload if len(payload) <= PLAIN_BYTES_MAX else None
+def _bounded(payload: bytes, bytes_max: int = PLAIN_BYTES_MAX) -> bytes | None:
+    return payload if len(payload) <= bytes_max else None
 
 
-def encode_plain(value: object) -> bytes | None:
+def encode_plain(value: object, bytes_max: int = PLAIN_BYTES_MAX) -> bytes | None:
     """The payload of a result, or None when it is not plain or too big."""
-    return _bounded(TAG + bytes(msgpack.packb(value))) if is_plain(value) else None
+    return _bounded(TAG + bytes(msgpack.packb(value)), bytes_max) if is_plain(value) else None
 
 
 def encode_call(args: tuple[object, ...], kwargs: dict[str, object] | None) -> bytes | None:

@@ -103,9 +103,13 @@ class Calls:
 
     def decode(self, run: Run, i: int) -> Call:
         """The arguments of the run's i-th call, whatever they are written in."""
-        self._segments.run, self._segments.index = run.number, run.start + i
+        self.here(run, run.start + i)
         dependencies = [decode_value(body, self._segments, trusted=run.spec.granted) for body in run.deps]
         return decode_call(run.calls.payload(i), self._segments, trusted=run.spec.granted, dependencies=dependencies)
+
+    def here(self, run: Run, index: int) -> None:
+        """Say for which task buffers are stored from here on."""
+        self._segments.run, self._segments.index = run.number, index
 
     def finished(self, run: Run, index: int, began: int, value: Any) -> None:
         """Report a value that is not plain."""
@@ -117,7 +121,7 @@ class Calls:
                     value = self.await_value(value)
                 finally:
                     self._page.end()
-            self._segments.run, self._segments.index = run.number, index
+            self.here(run, index)
             self._reporter.value(index, (boottime_ns() - began) // 1000, value)
         except ChannelClosed:
             raise
@@ -147,7 +151,7 @@ class Calls:
 
     def item(self, run: Run, index: int, number: int, value: Any) -> None:
         """Send an item of a stream. What cannot be sent ends the stream."""
-        self._segments.run, self._segments.index = run.number, index
+        self.here(run, index)
         status, body = self._reporter.payload(value)
         if status:
             from swarm.payload_failure import error_of

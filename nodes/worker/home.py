@@ -37,7 +37,7 @@ class Home:
         self._channel = Channel(int(options["channel"]))
         self._page = SlotPage(int(options["slots"]))
         self._segments = Segments(self._channel.request)
-        limit = int(options.get("result-bytes-max", 0)) or None
+        self._result_bytes_max = limit = int(options.get("result-bytes-max", 0)) or None
         self._reporter = Reporter(self._channel, self._segments, node, limit)
         self._context = Context(self._channel, node)
         self._calls = Calls(self._channel, self._page, self._reporter, self._segments, self._context)
@@ -49,6 +49,7 @@ class Home:
         self._loop: Any = None
         self._command: Any = None
         self._direct: Any = None
+        self._chunker: Any = None
         self._channel.interrupts = self._interrupt
         # a child that a task forks must not claim what comes next
         os.register_at_fork(after_in_child=self._page.close)
@@ -88,7 +89,11 @@ class Home:
                 if spec.stream:
                     self._calls.stream(run, fn)
                 elif is_coroutine_function(fn):
+                    if spec.chunked:
+                        fn = self._chunks().side_by_side(run, fn)
                     self._coroutines().run(run, fn)
+                elif spec.chunked:
+                    self._chunks().run(run, fn)
                 else:
                     self._calls.run(run, fn)
         except Unresolved as reason:
@@ -112,6 +117,13 @@ class Home:
                 self._channel, self._callables, self._calls, self._reporter, self._segments, self._context
             )
         return self._direct
+
+    def _chunks(self) -> Any:
+        if self._chunker is None:
+            from nodes.worker.chunks import Chunks
+
+            self._chunker = Chunks(self._page, self._reporter, self._context, self._calls, self._result_bytes_max)
+        return self._chunker
 
     def _commands(self) -> Any:
         if self._command is None:

@@ -79,6 +79,10 @@ class Reporter:
         if self.builder.add_plain(index, run_us, value):
             return
         status, payload = self.payload(value)
+        self.add(index, status, run_us, payload)
+
+    def add(self, index: int, status: int, run_us: int, payload: bytes) -> None:
+        """Add an outcome; a large one is sent at once."""
         self.builder.add(index, status, run_us, payload)
         if len(payload) > OUT_OF_BAND_BYTES:
             self.flush()
@@ -120,10 +124,13 @@ class Reporter:
         self, index: int, run_us: int, error: BaseException, *, retry: bool, attempt: int, ours: Iterable[CodeType]
     ) -> None:
         """Add an exception of a task."""
+        self.builder.add(index, RETRY if retry else FAILED, run_us, self.told(error, attempt, ours))
+
+    def told(self, error: BaseException, attempt: int, ours: Iterable[CodeType]) -> bytes:
+        """The payload of an exception of a task."""
         from swarm.payload_failure import encode_failure
 
-        payload = encode_failure(error, node=self.node, attempt=attempt, ours=ours)
-        self.builder.add(index, RETRY if retry else FAILED, run_us, payload)
+        return encode_failure(error, node=self.node, attempt=attempt, ours=ours)
 
     def notice(
         self, index: int, status: int, message: str, hint: str = "", facts: dict[str, Any] | None = None

@@ -27,7 +27,7 @@ class WorkerSpec:
     """The fields of a spec that a worker needs. The node has validated it."""
 
     __slots__ = (
-        "command", "depth", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream",
+        "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream",
         "timeout_s",
     )  # fmt: skip
 
@@ -39,6 +39,7 @@ class WorkerSpec:
         self.fn: list[Any] | None = fields.get("fn")
         self.command = fields.get("kind") == "command"
         self.name: str = fields.get("name") or (str(self.fn[-1]) if self.fn else "command")
+        self.chunked = bool(fields.get("chunked"))
         self.stream = bool(fields.get("stream"))
         self.retries: int = fields.get("retries", 0)
         self.retry_on: tuple[str, ...] = tuple(fields.get("retry_on") or _ANY_EXCEPTION)

@@ -16,7 +16,7 @@ from typing import Any
 from swarm.client.commands import CommandFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S
 from swarm.client.futures import Future
-from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
+from swarm.client.maps import Chunksize, Feed, Window, plan
 from swarm.client.streams import AsyncStream
 from swarm.client.sync import CALL_NAMES, AnyFuture, Chosen, Fleet, Fn, chosen, connect, flat
 from swarm.errors import NotAccepted
@@ -90,8 +90,8 @@ class AsyncFleet:
         fn: Fn,
         /,
         *iterables: Iterable[Any],
-        chunksize: Chunk | None = "auto",
-        window: int = WINDOW_ITEMS,
+        chunksize: Chunksize | None = "auto",
+        window: Window = "auto",
         ordered: bool = True,
         timeout: float | None = None,
         **options: Any,
@@ -107,8 +107,8 @@ class AsyncFleet:
         iterables: Sequence[Iterable[Any]],
         options: Chosen,
         *,
-        chunksize: Chunk | None = "auto",
-        window: int = WINDOW_ITEMS,
+        chunksize: Chunksize | None = "auto",
+        window: Window = "auto",
         ordered: bool = True,
         timeout: float | None = None,
     ) -> AsyncIterator[Any]:
@@ -116,7 +116,7 @@ class AsyncFleet:
         inner = self.inner
         ends = None if timeout is None else time.monotonic() + timeout
         how = plan(inner._routes, fn, options.task, options.deadline, options.nice, chunksize)
-        feed = Feed(lambda route, args: inner.hand(route, args, None), how, iterables, window=window, ordered=ordered)
+        feed = Feed(inner, how, iterables, window=window, ordered=ordered)
         try:
             while True:
                 await self.room()

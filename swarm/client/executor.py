@@ -9,17 +9,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from swarm.client.chunks import Chunk, Source, opened
 from swarm.client.local_node import LocalNode
-from swarm.client.maps import in_chunks
 from swarm.client.narrow import Narrow
 from swarm.client.sync import NOTHING_CHOSEN, AnyFuture, Fleet, connect
 from swarm.errors import FleetNotFound, NotPicklable, PayloadTooLarge
 from swarm.paths import Home
-from swarm.tasks import waiting
+from swarm.tasks import options_of, waiting
 
 T = TypeVar("T")
 
@@ -56,6 +55,13 @@ class Executor(concurrent.futures.Executor):
             self._back.open()
             return self._back.submit(fn, args, kwargs)
 
+    def _submit(self, fn: Callable[..., Any], chunk: Chunk) -> AnyFuture:
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._back.open()
+            return self._back.submit_chunk(fn, chunk)
+
     def map(
         self,
         fn: Callable[..., T],
@@ -74,20 +80,19 @@ class Executor(concurrent.futures.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         ends = None if timeout is None else time.monotonic() + timeout
-        items = zip(*iterables)
-        chunk = in_chunks(fn, whole=True) if chunksize > 1 else None
-        executor = weakref.ref(self)
+        items = Source(iterables, packs=chunksize > 1 and not options_of(fn).python)
+        executor, back = weakref.ref(self), self._back
         begun: deque[AnyFuture] = deque()
 
         def begin() -> bool:
-            part = list(islice(items, chunksize))
             here = executor()
-            if not part or here is None:
+            chunk = items.next(chunksize) if here is not None else None
+            if here is None or chunk is None:
                 return False
-            if chunk is None:
-                begun.append(here.submit(fn, *part[0]))
+            if chunksize > 1:
+                begun.append(here._submit(fn, chunk))
             else:
-                begun.append(here.submit(chunk, [list(item) for item in part]))
+                begun.append(here.submit(fn, *chunk.call))
             return True
 
         def results() -> Iterator[T]:
@@ -97,10 +102,13 @@ class Executor(concurrent.futures.Executor):
                         begin()
                     value = begun[0].result(None if ends is None else max(0.0, ends - time.monotonic()))
                     begun.popleft()
-                    if chunk is None:
+                    if chunksize == 1:
                         yield value
-                    else:
-                        yield from value[0]
+                        continue
+                    values, error, _ = opened(value, "", back.trusts)
+                    yield from values
+                    if error is not None:
+                        raise error
             finally:
                 for future in begun:
                     future.cancel()
@@ -152,10 +160,21 @@ class _Back:
     def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> AnyFuture:
         fleet = self._fleet
         assert fleet is not None
+        return self._begin(lambda: fleet.hand(fleet.route(fn, NOTHING_CHOSEN), args, kwargs or None))
 
+    def submit_chunk(self, fn: Callable[..., Any], chunk: Chunk) -> AnyFuture:
+        fleet = self._fleet
+        assert fleet is not None
+        return self._begin(lambda: fleet.hand_chunk(fleet.chunk_route(fn), chunk))
+
+    @property
+    def trusts(self) -> bool:
+        return self._fleet is not None and self._fleet.trusts
+
+    def _begin(self, hand: Callable[[], AnyFuture]) -> AnyFuture:
         def begin() -> AnyFuture:
             try:
-                return fleet.hand(fleet.route(fn, NOTHING_CHOSEN), args, kwargs or None)
+                return hand()
             except (NotPicklable, PayloadTooLarge) as error:
                 failed: AnyFuture = concurrent.futures.Future()
                 failed.set_exception(error)

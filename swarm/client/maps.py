@@ -1,82 +1,47 @@
 """`map`: calls for items as there is room for them, several quick ones in one task, and results in their order.
 
-How large a task is follows from what the tasks themselves measure: items that take microseconds travel by the hundred,
-those that take longer one by one. A failure is that of its item, not of those that travelled with it.
+How large a task is follows from what the tasks themselves measure: items that take microseconds travel by the
+thousand, those that take longer one by one. A failure is that of its item, not of those that travelled with it, and
+items that take their worker down, or whose results are too large together, are tried again one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
+from swarm.client.chunks import Chunk, Source, chunk_route, is_coroutine, opened
 from swarm.client.futures import Future
 from swarm.client.routes import Route, Routes
-from swarm.errors import WorkerCrashed
-from swarm.payload_code import display_name
-from swarm.payload_failure import error_of
-from swarm.protocol.states import Status
+from swarm.errors import PayloadTooLarge, WorkerCrashed
 from swarm.tasks import TaskOptions, options_of, waiting
 
 WINDOW_ITEMS = 4096
-"""Items under way at most, when `map` is not told otherwise."""
+WINDOW_CHUNKS = 64
+"""Under way at most, when `map` is not told otherwise: so many items, or chunks where these are more."""
 CHUNK_S = 0.002
-"""How long a task of several items should take."""
-CHUNK_ITEMS_MAX = 512
+"""How long a task of several items should take, and how long may be waited for its items."""
+CHUNK_ITEMS_MAX = 8192
 CHUNK_GROWTH = 8
 PARTS_MIN = 64
 """Into so many tasks at least inputs of a known length are divided, so that all slots have some to the end."""
 
-Chunk = int | str
-Submit = Callable[[Route, tuple[Any, ...]], Future]
+Chunksize = int | str
+Window = int | str
 
 
-def in_chunks(fn: Callable[..., Any], *, whole: bool) -> Callable[[Sequence[Sequence[Any]]], Any]:
-    """A callable for several items at once: [values, failure of the next item or None, seconds].
+class Hands(Protocol):
+    """Who takes calls and chunks: a fleet."""
 
-    With `whole` an exception is that of the task. It travels by value and needs nothing of ours where it runs, unless
-    an exception has to be told: guest workers have nothing of ours, and for them `whole` is asked.
-    """
-    if is_coroutine(fn):
-
-        async def run(items: Sequence[Sequence[Any]]) -> Any:
-            import asyncio
-
-            return [list(await asyncio.gather(*(fn(*item) for item in items))), None, 0.0]
-
-        return run
-
-    def chunk(items: Sequence[Sequence[Any]]) -> Any:
-        from time import perf_counter
-
-        began = perf_counter()
-        values = []
-        try:
-            for item in items:
-                values.append(fn(*item))
-        except Exception as error:
-            if whole:
-                raise
-            from swarm.payload_failure import encode_failure
-            from swarm.tasks import current_task
-
-            task = current_task()
-            node, attempt = (task.node, task.attempt) if task is not None else ("", 0)
-            return [values, encode_failure(error, node=node, attempt=attempt, ours=(chunk.__code__,)), 0.0]
-        return [values, None, perf_counter() - began]
-
-    return chunk
-
-
-def is_coroutine(fn: Any) -> bool:
-    """Whether calling it gives something to be awaited."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    def hand(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future: ...
+    def hand_chunk(self, route: Route, chunk: Chunk) -> Future: ...
+    @property
+    def trusts(self) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +49,9 @@ class Part:
     """A task under way and the items that it stands for."""
 
     future: Future
-    items: list[tuple[Any, ...]]
+    chunk: Chunk
+    apart: bool
+    """Its one item was handed over as a call of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +62,30 @@ class Plan:
     chunked: Route | None
     size: int
     adapts: bool
+    exact: bool
+    """Nothing is said of the tasks that would change by being said of one item of a chunk alone."""
+    packs: bool
 
 
 def plan(
-    routes: Routes, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunksize: Chunk | None
+    routes: Routes, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunksize: Chunksize | None
 ) -> Plan:
     """Work out the routes. ValueError for a chunksize that is none.
 
     What is said of a task (its time limit, its retries, that it may not be repeated) is meant for each item: then, and
     for coroutines, items are chunked only when asked by number.
     """
+    said = (options_of(fn).given() if callable(fn) else {}) | options.given()
+    exact = not {"timeout_s", "retries", "stream", "python"} & said.keys() and said.get("rerun") is not False
     if chunksize is None or chunksize == "auto":
-        said = (options_of(fn).given() if callable(fn) else {}) | options.given()
-        apart = {"timeout_s", "retries", "python", "stream"} & said.keys() or said.get("rerun") is False
-        adapts = callable(fn) and not apart and not is_coroutine(fn)
-        size = 1
+        adapts, size = exact and not is_coroutine(fn), 1
     elif isinstance(chunksize, int) and chunksize >= 1:
         adapts, size = False, chunksize
     else:
         raise ValueError("chunksize must be >= 1.")
     single = routes.of(fn, options, deadline, nice)
-    chunked = None
-    if (adapts or size > 1) and callable(fn):
-        marked = options_of(fn)
-        named = replace(_over(marked, options), name=options.name or marked.name or display_name(fn))
-        chunked = routes.of(in_chunks(fn, whole=not adapts), named, deadline, nice)
-    return Plan(single, chunked, size if chunked is not None else 1, adapts)
-
-
-def _over(first: TaskOptions, then: TaskOptions) -> TaskOptions:
-    return TaskOptions(**(first.given() | then.given()))
+    chunked, packs = chunk_route(routes, fn, options, deadline, nice) if adapts or size > 1 else (None, False)
+    return Plan(single, chunked, size if chunked is not None else 1, adapts, exact, packs)
 
 
 class Feed:
@@ -132,19 +93,20 @@ class Feed:
 
     def __init__(
         self,
-        submit: Submit,
+        hands: Hands,
         plan: Plan,
         iterables: Sequence[Iterable[Any]],
         *,
-        window: int | None = WINDOW_ITEMS,
+        window: Window | None = "auto",
         ordered: bool = True,
     ) -> None:
-        if window is not None and window < 1:
+        if window is not None and window != "auto" and (not isinstance(window, int) or window < 1):
             raise ValueError("window must be >= 1.")
-        self._submit = submit
+        self._hands = hands
         self._plan = plan
-        self._items = zip(*iterables)
-        self._window = window
+        self._source = Source(iterables, packs=plan.packs)
+        self._limit_ns = int(CHUNK_S * 1e9) if plan.adapts else 0
+        self._window = window if isinstance(window, int) else None
         self._eager = window is None
         self._ordered = ordered
         self._size = plan.size
@@ -178,35 +140,37 @@ class Feed:
         """Begin one more task, if there are items for one and the window is not full."""
         if self._exhausted or not self._has_room():
             return
-        chunked = self._plan.chunked
-        items = list(islice(self._items, self._size if chunked is not None else 1))
-        if not items:
+        chunk = self._source.next(self._size, self._limit_ns)
+        if chunk is None:
             self._exhausted = True
-            return
-        self._put([self._begin(items)])
+        elif self._plan.chunked is None or chunk.waits:
+            self._put([self._begin(one, apart=True) for one in chunk.each()])
+        else:
+            self._put([self._begin(chunk)])
 
     def _put(self, parts: list[Part], *, at_once: bool = False) -> None:
-        self._under += sum(len(part.items) for part in parts)
+        self._under += sum(part.chunk.count for part in parts)
         if not self._ordered:
-            self._open.update(parts)
+            for part in parts:
+                self._open.add(part)
+                self._watch(part)
         elif at_once:
             self._begun.extendleft(reversed(parts))
         else:
             self._begun.extend(parts)
 
-    def _begin(self, items: list[tuple[Any, ...]]) -> Part:
-        chunked = self._plan.chunked
-        if chunked is None:
-            future = self._submit(self._plan.single, items[0])
-        else:
-            future = self._submit(chunked, ([list(item) for item in items],))
-        part = Part(future, items)
-        if not self._ordered:
-            future.add_done_callback(lambda _: self._has_ended(part))
-        return part
+    def _begin(self, chunk: Chunk, *, apart: bool = False) -> Part:
+        if apart or self._plan.chunked is None:
+            return Part(self._hands.hand(self._plan.single, chunk.call, None), chunk, True)
+        return Part(self._hands.hand_chunk(self._plan.chunked, chunk), chunk, False)
+
+    def _watch(self, part: Part) -> None:
+        part.future.add_done_callback(lambda _: self._has_ended(part))
 
     def _has_room(self) -> bool:
-        return self._window is None or self._under < self._window
+        if self._eager:
+            return True
+        return self._under < (self._window or max(WINDOW_ITEMS, WINDOW_CHUNKS * self._size))
 
     def _ready(self) -> bool:
         if not self._ordered:
@@ -249,26 +213,22 @@ class Feed:
             self._begun.popleft()
         else:
             self._open.discard(part)
-        self._under -= len(part.items)
+        self._under -= part.chunk.count
         error = part.future.exception()
-        if self._plan.chunked is None:
+        if part.apart:
             return ([], error) if error is not None else ([part.future.result()], None)
         if error is not None:
-            if isinstance(error, WorkerCrashed) and self._plan.adapts and len(part.items) > 1:
-                # One of them takes workers down: each by itself, so that the others are not lost with it.
-                again = [self._begin([item]) for item in part.items]
-                self._under += len(again)
-                self._begun.extendleft(reversed(again))
-                self._size_max = 1
-                self._size = 1
-                return [], None
-            return [], error
-        values, failure, seconds = part.future.result()
+            if part.chunk.count == 1 or not self._plan.exact or not isinstance(error, WorkerCrashed | PayloadTooLarge):
+                return [], error
+            # One of them takes workers down, or they are too much together: each by itself, at its place.
+            if self._plan.adapts:
+                self._size = self._size_max = 1 if isinstance(error, WorkerCrashed) else max(1, part.chunk.count // 2)
+            self._put([self._begin(one) for one in part.chunk.each()], at_once=True)
+            return [], None
+        values, failed, seconds = opened(part.future.result(), part.future.id, self._hands.trusts)
         if self._plan.adapts:
             self._adapt(seconds, len(values))
-        if failure is not None:
-            return values, error_of(Status.FAILED, failure, trusted=True, task=part.future.id)
-        return values, None
+        return values, failed
 
     def _adapt(self, seconds: float, count: int) -> None:
         if count and seconds > 0:

@@ -58,9 +58,16 @@ class Routes:
 
     def of(self, fn: Any, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:
         """The route of a callable, or of "module:qualname", with these options."""
+        return self._of(fn, options, deadline, nice, False)
+
+    def chunked(self, fn: Any, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:
+        """As `of`, for tasks that stand for many calls (see swarm.client.chunks)."""
+        return self._of(fn, options, deadline, nice, True)
+
+    def _of(self, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunked: bool) -> Route:
         if not is_lasting(fn):
             # Written anew each time; what has come out the same travels together.
-            made = self._make(fn, options, deadline, nice)
+            made = self._make(fn, options, deadline, nice, chunked)
             known = self._by_raw.setdefault(made.raw, made)
             while len(self._by_raw) > ROUTES_MAX:
                 self._by_raw.popitem(last=False)
@@ -68,18 +75,18 @@ class Routes:
         needs = options.needs
         if needs is not None:
             options = replace(options, needs=None)
-        key = (fn, options, None if needs is None else tuple(sorted(needs.items())), deadline, nice)
+        key = (fn, options, None if needs is None else tuple(sorted(needs.items())), deadline, nice, chunked)
         route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
             if needs is not None:
                 options = replace(options, needs=needs)
-            route = self._routes[key] = self._make(fn, options, deadline, nice)
+            route = self._routes[key] = self._make(fn, options, deadline, nice, chunked)
         return route
 
     @staticmethod
-    def _make(fn: Any, options: TaskOptions, deadline: float | None, nice: int) -> Route:
+    def _make(fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunked: bool) -> Route:
         given = {} if isinstance(fn, str) else options_of(fn).given()
         given.update(options.given())
         code: Code | None = None
@@ -93,6 +100,8 @@ class Routes:
             where = ("blob", code.digest, code.name)
         else:
             raise ConfigError(f"{fn!r} can not be called", hint="give a function, or 'module:qualname'")
+        if chunked:
+            given["chunked"] = True
         name = given.pop("name", None) or (fn.partition(":")[2] if isinstance(fn, str) else display_name(fn))
         spec = _spec("call", where, name, given, deadline, nice)
         return Route(spec.encode(), spec.rerun, code, spec.stream, quick=_is_plain(spec))

@@ -12,11 +12,12 @@ from typing import Any
 from kernels.batch import encode_plain
 from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
+from swarm.client.chunks import Chunk, chunk_route
 from swarm.client.commands import CommandFuture
 from swarm.client.direct import DirectFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import Future
-from swarm.client.maps import WINDOW_ITEMS, Chunk, Feed, plan
+from swarm.client.maps import Chunksize, Feed, Window, plan
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
 from swarm.client.streams import Stream, StreamFuture
 from swarm.errors import ConfigError, DependencyFailed, NotFound
@@ -140,6 +141,12 @@ class Fleet:
             self._known[fn] = route
         return route
 
+    def chunk_route(self, fn: Callable[..., Any]) -> Route:
+        """Where chunks of calls of this callable go."""
+        route, _ = chunk_route(self._routes, fn, NOTHING_CHOSEN.task)
+        assert route is not None
+        return route
+
     def hand(
         self,
         route: Route,
@@ -158,6 +165,18 @@ class Fleet:
         if kwargs and any(isinstance(value, concurrent.futures.Future) for value in kwargs.values()):
             return self._hand_after(route, args, kwargs, make)
         return self._engine.submit(route, args, kwargs or None, make, self._buffers)
+
+    def hand_chunk(self, route: Route, chunk: Chunk) -> Future:
+        """Hand over several calls in one task, of a route that is chunked."""
+        if chunk.packed is not None:
+            return self._batches.add_payload(route, chunk.packed, Future)
+        return self._engine.submit(route, chunk.arguments, None, Future, self._buffers)
+
+    @property
+    def trusts(self) -> bool:
+        """Whether pickles are loaded from the node: it is granted `code`."""
+        link = self._engine.link
+        return link is None or "code" in link.identity.grants
 
     def _hand_after(
         self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[Batch, int], Future]
@@ -208,8 +227,8 @@ class Fleet:
         fn: Fn,
         /,
         *iterables: Iterable[Any],
-        chunksize: Chunk | None = "auto",
-        window: int | None = WINDOW_ITEMS,
+        chunksize: Chunksize | None = "auto",
+        window: Window | None = "auto",
         ordered: bool = True,
         timeout: float | None = None,
         **options: Any,
@@ -231,15 +250,15 @@ class Fleet:
         iterables: Sequence[Iterable[Any]],
         options: Chosen,
         *,
-        chunksize: Chunk | None = "auto",
-        window: int | None = WINDOW_ITEMS,
+        chunksize: Chunksize | None = "auto",
+        window: Window | None = "auto",
         ordered: bool = True,
         timeout: float | None = None,
     ) -> Iterator[Any]:
         """As `map`, with options worked out before."""
         ends = None if timeout is None else time.monotonic() + timeout
         how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize)
-        feed = Feed(lambda route, args: self.hand(route, args, None), how, iterables, window=window, ordered=ordered)
+        feed = Feed(self, how, iterables, window=window, ordered=ordered)
         feed.fill()
         return feed.results(ends)
 
@@ -302,8 +321,7 @@ class Fleet:
 
     def decode(self, payload: bytes) -> Any:
         """The value of a payload that came from the node."""
-        link = self._engine.link
-        return decode_value(payload, self._buffers, trusted=link is None or "code" in link.identity.grants)
+        return decode_value(payload, self._buffers, trusted=self.trusts)
 
     def submit_command(
         self,

@@ -49,6 +49,8 @@ class Spec:
     backoff_s: tuple[float, float, float] = (0.1, 2.0, 60.0)
     rerun: bool = True
     stream: bool = False
+    chunked: bool = False
+    """Each task stands for many calls: its arguments are theirs (kernels/chunks.pyx), and how many make one call."""
     python: str | None = None
     root: bytes = b""
     parent: bytes = b""
@@ -87,7 +89,7 @@ class Spec:
 
 _KEYS = (
     "priority", "nice", "needs", "labels", "timeout_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
-    "python", "root", "parent", "depth", "pickled",
+    "chunked",    "python", "root", "parent", "depth", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
 
@@ -123,6 +125,7 @@ def parse_spec(raw: bytes) -> Spec:
         backoff_s=_backoff(fields.get("backoff_s", _DEFAULTS.backoff_s)),
         rerun=_of(fields, "rerun", bool, True),
         stream=_of(fields, "stream", bool, False),
+        chunked=_of(fields, "chunked", bool, False),
         python=fields["python"][:NAME_CHARACTERS_MAX] if isinstance(fields.get("python"), str) else None,
         root=_of(fields, "root", bytes, b""),
         parent=_of(fields, "parent", bytes, b""),
@@ -134,6 +137,8 @@ def parse_spec(raw: bytes) -> Spec:
         raise SpecError(
             f"task {name!r} is {spec.depth} levels below the task that began it; at most {LINEAGE_DEPTH_MAX} are allowed"
         )
+    if spec.chunked and (spec.kind != "call" or spec.stream or spec.python):
+        raise SpecError("only calls of the nodes' own workers that are no streams can be put together")
     if spec.stream and spec.retries:
         raise SpecError("a stream cannot be retried: items that were delivered would come twice")
     return spec

@@ -12,6 +12,7 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from kernels.batch import Calls, OutcomeBuilder
+from kernels.chunks import call_each
 from swarm.client.engine import Engine, EngineSettings
 from swarm.client.sync import Fleet
 from swarm.errors import FleetNotFound
@@ -166,7 +167,7 @@ class Node:
                 fn = decode_code(self.code[spec.fn[1]])
                 deps = [self.values[dep] for dep in header.get("d") or ()]
                 call = decode_call(calls.payload(index), trusted=True, dependencies=deps)
-                value = fn(*call.args, **call.kwargs)
+                value = chunk(fn, *call.args) if spec.chunked else fn(*call.args, **call.kwargs)
                 if spec.stream:
                     for number, item in enumerate(value):
                         self.event(key, index, "item", number, encode_value(item))
@@ -177,6 +178,17 @@ class Node:
                 self.values[key + index.to_bytes(4, "big")] = value
                 rows.append((index, Status.OK, encode_value(value)))
         self.outcomes(key, rows)
+
+
+def chunk(fn: Callable[..., Any], items: Any, width: int) -> list[Any]:
+    """What a worker says of a chunk."""
+    values: list[Any] = []
+    began = time.perf_counter()
+    try:
+        call_each(fn, items, width, values)
+    except Exception as error:
+        return [values, encode_failure(error, node="oak", attempt=1), 0.0]
+    return [values, None, time.perf_counter() - began]
 
 
 class World:

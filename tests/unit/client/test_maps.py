@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from kernels.batch import Calls
-from swarm.client.maps import in_chunks
-from swarm.errors import RemoteTraceback, WorkerCrashed
+from kernels.chunks import unpack
+from swarm.client.chunks import Source, in_chunks
+from swarm.errors import PayloadTooLarge, RemoteTraceback, WorkerCrashed
 from swarm.payload import decode_call
 from swarm.payload_failure import encode_notice
 from swarm.protocol.spec import parse_spec
@@ -92,7 +93,7 @@ def test_slow_inputs_do_not_hold_results_back(world: World) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("chunksize", ["auto", 1])
+@pytest.mark.parametrize("chunksize", ["auto", 1, 5, 20])
 def test_a_failure_comes_when_it_is_its_items_turn(world: World, chunksize: Any) -> None:
     results = world.fleet.map(seven, range(20), chunksize=chunksize)
     found = []
@@ -102,13 +103,6 @@ def test_a_failure_comes_when_it_is_its_items_turn(world: World, chunksize: Any)
     assert found == list(range(7))
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "seven" in str(caught.value.__cause__)
-
-
-def test_a_failure_within_asked_for_chunks_is_the_chunks(world: World) -> None:
-    results = world.fleet.map(seven, range(20), chunksize=5)
-    assert [next(results) for _ in range(5)] == list(range(5))
-    with pytest.raises(ValueError, match="seven"):
-        next(results)
 
 
 def test_an_input_that_fails_cancels_what_was_begun(world: World) -> None:
@@ -134,25 +128,102 @@ def test_leaving_the_iteration_cancels_what_is_under_way(world: World) -> None:
         next(world.fleet.map(square, range(100), ordered=False, timeout=0.05))
 
 
-def test_items_that_crash_their_worker_do_not_take_their_neighbours_along(world: World) -> None:
+@pytest.mark.parametrize("chunksize", ["auto", 50])
+def test_items_that_crash_their_worker_do_not_take_their_neighbours_along(world: World, chunksize: Any) -> None:
     node = world.nodes[0]
     run = node.run
 
     def crashing(header: dict[str, Any], body: bytes, only: Any = None) -> None:
         calls = Calls(body, header["n"])
-        parts = [decode_call(calls.payload(row), trusted=True).args[0] for row in range(header["n"])]
-        crashed = [row for row, items in enumerate(parts) if [13] in items]
+        parts = [items_of(calls.payload(row)) for row in range(header["n"])]
+        crashed = [row for row, items in enumerate(parts) if 13 in items]
         run(header, body, [row for row in range(header["n"]) if row not in crashed])
         if crashed:
             node.outcomes(header["b"], [(row, Status.CRASHED, encode_notice("the worker died")) for row in crashed])
 
     node.run = crashing  # type: ignore[method-assign]
-    results = world.fleet.map(square, iter(range(300)), window=None)
+    results = world.fleet.map(square, iter(range(300)), window=None, chunksize=chunksize)
     found = []
     with pytest.raises(WorkerCrashed):
         for value in results:
             found.append(value)
     assert found == [x * x for x in range(13)]
+    with pytest.raises(WorkerCrashed):
+        for value in world.fleet.map(square, range(300), ordered=False, chunksize=chunksize, timeout=10):
+            assert value != 169
+
+
+def items_of(payload: Any) -> list[Any]:
+    items, width = decode_call(payload, trusted=True).args
+    return unpack(items, width) if isinstance(items, bytes) else items
+
+
+def test_results_that_are_too_large_together_come_one_by_one(world: World) -> None:
+    node = world.nodes[0]
+    run = node.run
+
+    def narrow(header: dict[str, Any], body: bytes, only: Any = None) -> None:
+        calls = Calls(body, header["n"])
+        large = [row for row in range(header["n"]) if len(items_of(calls.payload(row))) > 4]
+        run(header, body, [row for row in range(header["n"]) if row not in large])
+        if large:
+            told = encode_notice("too large", "", {"error": "PayloadTooLarge"})
+            node.outcomes(header["b"], [(row, Status.FAILED, told) for row in large])
+
+    node.run = narrow  # type: ignore[method-assign]
+    assert list(world.fleet.map(square, range(20), chunksize=10)) == [x * x for x in range(20)]
+    assert list(world.fleet.map(square, iter(range(2000)))) == [x * x for x in range(2000)]
+    with pytest.raises(PayloadTooLarge):
+        list(world.fleet.map(square, range(20), chunksize=10, rerun=False))
+
+
+class Point:
+    """Not plain."""
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+def abscissa(point: Any) -> Any:
+    return point.x if isinstance(point, Point) else point
+
+
+@pytest.mark.parametrize("chunksize", ["auto", None, 1, 7, 100])
+def test_items_of_any_type_keep_their_places(world: World, chunksize: Any) -> None:
+    items = [Point(i) if i % 50 == 30 else i for i in range(200)]
+    assert list(world.fleet.map(abscissa, items, chunksize=chunksize)) == list(range(200))
+    pairs = zip(range(200), items)
+    assert list(world.fleet.map(lambda pair: abscissa(pair[1]), pairs, chunksize=chunksize)) == list(range(200))
+
+
+@pytest.mark.parametrize("chunksize", ["auto", 4])
+def test_items_that_are_futures_are_waited_for_by_the_fleet(world: World, chunksize: Any) -> None:
+    items = [1, 2, world.fleet.submit(square, 5), 4, 5]
+    assert list(world.fleet.map(square, items, chunksize=chunksize)) == [1, 4, 625, 16, 25]
+
+
+def test_callables_by_name_travel_in_chunks_too(world: World) -> None:
+    world.nodes[0].answers = lambda header: "hold"
+    results = world.fleet.map("math:sqrt", range(100), chunksize=10)
+    world.eventually(lambda: sum(header["n"] for header in world.nodes[0].submitted) == 10)
+    spec = parse_spec(world.nodes[0].submitted[0]["s"])
+    assert spec.chunked and spec.fn == ("name", "math:sqrt", "sqrt")
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_for_guests_chunks_are_made_of_what_every_python_has(world: World) -> None:
+    assert list(world.fleet.map(pow, range(20), [2] * 20, chunksize=6, python="old")) == [x * x for x in range(20)]
+    spec = parse_spec(world.nodes[0].submitted[0]["s"])
+    assert not spec.chunked and spec.python == "old"
+
+
+def test_what_fits_into_a_chunk_is_bounded_in_bytes() -> None:
+    source = Source([(b"x" * 1000 for _ in range(2000))])
+    counts = []
+    while (chunk := source.next(10_000)) is not None:
+        counts.append(chunk.count)
+        assert chunk.packed is not None and len(chunk.packed) < 600_000
+    assert sum(counts) == 2000 and len(counts) > 3
 
 
 @pytest.mark.parametrize("how", [{"chunksize": 0}, {"chunksize": "many"}, {"window": 0}])
@@ -173,7 +244,7 @@ def test_chunks_of_coroutines_run_side_by_side() -> None:
             await gate.wait()
             return x
 
-        assert await in_chunks(wait, whole=True)([[0], [1], [2]]) == [[0, 1, 2], None, 0.0]
+        assert await in_chunks(wait)([0, 1, 2], 1) == [[0, 1, 2], None, 0.0]
 
     asyncio.run(main())
 
