@@ -243,8 +243,17 @@ class Feed:
         self._open.clear()
 
     def results(self, ends: float | None) -> Iterator[Any]:
-        """The results, waiting for them; until `ends` (monotonic seconds). TimeoutError."""
+        """The results, waiting for them; until `ends` (monotonic seconds). TimeoutError.
+
+        Dropping or closing the iterator cancels what is under way, also when nothing was taken from it.
+        """
+        found = self._results(ends)
+        next(found)  # into its `try`: of a generator that was not begun, closing it runs nothing
+        return found
+
+    def _results(self, ends: float | None) -> Iterator[Any]:
         try:
+            yield None
             while True:
                 self.fill()
                 if not self.busy:

@@ -235,10 +235,13 @@ class Fleet:
     ) -> Iterator[Any]:
         """Results of `fn` over the items, in their order (or as they come, with ``ordered=False``).
 
-        Items are taken as there is room for them: at most `window` are under way, so that endless iterators will do;
-        None takes them all at once. Each item is a task; those that are much quicker than what handing over a task
-        costs are put together ("auto"), a number says how many make one. TimeoutError when the next result is not there
-        `timeout` seconds after the call. What is under way when the iteration is left is cancelled.
+        Items are taken as there is room for them: at most `window` are under way ("auto": 4096, or 64 tasks of several
+        items where these are more), so that endless iterators will do; None takes them all at once. Each item is a
+        task; those that are much quicker than what handing over a task costs are put together ("auto"), a number says
+        how many make one (or less, where their arguments pass 512 KiB), None that each is one. What an item raises is
+        raised when its turn comes, after the results before it; with `retries` and a number, it is tried again together
+        with those that share its task. TimeoutError when the next result is not there `timeout` seconds after the call.
+        What is under way when the iteration is left is cancelled.
         """
         return self.mapped(
             fn, iterables, chosen(options), chunksize=chunksize, window=window, ordered=ordered, timeout=timeout

@@ -120,6 +120,10 @@ def test_an_input_that_fails_cancels_what_was_begun(world: World) -> None:
 
 def test_leaving_the_iteration_cancels_what_is_under_way(world: World) -> None:
     world.nodes[0].answers = lambda header: "hold"
+    world.fleet.map(square, range(100)).close()  # type: ignore[attr-defined]
+    world.eventually(lambda: world.engine.unfinished == 0)
+    world.fleet.map(square, range(100))
+    world.eventually(lambda: world.engine.unfinished == 0)
     results = world.fleet.map(square, range(100), timeout=0.05)
     with pytest.raises(TimeoutError):
         next(results)

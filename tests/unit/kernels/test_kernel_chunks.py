@@ -44,7 +44,11 @@ def test_packing_is_as_the_twins(items: list[Any], count_max: int, bytes_max: in
 
 
 @QUICK
-@given(st.integers(2, 12).flatmap(lambda width: st.lists(st.tuples(*[scalars | st.lists(scalars, max_size=3)] * width), max_size=5)))
+@given(
+    st.integers(2, 12).flatmap(
+        lambda width: st.lists(st.tuples(*[scalars | st.lists(scalars, max_size=3)] * width), max_size=5)
+    )
+)
 def test_calls_get_the_arguments_that_were_packed(items: list[tuple[Any, ...]]) -> None:
     width = len(items[0]) if items else 3
     body = packed(items, width)
