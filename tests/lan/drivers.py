@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,14 @@ ROOT = Path(__file__).parents[2]
 class Driver:
     """A driver in a host, and all that it has said so far."""
 
-    def __init__(self, lan: Lan, host: str, *options: str, module: str = "tests.lan.discovery_driver") -> None:
+    def __init__(
+        self,
+        lan: Lan,
+        host: str,
+        *options: str,
+        module: str = "tests.lan.discovery_driver",
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
         self.host = host
         self.said: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -32,7 +39,7 @@ class Driver:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**env, "PYTHONPATH": str(ROOT)},
         )
         threading.Thread(target=self._read, daemon=True).start()
 

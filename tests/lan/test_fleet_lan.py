@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lan import Lan
+from tests.lan.drivers import Driver
 from tests.lan.fleets import LanFleet, Work, json_of, where
 
 pytestmark = [pytest.mark.lan, pytest.mark.timeout(180)]
@@ -138,6 +139,22 @@ def test_a_node_that_stood_still_comes_back_and_nothing_is_lost(five: LanFleet) 
     came_back(five)
     work.done()
     assert Work(five.client("h5"), 60).done().total() == 60
+
+
+def test_a_script_whose_node_is_killed_goes_on_with_another_and_misses_nothing(five: LanFleet) -> None:
+    five.signal("h5", signal.SIGTERM)  # its host has no node, so it uses one over the LAN
+    assert five.nodes.pop("h5").wait(20) == 0
+    script = Driver(five.lan, "h5", "200", module="tests.lan.client_driver", env=five.env("h5"))
+    script.until(lambda d: d.all("submitted"), 40)
+    home = script.all("home")[0]["node"]
+    assert home in HOSTS[:4]
+    time.sleep(0.3)
+    five.kill(home)
+    script.until(lambda d: d.all("done"), 90)
+    done = script.all("done")[0]
+    assert sum(done["nodes"].values()) == 200
+    assert done["node"] != home
+    assert script.process.wait(20) == 0
 
 
 def test_who_is_revoked_is_cut_off_everywhere_at_once(five: LanFleet, tmp_path: Path) -> None:
