@@ -54,7 +54,7 @@ class Rumours:
         if not rumours:
             return []
         chosen: list[bytes] = []
-        for rumour in sorted(rumours.values(), key=_RANK):
+        for rumour in sorted(rumours.values(), key=_RANK) if len(rumours) > 1 else tuple(rumours.values()):
             size = len(rumour.packed)
             if size > room_bytes:
                 if room_bytes < 32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, TypeVar
@@ -129,10 +129,12 @@ class Table:
     """All members but the own node, by id; those alive also as a sorted list, and a digest of who lives in which
     incarnation: equal digests, equal tables."""
 
-    __slots__ = ("_peers", "digest", "live", "lost")
+    __slots__ = ("_peers", "digest", "get", "live", "lost")
 
     def __init__(self) -> None:
         self._peers: dict[bytes, Peer] = {}
+        self.get: Callable[[bytes], Peer | None] = self._peers.get
+        """The peer of an id, or None. The dictionary's own, since each update that comes asks for it."""
         self.live: list[bytes] = []
         """Ids of the members that are alive or suspected, sorted."""
         self.lost: list[bytes] = []
@@ -145,10 +147,6 @@ class Table:
     def __iter__(self) -> Iterator[Peer]:
         for id in sorted(self._peers):
             yield self._peers[id]
-
-    def get(self, id: bytes) -> Peer | None:
-        """The peer of this id, or None."""
-        return self._peers.get(id)
 
     def at(self, id: bytes) -> Peer:
         """The peer of this id, which is known."""

@@ -175,11 +175,12 @@ def _record_ok(update: list[Any]) -> bool:
         return False
     _, _, _, version, boot, name, addresses, info, certificate = update
     return (
-        _number(version, bounds.VERSION_MAX)
+        type(version) is int
+        and 0 <= version < bounds.VERSION_MAX
         and type(boot) is bytes
         and len(boot) == bounds.BOOT_BYTES
         and type(name) is str
-        and len(name.encode("utf-8", "replace")) <= bounds.NAME_BYTES_MAX
+        and (4 * len(name) <= bounds.NAME_BYTES_MAX or len(name.encode("utf-8", "replace")) <= bounds.NAME_BYTES_MAX)
         and type(addresses) is list
         and len(addresses) <= bounds.ADDRESSES_MAX
         and all(_address_ok(address) for address in addresses)
@@ -195,8 +196,8 @@ def _address_ok(value: Any) -> bool:
         and len(value) == 2
         and type(value[0]) is bytes
         and len(value[0]) in (4, 16)
-        and _number(value[1], 65536)
-        and value[1] > 0
+        and type(value[1]) is int
+        and 0 < value[1] < 65536
     )
 
 

@@ -95,7 +95,7 @@ class Verdicts:
             return False
         if incarnation == peer.incarnation and (type(update[3]) is not int or update[3] > peer.version):
             return False
-        if self._wants:
+        if self._wants.wanted:
             self._wants.got(update[1])
         return True
 

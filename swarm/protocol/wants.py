@@ -12,7 +12,7 @@ from swarm.protocol.timers import Timer, Timers
 class Wants:
     """Records that others have and this node lacks: a few are asked for at a time, others of others when they fail."""
 
-    __slots__ = ("_asked", "_config", "_outbox", "_rng", "_table", "_ticking", "_timers", "_wanted")
+    __slots__ = ("_asked", "_config", "_outbox", "_rng", "_table", "_ticking", "_timers", "wanted")
 
     def __init__(self, config: MembershipConfig, rng: Rng, table: Table, outbox: Outbox, timers: Timers) -> None:
         self._config = config
@@ -20,42 +20,39 @@ class Wants:
         self._table = table
         self._outbox = outbox
         self._timers = timers
-        self._wanted: dict[bytes, tuple[bytes, int]] = {}
+        self.wanted: dict[bytes, tuple[bytes, int]] = {}
         """Id to (who has it, how often it was asked for)."""
         self._asked: dict[bytes, float] = {}
         self._ticking = False
 
-    def __len__(self) -> int:
-        return len(self._wanted)
-
     def add(self, id: bytes, source: bytes) -> None:
         """Wants the record of `id`, which `source` has."""
-        if id not in self._wanted and len(self._wanted) < self._config.members_max:
-            self._wanted[id] = (source, 0)
+        if id not in self.wanted and len(self.wanted) < self._config.members_max:
+            self.wanted[id] = (source, 0)
 
     def got(self, id: bytes) -> None:
         """The record of `id` came, one way or another."""
-        if self._wanted:
-            self._wanted.pop(id, None)
+        if self.wanted:
+            self.wanted.pop(id, None)
             self._asked.pop(id, None)
 
     def ask(self, now: float) -> None:
         """Asks for as many as the window allows."""
-        if not self._wanted or len(self._asked) >= self._config.want_window:
+        if not self.wanted or len(self._asked) >= self._config.want_window:
             return
         by_source: dict[bytes, list[bytes]] = {}
-        for id in sorted(self._wanted):
+        for id in sorted(self.wanted):
             if len(self._asked) >= self._config.want_window:
                 break
             if id in self._asked:
                 continue
-            source, tries = self._wanted[id]
+            source, tries = self.wanted[id]
             if tries >= self._config.want_tries:
-                del self._wanted[id]
+                del self.wanted[id]
                 continue
             if tries % 2 and self._table.live:
                 source = sample(self._rng, self._table.live, 1)[0]
-            self._wanted[id] = (source, tries + 1)
+            self.wanted[id] = (source, tries + 1)
             if self._table.get(source) is not None:
                 self._asked[id] = now
                 by_source.setdefault(source, []).append(id)
@@ -63,7 +60,7 @@ class Wants:
             ids = by_source[source]
             for start in range(0, len(ids), WANTS_MAX):
                 self._outbox.send(self._table.at(source), wire.WANT, [ids[start : start + WANTS_MAX]])
-        if self._wanted and not self._ticking:
+        if self.wanted and not self._ticking:
             self._ticking = True
             self._timers.at(now + self._config.want_retry_s, Timer.WANT)
 

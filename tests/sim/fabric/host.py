@@ -52,8 +52,12 @@ class Host:
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Handle:
         """Call in `delay_s` seconds, unless the process is gone by then."""
+        return self.call_at_sim(self.sim.now + max(0.0, delay_s), callback, *args)
+
+    def call_at_sim(self, instant: float, callback: Callable[..., object], *args: Any) -> Handle:
+        """Call at an instant of simulated time; calls for the same instant happen in the order in which they were made."""
         handle = Handle(self, callback, args)
-        self.sim.at(self.sim.now + max(0.0, delay_s), handle)
+        self.sim.at(instant, handle)
         return handle
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:

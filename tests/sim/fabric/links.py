@@ -131,9 +131,9 @@ class Wire:
         sim = cables.sim
         end.arrives_at = max(end.arrives_at, sim.now + cables.delay(end.host.place, other.host.place))
         if messages is None:
-            other.host.call_later(end.arrives_at - sim.now, other.lost, "disconnected")
+            other.host.call_at_sim(end.arrives_at, other.lost, "disconnected")
         else:
-            other.host.call_later(end.arrives_at - sim.now, other.arrived, messages)
+            other.host.call_at_sim(end.arrives_at, other.arrived, messages)
 
     def mended(self, end: End) -> None:
         """The way from this end is free again: what was held back goes now."""
@@ -209,10 +209,11 @@ class Cables:
         self.wires.append(wire)
         there = self.delay(near.host.place, far.host.place)
         back = self.delay(far.host.place, near.host.place)
-        far.host.call_later(there, far.open)
+        # Nothing comes before the link is up.
         near.arrives_at = self.sim.now + there
-        near.host.call_later(there + back, near.open)
-        far.arrives_at = self.sim.now + there + back
+        far.arrives_at = near.arrives_at + back
+        far.host.call_at_sim(near.arrives_at, far.open)
+        near.host.call_at_sim(far.arrives_at, near.open)
         for end in wire.ends:
             if self.is_cut(end.other.host.place, end.host.place):
                 self._watch(wire, end)
