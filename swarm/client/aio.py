@@ -323,6 +323,7 @@ def connect_async(
     durability: str = "none",
     submit_timeout_s: float | None = None,
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+    direct: bool = True,
 ) -> _Connecting:
     """As `swarm.connect`: ``async with swarm.connect_async() as fleet``, or ``fleet = await swarm.connect_async()``."""
     return _Connecting(
@@ -334,6 +335,7 @@ def connect_async(
             "durability": durability,
             "submit_timeout_s": submit_timeout_s,
             "reconnect_timeout_s": reconnect_timeout_s,
+            "direct": direct,
         }
     )
 
