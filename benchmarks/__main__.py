@@ -1,5 +1,6 @@
 """`make bench`."""
 
-from benchmarks.fleet import main
+from benchmarks import fleet, simulator
 
-main()
+fleet.main()
+simulator.rows(fleet.line)

@@ -1,6 +1,8 @@
-"""The simulator's speed: bare events, 200 nodes for 60 simulated seconds, and how long a death stays unknown.
+"""The simulator's speed: bare events, 200 nodes for 60 simulated seconds, tasks under faults, and how long a death stays
+unknown.
 
-``python -m benchmarks.simulator [--json]``. Needs nothing but one core; the figures of time are of this machine.
+``python -m benchmarks.simulator [--json]``; `make bench` prints its first lines. Needs nothing but one core; the figures
+of time are of this machine.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from swarm.protocol.membership_config import DEATH_KNOWN_S, DEFAULT
 from tests.sim import checkers
+from tests.sim.fabric import scenarios
 from tests.sim.fleet import Fleet
 from tests.sim.network import Network
 from tests.sim.simulator import Simulator
@@ -86,6 +90,35 @@ def large_fleet(count: int = 200, simulated_s: float = 60.0) -> dict[str, float]
     }
 
 
+def fabric_storms(seeds: int = 20) -> dict[str, float]:
+    """Runs of the task fabric with every kind of fault, all checkers on."""
+    events, simulated_s, began = 0, 0.0, time.perf_counter()
+    for seed in range(seeds):
+        outcome = scenarios.run("storm", seed)
+        events += outcome.events
+        simulated_s += outcome.simulated_s
+    wall_s = time.perf_counter() - began
+    return {"runs_per_s": seeds / wall_s, "events_per_s": events / wall_s, "simulated_s_per_s": simulated_s / wall_s}
+
+
+def rows(line: Callable[[str, str, str], None]) -> None:
+    """The lines of `make bench`."""
+    rates = sorted(engine_events_per_s() for _ in range(3))
+    line("simulator: events of processes that do next to nothing", f"{rates[1]:,.0f}/s", "")
+    large = large_fleet()
+    line(
+        f"  {large['nodes']} nodes, {large['simulated_s']:.0f} simulated seconds",
+        f"{large['wall_s']:.1f} s",
+        f"{large['cpu_s']:.1f} s of CPU",
+    )
+    storms = fabric_storms()
+    line(
+        "  tasks under every fault, all checkers",
+        f"{storms['events_per_s']:,.0f}/s",
+        f"{storms['runs_per_s']:.1f} runs a second",
+    )
+
+
 def deaths(count: int, seeds: int) -> dict[str, float]:
     """How long until all know of a death, over some seeds."""
     times = []
@@ -116,6 +149,7 @@ def main() -> None:
     figures = {
         "engine_events_per_s": engine_events_per_s(),
         "large_fleet": large_fleet(),
+        "fabric_storms": fabric_storms(),
         "deaths": [deaths(5, 20 if arguments.quick else 200), deaths(200, 1 if arguments.quick else 5)],
     }
     if arguments.json:
@@ -127,6 +161,12 @@ def main() -> None:
     print(
         f"{large['nodes']} nodes, {large['simulated_s']:.0f} simulated s   {large['wall_s']:.1f} s wall, {large['cpu_s']:.1f} s CPU, "
         f"{large['events_per_s']:.0f} events/s, {large['datagrams_per_node_s']:.1f} datagrams/s a node"
+    )
+    storms = figures["fabric_storms"]
+    assert isinstance(storms, dict)
+    print(
+        f"tasks under every fault   {storms['runs_per_s']:.1f} runs/s, {storms['events_per_s']:.0f} events/s, "
+        f"{storms['simulated_s_per_s']:.0f} simulated s/s"
     )
     for row in figures["deaths"]:  # type: ignore[attr-defined]
         print(
