@@ -150,11 +150,17 @@ def explained(world: World, client: SimClient, batch: Submitted, index: int, sta
 
 
 def _some_dependency_failed(client: SimClient, batch: Submitted) -> bool:
+    """Whether a task that it depends on did not end as OK, or may not when it has to be made again by another node."""
     by_key = {one.key: one for one in client.batches.values()}
     for dep in batch.deps:
         source = by_key[dep[:12]]
         ended = source.ended.get(int.from_bytes(dep[12:], "big"))
-        if ended is None or ended[0] != Status.OK or not source.spec.rerun:
+        if ended is None or ended[0] != Status.OK:
+            return True
+        spec = source.spec
+        if not spec.rerun or spec.deadline is not None or spec.timeout_s is not None:
+            return True
+        if _some_dependency_failed(client, source):
             return True
     return False
 
