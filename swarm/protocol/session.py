@@ -165,13 +165,14 @@ class Session:
         rows = range(batch.count) if ranges is None else [row for start, stop in ranges for row in range(start, stop)]
         if kill:
             batch.cancelled.update(rows)
-        if self.linked:
+        if self.linked and batch.sent:
             header: dict[str, Any] = {"b": self._key(number), "r": _pairs(ranges)}
             if not kill:
                 header["k"] = False
             self._tell(Kind.CANCEL, header)
         elif kill or not batch.sent:
-            self._late.append((number, ranges))  # should the node that has it be there again
+            if batch.sent:
+                self._late.append((number, ranges))  # should the node that has it be there again
             self._end(batch, [row for row in rows if not batch.done[row]], Status.CANCELLED, "it was cancelled", "")
 
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes = b"") -> None:
@@ -356,6 +357,10 @@ class Session:
         else:
             message, hint = str(header.get("message", "")), str(header.get("hint", ""))
             self._end(batch, list(batch.open_rows()), Status.REFUSED, message, hint)
+            return
+        # The node that did not take the batch did not take a cancel that followed it either.
+        given_up = [row for row in sorted(batch.cancelled) if not batch.done[row]]
+        self._end(batch, given_up, Status.CANCELLED, "it was cancelled", "")
 
     def _end(self, batch: Handed, rows: list[int], status: Status, message: str, hint: str) -> None:
         if not rows:

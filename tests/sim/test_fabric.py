@@ -38,6 +38,8 @@ FOUND = [
     ("kills", 14),
     # What a worker had in hand for an owner that was lost was queued again.
     ("storm", 7),
+    # A cancel of what a full node had refused and was asked again to take.
+    ("full", 46),
 ]
 
 
