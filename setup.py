@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -40,6 +41,11 @@ def missing(kind: str, what: str) -> SystemExit:
 
 class BuildKernels(build_ext):
     """build_ext that looks for the compiler and Python.h first, and says what to install."""
+
+    def finalize_options(self) -> None:
+        """Compile as many kernels at a time as there are CPUs, unless told otherwise."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
         """Compile, or end with a message that names the packages to install."""

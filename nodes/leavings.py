@@ -41,9 +41,10 @@ class Leavings:
             adopt_orphans()
 
     def directory_of(self, worker: int) -> Path:
-        """Where a worker makes directories of commands. OSError when it cannot be made."""
+        """Where a worker makes directories of commands. It need not be there: without room callables still run."""
         directory = self._directory / str(worker)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):
+            directory.mkdir(mode=0o700)
         return directory
 
     def ended(self, worker: int, alive: Callable[[], Iterable[int]]) -> None:

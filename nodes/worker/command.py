@@ -130,7 +130,7 @@ class Commands:
         directory = os.path.join(self._directory, f"swarm-{os.getpid()}-{os.urandom(6).hex()}")
         try:
             request = Request.parse(run.calls.payload(i))
-            os.mkdir(directory, 0o700)
+            os.makedirs(directory, 0o700)
             for path, ref, mode in request.inputs:
                 _stage(self._segments, os.path.join(directory, path), ref, mode)
         except ChannelClosed:

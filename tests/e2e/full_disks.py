@@ -1,0 +1,189 @@
+"""Scenarios in which space runs out, each for a process that may mount what it likes: see test_full_disks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import swarm
+from tests.e2e.fleets import Nodes, until
+
+MIB = 1 << 20
+SHM_BYTES = 24 * MIB
+DISK_BYTES = 4 * MIB
+
+
+def mount(where: Path, size: int) -> None:
+    """A small file system in memory."""
+    where.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "small", str(where)], check=True)
+
+
+def fill(where: Path) -> Path:
+    """A file that takes all the space there is."""
+    filler = where / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        for size in (MIB // 4, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                pass
+    free = os.statvfs(where)
+    assert free.f_bavail == 0, free
+    return filler
+
+
+def refused(what: Callable[[], Any], *words: str) -> None:
+    """It fails with an error of ours that says these words, and what to do."""
+    try:
+        value = what()
+    except swarm.SwarmError as error:
+        said = f"{error} / {error.hint}"
+        assert error.hint and all(word in said for word in words), said
+    else:
+        raise AssertionError(f"it worked: {str(value)[:200]}")
+
+
+def _later(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+
+
+def _ones(size: int) -> Any:
+    return np.ones(size, dtype=np.uint8)
+
+
+def _total(array: Any) -> int:
+    return int(array.sum())
+
+
+def shared_memory(root: Path) -> None:
+    """A full /dev/shm: what is too large says so, there and back; all else goes on."""
+    mount(Path("/dev/shm"), SHM_BYTES)
+    nodes = Nodes(root / "home")
+    nodes.start("oak", "--workers", "2")
+    with nodes.connect("oak") as fleet:
+        running = fleet.submit(_later, 4.0)
+        assert fleet.submit(_total, _ones(4 * MIB)).result(30) == 4 * MIB
+        refused(lambda: fleet.submit(_total, _ones(2 * SHM_BYTES)).result(30), "no room", "/dev/shm", "free some space")
+        refused(lambda: fleet.submit(_ones, 2 * SHM_BYTES).result(30), "no room", "/dev/shm", "free some space")
+        filler = fill(Path("/dev/shm"))
+        refused(lambda: fleet.submit(_ones, 9 * MIB).result(30), "no room", "/dev/shm", "free some space")
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        assert running.result(30) == "done"
+        filler.unlink()
+        for _ in range(20):  # more than there is room for at a time: what is given back is used again
+            assert fleet.submit(_total, fleet.submit(_ones, 4 * MIB)).result(30) == 4 * MIB
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+    assert not list(Path("/dev/shm").iterdir())
+
+
+def full_shared_memory_at_the_start(root: Path) -> None:
+    """A node that starts with a full /dev/shm."""
+    mount(Path("/dev/shm"), SHM_BYTES)
+    filler = fill(Path("/dev/shm"))
+    nodes = Nodes(root / "home")
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        refused(lambda: fleet.submit(_ones, MIB).result(30), "no room", "/dev/shm", "free some space")
+        filler.unlink()
+        assert fleet.submit(_total, _ones(MIB)).result(30) == MIB
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+
+
+def home(root: Path) -> None:
+    """The disk of a node's home runs full while it works, and is full when it starts again."""
+    disk = root / "disk"
+    mount(disk, DISK_BYTES)
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    nodes.start("oak", "--workers", "1")
+    nodes.start("elm", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20, "two members")
+        before = sorted(one["id"] for one in fleet.members())
+        running = fleet.submit(_later, 3.0)
+        filler = fill(disk)
+        assert list(fleet.map(abs, range(-100, 0))) == list(range(100, 0, -1))
+        assert fleet.submit(_total, _ones(MIB)).result(30) == MIB
+        done = nodes.cli("run", "--", "echo", "still here")
+        assert (done.returncode, done.stdout) == (0, b"still here\n"), done.stderr
+        nodes.kill("elm")
+        until(lambda: any(one["state"] == "dead" for one in fleet.members()), 30, "a death is seen")
+        assert running.result(30) == "done"
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+    said = nodes.cli("node", "--name", "oak", timeout_s=60)
+    _says_no(said, str(disk))
+    filler.unlink()
+    for name in ("oak", "elm"):
+        nodes.start(name, "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20, "two members")
+        assert sorted(one["id"] for one in fleet.members()) == before, "they are who they were"
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+    assert set(nodes.stop_all().values()) == {0}
+
+
+def first_start(root: Path) -> None:
+    """The first start of all on a full disk: nothing half made is in the way once there is room."""
+    disk = root / "disk"
+    mount(disk, DISK_BYTES)
+    filler = fill(disk)
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    _says_no(nodes.cli("node", "--name", "oak", timeout_s=60), str(disk))
+    with open(filler, "r+b") as file, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # no start succeeds, each gets a little further
+        for _ in range(8):
+            file.truncate(filler.stat().st_size - 4096)
+            said = nodes.cli("node", "--name", "oak", "--listen-port", str(port), timeout_s=60)
+            assert said.returncode == 71 and b"Traceback" not in said.stderr, said.stderr
+    filler.unlink()
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+    assert nodes.stop("oak") == 0
+
+
+def directories_of_commands(root: Path) -> None:
+    """A full TMPDIR: a command that needs room there fails and says why; others, and callables, run."""
+    disk = root / "disk"
+    mount(disk, DISK_BYTES)
+    source = root / "input"
+    source.write_bytes(bytes(MIB))
+    nodes = Nodes(root / "home", settings={"TMPDIR": str(disk)})
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        running = fleet.submit_command(["sh", "-c", "sleep 3; echo done"])
+        until(lambda: any("swarm-" in path.name for path in disk.glob("*/*/*/*")), 20, "it has its directory")
+        filler = fill(disk)
+        staged = fleet.submit_command(["cat", "input"], files_in=[("input", source)])
+        refused(lambda: staged.result(30), "No space left on device", "could not be staged")
+        assert running.result(30)["exit"] == 0
+        writes = fleet.submit_command(["sh", "-c", f"head -c {MIB} /dev/zero >big"])
+        assert writes.result(30)["exit"] == 1, "the command sees a full disk as it would anywhere"
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        filler.unlink()
+        assert fleet.submit_command(["cat", "input"], files_in=[("input", source)]).result(30)["exit"] == 0
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+    assert not list(disk.iterdir())
+
+
+def _says_no(said: subprocess.CompletedProcess[bytes], where: str) -> None:
+    text = said.stderr.decode()
+    assert said.returncode == 71, (said.returncode, text)
+    assert "Traceback" not in text and "No space left" in text and where in text and "hint: " in text, text
+
+
+SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, directories_of_commands)
+
+if __name__ == "__main__":
+    {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](Path(sys.argv[2]))
