@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from radon import raw
 
@@ -29,6 +29,8 @@ def outcome(count: Any, source: str) -> Any:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
+@example(["      b): return a; b", "# alone", "x = 1"])
+@example(["}", "x = [", "# alone", "x = 1"])
 def test_they_are_those_of_radon_for_any_lines(lines: list[str]) -> None:
     source = "\n".join(lines)
     assert outcome(analyze, source) == outcome(raw.analyze, source)

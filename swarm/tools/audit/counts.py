@@ -50,6 +50,8 @@ def _ends(lines: list[str]) -> list[int]:
                     depth += 1
                 elif text in ")]}":
                     depth -= 1
+                    if depth < 0:
+                        return []  # nothing opened it: what tokenizers make of that differs between Pythons
             elif kind == tokenize.ERRORTOKEN:
                 return []
             elif kind == tokenize.NEWLINE or (kind == tokenize.NL and depth == 0):
