@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from swarm.client.landing import Landing
 from swarm.errors import FleetNotFound, SwarmError
-from transport.bulk import BulkFailed, Memory, Region, Route, Verb, read_route
+from transport.bulk import BulkFailed, Region, Route, Verb, read_route
 from transport.bulk_client import BulkClient, Transfer
 from transport.identity import Credentials, Identity, Trust
 from transport.tls_wires import TlsWires
@@ -33,6 +34,7 @@ class ClientBulk:
     ) -> None:
         self._ask = ask
         self._node = node
+        self._landing = Landing()
         self._wires = TlsWires(credentials)
         self._lanes = BulkClient(self._wires, lambda peer: not trust.revoked(peer.id, peer.serial))
 
@@ -41,14 +43,14 @@ class ClientBulk:
         answer, part = self._offered(blob_id, size)
         if "ticket" not in answer:
             return memoryview(part)
-        memory, data = Memory.fresh(size)
-        transfer = Transfer(Verb.READ, memory, hashed=not answer.get("segment"))
+        place, landed = self._landing.take(size)
+        transfer = Transfer(Verb.READ, place, hashed=not answer.get("segment"))
         failure = self._carried(transfer, answer, lambda: self._offered(blob_id, size)[0])
         if failure is not None:
             return memoryview(self.get_parts(blob_id, size))
         if not answer.get("segment") and transfer.progress.digest != blob_id:
             raise SwarmError(f"the blob {blob_id.hex()[:12]} is not what its digest says", hint="ask another node")
-        return data
+        return landed()
 
     def put(self, region: Region, digest: bytes | None = None, *, by_link: bool = False) -> tuple[bytes, int]:
         """Give bytes to the node; (id, flags of a ref). With a digest, only if it has them not. `by_link`: over the link
@@ -96,6 +98,7 @@ class ClientBulk:
         """End every transfer."""
         self._lanes.close()
         self._wires.close()
+        self._landing.close()
 
     def _offered(self, blob_id: bytes, size: int) -> tuple[Mapping[str, Any], bytes]:
         answer, part = self._ask("blob.offer", {"id": blob_id, "tls": self._wires.announcement()})
