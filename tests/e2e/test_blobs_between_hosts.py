@@ -95,7 +95,7 @@ def test_the_node_goes_on_while_a_large_blob_arrives(homes: Homes, user: Fleet) 
     asking.start()
     until(lambda: answers, 30)
     began_s = time.monotonic()
-    blob, _ = user._engine.lane().put(Memory(data))
+    blob, _ = user._engine.bulk().put(Memory(data))
     took_s = time.monotonic() - began_s
     ended.set()
     asking.join(60)
