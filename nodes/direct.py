@@ -26,6 +26,7 @@ from transport.links import Link
 READY_WITHIN_S = 2.0
 ASK_AGAIN_S = 1.0
 SESSION_BYTES = 8
+SUFFIX_BYTES = 4
 TRIES = 8
 TRY_EVERY_S = 0.001
 GONE_GRACE_S = 1.0
@@ -85,6 +86,8 @@ class DirectSlots:
         self.records: OrderedDict[bytes, Record] = OrderedDict()
         """The last direct calls, by task id."""
         fabric.direct = self
+        for left in socket_path.parent.glob(f"{socket_path.stem}.{'?' * 2 * SUFFIX_BYTES}"):
+            left.unlink(missing_ok=True)  # of a node that was killed while a client was on its way
         switchboard.serve("slot.grant", self._grant)
         switchboard.serve("slot.cancel", self._cancel)
 
@@ -94,7 +97,7 @@ class DirectSlots:
         session = bytes(args["session"])
         if link.reach == "lan" or link.identity.role != "client" or len(session) != SESSION_BYTES:
             raise NotGranted("slots are granted to clients of this host", hint="calls go through the node")
-        path = self._socket_path.with_suffix(f".{os.urandom(4).hex()}")
+        path = self._socket_path.with_suffix(f".{os.urandom(SUFFIX_BYTES).hex()}")
         if len(os.fsencode(path)) > PATH_BYTES_MAX:
             raise NotGranted(f"{path} is too long for a socket", hint="SWARM_HOME may name a shorter one")
         worker = self._fabric.execution.grant(client_key(link))

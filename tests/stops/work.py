@@ -162,7 +162,15 @@ def crashing(fleet: Fleet, rng: random.Random, temporary: Path) -> Any:
     return [fleet.submit(_crash, index) for index in range(30)]
 
 
+def lone(fleet: Fleet, rng: random.Random, temporary: Path) -> Any:
+    """One call after the other: a worker's slot is the client's, or about to be, and perhaps the last call lasts."""
+    for number in range(rng.randrange(3, 60)):
+        if fleet.submit(abs, -number).result(30) != number:
+            raise AssertionError(number)
+    return fleet.submit(rng.choice((_nap, _stubborn, _with_children)), rng.choice((0.01, 300)))
+
+
 KINDS: dict[str, Given] = {
-    given.__name__: given for given in (linked, busy, coroutines, command, staged, stream, blobs, guest, crashing)
+    given.__name__: given for given in (linked, busy, coroutines, command, staged, stream, blobs, guest, crashing, lone)
 }  # fmt: skip
 GUEST_PYTHON = f"{GUEST}={sys.executable}"
