@@ -1,0 +1,74 @@
+"""`python -m benchmarks.audit [PATH]`: the audit of the standard library by one node with two workers, beside radon in one process.
+
+radon's own `cc_visit`, `mi_visit` and `analyze` run over the same files; both are timed as commands, from start to end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from benchmarks.fleet import Node, connected, line, median, noop
+from swarm.tools.audit.collect import find
+
+ROUNDS = 3
+RADON = """
+import sys, warnings
+from pathlib import Path
+from radon.complexity import cc_visit
+from radon.metrics import mi_visit
+from radon.raw import analyze
+warnings.simplefilter("ignore")
+functions = files = 0
+for path in Path(sys.argv[1]).read_text().splitlines():
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+        functions += len(cc_visit(source))
+        mi_visit(source, multi=True)
+        analyze(source)
+        files += 1
+    except Exception:
+        continue
+print(files, functions)
+"""
+
+
+def took_s(command: list[str]) -> float:
+    """Seconds of a command that must end well."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Some minutes, most of them radon's."""
+    path = sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_paths()["stdlib"]
+    node = Node()
+    files = Path(node.home) / "files"
+    files.write_text("\n".join(found.path for found in find([path]) if not found.error))
+    try:
+        with connected() as fleet:
+            fleet.submit(noop).result(20)
+        radon, cold, warm = [], [], []
+        audit = [sys.executable, "-m", "nodes.cli", "audit", path, "--json"]
+        for _ in range(ROUNDS):
+            radon.append(took_s([sys.executable, "-c", RADON, str(files)]))
+            cold.append(took_s([*audit, "--no-cache"]))
+            took_s(audit)
+            warm.append(took_s(audit))
+        line("radon in one process", f"{median(radon):.2f} s")
+        line(
+            "swarm audit, two workers, cold cache",
+            f"{median(cold):.2f} s",
+            f"{median(radon) / median(cold):.2f} x radon",
+        )
+        line("swarm audit, warm cache", f"{median(warm):.2f} s", f"{median(radon) / median(warm):.1f} x radon")
+    finally:
+        node.close()
+
+
+if __name__ == "__main__":
+    main()
