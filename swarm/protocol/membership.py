@@ -68,7 +68,7 @@ class Membership:
         self._prober = Prober(config, rng, self._table, self._outbox, self._timers, self._health, self._suspicions)
         self._wants = Wants(config, rng, self._table, self._outbox, self._timers)
         self._contacts = Contacts(peer, config, rng, self._table, self._outbox, self._timers)
-        self._notices = Notices(config, self._outbox, notice_ok)
+        self._notices = Notices(config, rng, self._outbox, notice_ok)
         self._verdicts = Verdicts(
             self._own,
             config,

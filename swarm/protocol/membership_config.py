@@ -49,6 +49,8 @@ ROWS_MAX = 29
 ROW_BYTES_MAX = 1 + 18 + 9 + 5 + 1
 assert ROWS_MAX * ROW_BYTES_MAX + ENVELOPE_BYTES + 2 * (ID_BYTES + 3) <= PAYLOAD_BYTES_MAX
 WANTS_MAX = 32
+NOTICE_DATAGRAMS_MAX = 64
+"""Of notices, to one member at one comparison."""
 
 
 @dataclass(frozen=True, slots=True)

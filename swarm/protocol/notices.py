@@ -8,18 +8,21 @@ from blake3 import blake3
 
 from swarm.protocol import membership_wire as wire
 from swarm.protocol.effects import Noticed
-from swarm.protocol.member import Peer
-from swarm.protocol.membership_config import NOTICE_BYTES_MAX, MembershipConfig
+from swarm.protocol.member import Peer, Rng
+from swarm.protocol.membership_config import NOTICE_BYTES_MAX, NOTICE_DATAGRAMS_MAX, PAYLOAD_BYTES_MAX, MembershipConfig
 from swarm.protocol.outbox import Outbox
+
+_ROOM_BYTES = PAYLOAD_BYTES_MAX - 16
 
 
 class Notices:
     """A set that only grows, up to a bound. Gossip spreads a new one; push-pull brings what was missed."""
 
-    __slots__ = ("_blobs", "_config", "_outbox", "_welcome", "digest")
+    __slots__ = ("_blobs", "_config", "_outbox", "_rng", "_welcome", "digest")
 
-    def __init__(self, config: MembershipConfig, outbox: Outbox, welcome: Callable[[bytes], bool]) -> None:
+    def __init__(self, config: MembershipConfig, rng: Rng, outbox: Outbox, welcome: Callable[[bytes], bool]) -> None:
         self._config = config
+        self._rng = rng
         self._outbox = outbox
         self._welcome = welcome
         """Whether a blob is genuine: others are not passed on."""
@@ -41,6 +44,20 @@ class Notices:
         self._outbox.leave(Noticed(blob))
 
     def send(self, peer: Peer) -> None:
-        """Sends all of them to a member that has not the same."""
-        for key in sorted(self._blobs):
-            self._outbox.send(peer, wire.GOSSIP, None, [wire.notice(self._blobs[key])], rumours=False)
+        """Sends a member that has not the same all of them, several a datagram; of many so much that it fits a socket's
+        usual receive buffer, from a random one on: the next comparison brings others."""
+        keys = sorted(self._blobs)
+        start = int(self._rng.random() * len(keys))
+        updates: list[bytes] = []
+        room, sent = _ROOM_BYTES, 0
+        for key in keys[start:] + keys[:start]:
+            packed = wire.notice(self._blobs[key])
+            if len(packed) > room:
+                self._outbox.send(peer, wire.GOSSIP, None, updates, rumours=False)
+                updates, room, sent = [], _ROOM_BYTES, sent + 1
+                if sent == NOTICE_DATAGRAMS_MAX:
+                    return
+            updates.append(packed)
+            room -= len(packed)
+        if updates:
+            self._outbox.send(peer, wire.GOSSIP, None, updates, rumours=False)

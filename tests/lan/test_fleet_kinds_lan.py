@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,12 @@ pytestmark = [pytest.mark.lan, pytest.mark.timeout(180)]
 def kind() -> Iterator[type[lab.Lan]]:
     require(lab.missing())
     yield lab.Lan
+
+
+def weigh(blob: bytes) -> tuple[int, str]:
+    """Takes long enough that others take some."""
+    time.sleep(0.1)
+    return len(blob), os.environ["SWARM_NODE"]
 
 
 def form(fleet: LanFleet, first: str, *others: str) -> None:
@@ -75,6 +83,10 @@ def test_a_lan_without_ipv4(kind: type[lab.Lan], tmp_path: Path) -> None:
     with kind(5, label="six", ipv4=False) as lan:
         fleet = LanFleet(lan, tmp_path)
         form(fleet, *lan.hosts)
+        blobs = [bytes([number]) * (2 << 20) for number in range(12)]
+        weighed = list(fleet.client("h1").map(weigh, blobs))
+        assert [size for size, _ in weighed] == [2 << 20] * 12
+        assert len({node for _, node in weighed}) >= 2
         work = Work(fleet.client("h1"), 200)
         fleet.kill("h2")
         fleet.know(["h1", "h3", "h4", "h5"], lambda states: states.get("h2") in ("dead", None), 15)

@@ -8,7 +8,7 @@ import pytest
 
 from swarm.protocol.effects import Joined
 from swarm.protocol.member import State
-from swarm.protocol.membership_config import DEATH_KNOWN_S, DEFAULT
+from swarm.protocol.membership_config import DEATH_KNOWN_S, DEFAULT, NOTICE_DATAGRAMS_MAX
 from tests.sim import checkers
 from tests.sim.fleet import Fleet, id_of
 from tests.sim.scenarios import HEAL_S, JOIN_S, SCENARIOS, run
@@ -136,6 +136,21 @@ def test_a_notice_reaches_all_and_whoever_joins_later_and_a_bad_one_nobody() -> 
     fleet.run_until_agreed(JOIN_S)
     fleet.run(1.0)
     assert fleet.notices[5] == [b"notice: key 7 is revoked"]
+
+
+def test_a_thousand_notices_reach_whoever_joins_later_a_bounded_number_of_datagrams_at_a_time() -> None:
+    fleet = grown(2)
+    blobs = [b"notice %d " % number + bytes(300) for number in range(1000)]
+    for blob in blobs:
+        fleet.call(0, "publish", blob)
+    fleet.run(30.0)
+    fleet.start(5, [0])
+    sent = fleet.network.sent
+    fleet.run(1.0)
+    assert fleet.notices[5]
+    assert fleet.network.sent - sent < 6 * NOTICE_DATAGRAMS_MAX
+    fleet.run(120.0)
+    assert {number: set(got) for number, got in fleet.notices.items()} == dict.fromkeys((0, 1, 5), set(blobs))
 
 
 def test_a_fleet_cut_in_two_for_long_buries_the_other_half_and_merges_again() -> None:
