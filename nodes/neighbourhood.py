@@ -37,6 +37,9 @@ from transport.private_files import FleetError
 
 EAGER_PEERS_MAX = 16
 INFO_EVERY_S = 0.25
+REFUSALS_BURST = 10.0
+REFUSAL_EVERY_S = 5.0
+"""After a burst, one refused datagram in so many seconds is told of each reason."""
 TRUST_POLL_S = 0.25
 """How often the fleet's files are looked at for what another process of this home has written (a revocation)."""
 NUMBER_MAX = 1 << 62
@@ -96,6 +99,8 @@ class Neighbourhood:
         self._dials: dict[bytes, asyncio.Task[None]] = {}
         self._published: set[bytes] = set()
         self._cut: set[tuple[bytes, bytes | None]] = set()
+        self._refusals: dict[str, tuple[float, float, int]] = {}
+        """By reason: how many may be told now, since when, and how many were not told."""
         self._members: dict[bytes, Member] = {}
         self._closing = False
         self.addresses: tuple[Address, ...] = ()
@@ -231,7 +236,16 @@ class Neighbourhood:
         self._turn()
 
     def _refused(self, reason: str, facts: Mapping[str, object]) -> None:
-        self._handler.fact(Fact("datagram.refused", {"reason": reason}, facts))
+        """Count a datagram that was turned away. Of a flood (and a revoked node goes on for ever) a few are told, each
+        with how many it stands for."""
+        now = self._now()
+        tokens, at, untold = self._refusals.get(reason, (REFUSALS_BURST, now, 0))
+        tokens = min(REFUSALS_BURST, tokens + (now - at) / REFUSAL_EVERY_S)
+        if tokens < 1:
+            self._refusals[reason] = (tokens, now, untold + 1)
+            return
+        self._refusals[reason] = (tokens - 1, now, 0)
+        self._handler.fact(Fact("datagram.refused", {"reason": reason}, {**facts, "count": untold + 1}, untold + 1.0))
 
     def _turn(self) -> None:
         membership = self._membership
@@ -272,11 +286,12 @@ class Neighbourhood:
                 self._handler.member_suspected(effect.member)
                 self._handler.fact(Fact("member.suspected", {}, {"member": effect.member.name}))
             case Died() | Left():
-                why = "dead" if isinstance(effect, Died) else "left"
+                why = "left" if isinstance(effect, Left) else "dead" if self._identity(effect.member) else "revoked"
                 self._members.pop(effect.member.id, None)
                 self._datagrams.forget(effect.member.id)
                 self._handler.member_lost(effect.member.id, why)
-                self._handler.fact(Fact(f"member.{why}", {}, {"member": effect.member.name}))
+                if why != "revoked":  # that was told when the revocation came
+                    self._handler.fact(Fact(f"member.{why}", {}, {"member": effect.member.name}))
             case Noticed():
                 self._noticed(effect.blob)
             case PersistIncarnation():

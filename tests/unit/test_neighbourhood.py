@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.neighbourhood import Neighbourhood
+from nodes.neighbourhood import REFUSAL_EVERY_S, REFUSALS_BURST, Neighbourhood
 from swarm.protocol.effects import Fact
 from swarm.protocol.member import Member
 from transport.fleet import Fleet, create_fleet, enroll, install_fleet
@@ -41,14 +41,14 @@ class Told:
 
     def __init__(self) -> None:
         self.facts: list[Fact] = []
-        self.lost: list[bytes] = []
+        self.lost: list[tuple[bytes, str]] = []
 
     def member_seen(self, member: Member) -> None: ...
 
     def member_suspected(self, member: Member) -> None: ...
 
     def member_lost(self, node: bytes, why: str) -> None:
-        self.lost.append(node)
+        self.lost.append((node, why))
 
     def fact(self, fact: Fact) -> None:
         self.facts.append(fact)
@@ -132,7 +132,7 @@ def test_a_revocation_told_to_one_is_believed_and_acted_on_by_all(tmp_path: Path
             await until(lambda: not any(one.knows(ash.credentials) for one in all))
             for one in all:
                 assert one.fleet.trust.revoked(ash.credentials.id)
-                assert ash.credentials.id in one.told.lost
+                assert one.told.lost == [(ash.credentials.id, "revoked")]
                 [fact] = one.told.named("member.revoked")
                 assert fact.fields["reason"] == "lost"
                 assert Fleet.load(one.fleet.directory).trust.revoked(ash.credentials.id), "it outlives a restart"
@@ -166,6 +166,27 @@ def test_a_revocation_of_no_admin_is_neither_believed_nor_passed_on(tmp_path: Pa
             assert all_know(all, 3)
             assert all[0].told.named("membership.rejected")
             assert not all[1].told.named("membership.rejected"), "it went no further"
+
+    run(test)
+
+
+def test_of_a_flood_of_refused_datagrams_a_few_are_told_and_all_are_counted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with neighbours(tmp_path, "oak", "elm") as (_, all):
+            now = [1000.0]
+            oak = all[0].neighbourhood
+            oak._now = lambda: now[0]
+            for _ in range(500):
+                oak._refused("foreign", {"source": ("10.0.0.9", 1)})
+            assert len(all[0].told.named("datagram.refused")) == REFUSALS_BURST
+            now[0] += 2 * REFUSAL_EVERY_S
+            oak._refused("forged", {})
+            oak._refused("foreign", {})
+            told = all[0].told.named("datagram.refused")
+            assert sum(fact.value for fact in told if fact.labels["reason"] == "foreign") == 501
+            assert sum(fact.value for fact in told if fact.labels["reason"] == "forged") == 1
+            assert len(told) == REFUSALS_BURST + 2
+            oak._now = time.monotonic
 
     run(test)
 
