@@ -53,7 +53,7 @@ REFUSALS: Final = {
         "the token was used already",
         "get a new one: `swarm fleet token`, with --uses for several machines",
     ),
-    "token-unknown": ("the issuer does not know this token", "it was withdrawn, or long expired: get a new one"),
+    "token-unknown": ("the issuer does not know this token", "it was withdrawn, or long expired: get a new one by `swarm fleet token`"),
     "token-proof": ("the proof of holding the token does not fit", "copy the token again, whole"),
     "token-role": ("the token admits clients only", "get one for a node: `swarm fleet token --role node`"),
     "wrong-fleet": ("the issuer belongs to another fleet now", "get a token of the fleet that it belongs to"),

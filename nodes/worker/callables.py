@@ -47,7 +47,7 @@ class Callables:
         if not granted:
             raise Unresolved(
                 "callables by value are run only for those who are granted `code`",
-                "have an admin issue a token with --grant code, or run a callable by name",
+                "join again with a token that was not made with --no-code, or run a callable by name",
             )
         return self._valued(bytes(fn[1]), str(fn[2]) if len(fn) > 2 else "the callable")
 
@@ -62,7 +62,7 @@ class Callables:
             )
         try:
             target: Any = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that ends when it is imported ends no worker
             raise Unresolved(
                 f"module {module_name!r} cannot be imported here: {type(error).__name__}: {error}",
                 "install what is missing in the node's environment, or take the module out of its settings",
@@ -100,7 +100,7 @@ class Callables:
                 f"install {error.name} on the nodes, or require a label that only nodes with it have",
                 module=error.name or "",
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Unresolved(
                 f"the code of {name} cannot be loaded here: {type(error).__name__}: {error}",
                 "are versions of Python or of a package different here?",
