@@ -30,6 +30,8 @@ SLICE_TASKS_MAX = 512
 PIPELINE_BELOW_S = 0.020
 """A worker is given a second slice ahead of time when its tasks are shorter than this: the gap would be felt."""
 PIPELINE_DEPTH = 2
+SHARE_AFTER_S = 0.050
+"""What waits in a worker's hands behind a task that runs for so long is taken back, for whoever has time."""
 WORKERS_EXTRA_MAX = 64
 """Workers beyond the slots, in place of those that wait for tasks of their own."""
 OBSERVE_EVERY_S = 0.010
@@ -191,6 +193,8 @@ class Worker:
     """The client that has its slot for a while, and sends it calls without this node between."""
     revoked: bool = False
     """That client's time is over; the call that runs may end."""
+    slow: bool = False
+    """What it runs takes longer than was thought: nothing is put behind it."""
 
     def current(self) -> tuple[Slice, int, float] | None:
         """(slice, index in the batch, started at) of the task that runs, by the page. A guest has none: its slices are
@@ -238,6 +242,7 @@ class Execution:
         """Tasks here that are not reported yet: all, and by owner."""
         self._effects: list[ExecutionEffect] = []
         self._observe_at: float | None = None
+        self._share_at: float | None = None
         self._start_failures = 0
         self._retry_start_at: float | None = None
 
@@ -250,10 +255,9 @@ class Execution:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, or None."""
-        observe, retry = self._observe_at, self._retry_start_at
-        if observe is None or retry is None:
-            return observe if retry is None else retry
-        return min(observe, retry)
+        return min(
+            (at for at in (self._observe_at, self._retry_start_at, self._share_at) if at is not None), default=None
+        )
 
     @property
     def slots(self) -> int:
@@ -502,6 +506,7 @@ class Execution:
         if it is None or run is None:
             return
         it.done += outcomes.count
+        it.slow = False
         mine = [part.token for part in it.slices.values() if part.run is run]
         for row in self._edges(outcomes):
             index = outcomes.index(row)
@@ -527,6 +532,7 @@ class Execution:
         part = None if it is None else it.slices.pop(slot, None)
         if it is None or part is None:
             return
+        it.slow = False
         # What was recalled from the slice went back when it was recalled; nothing else can be left.
         for start, stop in part.run.outstanding(part.token):
             self._requeue(part.run, start, stop)
@@ -577,6 +583,9 @@ class Execution:
         if self._retry_start_at is not None and now >= self._retry_start_at:
             self._retry_start_at = None
             self._replace(now)
+        if self._share_at is not None and now >= self._share_at:
+            self._share_at = None
+            self._share(now)
         if self._observe_at is not None and now >= self._observe_at:
             self._observe_at = None
             self._observe(now)
@@ -619,7 +628,7 @@ class Execution:
                 continue
             if not worker.slices:
                 idle = idle or worker
-            elif worker.shape == shape and len(worker.slices) < PIPELINE_DEPTH:
+            elif worker.shape == shape and len(worker.slices) < PIPELINE_DEPTH and not worker.slow:
                 busy = worker if busy is None or len(worker.slices) < len(busy.slices) else busy
         if self.account.fits(shape):
             if idle is not None:
@@ -678,6 +687,8 @@ class Execution:
         self._effects.append(
             HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads)
         )
+        if self._share_at is None and (stop - start > 1 or len(worker.slices) > 1):
+            self._share_at = now + SHARE_AFTER_S
         if run.spec.timeout_s is not None and self._observe_at is None:
             self._observe_at = now + min(OBSERVE_EVERY_S, run.spec.timeout_s)
         if not run.spec.rerun or run.spec.kind == "command":
@@ -759,6 +770,21 @@ class Execution:
             new_end, old_end = worker.page.recall(part.slot)
             if new_end < old_end:
                 self._requeue(part.run, part.start + new_end, part.start + old_end)
+
+    def _share(self, now: float) -> None:
+        """Take back what waits in workers' hands behind tasks that turned out to be long, and see when to look again."""
+        for worker in self._workers.values():
+            if worker.page is None or worker.state != "ready":
+                continue
+            if not any(cursor < end for cursor, end in map(worker.page.progress, worker.slices)):
+                continue
+            current = worker.current()
+            if current is not None and now - current[2] >= SHARE_AFTER_S:
+                worker.slow = True
+                self._recall_from(now, worker)
+            else:
+                self._share_at = now + SHARE_AFTER_S
+        self._pump(now)
 
     def _requeue(self, run: Run, start: int, stop: int) -> None:
         if run.number not in self._runs:
