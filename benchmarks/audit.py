@@ -1,4 +1,4 @@
-"""`python -m benchmarks.audit [PATH]`: the audit of the standard library by one node with two workers, beside radon in one process.
+"""The audit of the standard library by one node with two workers, beside radon in one process.
 
 radon's own `cc_visit`, `mi_visit` and `analyze` run over the same files; both are timed as commands, from start to end.
 """
@@ -45,7 +45,7 @@ def took_s(command: list[str]) -> float:
 
 def main() -> None:
     """Some minutes, most of them radon's."""
-    path = sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_paths()["stdlib"]
+    path = sysconfig.get_paths()["stdlib"]
     node = Node()
     files = Path(node.home) / "files"
     files.write_text("\n".join(found.path for found in find([path]) if not found.error))

@@ -5,6 +5,7 @@ where there is none; TCP crosses the loopback interface either way.
 
 ``curve``     pyzmq DEALER/ROUTER with CURVE, two processes, one message there and the same one back, zero-copy
 ``lane``      a blob to the node's store and one back, by the bulk lane alone
+``argument``  a task with that argument
 ``task``      a task with that argument, which returns it: to a worker, and the result back from it
 
 Run it: ``python -m benchmarks.bulk [--rounds N] [--mib N]``. Figures are medians; bytes both ways over the time of both.
@@ -160,17 +161,22 @@ LABELS = {
 }
 
 
+def rows(rounds: int, mib: int) -> None:
+    """Measure, and print."""
+    rates = measure(rounds, mib)
+    base = rates["curve"]
+    print(f"{mib} MiB between hosts, encrypted; medians of {rounds} interleaved rounds")
+    print(f"{'  pyzmq with CURVE, there and back':<58} {base:>11,.0f} MB/s")
+    for name, label in LABELS.items():
+        print(f"{'  ' + label:<58} {rates[name]:>11,.0f} MB/s {rates[name] / base:>15.1f} x CURVE", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mib", type=int, default=64)
     arguments = parser.parse_args()
-    rates = measure(arguments.rounds, arguments.mib)
-    base = rates["curve"]
-    print(f"{arguments.mib} MiB between hosts, encrypted; medians of {arguments.rounds} interleaved rounds")
-    print(f"{'pyzmq with CURVE, there and back':<58} {base:>11,.0f} MB/s")
-    for name, label in LABELS.items():
-        print(f"{label:<58} {rates[name]:>11,.0f} MB/s {rates[name] / base:>15.1f} x CURVE")
+    rows(arguments.rounds, arguments.mib)
 
 
 if __name__ == "__main__":

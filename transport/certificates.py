@@ -3,8 +3,8 @@ instant.
 
 A certificate is a signed document (`transport.signed`) with the fields ``v fleet id name role grants sign_key
 curve_key serial nbf exp``. It is public: it proves something only together with the secret keys, which the handshake
-has the peer use. The TLS key of the bulk lane is the signing key (a self-signed X.509 over the same Ed25519 key is
-pinned to it), so there is no third key to bind.
+has the peer use. The TLS keys of the bulk lane are made by each process for itself and signed with the signing key
+(`transport.tls`), so there is no third key to bind.
 """
 
 from __future__ import annotations
