@@ -657,6 +657,8 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
         start, stop = pair
         if not 0 <= start <= stop < 1 << 32:
             raise MessageError("a range is out of bounds")
+        if found and start < found[-1][1]:
+            raise MessageError("ranges overlap or are not in order")
         found.append((start, stop))
     return found
 

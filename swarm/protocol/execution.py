@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.tasks import TaskColumns
+from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
@@ -36,6 +37,9 @@ WORKERS_EXTRA_MAX = 64
 """Workers beyond the slots, in place of those that wait for tasks of their own."""
 OBSERVE_EVERY_S = 0.010
 START_FAILURES_MAX = 3
+INDEX_END = 1 << 32
+"""Tasks of a batch, and attempts of a task, are fewer."""
+TOKEN_END = 1 << 64
 
 
 class ClaimPage(Protocol):
@@ -460,10 +464,14 @@ class Execution:
         attempts: int = 0,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """Take a run from its owner. While draining it goes straight back."""
+        """Take a run from its owner. While draining it goes straight back. ValueError for what no owner would send."""
         key = (owner, dispatch)
         if key in self._by_dispatch:
             return
+        if len(batch) != ids.BATCH_KEY_BYTES or calls.count < 1 or not 0 <= first <= INDEX_END - calls.count:
+            raise ValueError(f"tasks {first} to {first + calls.count} of a batch with a key of {len(batch)} bytes")
+        if not 0 <= dispatch < TOKEN_END or not 0 <= attempts < INDEX_END or not isinstance(extra, dict | None):
+            raise ValueError(f"a dispatch {dispatch} after {attempts} attempts, with {type(extra).__name__}")
         shape = shape_of(spec)
         if self.draining or self.config.capacity.misfit(shape):
             self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)

@@ -9,6 +9,7 @@ given back or was lost is looked at one by one.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from swarm.protocol.spec import Spec, SpecError, parse_spec
 from swarm.protocol.states import Status, after_attempt
 
 TRACE_KEPT_MAX = 512
+ATTEMPTS_MAX = 1 << 31
+"""Attempts that a client may say there were of a batch before."""
+_INDEX_END = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,9 @@ class Batch:
     attempt: int = 0
 
     def is_cancelled(self, index: int) -> bool:
-        """Whether the client gave this task up."""
-        return any(start <= index < stop for start, stop in self.cancelled)
+        """Whether the client gave this task up; `cancelled` is sorted and without overlaps."""
+        at = bisect_right(self.cancelled, (index, _INDEX_END)) - 1
+        return at >= 0 and index < self.cancelled[at][1]
 
     def outstanding(self, token: int) -> list[tuple[int, int]]:
         """Ranges (start, stop) that are out under a token."""
@@ -332,7 +337,7 @@ class Ownership:
         if known is not None:
             self._attach(now, known, client)
             return
-        if len(key) != ids.BATCH_KEY_BYTES or count < 1:
+        if len(key) != ids.BATCH_KEY_BYTES or count < 1 or not 0 <= attempts < ATTEMPTS_MAX:
             self._refuse(client, key, "malformed", "the batch has no proper key or no tasks", "")
             return
         try:
@@ -398,10 +403,10 @@ class Ownership:
         batch = self._batches.get(key)
         if batch is None or batch.finished_at is not None:
             return
-        wanted = ranges if ranges is not None else [(0, batch.calls.count)]
-        batch.cancelled.extend(wanted)
+        wanted = merged(ranges) if ranges is not None else [(0, batch.calls.count)]
+        batch.cancelled = merged([*batch.cancelled, *wanted])
         if kill:
-            batch.killed.extend(wanted)
+            batch.killed = merged([*batch.killed, *wanted])
         ended: list[tuple[int, int, bytes | memoryview]] = []
         payload = said("the task was cancelled", "", batch.spec)
         dispatched: set[int] = set()
@@ -861,7 +866,7 @@ class Ownership:
         for dep in deps:
             key, index = ids.split(dep)
             source = self._batches.get(key)
-            if source is None or index >= source.calls.count:
+            if source is None or source is batch or index >= source.calls.count:
                 self._finish(now, batch, [(0, Status.DEPENDENCY, said(
                     f"task {ids.text(dep)[:8]}, which this one depends on, is not known here",
                     "pass its result instead", batch.spec))])  # fmt: skip
@@ -950,6 +955,17 @@ def ranges(indices: list[int]) -> list[tuple[int, int]]:
             found[-1] = (found[-1][0], index + 1)
         else:
             found.append((index, index + 1))
+    return found
+
+
+def merged(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(start, stop) ranges in order and without overlaps; empty ones left out."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(parts):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        elif start < stop:
+            found.append((start, stop))
     return found
 
 

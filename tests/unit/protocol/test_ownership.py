@@ -675,3 +675,33 @@ def test_outcomes_kept_are_those_that_were_told() -> None:
     assert kept == owner.ended(1) == {0: Status.OK, 1: Status.FAILED}
     assert all(isinstance(report, Outcomes) for report, _ in batch.outcomes)
     assert batch.outcome(5) is None
+
+
+# --- hostile clients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attempts", [-1, 1 << 31, 1 << 70])
+def test_a_count_of_attempts_that_cannot_be_is_refused_and_leaves_nothing_behind(attempts: int) -> None:
+    owner = Owner(slots=1)
+    owner.submit(1, attempts=attempts)
+    assert owner.messages(Kind.REFUSED)[0]["reason"] == "malformed"
+    with pytest.raises(TypeError):
+        owner.submit(2, attempts="many")
+    assert not owner.it.batches
+    assert owner.it.executors[ME].ours == 0
+
+
+def test_a_task_that_depends_on_itself_does_not_wait_for_ever() -> None:
+    owner = Owner(slots=1)
+    owner.submit(1, deps=[ids.task_id(key_of(1), 0)])
+    assert owner.ended(1) == {0: Status.DEPENDENCY}
+
+
+def test_many_cancels_of_the_same_are_kept_as_one() -> None:
+    owner = Owner(slots=1)
+    batch = owner.submit(1, 100)
+    assert batch is not None
+    for _ in range(50):
+        owner.it.cancel(owner.now, key_of(1), [(0, 3), (2, 5), (90, 90), (7, 9), (5, 6)])
+    assert batch.cancelled == batch.killed == [(0, 6), (7, 9)]
+    assert [index for index in range(12) if batch.is_cancelled(index)] == [0, 1, 2, 3, 4, 5, 7, 8]
