@@ -60,6 +60,10 @@ SCHEDULES: dict[str, Schedule] = {
     ),
     "full": Schedule(bounds=Bounds(tasks_max=30, retention_s=1.0, retained_max=5), batches_per_s=8.0),
     "nests": Schedule(Mix(nested=0.8, once=0.05, tasks_max=8), {"break": 0.3, "kill": 0.1, "start": 0.3}, nodes=(1, 3)),
+    "grants": Schedule(
+        Mix(nested=0.2), {"grant": 3.0, "break": 0.2, "drain": 0.05, "start": 0.3}, nodes=(1, 3), dies=0.02,
+        batches_per_s=3.0,
+    ),
     "chains": Schedule(Mix(dependent=0.8, failing=0.05), {"break": 0.5, "kill": 0.15, "start": 0.5}, nodes=(2, 4)),
     "members": Schedule(
         faults={"kill": 0.2, "start": 0.3, "pause": 0.2, "cut": 0.15, "mend": 0.3, "break": 0.3}, nodes=(3, 5),
@@ -209,6 +213,15 @@ class Run:
                 if self.rng.random() < 0.7:
                     self.world.cut(place, ("node", number), both=both)
 
+    def grant(self) -> None:
+        """A client of a node's machine is granted a worker to talk to itself."""
+        nodes = [node for node in self.world.running() if not node.host.paused and node.fabric.client_links]
+        if nodes:
+            node = self.rng.choice(nodes)
+            client = self.rng.choice(sorted(node.fabric.client_links))
+            node.pool.grant(client, 2.0 * self.rng.random())
+            node.fabric.turn()
+
     def weather(self) -> None:
         """The network gets better or worse."""
         rng = self.rng
@@ -229,6 +242,7 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "client": Run.kill_client,
     "lone-client": Run.cut_client,
     "weather": Run.weather,
+    "grant": Run.grant,
 }
 
 

@@ -72,6 +72,8 @@ class SimWorker:
         self.builder = OutcomeBuilder()
         self.flushed_at = 0.0
         self.timer: Handle | None = None
+        self.granted_until: float | None = None
+        """Runs calls of the client that its slot is granted to until then, if that is not over before."""
         self.nested: SimClient | None = None
         self.nested_sessions: dict[tuple[bytes, int], int] = {}
 
@@ -79,6 +81,7 @@ class SimWorker:
 
     def take(self, it: HandSlice) -> None:
         """A slice came."""
+        assert self.granted_until is None, f"worker {self.number} has a slice, and a client of its own"
         raw, _ = self.specs[it.spec]
         calls = Calls(b"".join((it.lengths, it.payloads)), it.count)
         extra = it.extra
@@ -223,6 +226,29 @@ class SimWorker:
 
         self._after(0.002, look)
 
+    # --- calls of the client that its slot is granted to ---------------------------------------------------------------
+
+    def serve(self, for_s: float) -> None:
+        """Run a client's calls for a while."""
+        sim = self.pool.node.world.sim
+        until = self.granted_until = sim.now + for_s
+        sim.at(until, lambda: self._served(until))
+        if self.pool.ailments.dies and self.pool.rng.random() < self.pool.ailments.dies:
+            sim.at(sim.now + for_s * self.pool.rng.random(), self._die)
+
+    def revoke(self) -> None:
+        """Return after the call that runs."""
+        if self.granted_until is not None:
+            sim = self.pool.node.world.sim
+            until = self.granted_until = min(self.granted_until, sim.now + 0.2 * self.pool.rng.random())
+            sim.at(until, lambda: self._served(until))
+
+    def _served(self, until: float) -> None:
+        if self.alive and self.granted_until == until:
+            self.granted_until = None
+            self._say("worker_records", [None] * 3)
+            self._say("worker_grant_over")
+
     # --- saying things ------------------------------------------------------------------------------------------------
 
     def _say(self, what: str, *args: Any) -> None:
@@ -314,6 +340,18 @@ class SimPool:
         worker = self.workers.get(it.worker)
         if worker is not None:
             self._to(worker, worker.take, it)
+
+    def grant(self, client: bytes, for_s: float) -> None:
+        """Have a worker set apart for a client of this host, if one can be spared."""
+        number = self.node.execution.grant(client)
+        if number is not None:
+            self._to(self.workers[number], self.workers[number].serve, for_s)
+
+    def send_revoke(self, worker: int) -> None:
+        """See `nodes.pool.Pool.send_revoke`."""
+        it = self.workers.get(worker)
+        if it is not None:
+            self._to(it, it.revoke)
 
     def send_input(self, it: HandInput) -> None:
         """Input changes nothing of what simulated tasks do."""
