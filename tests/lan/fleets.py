@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from swarm.paths import Home
 from tests.lab.lan import Lan
 from tests.lan.drivers import ROOT
 
+PATIENCE_S = 60.0
+"""For what comes to pass in a second or two where the machine has nothing else to do. Figures are printed, not asserted."""
 SWARM = [sys.executable, "-m", "nodes.cli"]
 
 
@@ -28,6 +31,31 @@ def where(index: int) -> tuple[int, str]:
     """A short task that says which one it was, and which node ran it."""
     time.sleep(0.02)
     return index, os.environ["SWARM_NODE"]
+
+
+class Pulse:
+    """How long this machine keeps processes waiting: a verdict on who is dead means nothing where all stand still."""
+
+    def __init__(self, tick_s: float = 0.02) -> None:
+        self._late: list[tuple[float, float]] = []
+        self._tick_s = tick_s
+        self._ended = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        due_s = time.monotonic() + self._tick_s
+        while not self._ended.wait(max(0.0, due_s - time.monotonic())):
+            now_s = time.monotonic()
+            if now_s - due_s > 0.1:
+                self._late.append((now_s, now_s - due_s))
+            due_s = now_s + self._tick_s
+
+    def worst_s(self, since_s: float) -> float:
+        """The longest wait since an instant (monotonic)."""
+        return max((late_s for at_s, late_s in list(self._late) if at_s > since_s), default=0.0)
+
+    def close(self) -> None:
+        self._ended.set()
 
 
 class Work:
@@ -60,6 +88,7 @@ class LanFleet:
         self.nodes: dict[str, subprocess.Popen[Any]] = {}
         self.started_s: dict[str, float] = {}
         self._clients: dict[str, Fleet] = {}
+        self.pulse = Pulse()
 
     # -- its hosts -----------------------------------------------------------------------------------------------------
 
@@ -72,7 +101,7 @@ class LanFleet:
         env.pop("SWARM_NODE_SOCKET", None)
         return env
 
-    def cli(self, host: str, *words: str, timeout_s: float = 40.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, host: str, *words: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """The command `swarm` on a host."""
         return self.lan.run(host, [*SWARM, *words], env=self.env(host), timeout_s=timeout_s)
 
@@ -91,7 +120,7 @@ class LanFleet:
             for host in hosts
         }
         for host, process in joining.items():
-            _, said = process.communicate(timeout=40)
+            _, said = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, f"{host}: {said}"
 
     def start(self, *hosts: str) -> None:
@@ -99,7 +128,7 @@ class LanFleet:
         self.launch(*hosts)
         for host in hosts:
             socket = self.home(host).node_socket(host)
-            until(lambda socket=socket: socket.exists(), 30, lambda host=host: self.log(host))
+            until(lambda socket=socket: socket.exists(), PATIENCE_S, lambda host=host: self.log(host))
 
     def launch(self, *hosts: str) -> None:
         """Start nodes, and do not wait."""
@@ -145,6 +174,7 @@ class LanFleet:
 
     def stop(self) -> dict[str, int]:
         """End all nodes in order; their exit statuses."""
+        self.pulse.close()
         for host in list(self._clients):
             self._forget(host)
         for node in self.nodes.values():
@@ -159,7 +189,7 @@ class LanFleet:
         if host not in self._clients:
             os.environ["SWARM_NODE_SOCKET"] = str(self.home(host).node_socket(host))
             try:
-                self._clients[host] = connect(self.home(host), timeout_s=10)
+                self._clients[host] = connect(self.home(host), timeout_s=PATIENCE_S)
             finally:
                 del os.environ["SWARM_NODE_SOCKET"]
         return self._clients[host]

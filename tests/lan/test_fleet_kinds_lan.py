@@ -13,11 +13,11 @@ from swarm.paths import Home
 from tests.lab import lan as lab
 from tests.lab.fixtures import require
 from tests.lan import avahi
-from tests.lan.fleets import LanFleet, Work, until
+from tests.lan.fleets import PATIENCE_S, LanFleet, Work, until
 from transport.certificates import id_text
 from transport.fleet import Fleet, load_keys
 
-pytestmark = [pytest.mark.lan, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lan, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def form(fleet: LanFleet, first: str, *others: str) -> None:
     if others:
         fleet.join(fleet.token(first, "--uses", str(len(others))), *others)
         fleet.start(*others)
-    fleet.all_know([first, *others], 30)
+    fleet.all_know([first, *others], PATIENCE_S)
 
 
 def test_two_fleets_on_one_lan_do_not_see_each_other_and_a_browser_sees_both(
@@ -66,7 +66,7 @@ def test_two_fleets_on_one_lan_do_not_see_each_other_and_a_browser_sees_both(
             seen.update((each.name, each) for each in avahi.browse(lan, "h2", "_swarm._tcp", tmp_path))
             return set(seen) >= {id for id, _ in expected.values()}
 
-        until(all_seen, 40, lambda: str(sorted(seen)))
+        until(all_seen, PATIENCE_S, lambda: str(sorted(seen)))
         for host, (id, tag) in expected.items():
             assert seen[id].type == "_swarm._tcp"
             assert seen[id].address in (lan.address(host), lan.address(host, 6))
@@ -89,10 +89,10 @@ def test_a_lan_without_ipv4(kind: type[lab.Lan], tmp_path: Path) -> None:
         assert len({node for _, node in weighed}) >= 2
         work = Work(fleet.client("h1"), 200)
         fleet.kill("h2")
-        fleet.know(["h1", "h3", "h4", "h5"], lambda states: states.get("h2") in ("dead", None), 15)
+        fleet.know(["h1", "h3", "h4", "h5"], lambda states: states.get("h2") in ("dead", None), PATIENCE_S)
         assert len(work.done()) >= 2
         fleet.start("h2")
-        fleet.all_know(lan.hosts, 20)
+        fleet.all_know(lan.hosts, PATIENCE_S)
         assert set(fleet.stop().values()) == {0}
 
 
@@ -106,10 +106,10 @@ def test_a_lan_without_multicast_where_seeds_lead_the_way(kind: type[lab.Lan], t
         fleet.join(fleet.token("h1"), "h5")
         (fleet.home("h5").fleet_dir / "seeds").unlink()
         fleet.kill("h1")
-        fleet.know(["h2", "h3", "h4"], lambda states: states.get("h1") in ("dead", None), 15)
+        fleet.know(["h2", "h3", "h4"], lambda states: states.get("h1") in ("dead", None), PATIENCE_S)
         fleet.flags = (*fleet.flags, "--seed", f"{lan.address('h3')}:{port_of(fleet.home('h3'), 'h3')}")
         fleet.start("h5")
-        fleet.all_know(["h2", "h3", "h4", "h5"], 20)
+        fleet.all_know(["h2", "h3", "h4", "h5"], PATIENCE_S)
         assert len(Work(fleet.client("h5"), 200).done()) >= 2
         assert set(fleet.stop().values()) == {0}
 
