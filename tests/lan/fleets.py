@@ -128,7 +128,7 @@ class LanFleet:
         self.launch(*hosts)
         for host in hosts:
             socket = self.home(host).node_socket(host)
-            until(lambda socket=socket: socket.exists(), PATIENCE_S, lambda host=host: self.log(host))
+            until(lambda socket=socket: socket.exists(), PATIENCE_S, lambda host=host: self.condition(host))
 
     def launch(self, *hosts: str) -> None:
         """Start nodes, and do not wait."""
@@ -142,6 +142,15 @@ class LanFleet:
                     host, [*SWARM, "node", "--name", host, *self.flags], env=self.env(host), cwd=ROOT,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
+
+    def condition(self, host: str) -> str:
+        """What there is to say of a node that does not come up: whether it ended, or waits for the processor."""
+        node = self.nodes[host]
+        with contextlib.suppress(OSError, IndexError):
+            facts = Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()
+            cpu_s = (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
+            return f"{host} is {facts[0]}, {cpu_s} s of processor, load {os.getloadavg()[0]:.0f}; {self.log(host)}"
+        return f"{host} ended with {node.poll()}; {self.log(host)}"
 
     def log(self, host: str) -> str:
         log = self.root / f"{host}.log"
