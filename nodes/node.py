@@ -44,6 +44,7 @@ from transport.fleet import Fleet, create_fleet, enroll, host_name
 from transport.hints import Address, Hint
 from transport.identity import Credentials, Untrusted
 from transport.links import Link
+from transport.private_files import last_written_s
 from transport.stream_links import StreamLinks
 from transport.tls_wires import TlsWires
 from transport.tokens import TokenBook
@@ -103,6 +104,8 @@ class Node:
         self._stack.callback(_lock(self.directory / "lock", self.name))
         self.telemetry = Telemetry(settings.log, node=self.name)
         self.fleet: Fleet = create_fleet(home.fleet_dir)
+        # A clock that was set back between two starts must not make strangers of members whom this node knew.
+        self.fleet.trust.saw(last_written_s(home.fleet_dir, self.directory))
         self.credentials: Credentials = enroll(self.fleet, self.directory, "node", self.name, GRANTS, time.time())
         if self.fleet.is_admin:
             # The user of this home is a client of the fleet; made here so that the first script finds it.

@@ -109,6 +109,13 @@ class Trust:
         self.check(identity, now_wall_s)
         return identity
 
+    def saw(self, wall_s: float) -> None:
+        """There is evidence that this instant has been: whatever the clock says, what began before it has begun.
+
+        Such as when files of this home were written. It only ever lets beginnings pass, never an end.
+        """
+        self._latest_s = max(self._latest_s, wall_s)
+
     def check(self, identity: Identity, now_wall_s: float) -> None:
         """Raise `Untrusted` if an identity that was verified once has been revoked or has expired since."""
         self._latest_s = max(self._latest_s, now_wall_s)

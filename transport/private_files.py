@@ -120,6 +120,17 @@ def there(path: Path) -> bool:
     return True
 
 
+def last_written_s(*directories: Path) -> float:
+    """When something in these directories was last written, by the wall clock of then; 0 when there is nothing."""
+    latest = 0.0
+    for directory in directories:
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    latest = max(latest, entry.stat(follow_symlinks=False).st_mtime)
+    return latest
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory (0700) and its parents. One that is there already must be ours and not writable for others."""
     try:

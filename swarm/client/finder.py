@@ -17,7 +17,7 @@ from transport.fleet import Fleet, enroll, host_name
 from transport.hints import Hint
 from transport.identity import Credentials, Trust
 from transport.links import HandshakeFailed, Link, LinkHandler
-from transport.private_files import FleetError
+from transport.private_files import FleetError, last_written_s
 from transport.stream_links import StreamLinks
 
 DIAL_TIMEOUT_S = 2.0
@@ -37,6 +37,8 @@ def client_credentials(home: Home) -> tuple[Fleet, Credentials]:
     """What this user proves itself with. FleetNotFound when this home is in no fleet."""
     try:
         fleet = Fleet.load(home.fleet_dir)
+        # A node here that runs was let in before it made its socket, whatever the clock says now.
+        fleet.trust.saw(last_written_s(home.fleet_dir, home.data / "client", home.runtime))
         return fleet, enroll(fleet, home.data / "client", "client", user_name(), ("code",), time.time())
     except FleetError as error:
         if error.reason in ("missing", "not-enrolled"):

@@ -107,6 +107,9 @@ def test_a_clock_that_is_set_back_takes_nobodys_trust_away() -> None:
     t.check(identity, NOW - 86400)
     assert reason(t.verify, later, NOW - 86400) == "not-yet-valid", "what had not begun before has not begun now"
     assert reason(trust().verify, blob, NOW - 86400) == "not-yet-valid", "nor has anything for who knows no other time"
+    fresh = trust()
+    fresh.saw(NOW)
+    assert fresh.verify(blob, NOW - 86400) == identity, "but files of now are evidence enough"
     t.verify(blob, NOW + YEAR - 1)
     assert reason(t.verify, blob, NOW + YEAR) == "expired"
     assert t.verify(blob, NOW + 5) == identity, "a clock that was ahead, and was put right"
