@@ -41,12 +41,22 @@ def find(paths: Iterable[str], skip: frozenset[str] = SKIPPED) -> list[Found]:
     Names are relative to the directory that was given; to the one that all have in common where several were, so that
     files of the same name in two trees stay two.
     """
+    tops, base = roots(paths)
+    return find_below(tops, base, skip)
+
+
+def roots(paths: Iterable[str]) -> tuple[list[str], str]:
+    """The paths, absolute, and the directory that names are relative to. FileNotFoundError for one that is not there."""
     given = list(paths)
     for path in given:
         os.stat(path)
     tops = [os.path.abspath(path) for path in given]
-    roots = [top if os.path.isdir(top) else os.path.dirname(top) for top in tops]
-    base = os.path.commonpath(roots) if roots else ""
+    directories = [top if os.path.isdir(top) else os.path.dirname(top) for top in tops]
+    return tops, os.path.commonpath(directories) if directories else ""
+
+
+def find_below(tops: Iterable[str], base: str, skip: frozenset[str] = SKIPPED) -> list[Found]:
+    """As `find`, for `roots` that were worked out before."""
     found: dict[str, Found] = {}
     for top in tops:
         for one in [_file(top, base)] if not os.path.isdir(top) else _below(top, base, skip):

@@ -120,7 +120,17 @@ def audit(
 
     Files that cannot be read or parsed are in the report's errors; so is one that a worker does not survive.
     """
-    found = find(paths, skip)
+    return audit_files(fleet, find(paths, skip), cache, tell, window)
+
+
+def audit_files(
+    fleet: Submits,
+    found: list[Found],
+    cache: Cache,
+    tell: Callable[[Progress], None] = lambda progress: None,
+    window: int = WINDOW,
+) -> Report:
+    """Audit files that were found before."""
     work = _Work(cache, tell, Progress(files=len(found)))
     # The largest first: what is left to do at the end is small, and no worker is alone with a large file then.
     chunks = work.chunks(sorted(found, key=lambda one: (-one.size, one.shown)))
