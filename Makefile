@@ -23,6 +23,7 @@ check-tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed, this is $$($(PYTHON) -V)"; echo; echo "hint: make PYTHON=python3.12 …"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: this Python makes no virtual environments"; echo; echo "hint: apt-get install python3-venv"; exit 1; }
 	@command -v gcc >/dev/null || command -v cc >/dev/null || { echo "error: no C compiler found"; echo; echo "hint: apt-get install gcc libc6-dev"; exit 1; }
+	@printf '#include <stdlib.h>\n' | $$(command -v gcc || command -v cc) -E -x c - >/dev/null 2>&1 || { echo "error: the headers of the C library are missing"; echo; echo "hint: apt-get install libc6-dev"; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || { echo "error: Python.h is missing"; echo; echo "hint: apt-get install python3-dev"; exit 1; }
 
 $(VENV)/bin/python:

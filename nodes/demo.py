@@ -50,7 +50,20 @@ class Demo:
         """Start the nodes; their logs go to files in the home."""
         self.home.mkdir(parents=True, exist_ok=True)
         workers = max(1, (os.cpu_count() or 2) // 2)
+        # A Ctrl-C waits for the node that is being started: in the middle of that nobody would know of it.
+        interrupts: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+        try:
+            self._start(workers, interrupts)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if interrupts:
+            raise KeyboardInterrupt
+
+    def _start(self, workers: int, interrupts: list[int]) -> None:
         for name in NAMES:
+            if interrupts:
+                return
             with open(self.home / f"{name}.log", "wb") as log:
                 self.nodes[name] = subprocess.Popen(
                     [sys.executable, "-m", "nodes.cli", "node", "--name", name, "--workers", str(workers)],

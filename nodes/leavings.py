@@ -19,7 +19,8 @@ from nodes.worker.process import adopt_orphans, children, kill_children
 
 AGAIN_S = 0.05
 """What was killed has gone by then, and what it had started has come to us."""
-CLOSE_MAX_S = 2.0
+CLOSE_MAX_S = 10.0
+"""Until all that was killed is gone; see KILLED_MAX_S of the pool."""
 
 
 class Leavings:

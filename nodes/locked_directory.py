@@ -41,9 +41,13 @@ def clear(directory: Path) -> None:
 
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
-        for folder, _, _ in os.walk(directory):
-            with contextlib.suppress(OSError):
-                os.chmod(folder, 0o700)
+        with contextlib.suppress(OSError):
+            os.chmod(directory, 0o700)
+        for folder, names, _ in os.walk(directory):
+            for path in (os.path.join(folder, name) for name in names):
+                with contextlib.suppress(OSError):
+                    if not os.path.islink(path):  # before it is walked into: it may be closed to ourselves
+                        os.chmod(path, 0o700)
         shutil.rmtree(directory, ignore_errors=True)
 
 

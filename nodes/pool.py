@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ STARTING_MAX_S = 30.0
 """A worker that is not ready by then is ended."""
 FINISH_MAX_S = 5.0
 """A worker that was asked to finish and is still there after this is ended."""
+KILLED_MAX_S = 10.0
+"""Until a killed process is gone: at once, but for a machine that is busy, or a system call that can not be ended."""
 OUTPUT_READ_BYTES = 64 * 1024
 SEND_BACKLOG_BYTES_MAX = 256 * 1024 * 1024
 
@@ -172,9 +175,10 @@ class Pool:
         """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
         for process in list(self._processes.values()):
             self._kill(process)
+        until = time.monotonic() + KILLED_MAX_S
         for process in list(self._processes.values()):
             try:
-                process.popen.wait(timeout=2.0)
+                process.popen.wait(timeout=max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 continue
             self._release(process)

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nodes.demo import Demo
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -63,3 +65,21 @@ def test_interrupting_it_leaves_no_process(tmp_path: Path) -> None:
     demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert processes_of(home) == []
+
+
+def test_an_interrupt_while_a_node_is_started_does_not_forget_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def interrupted(*args: object, **options: object) -> subprocess.Popen[bytes]:
+        node = popen(["sleep", "60"])
+        signal.raise_signal(signal.SIGINT)
+        return node
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    demo = Demo(tmp_path / "home")
+    with pytest.raises(KeyboardInterrupt):
+        demo.start()
+    assert len(demo.nodes) == 1, "no other one is started, and this one is known"
+    assert set(demo.stop().values()) == {-signal.SIGTERM}
