@@ -81,11 +81,11 @@ class Lane:
         self._offered: dict[bytes, bytes] = {}
         self._incoming: dict[bytes, _Incoming] = {}
         self._sweep: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._prepared = False
         self.port = 0
         switchboard.serve("blob.offer", self._offer)
         switchboard.serve("blob.accept", self._accept)
-        switchboard.serve("blob.door", lambda link, args, body: self._way(link, args))
+        switchboard.serve("blob.door", self._door)
         switchboard.serve("blob.part", self._part)
         switchboard.serve("blob.arrived", self._arrived)
 
@@ -101,7 +101,6 @@ class Lane:
 
     async def close(self) -> None:
         """End every transfer."""
-        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         self._server.close()
@@ -118,6 +117,7 @@ class Lane:
 
         SystemRefused when there is no room for it.
         """
+        await self._prepare()
         path: Path | None = None
         size, transfer = 0, None
         began, idle = time.monotonic(), 0
@@ -216,6 +216,7 @@ class Lane:
                 return about, self._store.read(blob_id, 0, size) or b""
             raise NotMoved("this node has no bulk lane")
         try:
+            await self._prepare()
             way = self._way(link, args)
             ticket = self._server.offer(link.identity.id, path, size)
         except (BulkFailed, NotMoved, OSError) as error:
@@ -225,13 +226,13 @@ class Lane:
         self._watch()
         return about | way | {"ticket": ticket}, b""
 
-    def _accept(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+    async def _accept(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """Where to write a blob to. With its digest as `id`, what is here already is not taken again."""
         digest, size = args.get("id"), _size(args)
         if digest is not None and self._store.open(bytes(digest)) is not None:
             self._store.pin([bytes(digest)], 1)
             return {"has": True}
-        way = self._way(link, args) if self.port and "tls" in args else {}
+        way = await self._door(link, args, body) if self.port and "tls" in args else {}
         path = self._store.begin(size)
         try:
             ticket = self._server.accept(link.identity.id, path, size, hashed=digest is not None)
@@ -268,6 +269,17 @@ class Lane:
         if digest is None:
             self._segments.add(blob_id)
         return {"id": blob_id, "flags": 0 if digest is not None else SEGMENT}
+
+    async def _door(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """How to open one more connection."""
+        await self._prepare()
+        return self._way(link, args)
+
+    async def _prepare(self) -> None:
+        """Make the TLS key, the first time: what that needs takes a tenth of a second to import."""
+        if not self._prepared:
+            await self._loop.run_in_executor(None, self._wires.announcement)
+            self._prepared = True
 
     def _way(self, link: Link, args: Mapping[str, Any]) -> dict[str, Any]:
         try:

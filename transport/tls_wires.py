@@ -23,6 +23,9 @@ from transport.bulk import DOOR_BYTES, BulkFailed, Route, Wire
 from transport.identity import Credentials, Identity, Untrusted
 from transport.tls import TlsIdentity, proven, read_announcement
 
+CLOSE_TIMEOUT_S = 2.0
+"""How long closing waits for the threads; they are daemons, and end by themselves."""
+
 Note = Callable[[str, Mapping[str, object]], None]
 
 
@@ -239,9 +242,10 @@ class TlsWires:
             listener.close()
         for wire in wires:
             wire.abort()
+        until = time.monotonic() + CLOSE_TIMEOUT_S
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(1.0)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _wrapped(
         self, connection: socket.socket, context: ssl.SSLContext, peer: Identity, certificate: bytes, *, server: bool
