@@ -47,6 +47,7 @@ class _Incoming:
 
     path: Path
     size: int
+    began: float
 
 
 class Lane:
@@ -76,7 +77,7 @@ class Lane:
         self._fact = fact
         self._look = look
         self._segments = segments
-        self._server = BulkServer(self._welcome, self._note, lambda ticket: self._soon(self._sent, ticket))
+        self._server = BulkServer(self._welcome, self._note, lambda ticket: self._soon(self._read, ticket))
         self._client = BulkClient(wires, self._welcome)
         self._offered: dict[bytes, bytes] = {}
         self._incoming: dict[bytes, _Incoming] = {}
@@ -239,7 +240,7 @@ class Lane:
         except (BulkFailed, OSError) as error:
             self._store.abandon(path, size)
             raise NotMoved(f"the blob can not be taken: {error}", hint="try again in a moment") from error
-        self._incoming[ticket] = _Incoming(path, size)
+        self._incoming[ticket] = _Incoming(path, size, time.monotonic())
         self._watch()
         return way | {"ticket": ticket}
 
@@ -268,6 +269,8 @@ class Lane:
         self._store.pin([blob_id], 1)
         if digest is None:
             self._segments.add(blob_id)
+        took_s = time.monotonic() - incoming.began
+        self._fact(Fact("bulk.moved", {"direction": "in"}, {"bytes": incoming.size, "took_s": took_s}, took_s))
         return {"id": blob_id, "flags": 0 if digest is not None else SEGMENT}
 
     async def _door(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
@@ -290,6 +293,13 @@ class Lane:
         return {"door": door, "at": at, "tls": self._wires.announcement()}
 
     # --- what is open -------------------------------------------------------------------------------------------------
+
+    def _read(self, ticket: bytes) -> None:
+        """A peer has read a blob to its end."""
+        found = self._store.open(self._offered.get(ticket, b""))
+        if found is not None:
+            self._fact(Fact("bulk.moved", {"direction": "out"}, {"bytes": found[1]}, 0.0))
+        self._sent(ticket)
 
     def _sent(self, ticket: bytes) -> None:
         self._server.withdraw(ticket)

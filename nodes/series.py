@@ -150,7 +150,9 @@ TABLE: Final[dict[str, Row]] = {
             _counter(
                 "bulk_bytes", "Bytes of blobs that came from other hosts, or were sent there.", "direction", of="bytes"
             ),
-            _seconds("bulk_transfer", "Time a blob took to come from another host.", "direction"),
+            _seconds(
+                "bulk_transfer", "Time a blob took to come from another host.", "direction", but=("direction", "out")
+            ),
         ),
     ),
     "message.unknown": Row("debug", (_counter("messages_unknown", "Messages of a kind not known here."),)),

@@ -117,11 +117,14 @@ class BulkClient:
         *,
         connections_max: int = bounds.BULK_CONNECTIONS_PER_PEER_MAX,
         idle_s: float = bounds.BULK_IDLE_S,
+        rested: Callable[[], None] = lambda: None,
     ) -> None:
+        """`rested` is called, in a thread of the lane's, when the last idle connection is closed."""
         self._wires = wires
         self._welcome = welcome
         self._connections_max = connections_max
         self._idle_s = idle_s
+        self._rested = rested
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._lanes: dict[tuple[bytes, bytes], _Lane] = {}
@@ -189,6 +192,8 @@ class BulkClient:
             wire = self._carry(lane, transfer, wire)
         if wire is not None:
             self._drop(lane, wire)
+        if not self._lanes:
+            self._rested()
 
     def _next(self, key: tuple[bytes, bytes], lane: _Lane, idle_s: float) -> Transfer | None:
         """The transfer whose turn it is. None when there was none for so long: this thread is counted out then."""

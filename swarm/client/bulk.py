@@ -36,7 +36,9 @@ class ClientBulk:
         self._node = node
         self._landing = Landing()
         self._wires = TlsWires(credentials)
-        self._lanes = BulkClient(self._wires, lambda peer: not trust.revoked(peer.id, peer.serial))
+        self._lanes = BulkClient(
+            self._wires, lambda peer: not trust.revoked(peer.id, peer.serial), rested=self._landing.rest
+        )
 
     def get(self, blob_id: bytes, size: int) -> memoryview:
         """The bytes of a blob. SwarmError when the node has it not, or it can not be brought."""

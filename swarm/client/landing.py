@@ -48,6 +48,7 @@ class Landing:
         self._lock = threading.Lock()
         self._free: list[_Buffer] = []
         self._forks = 0
+        self._resting = True
         _landings.add(self)
 
     def take(self, size: int) -> tuple[Memory, Callable[[], memoryview]]:
@@ -58,6 +59,7 @@ class Landing:
         if size > self._bytes_max:
             memory, view = Memory.fresh(size)
             return memory, view.toreadonly
+        self._resting = False
         buffer = self._fitting(size) or _Buffer(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
         memory = Memory(memoryview(buffer.mapped)[:size])
         return memory, lambda: self._given(buffer, size)
@@ -68,12 +70,18 @@ class Landing:
         with self._lock:
             return sum(one.size for one in self._free)
 
-    def close(self) -> None:
-        """Keep nothing."""
+    def rest(self) -> None:
+        """Nothing has come for a while: keep nothing until something does."""
         with self._lock:
-            free, self._free, self._bytes_max = self._free, [], 0
+            self._resting = True
+            free, self._free = self._free, []
         for one in free:
             one.close()
+
+    def close(self) -> None:
+        """Keep nothing any more."""
+        self._bytes_max = 0
+        self.rest()
 
     def forked(self) -> None:
         """A fork is about to happen: what is looked into now may be looked into by the child for ever."""
@@ -96,7 +104,7 @@ class Landing:
 
     def _back(self, buffer: _Buffer, forks: int) -> None:
         """Nobody looks into a buffer any more. Called by whoever looked last, anywhere: no lock is waited for."""
-        if forks != self._forks or not self._lock.acquire(blocking=False):
+        if forks != self._forks or self._resting or not self._lock.acquire(blocking=False):
             buffer.close()
             return
         try:

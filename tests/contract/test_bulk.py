@@ -232,13 +232,15 @@ def test_a_peer_has_so_many_tickets_and_connections(pair: Pair) -> None:
 
 
 def test_an_idle_connection_is_closed(tmp_path: Path, pair: Pair) -> None:
-    quick = BulkClient(pair.asker.wires, lambda peer: True, idle_s=0.1)
+    rested: list[int] = []
+    quick = BulkClient(pair.asker.wires, lambda peer: True, idle_s=0.1, rested=lambda: rested.append(1))
     path = pair.file(1000)
     transfer = Transfer(Verb.READ, Memory.fresh(1000)[0])
     transfer.aim(pair.route(), pair.offer(path))
     quick.start(transfer)
     transfer.wait(20)
     until(lambda: not quick.connections(pair.holder.identity.id))
+    until(lambda: rested == [1])
     until(lambda: pair.holder.server._count == 0)
     quick.close()
 

@@ -75,6 +75,21 @@ def test_it_keeps_a_bounded_number_of_bytes_and_buffers() -> None:
         one.close()
 
 
+def test_it_keeps_nothing_while_nothing_comes() -> None:
+    landing = Landing()
+    early, late = landed(landing, b"a"), landed(landing, b"b")
+    del early
+    assert landing.kept_bytes >= SIZE
+    landing.rest()
+    assert landing.kept_bytes == 0
+    del late
+    assert landing.kept_bytes == 0
+    again = landed(landing, b"c")
+    del again
+    assert landing.kept_bytes >= SIZE
+    landing.close()
+
+
 def test_it_leaves_no_descriptor_behind() -> None:
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
