@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
@@ -23,31 +24,64 @@ from swarm.errors import SystemRefused
 ID_BYTES = 32
 SEGMENT = 1
 """Flag of a reference: the id is random, and known to this host's nodes only until somebody asks for the digest."""
-POOL_FILES_MAX = 16
+POOL_FILES_MAX = 64
 POOL_BYTES_MAX = 1 << 30
+POOLED_BYTES_MIN = 64 << 10
+POOL_IDLE_S = 30.0
+"""A file of the pool that nobody wanted for so long is given back."""
+LINGER_S = 5.0
+LINGER_BYTES_MAX = 128 << 20
+"""A segment that nobody holds any more is still found for so long, and as long as there are not more bytes of such."""
+UNCLAIMED_S = 900.0
+"""A result that nobody asked for is kept for so long, as its outcome is."""
 PAGE = 4096
+TIDY_EVERY_S = 5.0
+
+
+Holder = Hashable
+"""Who needs a blob: a client's process, a worker."""
 
 
 @dataclass(slots=True)
 class _Blob:
     path: Path
     size: int
-    sealed: bool
-    pins: int = 0
-    holds: int = 0
-    """Transfers that read it; while there are any it neither goes nor is written to again."""
-    doomed: bool = False
-    """It goes when the last of them ends."""
+    segment: bool
+    """Written by a process of this host under a random id; goes when nobody needs it."""
+    holders: dict[Holder, int] = field(default_factory=dict)
+    writer: Holder = None
+    unclaimed: bool = False
+    """A result that nobody has asked for yet."""
+    since_s: float = 0.0
+    """Since when nobody holds it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spare:
+    """A file of the pool."""
+
+    size: int
+    path: Path
+    since_s: float
+    writer: Holder
 
 
 class BlobStore:
-    """The blobs that this node holds, bounded in bytes; the longest unused go first, never one that is pinned."""
+    """The blobs that this node holds, bounded in bytes; the longest unused go first, never one that somebody holds.
 
-    def __init__(self, directory: Path, bytes_max: int) -> None:
+    A segment whose last holder let go stays for a moment, since another task may be about to ask for it, and then its
+    file is kept in a pool: its pages are there already for who writes the next one, which saves more than the copy
+    costs. The pool is bounded, and given back when nobody has used it for a while (`tidy`).
+    """
+
+    def __init__(self, directory: Path, bytes_max: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._bytes_max = bytes_max
+        self._clock = clock
         self._blobs: OrderedDict[bytes, _Blob] = OrderedDict()
-        self._pool: list[tuple[int, Path]] = []
+        self._lingering: OrderedDict[bytes, _Blob] = OrderedDict()
+        self._lingering_bytes = 0
+        self._pool: list[_Spare] = []
         self.bytes = 0
         self._number = 0
 
@@ -56,20 +90,77 @@ class BlobStore:
         """Where the files are."""
         return self._directory
 
-    def alloc(self, size: int) -> tuple[bytes, Path]:
-        """A place to write `size` bytes to, and the random id under which it is found once it is sealed."""
+    @property
+    def pooled_bytes(self) -> int:
+        """Bytes of the files that are kept for the next segments."""
+        return sum(spare.size for spare in self._pool)
+
+    def alloc(self, size: int, holder: Holder) -> tuple[bytes, Path]:
+        """A place to write `size` bytes to, and the random id under which it is found; `holder` holds it.
+
+        The file may be larger. It need not have its pages yet: who writes reserves them (posix_fallocate(3)).
+        """
         self._make_room(size)
         blob_id = os.urandom(ID_BYTES)
-        path = self._reused(size) or self._fresh(size)
-        self._blobs[blob_id] = _Blob(path, size, False, pins=1)
+        path = self._reused(size, holder) or self._fresh(size, reserved=False)
+        self._blobs[blob_id] = _Blob(path, size, True, {holder: 1}, holder)
         self.bytes += size
         return blob_id, path
 
-    def seal(self, blob_id: bytes) -> None:
-        """What was allocated is written, and will not change."""
-        blob = self._blobs[blob_id]
-        if not blob.sealed:
-            blob.sealed = True
+    def hold(self, blob_id: bytes, holder: Holder) -> tuple[Path, int] | None:
+        """As `open`, and it stays until `holder` has let go of it as often as it was held."""
+        found = self.open(blob_id)
+        if found is not None:
+            blob = self._blobs[blob_id]
+            blob.holders[holder] = blob.holders.get(holder, 0) + 1
+            blob.unclaimed = False
+            self._linger_no_more(blob_id, blob)
+        return found
+
+    def let_go(self, blob_id: bytes, holder: Holder, *, unclaimed: bool = False) -> None:
+        """Who held a blob needs it no more. An `unclaimed` segment is kept for who may ask for it."""
+        blob = self._blobs.get(blob_id)
+        if blob is None or holder not in blob.holders:
+            return
+        blob.holders[holder] -= 1
+        if not blob.holders[holder]:
+            del blob.holders[holder]
+        blob.unclaimed = blob.unclaimed or unclaimed
+        if not blob.holders:
+            self._nobody_holds(blob_id, blob)
+
+    def share(self, blob_id: bytes) -> None:
+        """A segment is the result of a task, too: it is kept for who may ask for it, whoever lets go of it meanwhile."""
+        blob = self._blobs.get(blob_id)
+        if blob is not None and blob.segment:
+            blob.unclaimed = True
+
+    def let_go_all(self, holder: Holder) -> None:
+        """A holder is gone."""
+        for blob_id, blob in list(self._blobs.items()):
+            if blob.holders.pop(holder, 0) and not blob.holders:
+                self._nobody_holds(blob_id, blob)
+
+    def holders(self) -> set[Holder]:
+        """Everybody who holds something."""
+        return {holder for blob in self._blobs.values() for holder in blob.holders}
+
+    def tidy(self) -> bool:
+        """Give back what was not used for a while. Whether files were removed that somebody may have mapped."""
+        now = self._clock()
+        for blob_id, blob in list(self._lingering.items()):
+            if now - blob.since_s >= (UNCLAIMED_S if blob.unclaimed else LINGER_S):
+                self._retire(blob_id)
+        old = [spare for spare in self._pool if now - spare.since_s >= POOL_IDLE_S]
+        for spare in old:
+            self._pool.remove(spare)
+            spare.path.unlink(missing_ok=True)
+        return bool(old)
+
+    @property
+    def tidies(self) -> bool:
+        """Whether there is something that `tidy` will have to look at."""
+        return bool(self._pool or self._lingering)
 
     def put(self, data: bytes | memoryview) -> bytes:
         """Keep bytes by their digest; the digest."""
@@ -79,7 +170,7 @@ class BlobStore:
             path = self._fresh(len(data))
             with open(path, "r+b") as file:
                 file.write(data)
-            self._blobs[digest] = _Blob(path, len(data), True)
+            self._blobs[digest] = _Blob(path, len(data), False)
             self.bytes += len(data)
         return digest
 
@@ -93,51 +184,43 @@ class BlobStore:
             self._make_room(size)
             path = self._fresh(size)
             shutil.copyfile(source, path)
-            self._blobs[digest] = _Blob(path, size, True)
+            self._blobs[digest] = _Blob(path, size, False)
             self.bytes += size
         return digest, size
 
     def begin(self, size: int) -> Path:
         """A place for a blob of `size` bytes that comes from elsewhere; `finish` takes it in, `abandon` gives it up."""
         self._make_room(size)
-        path = self._reused(size) or self._fresh(size, whole=False)
+        path = self._reused(size, None) or self._fresh(size, reserved=False)
         self.bytes += size
         return path
 
-    def finish(self, blob_id: bytes, path: Path, size: int) -> None:
-        """Take in what has come, and been found to be what its id says."""
+    def finish(self, blob_id: bytes, path: Path, size: int, *, segment: bool) -> None:
+        """Take in what has come, and been found to be what its id says. A `segment` waits for who asks for it."""
         if blob_id in self._blobs:
             self.abandon(path, size)
-        else:
-            self._blobs[blob_id] = _Blob(path, size, True)
+            return
+        blob = self._blobs[blob_id] = _Blob(path, size, segment)
+        blob.unclaimed = segment
+        self._nobody_holds(blob_id, blob)
 
     def abandon(self, path: Path, size: int) -> None:
         """It does not come."""
         self.bytes -= size
         path.unlink(missing_ok=True)
 
-    def hold(self, blob_id: bytes) -> tuple[Path, int] | None:
-        """As `open`; it stays until `let_go`, whatever becomes of it meanwhile."""
-        found = self.open(blob_id)
-        if found is not None:
-            self._blobs[blob_id].holds += 1
-        return found
-
-    def let_go(self, blob_id: bytes) -> None:
-        """One who held it needs it no more."""
-        blob = self._blobs.get(blob_id)
-        if blob is not None and blob.holds:
-            blob.holds -= 1
-            if not blob.holds and blob.doomed:
-                self._drop(blob_id)
-
     def open(self, blob_id: bytes) -> tuple[Path, int] | None:
         """(path, bytes) of a blob that is here."""
         blob = self._blobs.get(blob_id)
-        if blob is None or not blob.sealed:
+        if blob is None:
             return None
         self._blobs.move_to_end(blob_id)
         return blob.path, blob.size
+
+    def is_segment(self, blob_id: bytes) -> bool:
+        """Whether it has a random id, which vouches for nothing."""
+        blob = self._blobs.get(blob_id)
+        return blob is not None and blob.segment
 
     def read(self, blob_id: bytes, offset: int, size: int) -> bytes | None:
         """A part of a blob that is here."""
@@ -148,54 +231,59 @@ class BlobStore:
             file.seek(offset)
             return file.read(min(size, max(0, found[1] - offset)))
 
-    def pin(self, ids: Iterable[bytes], by: int) -> None:
-        """Keep blobs (1), or need them no more (-1); a segment that nobody needs goes back to the pool."""
-        for blob_id in ids:
-            blob = self._blobs.get(blob_id)
-            if blob is not None:
-                blob.pins = max(0, blob.pins + by)
-                if blob.pins == 0 and by < 0:
-                    if blob.holds:
-                        blob.doomed = True
-                    else:
-                        self._drop(blob_id)
-
     def close(self) -> None:
         """Remove every file."""
         self._blobs.clear()
+        self._lingering.clear()
         self._pool.clear()
         # The last node of a home takes the home's directory along.
         locked_directory.remove(self._directory)
 
-    def _drop(self, blob_id: bytes) -> None:
+    def _nobody_holds(self, blob_id: bytes, blob: _Blob) -> None:
+        if not blob.segment:
+            return  # content that may be asked for again: it goes when its room is needed
+        blob.since_s = self._clock()
+        self._lingering[blob_id] = blob
+        self._lingering_bytes += blob.size
+        while self._lingering_bytes > LINGER_BYTES_MAX:
+            known = next((one for one, it in self._lingering.items() if not it.unclaimed), None)
+            if known is None:
+                return
+            self._retire(known)
+
+    def _linger_no_more(self, blob_id: bytes, blob: _Blob) -> None:
+        if self._lingering.pop(blob_id, None) is not None:
+            self._lingering_bytes -= blob.size
+
+    def _retire(self, blob_id: bytes) -> None:
+        """Forget a segment, and keep its file."""
         blob = self._blobs.pop(blob_id)
+        self._linger_no_more(blob_id, blob)
         self.bytes -= blob.size
         room = blob.path.stat().st_size if blob.path.exists() else 0
-        pooled = sum(size for size, _ in self._pool)
-        if room and len(self._pool) < POOL_FILES_MAX and pooled + room <= POOL_BYTES_MAX:
-            # Its pages stay: who writes into it next finds them there.
-            self._pool.append((room, blob.path))
+        if room >= POOLED_BYTES_MIN and self.pooled_bytes + room <= POOL_BYTES_MAX and len(self._pool) < POOL_FILES_MAX:
+            self._pool.append(_Spare(room, blob.path, self._clock(), blob.writer))
         else:
             blob.path.unlink(missing_ok=True)
 
-    def _reused(self, size: int) -> Path | None:
-        fitting = [entry for entry in self._pool if size <= entry[0] <= max(2 * size, 1 << 20)]
+    def _reused(self, size: int, writer: Holder) -> Path | None:
+        fitting = [spare for spare in self._pool if size <= spare.size <= 2 * size]
         if not fitting:
             return None
-        best = min(fitting)
+        # Best one that the same process wrote before, since it has that mapped; then the smallest, and the warmest.
+        best = min(fitting, key=lambda spare: (spare.writer != writer, spare.size, -spare.since_s))
         self._pool.remove(best)
-        return best[1]
+        return best.path
 
-    def _fresh(self, size: int, *, whole: bool = True) -> Path:
-        """A new file. `whole`: with its room set aside, since it will be mapped, and a write to a mapping can not fail."""
+    def _fresh(self, size: int, *, reserved: bool = True) -> Path:
         self._number += 1
         path = self._directory / f"{self._number:08x}"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                if size and whole:
+                if size and reserved:
                     os.posix_fallocate(fd, 0, -(-size // PAGE) * PAGE if size > PAGE else size)
-                    os.ftruncate(fd, size)
+                os.ftruncate(fd, size)
             except OSError:
                 path.unlink(missing_ok=True)
                 raise
@@ -219,15 +307,14 @@ class BlobStore:
                 size=size,
             )
         while self.bytes + size > self._bytes_max:
-            unused = next(
-                (known for known, blob in self._blobs.items() if blob.sealed and not blob.pins and not blob.holds), None
-            )
+            unused = next((known for known, blob in self._blobs.items() if not blob.holders), None)
             if unused is None:
                 raise SystemRefused(
                     f"the {self.bytes} bytes of blobs here are all in use",
                     hint="try again later, or raise limits.blob_bytes",
                 )
             blob = self._blobs.pop(unused)
+            self._linger_no_more(unused, blob)
             self.bytes -= blob.size
             blob.path.unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from nodes.blobs import ID_BYTES, SEGMENT, BlobStore
+from nodes.fabric import client_key
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import SwarmError
 from swarm.protocol.effects import Fact
@@ -35,6 +36,8 @@ ATTEMPTS_MAX = 4
 """Attempts in a row that bring nothing new before another holder is asked, or the control link is used."""
 PART_BYTES = 1 << 20
 SWEEP_EVERY_S = 10.0
+_TRANSFERS = "transfers"
+"""Who holds what is being read for a peer."""
 
 
 class NotMoved(SwarmError):
@@ -64,10 +67,8 @@ class Lane:
         addresses: Callable[[int], Sequence[Address]],
         fact: Callable[[Fact], None],
         look: Callable[[bytes], Awaitable[object]],
-        segments: set[bytes],
     ) -> None:
-        """`addresses` of a port are where others reach it; `look` brings a blob from wherever it is; `segments` are the
-        ids that are random: their bytes have no digest to check."""
+        """`addresses` of a port are where others reach it; `look` brings a blob from wherever it is."""
         self._wires = wires
         self._trust = trust
         self._store = store
@@ -76,7 +77,6 @@ class Lane:
         self._addresses = addresses
         self._fact = fact
         self._look = look
-        self._segments = segments
         self._server = BulkServer(self._welcome, self._note, lambda ticket: self._soon(self._read, ticket))
         self._client = BulkClient(wires, self._welcome)
         self._offered: dict[bytes, bytes] = {}
@@ -149,10 +149,8 @@ class Lane:
             if is_digest and digest != blob_id:
                 self._fact(Fact("bulk.failed", {"reason": "content"}, {"peer": link.identity.name}))
                 return False
-            self._store.finish(blob_id, path, size)
+            self._store.finish(blob_id, path, size, segment=not is_digest)
             path = None
-            if not is_digest:
-                self._segments.add(blob_id)
             took_s = time.monotonic() - began
             self._fact(Fact("bulk.moved", {"direction": "in"}, {"bytes": size, "took_s": took_s}, took_s))
             return True
@@ -206,13 +204,13 @@ class Lane:
         blob_id = bytes(args["id"])
         if link.identity.role != "node" and self._store.open(blob_id) is None:
             await self._look(blob_id)
-        found = self._store.hold(blob_id)
+        found = self._store.hold(blob_id, _TRANSFERS)
         if found is None:
             raise NotMoved(f"the blob {blob_id.hex()[:12]} is not here")
         path, size = found
-        about: dict[str, Any] = {"size": size, "segment": blob_id in self._segments}
+        about: dict[str, Any] = {"size": size, "segment": self._store.is_segment(blob_id)}
         if size <= bounds.BULK_INLINE_BYTES_MAX or not self.port:
-            self._store.let_go(blob_id)
+            self._store.let_go(blob_id, _TRANSFERS)
             if size <= bounds.BULK_INLINE_BYTES_MAX:
                 return about, self._store.read(blob_id, 0, size) or b""
             raise NotMoved("this node has no bulk lane")
@@ -221,7 +219,7 @@ class Lane:
             way = self._way(link, args)
             ticket = self._server.offer(link.identity.id, path, size)
         except (BulkFailed, NotMoved, OSError) as error:
-            self._store.let_go(blob_id)
+            self._store.let_go(blob_id, _TRANSFERS)
             raise NotMoved(f"the blob can not be sent: {error}", hint="try again in a moment") from error
         self._offered[ticket] = blob_id
         self._watch()
@@ -231,7 +229,7 @@ class Lane:
         """Where to write a blob to. With its digest as `id`, what is here already is not taken again."""
         digest, size = args.get("id"), _size(args)
         if digest is not None and self._store.open(bytes(digest)) is not None:
-            self._store.pin([bytes(digest)], 1)
+            self._store.hold(bytes(digest), client_key(link))
             return {"has": True}
         way = await self._door(link, args, body) if self.port and "tls" in args else {}
         path = self._store.begin(size)
@@ -265,10 +263,8 @@ class Lane:
             self._fact(Fact("bulk.failed", {"reason": "content"}, {"peer": link.identity.name}))
             raise NotMoved("the blob that came is not what its digest says", hint="send it again")
         blob_id = bytes(digest) if digest is not None else os.urandom(ID_BYTES)
-        self._store.finish(blob_id, incoming.path, incoming.size)
-        self._store.pin([blob_id], 1)
-        if digest is None:
-            self._segments.add(blob_id)
+        self._store.finish(blob_id, incoming.path, incoming.size, segment=digest is None)
+        self._store.hold(blob_id, client_key(link))
         took_s = time.monotonic() - incoming.began
         self._fact(Fact("bulk.moved", {"direction": "in"}, {"bytes": incoming.size, "took_s": took_s}, took_s))
         return {"id": blob_id, "flags": 0 if digest is not None else SEGMENT}
@@ -305,7 +301,7 @@ class Lane:
         self._server.withdraw(ticket)
         blob_id = self._offered.pop(ticket, None)
         if blob_id is not None:
-            self._store.let_go(blob_id)
+            self._store.let_go(blob_id, _TRANSFERS)
 
     def _watch(self) -> None:
         if self._sweep is None:

@@ -289,6 +289,10 @@ class Pool:
         flags = wire.ERROR if failed else 0
         self._send_to(worker, wire.pack(wire.REPLY, bytes(msgpack.packb(value)), flags=flags, run=number))
 
+    def drop_mappings(self, worker: int) -> None:
+        """Have a worker let go of shared memory that it keeps mapped for the next time."""
+        self._send_to(worker, wire.pack(wire.DROP))
+
     def send_code(self, worker: int, digest: bytes, code: bytes) -> None:
         """Give a worker code by value."""
         self._send_to(worker, wire.pack(wire.CODE, digest + code))

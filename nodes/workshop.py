@@ -14,8 +14,8 @@ from typing import Any
 from blake3 import blake3
 
 from kernels.batch import Calls
-from nodes.blobs import ID_BYTES, SEGMENT, open_store, shared_memory_directory
-from nodes.fabric import Fabric
+from nodes.blobs import SEGMENT, TIDY_EVERY_S, open_store, shared_memory_directory
+from nodes.fabric import Fabric, client_key
 from nodes.lane import Lane
 from nodes.prefetch import Prefetch
 from nodes.queries import AskFailed, Switchboard
@@ -32,6 +32,9 @@ from transport.links import Link
 CODE_BYTES_MAX = 64 << 20
 CODE_KEPT_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
+CLIENT_GRACE_S = 10.0
+FAR_CLIENT_GRACE_S = 300.0
+"""What a client of this host, or of another, holds is kept for so long when it has no link."""
 
 
 class NotHere(SwarmError):
@@ -87,12 +90,14 @@ class Workshop:
         self._fabric = fabric
         self._switchboard = switchboard
         self._loop = loop
-        self._segments: set[bytes] = set()
+        self._tidying: asyncio.TimerHandle | None = None
+        self._gone: dict[bytes, float] = {}
+        self._near: set[bytes] = set()
         self._fetching: dict[bytes, asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.lane = Lane(
             wires, trust, self.store, switchboard, loop,
-            addresses=addresses, fact=fact, look=self.fetch, segments=self._segments,
+            addresses=addresses, fact=fact, look=self.fetch,
         )  # fmt: skip
         self._prefetch = Prefetch(
             self.fetch, lambda blob_id: self.store.open(blob_id) is not None, fabric.execution.holds,
@@ -107,11 +112,13 @@ class Workshop:
         serve("blob.put", self._blob_put)
         serve("blob.open", self._blob_open)
         serve("segment.alloc", self._segment_alloc)
-        serve("segment.seal", self._segment_seal)
+        serve("segment.hold", self._segment_hold)
         serve("segment.release", self._segment_release)
 
     async def close(self) -> None:
         """Remove every blob."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         await self._prefetch.close()
         for task in list(self._tasks):
             task.cancel()
@@ -128,13 +135,20 @@ class Workshop:
             self._prefetch.opened(args[0])
         try:
             if method == "segment.alloc":
-                blob_id, path = self.store.alloc(int(args[0]))
-                self._segments.add(blob_id)
+                blob_id, path = self.store.alloc(int(args[0]), worker)
+                self._tidy_later()
                 reply(worker, number, {"id": blob_id, "path": str(path), "offset": 0, "flags": SEGMENT})
             elif method == "segment.seal":
-                self.store.seal(args[0])
-                reply(worker, number, {"id": args[0], "flags": SEGMENT})
-            elif method == "blob.open" and (found := self.store.open(args[0])) is not None:
+                # Written: from here on it waits for who asks for it.
+                self.store.let_go(args[0], worker, unclaimed=True)
+                if number:
+                    reply(worker, number, {"id": args[0], "flags": SEGMENT})
+            elif method == "segment.share":
+                self.store.share(args[0])
+            elif method == "segment.release":
+                for blob_id in args[0]:
+                    self.store.let_go(blob_id, worker)
+            elif method == "blob.open" and (found := self.store.hold(args[0], worker)) is not None:
                 reply(worker, number, {"path": str(found[0]), "offset": 0, "size": found[1]})
             elif method == "blob.put_file":
                 digest, size = self.store.put_file(Path(args[0]))
@@ -157,7 +171,8 @@ class Workshop:
         self._prefetch.queued(owner, dispatch, spec, calls, extra)
 
     def worker_gone(self, worker: int) -> None:
-        """Nothing is kept per worker."""
+        """What it held is free."""
+        self.store.let_go_all(worker)
 
     async def _later(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         try:
@@ -166,6 +181,9 @@ class Workshop:
                 self._fabric.pool.reply(worker, number, code)
             else:
                 path, size = await self.fetch(bytes(args[0]))
+                if worker in self._fabric.pool.pids():
+                    self.store.hold(bytes(args[0]), worker)
+                    self._tidy_later()
                 self._fabric.pool.reply(worker, number, {"path": str(path), "offset": 0, "size": size})
         except SwarmError as error:
             self._refuse(worker, number, str(error), error.hint)
@@ -242,38 +260,66 @@ class Workshop:
             raise NotHere(f"the blob {blob_id.hex()[:12]} is not here")
         part = self.store.read(blob_id, max(0, int(args["offset"])), min(CHUNK_BYTES, int(args["size"])))
         # A random id is no digest of anything: the channel that it comes by vouches for it.
-        return {"size": found[1], "segment": blob_id in self._segments}, part or b""
+        return {"size": found[1], "segment": self.store.is_segment(blob_id)}, part or b""
 
     def _blob_put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """A blob from a client elsewhere, in one part (at most a message)."""
         digest = self.store.put(body)
         if digest != bytes(args["id"]):
             raise NotHere("the blob is not what its digest says", hint="send it again")
-        self.store.pin([digest], 1)
+        self._held(link, digest)
         return {"id": digest}
 
     async def _blob_open(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         self._same_host(link)
         path, size = await self.fetch(bytes(args["id"]))
+        self._held(link, bytes(args["id"]))
         return {"path": str(path), "offset": 0, "size": size}
 
     def _segment_alloc(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         self._same_host(link)
-        blob_id, path = self.store.alloc(int(args["size"]))
-        self._segments.add(blob_id)
+        blob_id, path = self.store.alloc(int(args["size"]), client_key(link))
+        self._tidy_later()
         return {"id": blob_id, "path": str(path), "offset": 0, "flags": SEGMENT}
 
-    def _segment_seal(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        self.store.seal(bytes(args["id"]))
-        return {}
-
     def _segment_release(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        ids = [bytes(one) for one in args["ids"] if len(one) == ID_BYTES]
-        self.store.pin(ids, -1)
-        self._segments.difference_update(ids)
+        for one in args["ids"]:
+            self.store.let_go(bytes(one), client_key(link))
         return {}
 
-    @staticmethod
-    def _same_host(link: Link) -> None:
+    def _segment_hold(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        for one in args["ids"]:
+            self._held(link, bytes(one))
+        return {}
+
+    def _held(self, link: Link, blob_id: bytes) -> None:
+        self.store.hold(blob_id, client_key(link))
+        self._tidy_later()
+
+    # --- giving back --------------------------------------------------------------------------------------------------
+
+    def _tidy_later(self) -> None:
+        if self._tidying is None:
+            self._tidying = self._loop.call_later(TIDY_EVERY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Give back what is not used any more, and what clients held that have been gone for a while."""
+        self._tidying = None
+        now = self._loop.time()
+        clients = {holder for holder in self.store.holders() if isinstance(holder, bytes)}
+        gone = clients - self._fabric.client_links.keys()
+        self._gone = {client: self._gone.get(client, now) for client in gone}
+        self._near &= clients
+        for client, since in self._gone.items():
+            if now - since >= (CLIENT_GRACE_S if client in self._near else FAR_CLIENT_GRACE_S):
+                self.store.let_go_all(client)
+        if self.store.tidy():
+            for worker in self._fabric.pool.pids():
+                self._fabric.pool.drop_mappings(worker)
+        if clients or self.store.tidies:
+            self._tidy_later()
+
+    def _same_host(self, link: Link) -> None:
         if link.reach == "lan":
             raise NotHere("shared memory is for processes of this host", hint="use blob.get")
+        self._near.add(client_key(link))

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import msgpack
 
 from kernels.plain import PLAIN_DEPTH_MAX, decode_plain, encode_plain
+from kernels.windows import Window
 from transport.bounds import INLINE_BYTES_MAX, OUT_OF_BAND_BYTES
 from transport.bounds import PAYLOAD_BUFFERS_MAX as BUFFERS_MAX
 
@@ -56,7 +57,7 @@ class BlobSink(Protocol):
 class BlobSource(Protocol):
     """Gives the buffers back."""
 
-    def open(self, ref: Ref) -> memoryview:
+    def open(self, ref: Ref) -> memoryview | Window:
         """A read-only view of ``ref.size`` bytes. KeyError when the blob is nowhere to be found."""
         ...
 
@@ -356,7 +357,7 @@ def _filled(
     return args, kwargs
 
 
-def _unpack(body: memoryview) -> Any:
+def _unpack(body: memoryview | Window) -> Any:
     try:
         return msgpack.unpackb(body)
     except Exception as error:
@@ -370,13 +371,14 @@ def _ref(value: Any) -> Ref:
     raise PayloadError("a ref in the payload is not [id of 32 bytes, size, flags]")
 
 
-def _open(ref: Ref, source: BlobSource | None) -> memoryview:
+def _open(ref: Ref, source: BlobSource | None) -> Any:
     if source is None:
         raise PayloadError("the payload refers to a blob, and there is no store here to take it from")
     view = source.open(ref)
-    if view.nbytes != ref.size:
-        raise PayloadError(f"a blob has {view.nbytes} bytes where its ref says {ref.size}")
-    return view.toreadonly()
+    size = len(view) if isinstance(view, Window) else view.nbytes
+    if size != ref.size:
+        raise PayloadError(f"a blob has {size} bytes where its ref says {ref.size}")
+    return view if isinstance(view, Window) else view.toreadonly()
 
 
 def _type_name(value: Any) -> str:

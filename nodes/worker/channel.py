@@ -199,7 +199,7 @@ class Channel:
 
     def request(self, method: str, *args: Any) -> Any:
         """Ask the node; blocks until it answers. From the main thread only. RequestFailed when it says no."""
-        self._requests = number = self._requests + 1 & 0xFFFFFFFF
+        self._requests = number = self._requests % 0xFFFFFFFF + 1  # 0 wants no answer
         self.send(REQUEST, bytes(msgpack.packb([method, list(args)])), run=number)
         while number not in self._replies:
             self.pump()
@@ -208,6 +208,10 @@ class Channel:
         if reply.flags & ERROR:
             raise RequestFailed(method, answer if isinstance(answer, dict) else {})
         return answer
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Tell the node something, without an answer. From any thread."""
+        self.send(REQUEST, bytes(msgpack.packb([method, list(args)])))
 
     def close(self) -> None:
         """Close this end."""

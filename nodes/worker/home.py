@@ -36,7 +36,7 @@ class Home:
         node = options.get("node") or os.environ.get("SWARM_NODE", "")
         self._channel = Channel(int(options["channel"]))
         self._page = SlotPage(int(options["slots"]))
-        self._segments = Segments(self._channel.request)
+        self._segments = Segments(self._channel)
         self._result_bytes_max = limit = int(options.get("result-bytes-max", 0)) or None
         self._reporter = Reporter(self._channel, self._segments, node, limit)
         self._context = Context(self._channel, node)
@@ -100,6 +100,7 @@ class Home:
             self._calls.refuse(run, str(reason), reason.hint, reason.facts)
         self._reporter.end()
         _flush_streams()
+        self._segments.give_back()
         self._channel.send(DONE, run=run.number, slot=run.slot)
 
     def _coroutines(self) -> Any:

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future as StdFuture
+from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -53,7 +54,7 @@ class DirectCall:
         self.number = number
         self.route = route
         self.payload = payload
-        self.future = DirectFuture(self)
+        self.future: Future = DirectFuture(self)
 
 
 class DirectFuture(Future):
@@ -107,6 +108,10 @@ class DirectFuture(Future):
         super().wait(None if ends is None else max(0.0, ends - time.monotonic()))
 
 
+_SETTLED = Future.__new__(Future)
+_SETTLED._state = FINISHED
+
+
 class Lane:
     """The direct lane of one client. Any thread may call; one call is under way at a time."""
 
@@ -156,6 +161,7 @@ class Lane:
             return None
         number = self._engine.batches.number()
         call = DirectCall(self._engine, number, route, payload)
+        future = call.future
         with self._lock:
             sock = self._socket
             if sock is None or self._call is not None:
@@ -171,7 +177,7 @@ class Lane:
             except OSError:
                 self._call = None
             else:
-                return call.future
+                return future
         self.drop()
         return None
 
@@ -319,6 +325,8 @@ class Lane:
 
     def _settle(self, call: DirectCall, status: int, body: memoryview) -> None:
         future, engine = call.future, self._engine
+        # They know each other no longer: a result goes when its future does, not at the next collection.
+        call.future = _SETTLED
         if status == Status.RETURNED:
             call.route.quick = False
             engine.batches.again(call.route, call.number, call.payload, future)
@@ -432,8 +440,8 @@ class Lane:
         """No more calls. What is under way is cancelled."""
         self._wanted = False
         call = self._call
-        if call is not None:
-            call.future._fail(TaskCancelled("the client was closed before the task ended", task=call.future.id))
+        if call is not None and not Future.done(future := call.future):
+            future._fail(TaskCancelled("the client was closed before the task ended", task=future.id))
             self._engine.post("slot.cancel", {"worker": self._worker})
         self.drop()
 

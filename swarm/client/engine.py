@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarm.client.batches import Batches, Make, Room
-from swarm.client.buffers import Buffers
+from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
@@ -241,7 +241,24 @@ class Engine:
         future = self.batches.add(route, args, kwargs, make)
         if future is None:
             # Encoding may run code of the user's (pickling), so it is done without the lock.
-            future = self.batches.add_payload(route, encode_call(args, kwargs, sink, by_value=is_local), make)
+            future = self.lending(
+                sink,
+                lambda lent: self.batches.add_payload(route, encode_call(args, kwargs, lent, by_value=is_local), make),
+            )
+        return future
+
+    @staticmethod
+    def lending(sink: Buffers | None, hand: Callable[[Lending | None], Future]) -> Future:
+        """Hand over a call whose large arguments go by way of `sink`; they are given back when it has its outcome."""
+        if sink is None:
+            return hand(None)
+        lent = sink.lend()
+        try:
+            future = hand(lent)
+        except BaseException:
+            lent.give_back()
+            raise
+        lent.until_done(future)
         return future
 
     def failed(self, route: Route, error: BaseException, make: Make) -> Future:
@@ -313,6 +330,14 @@ class Engine:
         """Tell the node something, without an answer; nothing when there is no node. From any thread, and finalizers."""
         if not self.closed:
             self.run_soon(self._ask, method, dict(args), b"")
+
+    def later(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Have the loop call something. From any thread."""
+        if not self.closed:
+            try:
+                self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, function)
+            except RuntimeError:
+                pass  # closed at this very moment
 
     # --- in the loop --------------------------------------------------------------------------------------------------
 

@@ -86,15 +86,12 @@ class Fleet:
         self._lane = engine.lane
         self._routes = Routes()
         self._known: dict[Any, Route] = {}
-        self._buffers = Buffers(engine.query, self._reach, self._release, engine.bulk)
+        self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk)
         engine.settling.source = self._buffers
 
     def _reach(self) -> str:
         link = self._engine.link
         return "lan" if link is None else link.reach
-
-    def _release(self, blob_id: bytes) -> None:
-        self._engine.post("segment.release", {"ids": [blob_id]})
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -215,8 +212,12 @@ class Fleet:
             return self._engine.failed(route, error, make)
         if not deps:
             return self._engine.submit(route, values, named or None, make, self._buffers)
-        payload = encode_call(values, named, self._buffers, fills=fills, by_value=is_local)
-        return self._batches.add_after(route, payload, deps, make)
+        return self._engine.lending(
+            self._buffers,
+            lambda sink: self._batches.add_after(
+                route, encode_call(values, named, sink, fills=fills, by_value=is_local), deps, make
+            ),
+        )
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""

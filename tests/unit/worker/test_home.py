@@ -442,10 +442,11 @@ def test_arrays_cross_without_a_copy(worker: Driver, tmp_path: Path) -> None:
     worker.answers |= {"segment.alloc": memory.alloc, "segment.seal": memory.seal, "blob.open": memory.open}
 
     def looks(array: Any) -> Any:
-        base = array
-        while getattr(base, "base", None) is not None:
-            base = base.base
-        mapped = isinstance(getattr(base, "obj", base), __import__("mmap").mmap)
+        at = array.ctypes.data
+        ranges = [line.split() for line in open("/proc/self/maps") if line.rstrip().endswith("/segments")]
+        mapped = [
+            words[1] for words in ranges if int(words[0].split("-")[0], 16) <= at < int(words[0].split("-")[1], 16)
+        ]
         return [array.flags.writeable, mapped, float(array.sum())], array * 2
 
     array = np.arange(50_000, dtype=np.float64)
@@ -455,13 +456,66 @@ def test_arrays_cross_without_a_copy(worker: Driver, tmp_path: Path) -> None:
     assert status == Status.OK
     (writeable, mapped, total), double = decode_value(payload, memory.source(), trusted=True)
     assert not writeable
-    assert mapped
+    assert mapped == ["r--s"]
     assert total == array.sum()
     assert np.array_equal(double, array * 2)
     assert ("segment.alloc", [400_000, run, 0]) in worker.requests
     worker.send(wire.pack(wire.DROP))
+    assert ("segment.release", [[bytes(32)]]) in worker.requests, "nobody looks into the argument any more"
     memory.sealed.clear()
     assert failure(worker.values(worker.spec(looks), [call])[0]).message.startswith("blob.open")
+
+
+def test_an_argument_that_a_task_keeps_is_not_given_back(worker: Driver, tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "segments", 1 << 22)
+    worker.answers |= {"segment.alloc": memory.alloc, "segment.seal": memory.seal, "blob.open": memory.open}
+
+    def keeps(array: Any) -> float:
+        import builtins
+
+        builtins.kept = None if array is None else array[10:]  # type: ignore[attr-defined]
+        return 0.0
+
+    call = encode_call((np.arange(50_000, dtype=np.float64),), None, memory.source())
+    spec = worker.spec(keeps)
+    assert worker.values(spec, [call]) == [0.0]
+    assert worker.values(spec, [call]) == [0.0]
+    assert [method for method, _ in worker.requests].count("segment.release") == 1, (
+        "the first, when the second took over"
+    )
+    assert worker.values(spec, [(None,)]) == [0.0]
+    assert [args for method, args in worker.requests if method == "segment.release"] == [[[bytes(32)]]] * 2
+
+
+def test_an_argument_that_is_the_result_is_not_copied(worker: Driver, tmp_path: Path) -> None:
+    from swarm.payload import decode_value
+
+    memory = Memory(tmp_path / "segments", 1 << 22)
+    worker.answers |= {"segment.alloc": memory.alloc, "segment.seal": memory.seal, "blob.open": memory.open}
+    array = np.arange(50_000, dtype=np.float64)
+    call = encode_call((array,), None, memory.source())
+
+    def same(array: Any) -> Any:
+        return [array, array[1:]]
+
+    ((_, payload),) = worker.outcomes(worker.run(worker.spec(same), [call])).values()
+    whole, rest = decode_value(payload, memory.source(), trusted=True)
+    assert np.array_equal(whole, array) and np.array_equal(rest, array[1:])
+    told = [(method, args[0]) for method, args in worker.requests if method in ("segment.share", "segment.alloc")]
+    assert told == [("segment.share", bytes(32)), ("segment.alloc", 399_992)]
+
+
+def test_large_bytes_arrive_as_they_are(worker: Driver, tmp_path: Path) -> None:
+    from swarm.payload import decode_value
+
+    memory = Memory(tmp_path / "segments", 1 << 26)
+    worker.answers |= {"segment.alloc": memory.alloc, "segment.seal": memory.seal, "blob.open": memory.open}
+    data = os.urandom(5_000_000)
+    for sent in (data, bytearray(data), memoryview(data)):
+        call = encode_call((sent,), None, memory.source())
+        ((_, payload),) = worker.outcomes(worker.run(worker.spec(lambda some: some[1:]), [call])).values()
+        back = decode_value(payload, memory.source(), trusted=True)
+        assert type(back) is type(sent) and bytes(back) == data[1:]
 
 
 # --- the end of things
