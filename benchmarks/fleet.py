@@ -28,6 +28,8 @@ ROUNDS = 3
 IN_FLIGHT = 5_000
 TASKS = 100_000
 ITEMS = 200_000
+LARGE_BYTES = 64 << 20
+WARM_ROUNDS = 3
 CHUNK_SIZES = (500, 2_000, 8_000)
 
 
@@ -149,6 +151,59 @@ def compare_maps(fleet: swarm.Fleet, pool: concurrent.futures.ProcessPoolExecuto
     line("  ProcessPoolExecutor, at its best size", f"{peer:,.0f}/s")
 
 
+def same(some: object) -> object:
+    """The task of the echo of 64 MiB."""
+    return some
+
+
+def another(some: object) -> object:
+    """As large a result, of the task's own: made once in a worker, so that what is measured is its way."""
+    import builtins
+
+    import numpy as np
+
+    if not hasattr(builtins, "swarm_bench"):
+        builtins.swarm_bench = np.ones(LARGE_BYTES // 8)  # type: ignore[attr-defined]
+    return builtins.swarm_bench  # type: ignore[attr-defined]
+
+
+def compare_large(fleet: swarm.Fleet) -> None:
+    """An argument and a result of 64 MiB each, beside raw pyzmq over a Unix socket, by the clock and by the CPU."""
+    import numpy as np
+
+    array, text = np.ones(LARGE_BYTES // 8), bytes(LARGE_BYTES)
+    with raw.large_echo(LARGE_BYTES) as echo:
+        ways: dict[str, Callable[[], object]] = {
+            "raw": echo,
+            "an array, and another back": lambda: fleet.submit(another, array).result(),
+            "an array, echoed": lambda: fleet.submit(same, array).result(),
+            "bytes, echoed (these are copied)": lambda: fleet.submit(same, text).result(),
+        }
+        me = psutil.Process()
+        processes = [me, *me.children(recursive=True)]
+        took: dict[str, list[float]] = {name: [] for name in ways}
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for round_number in range(WARM_ROUNDS + 3 * ROUNDS):
+            for name, way in ways.items():
+                began, cpu_began = time.perf_counter(), cpu_s(processes)
+                result = way()
+                if round_number >= WARM_ROUNDS:
+                    took[name].append(time.perf_counter() - began)
+                    spent[name].append(cpu_s(processes) - cpu_began)
+                del result
+    wall = {name: median(found) for name, found in took.items()}
+    cpu = {name: statistics.mean(found) for name, found in spent.items()}  # the kernel counts in steps of 10 ms
+    line("64 MiB there and back, raw pyzmq over ipc", f"{wall['raw'] * 1e3:,.0f} ms", f"{cpu['raw'] * 1e3:,.0f} ms CPU")
+    for name in list(ways)[1:]:
+        ratios = f"{wall['raw'] / wall[name]:.1f} x, CPU {cpu['raw'] / max(cpu[name], 0.001):.1f} x"
+        line(f"  {name}, same host, warm", f"{wall[name] * 1e3:,.0f} ms", ratios)
+
+
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """CPU time of processes, seconds."""
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
+
+
 def main() -> None:
     """Everything, some minutes."""
     cold = [cold_start_s() for _ in range(ROUNDS + 1)][1:]  # the first one compiles what was never imported
@@ -194,12 +249,7 @@ def main() -> None:
                 line(f"  one task, {what}", f"{us[which]:,.0f} us", f"{us[which] / us['raw']:.2f} x raw")
             line("  ProcessPoolExecutor", f"{us['pool']:,.0f} us", f"{us['pool'] / us['raw']:.2f} x raw")
         compare_maps(fleet, pool)
-        blob, sizes = b"x" * (64 << 20), []
-        for _ in range(ROUNDS + 1):
-            began = time.perf_counter()
-            assert len(fleet.submit(bytes, blob).result()) == len(blob)
-            sizes.append(time.perf_counter() - began)
-        line("64 MiB argument and result, same host, warm", f"{median(sizes[1:]) * 1e3:,.0f} ms")
+        compare_large(fleet)
         pool.shutdown()
         fleet.close()
     finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,6 +41,14 @@ def _curve_server(pipe: Connection, public: bytes, secret: bytes) -> None:
         await asyncio.sleep(LAST_S)
 
     uvloop.run(serve())
+
+
+def _large_server(pipe: Connection, endpoint: str) -> None:
+    router = zmq.Context().socket(zmq.ROUTER)
+    router.bind(endpoint)
+    pipe.send(0)
+    while True:
+        router.send_multipart(router.recv_multipart(copy=False), copy=False)
 
 
 class _Server:
@@ -79,6 +89,27 @@ def echo_per_s(seconds: float = 1.0) -> float:
         rate = count / (time.perf_counter() - began)
         context.destroy(linger=0)
         return rate
+
+
+@contextmanager
+def large_echo(size: int) -> Iterator[Callable[[], object]]:
+    """Something that has a message of `size` bytes echoed over a Unix socket: DEALER/ROUTER, copy=False, not encrypted."""
+    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
+        endpoint = f"ipc://{folder}/echo"
+        with _Server(_large_server, endpoint):
+            context = zmq.Context()
+            dealer = context.socket(zmq.DEALER)
+            dealer.connect(endpoint)
+            message = bytes(size)
+
+            def echo() -> object:
+                dealer.send(message, copy=False)
+                frame = dealer.recv(copy=False)
+                assert len(frame) == size
+                return frame
+
+            yield echo
+            context.destroy(linger=0)
 
 
 def round_trips_us(count: int = 1000) -> list[float]:

@@ -16,6 +16,8 @@ from typing import Any
 from kernels.windows import Window, address_of, copy_into
 
 FILES_MAX = 64
+SHARED_COPY_BYTES_MIN = 16 << 20
+"""From so many bytes on two threads copy."""
 _POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 
 Identity = tuple[int, int, int]
@@ -37,7 +39,18 @@ class Mappings:
 
     def write(self, path: str, offset: int, raw: memoryview) -> None:
         """Copy a buffer of bytes into a file. OSError without room."""
-        copy_into(self._of(path, True), offset, raw)
+        mapped = self._of(path, True)
+        half = raw.nbytes // 2
+        if raw.nbytes < SHARED_COPY_BYTES_MIN or not _has_cores() or offset + raw.nbytes > len(mapped):
+            copy_into(mapped, offset, raw)
+            return
+        # One core does not use all that the memory gives.
+        other = threading.Thread(target=copy_into, args=(mapped, offset + half, raw[half:]), name="swarm-copy")
+        other.start()
+        try:
+            copy_into(mapped, offset, raw[:half])
+        finally:
+            other.join()
 
     def window(self, path: str, offset: int, size: int, ended: Callable[[Any], object], token: Any) -> Window:
         """A read-only view into a file; `ended(token)` is called when nobody looks through it any more."""
@@ -66,6 +79,10 @@ class Mappings:
             while len(mapped) > self._files_max:
                 mapped.popitem(last=False)
         return made
+
+
+def _has_cores() -> bool:
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
 
 
 def _map(path: str, writes: bool) -> mmap.mmap:
