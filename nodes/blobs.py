@@ -50,6 +50,8 @@ class _Blob:
     """Written by a process of this host under a random id; goes when nobody needs it."""
     holders: dict[Holder, int] = field(default_factory=dict)
     writer: Holder = None
+    claimed: bool = False
+    """Somebody has asked for it."""
     unclaimed: bool = False
     """A result that nobody has asked for yet."""
     since_s: float = 0.0
@@ -113,7 +115,7 @@ class BlobStore:
         if found is not None:
             blob = self._blobs[blob_id]
             blob.holders[holder] = blob.holders.get(holder, 0) + 1
-            blob.unclaimed = False
+            blob.claimed, blob.unclaimed = True, False
             self._linger_no_more(blob_id, blob)
         return found
 
@@ -125,7 +127,8 @@ class BlobStore:
         blob.holders[holder] -= 1
         if not blob.holders[holder]:
             del blob.holders[holder]
-        blob.unclaimed = blob.unclaimed or unclaimed
+        # Its reader may have come, and gone, before its writer said that it is written: they speak by different ways.
+        blob.unclaimed = blob.unclaimed or (unclaimed and not blob.claimed)
         if not blob.holders:
             self._nobody_holds(blob_id, blob)
 

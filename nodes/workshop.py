@@ -149,6 +149,7 @@ class Workshop:
                 for blob_id in args[0]:
                     self.store.let_go(blob_id, worker)
             elif method == "blob.open" and (found := self.store.hold(args[0], worker)) is not None:
+                self._tidy_later()
                 reply(worker, number, {"path": str(found[0]), "offset": 0, "size": found[1]})
             elif method == "blob.put_file":
                 digest, size = self.store.put_file(Path(args[0]))

@@ -65,6 +65,13 @@ def test_a_result_waits_for_who_asks_for_it(store: BlobStore, clock: Clock) -> N
     clock.now += LINGER_S
     store.tidy()
     assert store.open(name) is None
+    early, _ = store.alloc(MIB, 7)
+    store.hold(early, "client")  # it read the outcome before this node heard of the writer
+    store.let_go(early, "client")
+    store.let_go(early, 7, unclaimed=True)
+    clock.now += LINGER_S
+    store.tidy()
+    assert store.open(early) is None
     forgotten, _ = store.alloc(MIB, 7)
     store.let_go(forgotten, 7, unclaimed=True)
     clock.now += UNCLAIMED_S
