@@ -323,8 +323,17 @@ class BlobStore:
 
 
 def open_store(parent: Path, name: str, bytes_max: int) -> BlobStore:
-    """A store in a directory of its own under `parent`, which is cleared of those whose processes are gone."""
-    return BlobStore(locked_directory.make(parent, name), bytes_max)
+    """A store in a directory of its own under `parent`, which is cleared of those whose processes are gone.
+
+    So are the places of this user's other homes beside it: a node that was killed may have been the last of its own.
+    """
+    directory = locked_directory.make(parent, name)
+    beside = f"swarm-{os.getuid()}-"
+    if parent.name.startswith(beside):
+        for other in parent.parent.glob(f"{beside}*"):
+            if other != parent:
+                locked_directory.clear_stale(other)
+    return BlobStore(directory, bytes_max)
 
 
 def shared_memory_directory(runtime: Path) -> Path:

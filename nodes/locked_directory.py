@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def make(parent: Path, name: str) -> Path:
         if other != directory:
             _clear_stale(other)
     return directory
+
+
+def clear_stale(parent: Path) -> None:
+    """Remove the directories under `parent` whose processes are gone, and it itself when none is left.
+
+    Nothing is touched where `parent` is not a directory of this user's own.
+    """
+    with contextlib.suppress(OSError):
+        about = parent.lstat()
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+            for other in parent.iterdir():
+                _clear_stale(other)
+            parent.rmdir()
 
 
 def remove(directory: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from nodes.blobs import LINGER_BYTES_MAX, LINGER_S, POOL_BYTES_MAX, POOL_IDLE_S, UNCLAIMED_S, BlobStore
+from nodes.blobs import LINGER_BYTES_MAX, LINGER_S, POOL_BYTES_MAX, POOL_IDLE_S, UNCLAIMED_S, BlobStore, open_store
 from swarm.errors import SystemRefused
 
 MIB = 1 << 20
@@ -160,3 +161,18 @@ def test_content_is_found_by_its_digest(store: BlobStore, tmp_path: Path) -> Non
     store.finish(bytes(32), again, 3, segment=True)
     assert store.bytes == 19 and not again.exists()
     assert store.is_segment(bytes(32)) and not store.is_segment(digest)
+
+
+def test_what_killed_nodes_of_other_homes_left_is_cleared_away(tmp_path: Path) -> None:
+    mine = f"swarm-{os.getuid()}-"
+    used = open_store(tmp_path / f"{mine}used", "oak", MIB)
+    left = tmp_path / f"{mine}left" / "fir-1-0"
+    left.mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "00000001").write_bytes(b"x")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "lock").touch()
+    (tmp_path / f"{mine}link").symlink_to(tmp_path / "others")
+    store = open_store(tmp_path / f"{mine}new", "elm", MIB)
+    assert not left.parent.exists()
+    assert used.directory.exists() and store.directory.exists() and (tmp_path / "others" / "lock").exists()
