@@ -19,7 +19,9 @@ import queue
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import IO, Any, Final
@@ -101,6 +103,7 @@ class _Run:
         self._failed = 0
         self._stopping = False
         self._reading = False
+        self._live = _Live(lambda: self._ended.put(None))
 
     def all(self, jobs: Iterator[Job]) -> int:
         more = True
@@ -115,11 +118,16 @@ class _Run:
                         self._start(job)
                 if self._stopping:
                     self._cancel()
+                if self._live.broken:
+                    raise BrokenPipeError
                 if not self._running:
                     break
                 ended = self._next_ended()
                 if ended is not None:
                     self._take(ended)
+            self._live.close()
+            if self._live.broken:
+                raise BrokenPipeError
         self._progress.clear()
         for number in sorted(self._held):
             self._print(self._held[number])
@@ -143,7 +151,7 @@ class _Run:
                 continue
 
     def _start(self, job: Job) -> None:
-        under = _Under(job, ungrouped=self._args.ungroup)
+        under = _Under(job, self._live if self._args.ungroup else None)
         self._running[job.number] = under
         try:
             under.wanted = outputs(job.files_out)
@@ -216,28 +224,74 @@ class _Interrupted(BaseException):
     """Raised by a signal, out of the reading of inputs."""
 
 
+class _Live:
+    """What jobs write, written as it comes, in a thread of its own.
+
+    A reader that takes its time makes the jobs wait, and not the client's thread, whose silence would count as death.
+    """
+
+    def __init__(self, ended: Callable[[], object]) -> None:
+        self.broken = False
+        """Nobody reads any more."""
+        self._ended = ended
+        self._chunks: queue.SimpleQueue[tuple[_Under, str, bytes] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, under: _Under, stream: str, data: bytes) -> None:
+        """Have a piece written."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="output", daemon=True)
+            self._thread.start()
+        self._chunks.put((under, stream, data))
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._chunks.put(None)
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(SIGNAL_POLL_S)
+
+    def _write(self) -> None:
+        while (piece := self._chunks.get()) is not None:
+            under, stream, data = piece
+            target = sys.stderr if stream == "err" else sys.stdout
+            try:
+                if not self.broken:
+                    target.buffer.write(data)
+                    target.buffer.flush()
+            except OSError:
+                self.broken = True
+                self._ended()
+            under.took(len(data))
+
+
 class _Under:
     """One job under way, and what it wrote."""
 
-    def __init__(self, job: Job, *, ungrouped: bool) -> None:
+    def __init__(self, job: Job, live: _Live | None) -> None:
         self.job = job
         self.handle: Any = None
         self.wanted: dict[str, Path] = {}
         self._ended: dict[str, Any] = {}
         self.why = ""
-        self._ungrouped = ungrouped
+        self._live = live
         self._spools: dict[str, IO[bytes]] = {}
 
-    def put(self, stream: str, data: bytes) -> None:
-        """Take what the job writes: called in the client's thread."""
-        if self._ungrouped:
-            target = sys.stderr if stream == "err" else sys.stdout
-            target.buffer.write(data)
-            target.buffer.flush()
-            return
+    def put(self, stream: str, data: bytes) -> bool:
+        """Take what the job writes: called in the client's thread. False when it is not written yet."""
+        if self._live is not None:
+            self._live.put(self, stream, data)
+            return False
         if stream not in self._spools:
             self._spools[stream] = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY_BYTES)
         self._spools[stream].write(data)
+        return True
+
+    def took(self, size: int) -> None:
+        """So much of what it wrote has been written here, too."""
+        while self.handle is None and not self.why:
+            time.sleep(0.005)  # it is being submitted in this very moment
+        if self.handle is not None:
+            self.handle.took_output(size)
 
     def finish(self, fleet: Any) -> str:
         """Bring back what it left; returns why it did not end well, or nothing."""

@@ -80,3 +80,18 @@ def test_a_large_output_waits_for_a_reader_that_does_not_read_yet(nodes: Nodes) 
     command.stdout.close()
     command.stderr.close()
     assert max(most.values()) < SPARE_BYTES, most
+
+
+def test_jobs_whose_output_is_not_read_yet_wait_and_lose_nothing(nodes: Nodes) -> None:
+    size = 1 << 20
+    jobs = subprocess.Popen(
+        [sys.executable, "-m", "nodes.cli", "map", "--ungroup", f"head -c {size} /dev/zero; : {{}}", ":::", "1", "2", "3"],
+        env={**nodes.env, "PYTHONPATH": str(ROOT), "SWARM_NODE_SOCKET": str(nodes.home.node_socket("oak"))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(8)  # longer than a client may be silent
+    out, err = jobs.communicate(timeout=100)
+    assert (jobs.returncode, len(out), err) == (0, 3 * size, b"")
+    assert "silent" not in nodes.log("oak")
