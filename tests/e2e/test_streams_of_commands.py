@@ -85,7 +85,18 @@ def test_a_large_output_waits_for_a_reader_that_does_not_read_yet(nodes: Nodes) 
 def test_jobs_whose_output_is_not_read_yet_wait_and_lose_nothing(nodes: Nodes) -> None:
     size = 1 << 20
     jobs = subprocess.Popen(
-        [sys.executable, "-m", "nodes.cli", "map", "--ungroup", f"head -c {size} /dev/zero; : {{}}", ":::", "1", "2", "3"],
+        [
+            sys.executable,
+            "-m",
+            "nodes.cli",
+            "map",
+            "--ungroup",
+            f"head -c {size} /dev/zero; : {{}}",
+            ":::",
+            "1",
+            "2",
+            "3",
+        ],
         env={**nodes.env, "PYTHONPATH": str(ROOT), "SWARM_NODE_SOCKET": str(nodes.home.node_socket("oak"))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -223,7 +223,7 @@ class World:
         node.up = False
         self.do(node.links.kill)
 
-    def eventually(self, condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+    def eventually(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         until = time.monotonic() + timeout_s
         for pause in itertools.chain([0.001] * 10, itertools.repeat(0.01)):
             found = self.do(condition)

@@ -186,8 +186,10 @@ def test_output_is_credited_when_it_is_consumed(world: World) -> None:
     command.took_output(1)
     world.eventually(lambda: node.inputs == [("heard", OUTPUT_REPORT_BYTES, b"")])
     world.do(node.event, key, 0, "started")  # another attempt: what the first one said counts for nothing there
+    world.eventually(lambda: command._stale == OUTPUT_REPORT_BYTES)
     command.took_output(OUTPUT_REPORT_BYTES)
     world.do(node.event, key, 0, "out", 0, bytes(OUTPUT_REPORT_BYTES))
+    world.eventually(lambda: command._heard == OUTPUT_REPORT_BYTES)
     command.took_output(OUTPUT_REPORT_BYTES)
     world.eventually(lambda: node.inputs == 2 * [("heard", OUTPUT_REPORT_BYTES, b"")])
 
