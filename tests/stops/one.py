@@ -236,7 +236,7 @@ def run_here(kind: str, seed: int) -> None:
     os._exit(0)  # threads of a client whose node is gone are not waited for
 
 
-def run(kind: str, seed: int, timeout_s: float = 120.0) -> Stop:
+def run(kind: str, seed: int, timeout_s: float = 280.0) -> Stop:
     """One stop in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.stops", "--one", kind, "--seed", str(seed)],

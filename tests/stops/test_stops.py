@@ -6,6 +6,8 @@ import pytest
 
 from tests.stops.one import run
 
+pytestmark = pytest.mark.timeout(300)  # a guard against hangs: machines are slow at times
+
 
 @pytest.mark.parametrize(
     ("kind", "seed"),
