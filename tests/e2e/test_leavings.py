@@ -55,17 +55,17 @@ def test_a_command_that_is_ended_takes_all_it_started_along(fleet: Fleet, tmp_pa
     script = "touch here; trap '' TERM; setsid sleep 300 & (setsid sh -c 'sleep 300; true' &); sleep 300"
     env = {MARK: str(tmp_path)}
     late = fleet.submit_command(["sh", "-c", script], env=env, timeout_s=1.0)
-    until(lambda: len(sleepers(tmp_path)) == 3, 20, "it has started what it starts")
+    until(lambda: len(sleepers(tmp_path)) == 3, 60, "it has started what it starts")
     assert len(command_directories(tmp_path)) == 1
     with pytest.raises(swarm.TaskTimeout):
         late.result(30)
-    until(lambda: not sleepers(tmp_path), 10, "its processes are gone")
-    until(lambda: not command_directories(tmp_path), 10, "its directory is gone")
+    until(lambda: not sleepers(tmp_path), 60, "its processes are gone")
+    until(lambda: not command_directories(tmp_path), 60, "its directory is gone")
     cancelled = fleet.submit_command(["sh", "-c", script], env=env)
-    until(lambda: len(sleepers(tmp_path)) == 3, 20, "it has started what it starts")
+    until(lambda: len(sleepers(tmp_path)) == 3, 60, "it has started what it starts")
     cancelled.cancel()
-    until(lambda: not sleepers(tmp_path), 10, "its processes are gone")
-    until(lambda: not command_directories(tmp_path), 10, "its directory is gone")
+    until(lambda: not sleepers(tmp_path), 60, "its processes are gone")
+    until(lambda: not command_directories(tmp_path), 60, "its directory is gone")
     assert fleet.submit(pow, 2, 3).result(30) == 8
 
 
@@ -77,12 +77,12 @@ def test_what_a_callable_leaves_in_the_background_lives_as_long_as_its_worker(
         return os.getpid()
 
     worker = fleet.submit(leaves).result(30)
-    until(lambda: len(sleepers(tmp_path)) == 1, 10, "it runs")
+    until(lambda: len(sleepers(tmp_path)) == 1, 60, "it runs")
     stat = Path(f"/proc/{sleepers(tmp_path)[0]}/stat").read_text()
     assert int(stat.rpartition(")")[2].split()[1]) == worker, "whoever orphans it, it comes to the worker"
     with pytest.raises(swarm.WorkerCrashed):
         fleet.submit(os._exit, 1, rerun=False).result(30)
-    until(lambda: not sleepers(tmp_path), 10, "it went with its worker")
+    until(lambda: not sleepers(tmp_path), 60, "it went with its worker")
     fleet.submit(leaves).result(30)
     assert nodes.stop("oak") == 0
     assert not sleepers(tmp_path)

@@ -107,7 +107,7 @@ class Site:
 
     def connect(self, name: str) -> Fleet:
         os.environ["SWARM_NODE_SOCKET"] = str(self.home.node_socket(name))
-        self.fleet = connect(self.home, timeout_s=20)
+        self.fleet = connect(self.home, timeout_s=60)
         return self.fleet
 
     def close(self) -> None:
@@ -149,11 +149,11 @@ def _perform(stop: Stop, site: Site, rng: random.Random, number: signal.Signals)
     within_s = START_MAX_S
     if stop.kind == "mid-start":
         if rng.random() < 0.5:
-            until(site.home.nodes_dir.exists, 20, "it opens")
+            until(site.home.nodes_dir.exists, 60, "it opens")
             began = time.monotonic()
     else:
         for name in names:
-            until(lambda name=name: site.is_up(name), 20, f"{name} is up")
+            until(lambda name=name: site.is_up(name), 60, f"{name} is up")
         given = _give(stop, site, rng)
         began, within_s = time.monotonic(), MOMENT_MAX_S
     time.sleep(max(0.0, began + rng.random() * within_s - time.monotonic()))
@@ -191,7 +191,7 @@ def _give(stop: Stop, site: Site, rng: random.Random) -> Any:
         return work.KINDS[rng.choice(("busy", "command"))](site.connect("oak"), rng, site.temporary)
     if stop.kind == "goodbye":
         fleet = site.connect("elm")
-        until(lambda: _states(fleet) == {"oak": "alive", "elm": "alive"}, 20, "they know each other")
+        until(lambda: _states(fleet) == {"oak": "alive", "elm": "alive"}, 60, "they know each other")
         return work.short(fleet, rng, site.temporary)
     if stop.kind == "idle":
         time.sleep(0.5)

@@ -119,7 +119,7 @@ def command(fleet: Fleet, rng: random.Random, temporary: Path) -> Any:
         ["sh", "-c", script + "while :; do sleep 1; done"], on_output=lambda _, data: said.append(data)
     )
     if rng.random() < 0.7:
-        until(lambda: b"".join(said) == b"up\n", 20, "the command runs")
+        until(lambda: b"".join(said) == b"up\n", 60, "the command runs")
     return given
 
 
