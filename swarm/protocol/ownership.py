@@ -92,6 +92,8 @@ class Batch:
     columns: TaskColumns
     submitted_at: float
     submitted_wall: float
+    attached_at: float
+    """When its client handed it over, or did so again."""
     expires_at: float | None = None
     cancelled: list[tuple[int, int]] = field(default_factory=list)
     killed: list[tuple[int, int]] = field(default_factory=list)
@@ -375,7 +377,7 @@ class Ownership:
         self._batch_number += 1
         batch = Batch(
             self._batch_number, key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
-            now, now_wall, attempt=attempts,
+            now, now_wall, now, attempt=attempts,
         )  # fmt: skip
         if spec.deadline is not None:
             batch.expires_at = now + max(0.0, spec.deadline - now_wall)
@@ -832,8 +834,7 @@ class Ownership:
 
     def _attach(self, now: float, batch: Batch, client: bytes) -> None:
         """The same batch again: its client has a new link. What is known is told again."""
-        batch.client = client
-        self._clients_gone.pop(client, None)
+        batch.client, batch.attached_at = client, now
         for report, body in batch.outcomes:
             self._effects.append(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
         if not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
@@ -849,10 +850,12 @@ class Ownership:
                 self._effects.append(Tell(client, Kind.ASK_START, header))
 
     def _client_lease_over(self, now: float, client: bytes) -> None:
-        since = self._clients_gone.pop(client, None)
-        if since is None:
-            return
-        for batch in [batch for batch in self._batches.values() if batch.client == client]:
+        since = self._clients_gone.get(client)
+        if since is None or now < since + self.config.client_lease_s:
+            return  # Lost once more meanwhile: that has its own timer.
+        del self._clients_gone[client]
+        # One that came back has handed over again what it still wants.
+        for batch in [one for one in self._batches.values() if one.client == client and one.attached_at <= since]:
             batch.client = None
             if batch.finished_at is None:
                 batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")

@@ -284,6 +284,24 @@ def test_a_chain_of_dependent_tasks_survives_its_node() -> None:
     assert [statuses(batch) for batch in client.batches.values()] == [[Status.OK]] * 7
 
 
+def test_a_node_that_dials_before_it_was_heard_of_gets_work() -> None:
+    world = World(0)
+    capacity = Capacity({"cpu": 1.0})
+    one, other = world.start(0, capacity), world.start(1, capacity)
+    world.cables.link(
+        (other.host, other, other.identity, other.link_boot), (one.host, one, one.identity, one.link_boot)
+    )
+    world.run(0.01)
+    assert one.is_linked(other.id)
+    assert other.id not in one.members
+    world.run(2.0)
+    client = world.client(0)
+    world.run(0.1)
+    hand(client, "fine", 0.5, 2)
+    world.run_until_done(5.0)
+    assert {attempt.node for attempt in world.truth.attempts} == {0, 1}
+
+
 # --- that the checkers see --------------------------------------------------------------------------------------------
 
 

@@ -705,3 +705,36 @@ def test_many_cancels_of_the_same_are_kept_as_one() -> None:
         owner.it.cancel(owner.now, key_of(1), [(0, 3), (2, 5), (90, 90), (7, 9), (5, 6)])
     assert batch.cancelled == batch.killed == [(0, 6), (7, 9)]
     assert [index for index in range(12) if batch.is_cancelled(index)] == [0, 1, 2, 3, 4, 5, 7, 8]
+
+
+# --- clients that come and go -----------------------------------------------------------------------------------------
+
+
+def test_what_a_client_that_came_back_does_not_hand_over_again_is_given_up() -> None:
+    owner = Owner(slots=2, config=OwnershipConfig(client_lease_s=10.0))
+    owner.submit(1)
+    owner.submit(2)
+    kept, given_up = owner.taken()
+    owner.wait(1.0)
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(3.0)
+    owner.submit(1)  # the other one has ended elsewhere meanwhile, or was cancelled there
+    owner.wait(8.0)
+    assert owner.messages(Kind.RECALL, ME) == [{"d": given_up.dispatch, "r": [[0, 1]], "k": True}]
+    owner.fine(kept)
+    assert owner.ended(1) == {0: Status.OK}
+
+
+def test_a_client_that_is_lost_twice_has_its_whole_lease_the_second_time() -> None:
+    owner = Owner(slots=1, config=OwnershipConfig(client_lease_s=10.0))
+    owner.submit(1)
+    owner.wait(1.0)
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(5.0)
+    owner.submit(1)
+    owner.wait(1.0)
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(9.9)
+    assert owner.messages(Kind.RECALL, ME) == []
+    owner.wait(0.2)
+    assert len(owner.messages(Kind.RECALL, ME)) == 1
