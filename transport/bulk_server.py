@@ -101,12 +101,16 @@ class BulkServer:
             entry.lock.release()
 
     def arrived(self, peer: bytes, ticket: bytes) -> tuple[int, bytes]:
-        """How many bytes a peer has written, and their BLAKE3 digest if they are hashed. BulkFailed("unknown")."""
+        """How many bytes a peer has written, and their BLAKE3 digest if they are hashed. BulkFailed("unknown", "busy")."""
         entry = self._tickets.get(ticket)
         if entry is None or entry.peer != peer or entry.writing is None:
             raise BulkFailed("unknown", "no such transfer is open")
-        with entry.lock:
+        if not entry.lock.acquire(blocking=False):  # a loop may be asking: it waits for no peer
+            raise BulkFailed("busy", "the blob is being written")
+        try:
             return entry.writing.at, entry.writing.digest
+        finally:
+            entry.lock.release()
 
     def withdraw(self, ticket: bytes) -> bool:
         """Forget a ticket; False when it is not known. A piece that is under way for it ends, with its connection."""

@@ -131,6 +131,20 @@ def test_a_write_goes_on_where_the_other_side_is(pair: Pair) -> None:
     client.close()
 
 
+def test_nobody_waits_for_a_peer_that_is_writing(pair: Pair) -> None:
+    path, server, me = pair.file(PIECE), pair.holder.server, pair.asker.identity.id
+    ticket, wire = server.accept(me, path, PIECE, hashed=True), pair.dial()
+    assert ask(wire, Verb.WRITE, ticket, 0, PIECE) == PIECE
+    wire.send(bytes(1000))  # and no more for now
+    for look in (lambda: server.arrived(me, ticket), lambda: server.feed(me, ticket, 0, memoryview(b"x"))):
+        with pytest.raises(BulkFailed) as caught:
+            look()
+        assert caught.value.reason == "busy"
+    wire.close()
+    until(lambda: server._count == 0)
+    assert server.arrived(me, ticket)[0] == 1000
+
+
 def test_a_connection_that_the_peer_closed_meanwhile_is_nobody_s_failure(pair: Pair) -> None:
     first, _ = pair.reading(pair.file(400_000))
     first.wait(20)
