@@ -208,6 +208,9 @@ class Lane:
         if found is None:
             raise NotMoved(f"the blob {blob_id.hex()[:12]} is not here")
         path, size = found
+        if args.get("keep") and self._store.is_segment(blob_id):
+            # A client's result: it may become the argument of another task as long as the client looks into it.
+            self._store.hold(blob_id, client_key(link))
         about: dict[str, Any] = {"size": size, "segment": self._store.is_segment(blob_id)}
         if size <= bounds.BULK_INLINE_BYTES_MAX or not self.port:
             self._store.let_go(blob_id, _TRANSFERS)

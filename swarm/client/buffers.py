@@ -117,7 +117,7 @@ class Buffers:
             return window
         if ref.size <= BULK_INLINE_BYTES_MAX:
             return memoryview(self.read(ref.id, ref.size))
-        data = self._lane().get(ref.id, ref.size)
+        data = self._lane().get(ref.id, ref.size, keep=bool(ref.flags & 1))
         if ref.flags & 1:
             if isinstance(data.obj, mmap.mmap):
                 weakref.finalize(data.obj, self.release, [ref.id])

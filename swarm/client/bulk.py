@@ -40,9 +40,12 @@ class ClientBulk:
             self._wires, lambda peer: not trust.revoked(peer.id, peer.serial), rested=self._landing.rest
         )
 
-    def get(self, blob_id: bytes, size: int) -> memoryview:
-        """The bytes of a blob. SwarmError when the node has it not, or it can not be brought."""
-        answer, part = self._offered(blob_id, size)
+    def get(self, blob_id: bytes, size: int, *, keep: bool = False) -> memoryview:
+        """The bytes of a blob. SwarmError when the node has it not, or it can not be brought.
+
+        With `keep` the node keeps a segment until it is released.
+        """
+        answer, part = self._offered(blob_id, size, keep=keep)
         if "ticket" not in answer:
             return memoryview(part)
         place, landed = self._landing.take(size)
@@ -102,8 +105,9 @@ class ClientBulk:
         self._wires.close()
         self._landing.close()
 
-    def _offered(self, blob_id: bytes, size: int) -> tuple[Mapping[str, Any], bytes]:
-        answer, part = self._ask("blob.offer", {"id": blob_id, "tls": self._wires.announcement()})
+    def _offered(self, blob_id: bytes, size: int, *, keep: bool = False) -> tuple[Mapping[str, Any], bytes]:
+        wanted = {"id": blob_id, "tls": self._wires.announcement(), "keep": keep}
+        answer, part = self._ask("blob.offer", wanted)
         if answer.get("size") != size or ("ticket" not in answer and len(part) != size):
             raise SwarmError(f"the blob {blob_id.hex()[:12]} has not the {size} bytes that its ref says")
         return answer, part

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nodes.blobs import LINGER_S, TIDY_EVERY_S
 from swarm.client.sync import Fleet, connect
 from swarm.errors import SwarmError
 from tests.contract.bulk_sides import CutWire
@@ -69,6 +70,29 @@ def digest(data: Any) -> str:
 
 def failures(nodes: Nodes, name: str) -> list[str]:
     return [line for line in nodes.log(name).splitlines() if "bulk.failed" in line or "bulk.refused" in line]
+
+
+def test_a_result_is_kept_while_its_user_looks_into_it_and_no_longer(homes: Homes, user: Fleet) -> None:
+    def made() -> Any:
+        return np.full(2 * MIB, 9, dtype="u1")
+
+    def held() -> int:
+        value, _ = user._engine.query("status", {})
+        return int(value["blob_bytes"])
+
+    # What tests before this one left goes first, should there be any.
+    until(lambda: held() < MIB, 60)
+    before = held()
+    future = user.submit(made)
+    assert future.result(30).nbytes == 2 * MIB
+    time.sleep(LINGER_S + 2 * TIDY_EVERY_S + 1)  # what nobody holds is gone by then
+    assert held() >= before + 2 * MIB
+    del future
+    until(lambda: held() <= before, 60)
+    future = user.submit(made)
+    assert future.result(30).nbytes == 2 * MIB
+    time.sleep(LINGER_S + 2 * TIDY_EVERY_S + 1)
+    assert user.submit(lambda array: int(array[-1]), future).result(30) == 9
 
 
 def test_arguments_and_results_of_any_size_cross_hosts(homes: Homes, user: Fleet) -> None:
