@@ -6,6 +6,7 @@ made with their pages in place (MAP_POPULATE). What is read is mapped read-only.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.windows import Window, address_of, copy_into
+from swarm.errors import SystemRefused
 
 FILES_MAX = 64
 SHARED_COPY_BYTES_MIN = 16 << 20
@@ -91,7 +93,16 @@ def _map(path: str, writes: bool) -> mmap.mmap:
         about = os.fstat(descriptor)
         if writes and about.st_blocks * 512 < about.st_size and hasattr(os, "posix_fallocate"):
             # Now, as an error: a write to a page for which there is no room would end the process (SIGBUS).
-            os.posix_fallocate(descriptor, 0, about.st_size)
+            try:
+                os.posix_fallocate(descriptor, 0, about.st_size)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise SystemRefused(
+                    f"no room for {about.st_size} bytes in {os.path.dirname(path)}",
+                    hint="free some space there, or lower limits.blob_bytes",
+                    size=about.st_size,
+                ) from error
         return mmap.mmap(descriptor, 0, _POPULATED, mmap.PROT_READ | mmap.PROT_WRITE if writes else mmap.PROT_READ)
     finally:
         os.close(descriptor)

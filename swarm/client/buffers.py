@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from kernels.windows import Window
+from swarm.errors import SystemRefused
 from swarm.mappings import Lent, Mappings
 from swarm.payload import Ref
 from transport.bounds import BULK_INLINE_BYTES_MAX
@@ -66,7 +67,11 @@ class Buffers:
             self._post("segment.hold", {"ids": [known]})
             return Ref(known, raw.nbytes, 1)
         place, _ = self._ask("segment.alloc", {"size": raw.nbytes})
-        self._mappings.write(place["path"], 0, raw)
+        try:
+            self._mappings.write(place["path"], 0, raw)
+        except SystemRefused:
+            self._post("segment.release", {"ids": [bytes(place["id"])]})
+            raise
         self._used()
         return Ref(bytes(place["id"]), raw.nbytes, int(place["flags"]))
 
