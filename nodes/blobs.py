@@ -34,6 +34,8 @@ LINGER_BYTES_MAX = 128 << 20
 """A segment that nobody holds any more is still found for so long, and as long as there are not more bytes of such."""
 UNCLAIMED_S = 900.0
 """A result that nobody asked for is kept for so long, as its outcome is."""
+KEPT_SHARE = 4
+"""What is kept for who may want it is at most this part of what the file system could still take: 64 MiB are common."""
 PAGE = 4096
 TIDY_EVERY_S = 5.0
 
@@ -104,7 +106,10 @@ class BlobStore:
         """
         self._make_room(size)
         blob_id = os.urandom(ID_BYTES)
-        path = self._reused(size, holder) or self._fresh(size, reserved=False)
+        path = self._reused(size, holder)
+        if path is None:
+            self._ease(size)
+            path = self._fresh(size, reserved=False)
         self._blobs[blob_id] = _Blob(path, size, True, {holder: 1}, holder)
         self.bytes += size
         return blob_id, path
@@ -157,7 +162,7 @@ class BlobStore:
         old = [spare for spare in self._pool if now - spare.since_s >= POOL_IDLE_S]
         for spare in old:
             self._pool.remove(spare)
-            spare.path.unlink(missing_ok=True)
+            _discard(spare.path)
         return bool(old)
 
     @property
@@ -248,7 +253,7 @@ class BlobStore:
         blob.since_s = self._clock()
         self._lingering[blob_id] = blob
         self._lingering_bytes += blob.size
-        while self._lingering_bytes > LINGER_BYTES_MAX:
+        while self._lingering_bytes > self._kept_max(LINGER_BYTES_MAX):
             known = next((one for one, it in self._lingering.items() if not it.unclaimed), None)
             if known is None:
                 return
@@ -264,10 +269,31 @@ class BlobStore:
         self._linger_no_more(blob_id, blob)
         self.bytes -= blob.size
         room = blob.path.stat().st_size if blob.path.exists() else 0
-        if room >= POOLED_BYTES_MIN and self.pooled_bytes + room <= POOL_BYTES_MAX and len(self._pool) < POOL_FILES_MAX:
+        most = self._kept_max(POOL_BYTES_MAX)
+        if room >= POOLED_BYTES_MIN and self.pooled_bytes + room <= most and len(self._pool) < POOL_FILES_MAX:
             self._pool.append(_Spare(room, blob.path, self._clock(), blob.writer))
         else:
-            blob.path.unlink(missing_ok=True)
+            _discard(blob.path)
+
+    def _free(self) -> int:
+        """Bytes that the file system can still take."""
+        found = os.statvfs(self._directory)
+        return found.f_bavail * found.f_frsize
+
+    def _kept_max(self, most: int) -> int:
+        return min(most, (self._free() + self.pooled_bytes + self._lingering_bytes) // KEPT_SHARE)
+
+    def _ease(self, size: int) -> None:
+        """Where the file system has no room for so much, give back what is kept for who may want it."""
+        while self._pool and self._free() < size:
+            _discard(self._pool.pop(0).path)
+        for known in [blob_id for blob_id, blob in self._lingering.items() if not blob.unclaimed]:
+            if self._free() >= size:
+                return
+            blob = self._blobs.pop(known)
+            self._linger_no_more(known, blob)
+            self.bytes -= blob.size
+            _discard(blob.path)
 
     def _reused(self, size: int, writer: Holder) -> Path | None:
         fitting = [spare for spare in self._pool if size <= spare.size <= 2 * size]
@@ -320,6 +346,18 @@ class BlobStore:
             self._linger_no_more(unused, blob)
             self.bytes -= blob.size
             blob.path.unlink(missing_ok=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove the file of a segment that nobody holds.
+
+    Cut short first, so that its pages are free now: processes that keep it mapped for the next one would hold them.
+    """
+    try:
+        os.truncate(path, 0)
+        path.unlink()
+    except FileNotFoundError:
+        pass
 
 
 def open_store(parent: Path, name: str, bytes_max: int) -> BlobStore:

@@ -176,3 +176,37 @@ def test_what_killed_nodes_of_other_homes_left_is_cleared_away(tmp_path: Path) -
     store = open_store(tmp_path / f"{mine}new", "elm", MIB)
     assert not left.parent.exists()
     assert used.directory.exists() and store.directory.exists() and (tmp_path / "others" / "lock").exists()
+
+
+def test_what_is_kept_without_need_is_a_part_of_what_there_is_room_for(
+    store: BlobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_free", lambda: 24 * MIB - sum(path.stat().st_size for path in files(store)))
+    for _ in range(40):
+        name, path = store.alloc(MIB, 7)
+        path.write_bytes(b"x" * MIB)
+        store.let_go(name, 7)
+        assert sum(one.stat().st_size for one in files(store)) <= 12 * MIB
+
+
+def test_where_room_is_short_what_nobody_needs_is_given_back_at_once(
+    store: BlobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pooled, pooled_path = store.alloc(MIB, 7)
+    pooled_path.write_bytes(b"p" * MIB)
+    store.let_go(pooled, 7)
+    clock.now += LINGER_S
+    store.tidy()
+    lingering, _ = store.alloc(3 * MIB, 7)
+    unclaimed, _ = store.alloc(3 * MIB, 7)
+    held, _ = store.alloc(3 * MIB, 7)
+    store.let_go(lingering, 7)
+    store.let_go(unclaimed, 7, unclaimed=True)
+    with open(pooled_path, "rb") as mapped:  # a process that keeps it mapped does not keep its pages
+        monkeypatch.setattr(store, "_free", lambda: 0)
+        store.alloc(9 * MIB, 8)
+        assert os.fstat(mapped.fileno()).st_size == 0
+    assert store.pooled_bytes == 0
+    assert store.open(lingering) is None
+    assert store.open(unclaimed) is not None
+    assert store.open(held) is not None
