@@ -112,6 +112,8 @@ class Batch:
     last_words: dict[int, str] = field(default_factory=dict)
     progress: dict[int, Any] = field(default_factory=dict)
     attempt: int = 0
+    abandoned: bool = False
+    """Cancelled because its client was gone for too long."""
 
     def is_cancelled(self, index: int) -> bool:
         """Whether the client gave this task up; `cancelled` is sorted and without overlaps."""
@@ -336,7 +338,17 @@ class Ownership:
         `ended` are ranges that another owner has seen to their end: they are not run again.
         """
         known = self._batches.get(key)
-        if known is not None:
+        if known is not None and known.abandoned and known.spec.rerun:
+            # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there.
+            if known.finished_at is None:
+                self._refuse(
+                    client, key, "full", "its tasks are still being ended, since its client had been gone",
+                    "they are run again in a moment", self.config.refuse_after_s,
+                )  # fmt: skip
+                return
+            self._retained_bytes -= self._retained.pop(key, 0)
+            del self._batches[key]
+        elif known is not None:
             self._attach(now, known, client)
             return
         if len(key) != ids.BATCH_KEY_BYTES or count < 1 or not 0 <= attempts < ATTEMPTS_MAX:
@@ -858,6 +870,7 @@ class Ownership:
         for batch in [one for one in self._batches.values() if one.client == client and one.attached_at <= since]:
             batch.client = None
             if batch.finished_at is None:
+                batch.abandoned = True
                 batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")
                 self._effects.append(Fact("batch.abandoned", {}, {"batch": batch.key.hex()}))
                 self.cancel(now, batch.key, None)

@@ -738,3 +738,38 @@ def test_a_client_that_is_lost_twice_has_its_whole_lease_the_second_time() -> No
     assert owner.messages(Kind.RECALL, ME) == []
     owner.wait(0.2)
     assert len(owner.messages(Kind.RECALL, ME)) == 1
+
+
+def test_a_client_that_was_away_for_longer_than_its_lease_has_its_tasks_run_anew() -> None:
+    """A laptop that slept comes back to the node that had given its tasks up: it cancelled nothing."""
+    owner = Owner(slots=1, config=OwnershipConfig(client_lease_s=10.0))
+    owner.submit(1, 2)
+    (running,) = owner.taken()
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(10.1)
+    owner.submit(1, 2)  # while what ran is still being ended
+    refusals = owner.messages(Kind.REFUSED, CLIENT)
+    assert [(one["reason"], one["after"]) for one in refusals] == [("full", owner.it.config.refuse_after_s)]
+    owner.report(running, {0: Status.CANCELLED, 1: Status.CANCELLED})
+    assert owner.ended(1) == {}, "nobody is told of a cancel that nobody wanted"
+    owner.submit(1, 2)
+    again = owner.taken()
+    assert again[-1].dispatch > running.dispatch
+    owner.fine(again[-1])
+    assert owner.ended(1) == {0: Status.OK, 1: Status.OK}
+    assert owner.it.unfinished == 0
+
+
+def test_what_may_not_run_twice_stays_as_it_ended_when_its_client_was_away_for_too_long() -> None:
+    owner = Owner(slots=1, config=OwnershipConfig(client_lease_s=10.0))
+    spec = spec_of(rerun=False)
+    owner.submit(1, 1, spec)
+    owner.it.grant_start(owner.now, key_of(1), [(0, 1)])
+    owner.take()
+    (running,) = owner.taken()
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(10.1)
+    owner.report(running, {0: Status.CANCELLED})
+    owner.submit(1, 1, spec)
+    assert owner.taken() == []
+    assert owner.ended(1) == {0: Status.CANCELLED}
