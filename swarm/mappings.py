@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.windows import Window, address_of, copy_into
-from swarm.errors import SystemRefused
 
 FILES_MAX = 64
 SHARED_COPY_BYTES_MIN = 16 << 20
@@ -98,6 +97,8 @@ def _map(path: str, writes: bool) -> mmap.mmap:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
+                from swarm.errors import SystemRefused  # not at the top: workers that need it not start without it
+
                 raise SystemRefused(
                     f"no room for {about.st_size} bytes in {os.path.dirname(path)}",
                     hint="free some space there, or lower limits.blob_bytes",

@@ -60,9 +60,10 @@ def test_a_service_manager_that_is_gone_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("usec", "pid", "seconds"),
-    [("5000000", str(os.getpid()), 5.0), ("5000000", "1", None), ("0", "", None), ("x", "", None), ("-5", "", None)],
+    [("5000000", "this", 5.0), ("5000000", "1", None), ("0", "", None), ("x", "", None), ("-5", "", None)],
 )
 def test_the_watchdog_is_for_this_process_only(usec: str, pid: str, seconds: float | None) -> None:
+    pid = str(os.getpid()) if pid == "this" else pid
     assert ServiceManager.from_environment({"WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}).watchdog_s == seconds
 
 
