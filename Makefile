@@ -7,6 +7,8 @@ STAMP := $(VENV)/.built
 SOURCES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.h) setup.py pyproject.toml
 SEEDS ?= 20
 N ?= 100
+# Files of tests under way at once: most of them wait for processes of their own longer than they compute.
+JOBS ?= 3
 
 .PHONY: help build run test lan sim stops bench lint types docs wheel clean check-tools
 
@@ -47,7 +49,7 @@ run: $(STAMP)
 	@$(PY) -m nodes.demo
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -q $(TESTS)
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(TESTS)
 
 lan: $(VENV)/.dev
 	@$(PY) -m pytest -q tests/lan
