@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from benchmarks.fleet import Node, connected, line, median, noop
-from swarm.tools.audit.collect import find
+from nodes.demo import LEFT_OUT
+from swarm.tools.audit.collect import SKIPPED, find
 
 ROUNDS = 3
 RADON = """
@@ -45,21 +46,22 @@ def took_s(command: list[str]) -> float:
 
 def main() -> None:
     """Some minutes, most of them radon's."""
-    path = sysconfig.get_paths()["stdlib"]
+    library = sysconfig.get_paths()["stdlib"]
+    found = [one for one in find([library], SKIPPED | LEFT_OUT) if not one.error]
     node = Node()
     files = Path(node.home) / "files"
-    files.write_text("\n".join(found.path for found in find([path]) if not found.error))
+    files.write_text("\n".join(one.path for one in found))
     try:
         with connected() as fleet:
             fleet.submit(noop).result(20)
         radon, cold, warm = [], [], []
-        audit = [sys.executable, "-m", "nodes.cli", "audit", path, "--json"]
+        audit = [sys.executable, "-m", "nodes.cli", "audit", *(one.path for one in found), "--json"]
         for _ in range(ROUNDS):
             radon.append(took_s([sys.executable, "-c", RADON, str(files)]))
             cold.append(took_s([*audit, "--no-cache"]))
             took_s(audit)
             warm.append(took_s(audit))
-        line("radon in one process", f"{median(radon):.2f} s")
+        line(f"radon in one process, {len(found):,} files", f"{median(radon):.2f} s")
         line(
             "swarm audit, two workers, cold cache",
             f"{median(cold):.2f} s",
