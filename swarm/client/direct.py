@@ -24,7 +24,7 @@ import msgpack
 
 from kernels.batch import attributes, encode_plain
 from kernels.plain import decode_plain
-from swarm.client.futures import Future, Listener
+from swarm.client.futures import Future
 from swarm.client.routes import Route
 from swarm.errors import TaskCancelled
 from swarm.protocol import direct as wire
@@ -452,6 +452,3 @@ class Lane:
         sock, self._socket, self._call, self._watched = self._socket, None, None, None
         if sock is not None:
             os.close(sock.detach())  # this process's copy; no shutdown, which the parent would feel
-
-
-__all__ = ["DirectCall", "DirectFuture", "Lane", "Listener"]
