@@ -69,7 +69,7 @@ def extensions() -> list[Extension]:
             f"kernels.{name}",
             [f"kernels/{name}.pyx"],
             include_dirs=["kernels"],
-            extra_compile_args=["-O3", "-g0"],
+            extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
             depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
         )
         for name in KERNELS
