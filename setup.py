@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = ("clock", "plain", "chunks", "windows", "batch", "tasks", "runqueue", "slots", "histogram", "rings")
+KERNELS = sorted(path.stem for path in Path("kernels").glob("*.pyx"))
 DIRECTIVES = {
     "language_level": "3",
     # Off inside only because every kernel checks what it was given before it touches memory.
