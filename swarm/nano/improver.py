@@ -229,12 +229,24 @@ class Improver:
     def propose(self, change: Change, now_ns: int) -> list[Effect]:
         """A wish comes in: its test is asked for, or it is rejected with a reason."""
         number = self._numbers = self._numbers + 1
-        refusal = self._refusal(change, now_ns)
+        refusal = self.refusal(change, now_ns)
         if refusal:
             return [self._entry(number, change, None, Stage.REJECTED, refusal, now_ns)]
         self._open[number] = _Open(change, self.terms.error, now_ns + self.terms.test_timeout_ns)
         self._busy[change.subject] = number
         return [self._entry(number, change, None, Stage.TESTING, change.reason, now_ns), RunTest(number, change)]
+
+    def refusal(self, change: Change, now_ns: int) -> str:
+        """Why it would be rejected if it were proposed now; "" when it would be tested. Asking leaves no record."""
+        if change.subject not in self.in_force:
+            return f"there is no {change.subject!r}"
+        if repr(change.value) == repr(self.in_force[change.subject]):
+            return "it is in force"
+        if change.subject in self._busy:
+            return f"change {self._busy[change.subject]} of it is under way"
+        if self._cooling.get(_key(change), now_ns) > now_ns:
+            return "it failed a short while ago"
+        return ""
 
     def tested(self, number: int, passed: bool, now_ns: int, reason: str = "") -> list[Effect]:
         """How its test ended."""
@@ -352,17 +364,6 @@ class Improver:
             case.control.extend(one["control"])
             self._busy[case.change.subject] = one["number"]
         return self
-
-    def _refusal(self, change: Change, now_ns: int) -> str:
-        if change.subject not in self.in_force:
-            return f"there is no {change.subject!r}"
-        if repr(change.value) == repr(self.in_force[change.subject]):
-            return "it is in force"
-        if change.subject in self._busy:
-            return f"change {self._busy[change.subject]} of it is under way"
-        if self._cooling.get(_key(change), now_ns) > now_ns:
-            return "it failed a short while ago"
-        return ""
 
     def _end(self, number: int, stage: Stage, reason: str, now_ns: int) -> list[Effect]:
         case = self._open.pop(number)
