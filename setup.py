@@ -73,7 +73,6 @@ def extensions() -> list[Extension]:
             depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
         )
         for name in KERNELS
-        if Path(f"kernels/{name}.pyx").is_file()
     ]
     result: list[Extension] = cythonize(modules, compiler_directives=DIRECTIVES, annotate=False)
     return result

@@ -1,0 +1,125 @@
+/* The inner loops of a pass: agents called one by one, and what is noted of each. C, since they are where the time goes. */
+#ifndef SWARM_PASSES_H
+#define SWARM_PASSES_H
+
+#include "nano.h"
+#include "tally.h"
+#include "ticks.h"
+
+/* What came of a range of agents called one by one: how many of each outcome, and how many were over their budget. */
+typedef struct ones_result {
+    uint64_t outcomes[NANO_EACH];
+    uint64_t strange; /* outcomes that are none: taken as failures */
+    uint64_t over;
+    size_t leavers; /* agents that do not just go on; their places and outcomes stand in the two arrays */
+} ones_result;
+
+/* Every agent measured by one reading of the counter: the end of one is the beginning of the next. `sampling` of 0 measures
+ * none, 1 each, n the first of each n. `places` and `ctx->outcomes` have room for n. */
+static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
+                            nano_ctx *ctx, uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places,
+                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, ones_result *result)
+{
+    uint64_t worked = 0, idle = 0, over = 0;
+    size_t leavers = 0;
+    uint64_t last = sampling == 1 ? ticks_read() : 0;
+    uint32_t until_sample = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t row = idx ? idx[i] : first + (uint32_t)i;
+        int sampled = sampling == 1;
+        if (sampling > 1) {
+            sampled = until_sample == 0;
+            if (sampled) {
+                until_sample = sampling;
+                last = ticks_read();
+            }
+            until_sample--;
+        }
+        int outcome = tick(cols, row, now_ns, ctx);
+        if (sampled) {
+            uint64_t end = ticks_read(), spent = end - last;
+            last = end;
+            tally_note(counts, spent, 1);
+            if (spent > budget)
+                over_places[over++] = (uint32_t)i;
+        }
+        if (outcome == NANO_WORKED) {
+            worked++;
+        } else if (outcome == NANO_IDLE) {
+            idle++;
+        } else {
+            if (outcome != NANO_SLEEP && outcome != NANO_FAILED && outcome != NANO_DONE) {
+                result->strange++;
+                outcome = NANO_FAILED;
+            }
+            result->outcomes[outcome]++;
+            left_by[leavers] = (uint8_t)outcome;
+            wakes[leavers] = ctx->wake_ns[0];
+            places[leavers++] = (uint32_t)i;
+        }
+    }
+    result->outcomes[NANO_WORKED] += worked;
+    result->outcomes[NANO_IDLE] += idle;
+    result->over += over;
+    result->leavers = leavers;
+}
+
+/* Who leaves after a batch that said NANO_EACH. */
+static inline void each_outcome(const uint8_t *outcomes, const uint64_t *wake_ns, size_t n, uint32_t *places,
+                                uint64_t *wakes, uint8_t *left_by, ones_result *result)
+{
+    size_t leavers = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t outcome = outcomes[i];
+        if (outcome <= NANO_WORKED) {
+            result->outcomes[outcome]++;
+            continue;
+        }
+        if (outcome > NANO_DONE) {
+            result->strange++;
+            outcome = NANO_FAILED;
+        }
+        result->outcomes[outcome]++;
+        left_by[leavers] = outcome;
+        wakes[leavers] = wake_ns[i];
+        places[leavers++] = (uint32_t)i;
+    }
+    result->leavers = leavers;
+}
+
+/* Ready-made ticks, for tests and measurements: nothing, and one step of a fall over columns x and v. */
+static inline int tick_nothing(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
+{
+    (void)cols, (void)row, (void)now_ns, (void)ctx;
+    return NANO_WORKED;
+}
+
+static inline int tick_many_nothing(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx)
+{
+    (void)cols, (void)idx, (void)n, (void)now_ns, (void)ctx;
+    return NANO_WORKED;
+}
+
+static inline int tick_move(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
+{
+    (void)now_ns, (void)ctx;
+    ((double *)cols[0])[row] += ((double *)cols[1])[row] * 1e-3;
+    return NANO_WORKED;
+}
+
+static inline int tick_many_move(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx)
+{
+    (void)now_ns, (void)ctx;
+    double *restrict x = (double *)cols[0];
+    const double *restrict v = (const double *)cols[1];
+    if (idx == NULL) {
+        for (size_t i = 0; i < n; i++)
+            x[i] += v[i] * 1e-3;
+    } else {
+        for (size_t i = 0; i < n; i++)
+            x[idx[i]] += v[idx[i]] * 1e-3;
+    }
+    return NANO_WORKED;
+}
+
+#endif

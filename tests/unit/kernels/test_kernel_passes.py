@@ -1,0 +1,351 @@
+"""Passes against the readable reference: who is called when, in which order, and what follows from what they return."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.passes import DONE_EVENT, ENOUGH, FAILED_EVENT, MANY, NEVER, ONE, PYTHON, PYTHON_DUE, REACHED, Passes
+from kernels.population import Population
+from kernels.reference import passes as reference
+from kernels.topics import Bus
+
+TickMany = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p
+)
+TickOne = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p)
+EACH = 5
+
+
+class Ctx(ctypes.Structure):
+    """nano_ctx of nano.h."""
+
+    _fields_ = [
+        ("abi", ctypes.c_uint32), ("kind", ctypes.c_uint32), ("pass_", ctypes.c_uint64), ("seed", ctypes.c_uint64),
+        ("now_ns", ctypes.c_uint64), ("first", ctypes.c_uint32), ("topics", ctypes.c_uint32),
+        ("inbox", ctypes.POINTER(ctypes.c_void_p)), ("inbox_count", ctypes.POINTER(ctypes.c_uint64)),
+        ("outcomes", ctypes.POINTER(ctypes.c_uint8)), ("wake_ns", ctypes.POINTER(ctypes.c_uint64)),
+    ]  # fmt: skip
+
+
+class Recorded:
+    """Native ticks (of both forms) that note what they are called with, and do as a function of (cohort, row, now) says."""
+
+    def __init__(self, tick: reference.Tick) -> None:
+        self.tick = tick
+        self.calls: list[tuple[int, int, tuple[int, ...]]] = []
+        self.passes: list[int] = []
+        self.kept: list[object] = []
+
+    def many(self, cohort: int) -> int:
+        def tick_many(cols: int, idx: object, n: int, now: int, ctx_at: int) -> int:
+            ctx = Ctx.from_address(ctx_at)
+            rows = [idx[i] for i in range(n)] if idx else list(range(ctx.first, ctx.first + n))  # type: ignore[index]
+            self.calls.append((now, cohort, tuple(rows)))
+            assert (ctx.abi, ctx.now_ns) == (1, now)
+            self.passes.append(ctx.pass_)
+            results = [self.tick(cohort, row, now) for row in rows]
+            if all(result == results[0] for result in results):
+                for i in range(n):
+                    ctx.wake_ns[i] = results[0][1]
+                return results[0][0]
+            for i, (outcome, wake) in enumerate(results):
+                ctx.outcomes[i], ctx.wake_ns[i] = outcome, wake
+            return EACH
+
+        return self._address(TickMany(tick_many))
+
+    def one(self, cohort: int) -> int:
+        def tick(cols: int, row: int, now: int, ctx_at: int) -> int:
+            ctx = Ctx.from_address(ctx_at)
+            if self.calls and self.calls[-1][:2] == (now, cohort) and row > self.calls[-1][2][-1]:
+                self.calls[-1] = (now, cohort, (*self.calls[-1][2], row))
+            else:
+                self.calls.append((now, cohort, (row,)))
+            outcome, wake = self.tick(cohort, row, now)
+            ctx.wake_ns[0] = wake
+            return outcome
+
+        return self._address(TickOne(tick))
+
+    def _address(self, function: object) -> int:
+        self.kept.append(function)
+        return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def scripted(seed: int) -> reference.Tick:
+    """Outcomes that look random, and are the same for the same (cohort, row, now)."""
+
+    def tick(cohort: int, row: int, now: int) -> tuple[int, int]:
+        mixed = (seed * 1_000_003 + cohort * 7919 + row * 104_729 + now * 15_485_863) & 0xFFFFFFFF
+        mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
+        mixed ^= mixed >> 12
+        kind = mixed % 41
+        if kind < 5:
+            return reference.SLEEP, now + (mixed >> 8) % 40
+        if kind == 5:
+            return reference.FAILED, 0
+        if kind == 6:
+            return reference.DONE, 0
+        if kind == 7:
+            return 77, 0
+        return (reference.IDLE if kind < 15 else reference.WORKED), 0
+
+    return tick
+
+
+cohorts = st.lists(
+    st.tuples(
+        st.sampled_from([MANY, ONE]), st.integers(0, 1), st.integers(1, 9),
+        st.one_of(st.integers(0, 12), st.lists(st.integers(1, 20), min_size=9, max_size=9)),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 3]), cohorts, st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_as_the_reference(seed, resolution, wanted, steps):
+    tick = scripted(seed)
+    ticks = Recorded(tick)
+    ours = Passes(seed, resolution)
+    theirs = reference.Passes(tick, resolution)
+    populations = [Population(64, [("x", "d")]) for _ in range(2)]
+    kinds = [ours.add_kind(population) for population in populations]
+    for number, (form, kind, count, rate) in enumerate(wanted):
+        rows = populations[kind].claim(count)
+        address = ticks.many(number) if form == MANY else ticks.one(number)
+        if isinstance(rate, list):
+            own = array("Q", rate[:count])
+            assert ours.add_cohort(kinds[kind], rows, form, address, periods_ns=own) == number
+            theirs.add(kind, list(rows), periods=list(own))
+        else:
+            assert ours.add_cohort(kinds[kind], rows, form, address, period_ns=rate) == number
+            theirs.add(kind, list(rows), rate)
+    events = []
+    for until in itertools.accumulate(steps):
+        assert ours.run(until) == REACHED
+        theirs.run(until)
+        events += ours.take_events()
+        assert ours.now_ns == theirs.now
+    assert ticks.calls == theirs.calls
+    assert ours.made == theirs.made
+    assert events == theirs.events
+    for number, it in enumerate(theirs.cohorts):
+        said = ours.statistics(number)
+        assert said["ticks"] == it.ticks == sum(said[name] for name in ("idle", "worked", "slept", "failed", "done"))
+        assert said["awake"] == len(it.awake)
+    ended = [sum(what == DONE_EVENT and wanted[cohort][1] == kind for cohort, _, _, what in events) for kind in (0, 1)]
+    for kind, population in enumerate(populations):
+        assert population.alive == sum(count for _, k, count, _ in wanted if k == kind) - ended[kind]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), cohorts, st.integers(1, 60), st.integers(1, 60))
+def test_saved_and_restored_it_goes_on_as_if_nothing_had_been(seed, wanted, first, then):
+    tick = scripted(seed)
+    runs = []
+    for saved in (False, True):
+        ticks = Recorded(tick)
+        passes, populations = _built(Passes(seed, 1), ticks, wanted)
+        passes.run(first)
+        passes.take_events()
+        if saved:
+            kept = [passes.save_cohort(number) for number in range(len(wanted))]
+            again = Passes(seed, 1)
+            copies = []
+            for population in populations:
+                copy = Population(64, [("x", "d")])
+                copy.restore(population.bookkeeping("states"), population.bookkeeping("generations"))
+                copies.append(copy)
+            for copy in copies:
+                again.add_kind(copy)
+            again.restore(passes.now_ns, passes.made)
+            for number, (form, kind, _, rate) in enumerate(wanted):
+                rows = array("I", kept[number]["rows"])
+                own = array("Q", kept[number]["periods"]) if isinstance(rate, list) else None
+                if own is not None and not own:
+                    own = None
+                address = ticks.many(number) if form == MANY else ticks.one(number)
+                again.add_cohort(kind, rows, form, address, periods_ns=own, period_ns=0 if own else kept[number]["period"])
+                again.restore_cohort(number, kept[number])
+            passes = again
+        passes.run(first + then)
+        runs.append((ticks.calls, passes.made, [passes.statistics(n)["ticks"] for n in range(len(wanted))]))
+    assert runs[0] == runs[1]
+
+
+def _built(passes, ticks, wanted):
+    populations = [Population(64, [("x", "d")]) for _ in range(2)]
+    for population in populations:
+        passes.add_kind(population)
+    for number, (form, kind, count, rate) in enumerate(wanted):
+        rows = populations[kind].claim(count)
+        address = ticks.many(number) if form == MANY else ticks.one(number)
+        own = array("Q", rate[:count]) if isinstance(rate, list) else None
+        passes.add_cohort(kind, rows, form, address, periods_ns=own, period_ns=0 if own else rate)
+    return passes, populations
+
+
+def test_a_pass_waits_for_pythons_part_of_it():
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(3), PYTHON, period_ns=10)
+    assert passes.run(100) == PYTHON_DUE
+    assert passes.due == [0]
+    assert list(passes.rows_due(0)) == [0, 1, 2]
+    with pytest.raises(RuntimeError):
+        passes.run(100)
+    passes.settle(0, [(1, 2, 25)])
+    passes.finish()
+    with pytest.raises(RuntimeError):
+        passes.finish()
+    assert passes.run(100) == PYTHON_DUE
+    assert (passes.now_ns, list(passes.rows_due(0))) == (10, [0, 2])
+    passes.settle(0, [])
+    passes.finish()
+    passes.run(100)
+    passes.settle(0, [(0, 4, 0)])
+    passes.finish()
+    assert passes.take_events() == [(0, 0, 20, DONE_EVENT)]
+    assert population.state(0) == 0
+    passes.run(100)
+    assert (passes.now_ns, list(passes.rows_due(0))) == (25, [1]), "it slept until then, and is called by itself"
+    passes.settle(0, [])
+    passes.finish()
+    passes.run(100)
+    assert (passes.now_ns, list(passes.rows_due(0))) == (30, [1, 2]), "and goes on with the others"
+
+
+def test_outcomes_of_pythons_agents_are_checked():
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    passes.add_cohort(passes.add_kind(population), population.claim(3), PYTHON, period_ns=10)
+    passes.run(100)
+    for wrong in ([(3, 2, 0)], [(-1, 2, 0)], [(1, 2, 0), (1, 2, 0)], [(0, 1, 0)]):
+        with pytest.raises(ValueError, match="no outcome"):
+            passes.settle(0, wrong)
+    passes.settle(0, [], idle=2)
+    assert passes.statistics(0)["idle"] == 2
+
+
+def test_messages_of_one_pass_are_read_in_the_next():
+    seen = []
+
+    def reader(cols: int, idx: object, n: int, now: int, ctx_at: int) -> int:
+        ctx = Ctx.from_address(ctx_at)
+        lines = ctypes.string_at(ctx.inbox[0], 64 * ctx.inbox_count[0]) if ctx.inbox_count[0] else b""
+        seen.append((now, [int.from_bytes(lines[at + 4 : at + 8], "little") for at in range(0, len(lines), 64)]))
+        return 1
+
+    function = TickMany(reader)
+    bus = Bus()
+    topic = bus.add(8)
+    passes = Passes(0, 1, bus)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    passes.add_cohort(kind, population.claim(1), MANY, address, period_ns=10, reads=[topic])
+    bus.publish(topic, kind, 5, b"a")
+    passes.run(11)
+    assert seen == [(0, []), (10, [5])]
+    passes.run(21)
+    assert seen[-1] == (20, []), "a message is read once"
+    with pytest.raises(IndexError):
+        passes.add_cohort(kind, population.claim(1), MANY, address, period_ns=10, reads=[topic + 1])
+
+
+def test_agents_are_suspended_resumed_and_removed_wherever_they_wait():
+    ticks = Recorded(lambda cohort, row, now: (reference.SLEEP, now + 50) if row == 1 else (reference.WORKED, 0))
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(4), MANY, ticks.many(0), period_ns=10)
+    passes.run(1)
+    passes.suspend(kind, [2])
+    passes.remove(kind, [1, 3, 3])
+    passes.run(15)
+    assert ticks.calls[-1] == (10, 0, (0,))
+    assert [population.state(row) for row in range(4)] == [1, 0, 3, 0]
+    passes.resume(kind, [2, 3], 17)
+    passes.run(100)
+    assert ticks.calls[2:5] == [(17, 0, (2,)), (20, 0, (0, 2)), (30, 0, (0, 2))]
+    assert passes.cohort_of(kind, 2) == 0
+    with pytest.raises(IndexError):
+        passes.cohort_of(kind, 1)
+
+
+def test_without_anything_due_time_is_not_passed():
+    passes = Passes(0, 1)
+    assert passes.run(NEVER) == ENOUGH
+    assert passes.now_ns == 0
+    assert passes.run(50) == REACHED
+    assert passes.now_ns == 50
+
+
+def test_so_many_passes_and_no_more():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    passes.add_cohort(passes.add_kind(population), population.claim(2), MANY, ticks.many(0), period_ns=10)
+    assert passes.run(NEVER, 3) == ENOUGH
+    assert (passes.made, len(ticks.calls), ticks.passes) == (3, 3, [0, 1, 2])
+
+
+def test_overruns_are_counted_and_act_in_real_time_only():
+    for real in (False, True):
+        passes = Passes(0, 1000, None, real)
+        population = Population(8, [("x", "d")])
+        kind = passes.add_kind(population)
+        ticks = Recorded(lambda cohort, row, now: (1, 0))
+        passes.add_cohort(
+            kind, population.claim(4), ONE, ticks.one(0), period_ns=1000, budget=1, sampling=1, on_overrun=1
+        )
+        passes.run(NEVER, 1)
+        assert passes.statistics(0)["over"] == 4, "a callback of Python takes longer than one tick of a counter"
+        assert passes.statistics(0)["awake"] == (0 if real else 4)
+        assert [what for *_, what in passes.take_events()] == ([17] * 4 if real else [])
+        passes.run(NEVER, 1)
+        assert passes.statistics(0)["ticks"] == (4 if real else 8)
+
+
+def test_who_fails_and_is_over_budget_leaves_once():
+    passes = Passes(0, 1000, None, True)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    outcomes = {0: 1, 1: reference.FAILED, 2: reference.DONE, 3: 1}
+    ticks = Recorded(lambda cohort, row, now: (outcomes[row], 0))
+    passes.add_cohort(kind, population.claim(4), ONE, ticks.one(0), period_ns=1000, budget=1, sampling=1, on_overrun=1)
+    passes.run(NEVER, 1)
+    assert [(row, what) for _, row, _, what in passes.take_events()] == [(0, 17), (1, 17), (2, DONE_EVENT), (3, 17)]
+    assert population.alive == 3
+
+
+def test_what_is_wrong_adds_nothing():
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    rows = population.claim(4)
+    for wrong in (
+        {"form": MANY, "address": 0}, {"form": 9, "address": 1}, {"form": PYTHON, "periods_ns": array("Q", [1])},
+        {"form": PYTHON, "reads": [0]},
+    ):  # fmt: skip
+        form, address = wrong.pop("form"), wrong.pop("address", 0)
+        with pytest.raises(ValueError):
+            passes.add_cohort(kind, rows, form, address, **wrong)
+    with pytest.raises(ValueError, match="ascend"):
+        passes.add_cohort(kind, [2, 1], PYTHON)
+    with pytest.raises(IndexError):
+        passes.add_cohort(kind + 1, rows, PYTHON)
+    with pytest.raises(IndexError):
+        passes.statistics(0)
+    with pytest.raises(ValueError):
+        Passes(0, 0)
+    assert passes.add_cohort(kind, rows, PYTHON, period_ns=5) == 0
+    assert FAILED_EVENT == 3
