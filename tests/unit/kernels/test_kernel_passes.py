@@ -172,7 +172,9 @@ def test_saved_and_restored_it_goes_on_as_if_nothing_had_been(seed, wanted, firs
                 if own is not None and not own:
                     own = None
                 address = ticks.many(number) if form == MANY else ticks.one(number)
-                again.add_cohort(kind, rows, form, address, periods_ns=own, period_ns=0 if own else kept[number]["period"])
+                again.add_cohort(
+                    kind, rows, form, address, periods_ns=own, period_ns=0 if own else kept[number]["period"]
+                )
                 again.restore_cohort(number, kept[number])
             passes = again
         passes.run(first + then)

@@ -1,0 +1,58 @@
+"""Nano-agents: a population that ticks in nanoseconds.
+
+A `Kind` declares fields; a `NanoSwarm` schedules agents of kinds, whose tick is a Python object's method, a generator, or
+native code for one agent or for a batch of them (`nano.h`). Native ticks run without the GIL.
+
+>>> from swarm import nano
+>>> class Cell(nano.Kind, capacity=1000):
+...     level: nano.f64
+...     def tick(self, now_ns, bus):
+...         self.level += 1.0
+>>> flock = nano.NanoSwarm(seed=7)
+>>> cells = flock.spawn(Cell, 10, rate_hz=100)
+>>> flock.run_for(seconds=0.5).ticks
+500
+>>> cells[3].level
+50.0
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarm.nano.agents import Agents
+from swarm.nano.budget import Budget
+from swarm.nano.bus import Message
+from swarm.nano.errors import BadTick, NanoError, PopulationFull, SchemaMismatch
+from swarm.nano.fields import (
+    boolean,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    reads,
+    u8,
+    u16,
+    u32,
+    u64,
+    writes,
+)
+from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Kind, Sleep
+from swarm.nano.reports import CohortReport, Report
+from swarm.nano.saving import load
+from swarm.nano.scheduling import NanoSwarm
+
+__all__ = [
+    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "Kind", "Message", "NanoError",
+    "NanoSwarm", "PopulationFull", "Report", "SchemaMismatch", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
+    "include", "load", "reads", "u8", "u16", "u32", "u64", "writes",
+]  # fmt: skip
+
+
+def include() -> str:
+    """The folder of `nano.h`, the C interface of native ticks: `cc -I$(python -c '…')`."""
+    import kernels
+
+    return str(Path(kernels.__path__[0]))

@@ -1,0 +1,81 @@
+"""Messages between agents, as Python's ticks see them: read from the pass before, published for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import length_hint
+from typing import Any, NamedTuple
+
+from kernels.topics import Bus
+from swarm.nano.arrays import numpy
+from swarm.nano.errors import NanoError
+
+LINE_BYTES = 64
+PAYLOAD_BYTES = 56
+TOPICS_MAX = 1024
+
+
+class Message(NamedTuple):
+    """A line of a topic: who published it, and up to 56 bytes, filled up with zeros."""
+
+    kind: int
+    row: int
+    payload: bytes
+
+
+class Port:
+    """The bus as the agents of one cohort see it: the topics that their kind declared."""
+
+    __slots__ = ("_bus", "_kind", "_numbers", "_read", "_ticking", "rows")
+
+    def __init__(self, bus: Bus, kind: int, numbers: Mapping[str, int], read: Mapping[str, int]) -> None:
+        self._bus = bus
+        self._kind = kind
+        self._numbers = numbers
+        """Topics that may be written, and their numbers."""
+        self._read = read
+        self._ticking: Any = None
+        self.rows: Any = ()
+
+    def read(self, topic: str) -> list[Message]:
+        """Messages that were published to a topic in the pass before, in the order (kind, row, sequence)."""
+        lines = memoryview(self._bus.inbox(self._number(self._read, topic, "read"))).cast("B")
+        found = []
+        for at in range(0, len(lines), LINE_BYTES):
+            kind, row = (
+                int.from_bytes(lines[at + 2 : at + 4], "little"),
+                int.from_bytes(lines[at + 4 : at + 8], "little"),
+            )
+            found.append(Message(kind, row, bytes(lines[at + 8 : at + LINE_BYTES])))
+        return found
+
+    def lines(self, topic: str) -> Any:
+        """The same as a structured array (topic, kind, row, payload), without a copy; good until the pass is over."""
+        np = numpy()
+        line = np.dtype([("topic", "<u2"), ("kind", "<u2"), ("row", "<u4"), ("payload", "V56")])
+        return np.frombuffer(self._bus.inbox(self._number(self._read, topic, "read")), dtype=line)
+
+    def publish(self, topic: str, payload: bytes, row: int | None = None) -> bool:
+        """Publish up to 56 bytes; False when the topic has no room. `row` is that of the agent that ticks now."""
+        number = self._number(self._numbers, topic, "write to")
+        if len(payload) > PAYLOAD_BYTES:
+            raise NanoError(
+                f"a message of {len(payload)} bytes to {topic!r}; it has room for {PAYLOAD_BYTES}",
+                hint="what is larger travels by reference: publish where it lies",
+            )
+        return bool(self._bus.publish(number, self._kind, self._row() if row is None else row, payload))
+
+    def _row(self) -> int:
+        """Of the agent that ticks now: as many have been taken off the list as it is shorter."""
+        if self._ticking is None:
+            raise NanoError("nobody ticks now", hint="give the row of the agent that publishes")
+        return int(self.rows[len(self.rows) - length_hint(self._ticking) - 1])
+
+    def _number(self, known: Mapping[str, int], topic: str, what: str) -> int:
+        number = known.get(topic)
+        if number is None:
+            raise NanoError(
+                f"this kind does not {what} the topic {topic!r}",
+                hint=f"declare it: {topic} = nano.{'reads' if what == 'read' else 'writes'}({topic!r})",
+            )
+        return number

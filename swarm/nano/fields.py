@@ -1,0 +1,96 @@
+"""What a kind declares: fields with their types, and the topics that it reads and writes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from swarm.nano.errors import NanoError
+
+Full = Literal["drop", "block"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType:
+    """A number of fixed size; `code` is that of `struct`."""
+
+    name: str
+    code: str
+
+
+f64 = Annotated[float, FieldType("f64", "d")]
+f32 = Annotated[float, FieldType("f32", "f")]
+i64 = Annotated[int, FieldType("i64", "q")]
+i32 = Annotated[int, FieldType("i32", "i")]
+i16 = Annotated[int, FieldType("i16", "h")]
+i8 = Annotated[int, FieldType("i8", "b")]
+u64 = Annotated[int, FieldType("u64", "Q")]
+u32 = Annotated[int, FieldType("u32", "I")]
+u16 = Annotated[int, FieldType("u16", "H")]
+u8 = Annotated[int, FieldType("u8", "B")]
+boolean = Annotated[bool, FieldType("boolean", "?")]
+
+BY_NAME: dict[str, FieldType] = {
+    get_args(each)[1].name: get_args(each)[1] for each in (f64, f32, i64, i32, i16, i8, u64, u32, u16, u8, boolean)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """A topic whose messages of the pass before a tick sees."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """A topic that a tick publishes to. `full` says what becomes of a message for which there is no room: "drop" counts it
+    and goes on, "block" tells the tick, which is to try again."""
+
+    topic: str
+    full: Full = "drop"
+
+
+def reads(topic: str) -> Any:
+    """Declare, in the body of a kind, that it reads a topic."""
+    return Reads(_topic(topic))
+
+
+def writes(topic: str, *, full: Full = "drop") -> Any:
+    """Declare, in the body of a kind, that it writes to a topic."""
+    if full not in ("drop", "block"):
+        raise NanoError(f"full={full!r} for topic {topic!r}", hint="full is 'drop' or 'block'")
+    return Writes(_topic(topic), full)
+
+
+def _topic(name: str) -> str:
+    if not isinstance(name, str) or not name or len(name) > 64:
+        raise NanoError(f"{name!r} is no name of a topic", hint="a topic is named by 1 to 64 characters")
+    return name
+
+
+def fields_of(kind: type) -> dict[str, FieldType]:
+    """The fields that a class declares by annotation, those of its bases first, in the order of their declaration."""
+    found: dict[str, FieldType] = {}
+    for base in reversed(kind.__mro__):
+        for name, said in inspect.get_annotations(base).items():
+            declared = _field_type(base, name, said)
+            if declared is not None:
+                found[name] = declared
+    return found
+
+
+def _field_type(owner: type, name: str, said: Any) -> FieldType | None:
+    if isinstance(said, str):
+        # `from __future__ import annotations`; a local alias of the module is no name that can be looked up
+        by_name = BY_NAME.get(said.strip().rpartition(".")[2])
+        if by_name is not None:
+            return by_name
+        try:
+            said = get_type_hints(owner, include_extras=True)[name]
+        except (NameError, AttributeError, TypeError, KeyError):
+            return None
+    if get_origin(said) is Annotated:
+        return next((each for each in get_args(said)[1:] if isinstance(each, FieldType)), None)
+    return None

@@ -1,0 +1,125 @@
+"""Python's part of a pass: agents that are objects or generators.
+
+They are called in a plain `for`, which is the fastest there is; what is out of the ordinary is found by how far the iterator
+of the list has come, so that the ordinary costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
+from typing import Any
+
+from kernels.passes import Passes
+from swarm.nano.agents import KindState
+from swarm.nano.bus import Port
+from swarm.nano.errors import BadTick
+from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Form, Sleep
+
+_SLEEP = 2
+FAILURES_KEPT = 16
+
+
+class PythonCohort:
+    """Agents of one cohort whose ticks are Python's, by row."""
+
+    def __init__(self, number: int, form: Form, state: KindState, rows: Sequence[int], port: Port) -> None:
+        self.number = number
+        self.failures: list[tuple[int, BaseException]] = []
+        """(row, what its tick raised), the last few."""
+        self._port = port
+        self._generators = form.name == "generator"
+        self._version = -1
+        self._idle = 0
+        self._rows: Sequence[int] = ()
+        self._ticks: list[Callable[..., Any]] = []
+        self.agents: dict[int, Any] = {}
+        for row in rows:
+            self.agents[row] = self._agent(form, state, row)
+        self._calls = {row: self._call(agent) for row, agent in self.agents.items()}
+
+    def _agent(self, form: Form, state: KindState, row: int) -> Any:
+        if not self._generators:
+            return state.handle(row) if form.make is None else form.make()
+        assert form.make is not None
+        agent = form.make(state.handle(row), self._port)
+        if not hasattr(agent, "send"):
+            raise BadTick(f"{form.make!r} returned {agent!r}", hint="a generator function is wanted: one that yields")
+        next(agent)  # up to its first yield, where it waits for the first instant
+        return agent
+
+    def _call(self, agent: Any) -> Callable[..., Any]:
+        if self._generators:
+            return agent.send  # type: ignore[no-any-return]
+        tick = getattr(agent, "tick", None)
+        if not callable(tick):
+            raise BadTick(f"{agent!r} has no tick", hint="an agent has a method tick(now_ns, bus)")
+        return tick  # type: ignore[no-any-return]
+
+    def forget(self, row: int) -> None:
+        """An agent has ended."""
+        self.agents.pop(row, None)
+        self._calls.pop(row, None)
+        self._version = -1
+
+    def run(self, passes: Passes, now_ns: int) -> None:
+        """Tick those that are due."""
+        version = passes.version(self.number)
+        if version != self._version:
+            self._rows = passes.rows_due(self.number)
+            self._ticks = [self._calls[row] for row in self._rows]
+            self._version = version
+        port, ticks = self._port, self._ticks
+        port.rows = self._rows
+        iterator = iter(ticks)
+        port._ticking = iterator
+        leavers: list[tuple[int, int, int]] = []
+        self._idle = 0
+        loop = self._sends if self._generators else self._calls_of_objects
+        try:
+            while True:
+                try:
+                    loop(iterator, len(ticks), now_ns, port, leavers)
+                    break
+                except StopIteration:
+                    leavers.append((len(ticks) - length_hint(iterator) - 1, DONE, 0))
+                except Exception as error:
+                    place = len(ticks) - length_hint(iterator) - 1
+                    self._failed(self._rows[place], error)
+                    leavers.append((place, FAILED, 0))
+        finally:
+            port._ticking = None
+        passes.settle(self.number, leavers, 0, self._idle)
+
+    def _failed(self, row: int, error: BaseException) -> None:
+        self.failures.append((row, error))
+        del self.failures[:-FAILURES_KEPT]
+
+    def _calls_of_objects(
+        self, ticks: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
+    ) -> None:
+        for tick in ticks:
+            outcome = tick(now_ns, port)
+            if outcome is not None:
+                self._outcome(outcome, count - length_hint(ticks) - 1, leavers)
+
+    def _sends(
+        self, sends: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
+    ) -> None:
+        for send in sends:
+            outcome = send(now_ns)
+            if outcome is not None:
+                self._outcome(outcome, count - length_hint(sends) - 1, leavers)
+
+    def _outcome(self, outcome: Any, place: int, leavers: list[tuple[int, int, int]]) -> None:
+        """Note an outcome that is not None."""
+        if isinstance(outcome, Sleep):
+            leavers.append((place, _SLEEP, max(0, int(outcome.until_ns))))
+        elif outcome in (FAILED, DONE):
+            leavers.append((place, outcome, 0))
+        elif outcome == IDLE:
+            self._idle += 1
+        elif outcome != WORKED:
+            error = BadTick(f"a tick returned {outcome!r}", hint="None, IDLE, FAILED, DONE or Sleep(until_ns)")
+            self._failed(self._rows[place], error)
+            leavers.append((place, FAILED, 0))

@@ -1,0 +1,270 @@
+"""A population as one binary blob, to be continued bit for bit, here or on another machine.
+
+Layout: 16 bytes of mark and version, u64 length of the header, the header (MessagePack), then sections of raw columns at
+multiples of 64 bytes, whose places the header tells, and a blake3 digest of all before it at the very end. Numbers are little
+endian. A blob holds no code and no pickle: a kind is named by module and name and checked by the hash of its schema.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import blake3
+import msgpack
+
+from kernels.population import Population
+from swarm.nano.budget import Budget
+from swarm.nano.errors import NanoError, SchemaMismatch
+from swarm.nano.kinds import Form, Kind, form_of
+
+if TYPE_CHECKING:
+    from swarm.nano.scheduling import NanoSwarm
+
+MARK: Final = b"SWARMNANO\x00\x00\x00\x00\x00\x00\x01"
+_ALIGN: Final = 64
+_DIGEST: Final = 32
+_COUNTERS: Final = 4
+
+
+def schema_of(kind: type[Kind]) -> bytes:
+    """16 bytes that change with anything that the columns of a kind depend on."""
+    said = [kind.layout, [[name, type.code] for name, type in kind.fields.items()]]
+    return blake3.blake3(bytes(msgpack.packb(said))).digest(16)
+
+
+def name_of(thing: Any) -> str | None:
+    """`module:name` by which it is found again, or None."""
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if isinstance(module, str) and isinstance(name, str) and _found(f"{module}:{name}") is thing:
+        return f"{module}:{name}"
+    return None
+
+
+def save(swarm: NanoSwarm) -> bytes:
+    """The blob. NanoError naming what cannot be saved."""
+    sections: list[memoryview | bytes] = []
+    lengths: list[int] = []
+
+    def section(content: Any) -> int:
+        view = memoryview(content)
+        sections.append(view.cast("B") if view.contiguous and view.nbytes else view.tobytes())
+        lengths.append(len(sections[-1]))
+        return len(sections) - 1
+
+    kinds = []
+    for kind, state in swarm.kinds.items():
+        name = name_of(kind)
+        if name is None:
+            raise NanoError(
+                f"{kind.__qualname__} cannot be saved: it is not found by its name",
+                hint="define the kind at the top of a module that can be imported where it is loaded",
+            )
+        population = state.population
+        kinds.append({
+            "name": name, "schema": schema_of(kind), "capacity": population.capacity, "top": population.top,
+            "states": section(population.bookkeeping("states")),
+            "generations": section(population.bookkeeping("generations")),
+            "fields": [section(population.column(index)) for index in range(len(kind.fields))],
+        })  # fmt: skip
+    cohorts = []
+    for number, it in enumerate(swarm._cohorts):
+        saved = swarm.passes.save_cohort(number)
+        for name in ("rows", "awake", "waiting", "wakes", "periods"):
+            saved[name] = section(saved[name])
+        budget = it.budget and [it.budget.ns, it.budget.guard, it.budget.on_overrun]
+        cohorts.append({
+            "kind": it.state.number, "form": it.form.name, "tick": _tick_of(it.form), "group": it.group,
+            "budget": budget, "period_ns": it.period_ns, "demoted": it.demoted, "state": saved,
+        })  # fmt: skip
+    topics = [
+        {"name": name, "full": swarm._full.get(name), "counters": swarm.bus.counters(number),
+         "inbox": section(swarm.bus.inbox(number))}
+        for name, number in sorted(swarm.topics.items(), key=lambda item: item[1])
+    ]  # fmt: skip
+    header = {
+        "seed": swarm.seed, "time": swarm.time, "resolution_ns": swarm.passes.resolution_ns, "now_ns": swarm.now_ns,
+        "passes": swarm.passes.made, "topic_lines": swarm.topic_lines, "spin_ns": swarm.passes.spin_ns,
+        "kinds": kinds, "cohorts": cohorts, "topics": topics, "sections": lengths,
+    }  # fmt: skip
+    return _joined(bytes(msgpack.packb(header)), sections)
+
+
+def load(blob: Any, *, ticks: Mapping[str, Any] | None = None) -> NanoSwarm:
+    """A swarm that goes on where `save` left it.
+
+    Kinds are imported by the names in the blob, so load only what you trust as much as the modules that you have. `ticks` gives
+    forms (or addresses) by name of the kind, where native ticks are not found as an attribute of a module. SchemaMismatch for
+    a blob that is damaged, or does not fit the kinds of this program.
+    """
+    from swarm.nano.scheduling import NanoSwarm
+
+    header, sections = parts(blob)
+    swarm = NanoSwarm(
+        seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
+        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9,
+    )  # fmt: skip
+    kinds = [_kind(each) for each in header["kinds"]]
+    for kind, each in zip(kinds, header["kinds"], strict=True):
+        state = swarm._kind(kind, each["capacity"])
+        _fill(state.population, each, sections)
+    for each in header["topics"]:
+        number = swarm.topics.get(each["name"])
+        if number is None or swarm._full.get(each["name"]) != each["full"]:
+            raise SchemaMismatch(f"the kinds of this program know the topic {each['name']!r} otherwise, or not at all")
+        swarm.bus.restore(number, sections[each["inbox"]], each["counters"])
+    try:
+        swarm.passes.restore(header["now_ns"], header["passes"])
+        for each in header["cohorts"]:
+            kind = kinds[each["kind"]]
+            form = _form(kind, each, ticks or {})
+            saved = dict(each["state"])
+            for name in ("rows", "awake", "waiting", "wakes", "periods"):
+                saved[name] = sections[saved[name]]
+            budget = Budget(*each["budget"]) if each["budget"] else None
+            swarm._restore(form, kind, each, saved, budget)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error, NanoError):
+            raise
+        raise SchemaMismatch(f"the blob does not hold together: {error}") from error
+    return swarm
+
+
+def parts(blob: Any) -> tuple[dict[str, Any], list[memoryview]]:
+    """Header and sections of a blob. SchemaMismatch when it is none, or damaged."""
+    view = memoryview(blob).cast("B")
+    if len(view) < len(MARK) + 8 + _DIGEST or view[: len(MARK) - 1] != MARK[:-1]:
+        raise SchemaMismatch("this is no saved population", hint="it begins otherwise than what NanoSwarm.save() gives")
+    if view[len(MARK) - 1] != MARK[-1]:
+        raise SchemaMismatch(
+            f"a population saved in format {view[len(MARK) - 1]}; this version reads format {MARK[-1]}",
+            hint="load it with the version of nanoswarm that saved it",
+        )
+    if _digest(view[:-_DIGEST]) != view[-_DIGEST:]:
+        raise SchemaMismatch(
+            "the saved population is damaged: its digest is another", hint="save it again, or copy it anew"
+        )
+    length = int.from_bytes(view[len(MARK) : len(MARK) + 8], "little")
+    at = len(MARK) + 8
+    header = msgpack.unpackb(view[at : at + length], strict_map_key=False)
+    at = _aligned(at + length)
+    sections = []
+    for size in header["sections"]:
+        sections.append(view[at : at + size])
+        at = _aligned(at + size)
+    return header, sections
+
+
+def _digest(content: memoryview) -> bytes:
+    threads = blake3.blake3.AUTO if len(content) > 1 << 20 else 1
+    return blake3.blake3(content, max_threads=threads).digest()
+
+
+def _joined(header: bytes, sections: list[Any]) -> bytes:
+    size = _aligned(len(MARK) + 8 + len(header))
+    for each in sections:
+        size = _aligned(size + len(each))
+    out = bytearray(size + _DIGEST)
+    out[: len(MARK)] = MARK
+    out[len(MARK) : len(MARK) + 8] = len(header).to_bytes(8, "little")
+    out[len(MARK) + 8 : len(MARK) + 8 + len(header)] = header
+    at = _aligned(len(MARK) + 8 + len(header))
+    for each in sections:
+        out[at : at + len(each)] = each
+        at = _aligned(at + len(each))
+    with memoryview(out) as view:
+        digest = _digest(view[:-_DIGEST])
+    out[-_DIGEST:] = digest
+    return out  # type: ignore[return-value]
+
+
+def _aligned(at: int) -> int:
+    return -(-at // _ALIGN) * _ALIGN
+
+
+def _fill(population: Population, said: dict[str, Any], sections: list[memoryview]) -> None:
+    try:
+        population.restore(sections[said["states"]], sections[said["generations"]])
+        for index, number in enumerate(said["fields"]):
+            column = memoryview(population.column(index))
+            saved = sections[number].cast(column.format)
+            if len(saved) != len(column):
+                raise ValueError(f"field {index} has {len(saved)} values for {len(column)} rows")
+            if column.contiguous:
+                column[:] = saved
+            else:
+                for row, value in enumerate(saved):
+                    column[row] = value
+    except (ValueError, TypeError, IndexError) as error:
+        raise SchemaMismatch(f"the columns of {said['name']} do not fit: {error}") from error
+
+
+def _kind(said: dict[str, Any]) -> type[Kind]:
+    kind = _found(said["name"], load=True)
+    if not isinstance(kind, type) or not issubclass(kind, Kind):
+        raise SchemaMismatch(
+            f"the kind {said['name']} is not found", hint="its module must be importable here", kind=said["name"]
+        )
+    if schema_of(kind) != said["schema"]:
+        raise SchemaMismatch(
+            f"{said['name']} declares other fields than when the population was saved",
+            hint="load it with the fields of then, and copy what is needed into a new population",
+        )
+    return kind
+
+
+def _tick_of(form: Form) -> str | None:
+    """By what name its tick is found again; None for the kind's own `tick`, "" for what must be given to `load`."""
+    kind = form.kind
+    if form.name in ("native", "native_many"):
+        module = sys.modules.get(kind.__module__)
+        for name, value in vars(module).items() if module is not None else ():
+            if value is form.keep and not isinstance(value, int):
+                return f"{kind.__module__}:{name}"
+        return ""
+    if form.name == "generator":
+        raise NanoError(
+            f"the generators of {kind.__qualname__} cannot be saved: where they stand is not to be seen from outside",
+            hint="keep their state in fields and use the object form, or end them before saving",
+        )
+    if form.make is not None:
+        raise NanoError(
+            f"the objects that tick {kind.__qualname__} cannot be saved",
+            hint="let the kind itself have the tick: its state is its fields",
+        )
+    return None
+
+
+def _form(kind: type[Kind], said: dict[str, Any], ticks: Mapping[str, Any]) -> Form:
+    if said["form"] not in ("native", "native_many"):
+        return form_of(kind)
+    given = ticks.get(kind.__name__)
+    if isinstance(given, Form):
+        if given.kind is not kind or given.name != said["form"]:
+            raise SchemaMismatch(f"{kind.__name__} was saved with the form {said['form']}, not {given.name}")
+        return given
+    if given is None and said["tick"]:
+        given = _found(said["tick"], load=True)
+    if given is None:
+        raise SchemaMismatch(
+            f"the native tick of {kind.__name__} is not found",
+            hint=f"give it: nano.load(blob, ticks={{{kind.__name__!r}: address}})",
+        )
+    return kind.native(given) if said["form"] == "native" else kind.native_many(given)
+
+
+def _found(name: str, *, load: bool = False) -> Any:
+    """What `module:name` names, or None. Imports the module only with `load`."""
+    module_name, _, path = name.partition(":")
+    module = sys.modules.get(module_name)
+    if module is None and load:
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            return None
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found

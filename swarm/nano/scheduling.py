@@ -1,0 +1,412 @@
+"""A population of nano-agents and its scheduler."""
+
+from __future__ import annotations
+
+import math
+import time as clocks
+from array import array
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from kernels.passes import (
+    DONE_EVENT,
+    ENOUGH,
+    KILL,
+    KILLED_EVENT,
+    MANY,
+    NEVER,
+    ONE,
+    PYTHON,
+    PYTHON_DUE,
+    REACHED,
+    SUSPEND,
+    WARN,
+    Passes,
+    counter,
+)
+from kernels.population import Population
+from kernels.topics import Bus
+from swarm.nano.agents import Agents, KindState, Rows
+from swarm.nano.budget import Budget
+from swarm.nano.bus import TOPICS_MAX, Port
+from swarm.nano.errors import NanoError, PopulationFull
+from swarm.nano.kinds import Form, Kind, form_of
+from swarm.nano.python_ticks import PythonCohort
+from swarm.nano.reports import CohortReport, Durations, Report
+
+TOPIC_LINES: Final = 65_536
+RESOLUTION_NS: Final = 1_000
+DEMOTED_MAX: Final = 6
+"""How often a cohort's rate is halved for its overruns, at most."""
+_FORMS: Final = {"native_many": MANY, "native": ONE, "object": PYTHON, "generator": PYTHON}
+_ACTS: Final = {"warn": WARN, "demote": WARN, "suspend": SUSPEND, "kill": KILL}
+
+
+class _Cohort:
+    """What the swarm knows of one spawn."""
+
+    __slots__ = ("agents", "budget", "demoted", "form", "group", "over", "period_ns", "python", "state", "was")
+
+    def __init__(self, form: Form, state: KindState, group: str, budget: Budget | None, period_ns: int) -> None:
+        self.form, self.state, self.group, self.budget = form, state, group, budget
+        self.period_ns = period_ns
+        self.agents: Agents | None = None
+        self.python: PythonCohort | None = None
+        self.demoted = self.over = 0
+
+
+class NanoSwarm:
+    """Agents of any kinds, scheduled in passes: all that is due at one instant, then the next instant.
+
+    `time` is "virtual" (as fast as possible, and bit for bit the same for a seed) or "real". Instants are multiples of
+    `resolution_ns`. `topic_lines` is how many messages of a pass a topic has room for. `spin_s` is how long before an
+    instant of real time the clock is read instead of slept: with it, a core of its own is needed. One thread uses a swarm.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        time: Literal["virtual", "real"] = "virtual",
+        resolution_ns: int = RESOLUTION_NS,
+        topic_lines: int = TOPIC_LINES,
+        spin_s: float = 0.0,
+    ) -> None:
+        if time not in ("virtual", "real"):
+            raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
+        if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+            raise NanoError(f"seed {seed!r}", hint="a seed is a whole number of 64 bits, not negative")
+        if not isinstance(resolution_ns, int) or not 1 <= resolution_ns <= 1_000_000_000:
+            raise NanoError(f"resolution_ns={resolution_ns!r}", hint="a resolution is 1 to 1,000,000,000 ns")
+        if not isinstance(topic_lines, int) or topic_lines < 1:
+            raise NanoError(f"topic_lines={topic_lines!r}", hint="a topic has room for one message at least")
+        self.topic_lines = topic_lines
+        self.bus = Bus()
+        self.passes = Passes(seed, resolution_ns, self.bus, time == "real", int(max(0.0, spin_s) * 1e9))
+        self.topics: dict[str, int] = {}
+        self._full: dict[str, str] = {}
+        self._kinds: dict[type[Kind], KindState] = {}
+        self._cohorts: list[_Cohort] = []
+        self._running = False
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    @property
+    def now_ns(self) -> int:
+        """The instant, ns since the beginning."""
+        return self.passes.now_ns
+
+    @property
+    def seed(self) -> int:
+        """What random numbers and every choice follow from."""
+        return self.passes.seed
+
+    @property
+    def time(self) -> Literal["virtual", "real"]:
+        """Which time it runs in."""
+        return "real" if self.passes.real else "virtual"
+
+    @property
+    def agents(self) -> int:
+        """Agents that live."""
+        return sum(state.population.alive for state in self._kinds.values())
+
+    @property
+    def cohorts(self) -> Sequence[Agents]:
+        """What each `spawn` made, in their order."""
+        return [each.agents for each in self._cohorts if each.agents is not None]
+
+    @property
+    def kinds(self) -> dict[type[Kind], KindState]:
+        """The kinds and their rows."""
+        return dict(self._kinds)
+
+    def failures(self) -> list[tuple[type[Kind], int, BaseException]]:
+        """(kind, row, exception) of Python's ticks that raised, the last few of each cohort."""
+        return [
+            (each.state.kind, row, error)
+            for each in self._cohorts
+            if each.python is not None
+            for row, error in each.python.failures
+        ]
+
+    # --- spawning -----------------------------------------------------------------------------------------------------
+
+    def spawn(
+        self,
+        what: type[Kind] | Form,
+        count: int = 1,
+        *,
+        rate_hz: float | Sequence[float] | None = None,
+        group: str = "",
+        budget: Budget | float | None = None,
+        start_ns: int | None = None,
+    ) -> Agents:
+        """Add agents: of a kind with a `tick`, or of a form of it (`Kind.native_many(address)` and the like).
+
+        `rate_hz` is one for all, who then tick together, or one for each; None ticks them only when they are woken
+        (`Agents.resume`). They begin at `start_ns`, or now. Nothing is added when anything is wrong: PopulationFull
+        without room, BadTick, NanoError.
+        """
+        form = form_of(what)
+        if not isinstance(count, int) or count < 1:
+            raise NanoError(f"{count!r} agents of {form.kind.__name__}", hint="spawn one agent at least")
+        if budget is not None and not isinstance(budget, Budget):
+            budget = Budget(budget)
+        period_ns, periods = self._periods(rate_hz, count)
+        state = self._kind(form.kind)
+        try:
+            rows: Rows = _rows(state.population.claim(count))
+        except OverflowError:
+            raise PopulationFull(
+                f"no room for {count:,} agents more of {form.kind.__name__}: {state.population.free:,} rows are free",
+                hint=f"declare it with more: class {form.kind.__name__}(nano.Kind, capacity=…)",
+                capacity=state.population.capacity, free=state.population.free,
+            ) from None  # fmt: skip
+        try:
+            return self._add(form, state, rows, group, budget, period_ns, periods, start_ns)
+        except BaseException:
+            for row in rows:
+                state.population.release(row)
+            raise
+
+    def _add(
+        self,
+        form: Form,
+        state: KindState,
+        rows: Rows,
+        group: str,
+        budget: Budget | None,
+        period_ns: int,
+        periods: array[int] | None,
+        start_ns: int | None,
+    ) -> Agents:
+        cohort = _Cohort(form, state, group, budget, period_ns)
+        number = len(self._cohorts)
+        if form.name in ("object", "generator"):
+            reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
+            writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
+            cohort.python = PythonCohort(number, form, state, rows, Port(self.bus, state.number, writes, reads))
+        found = self.passes.add_cohort(
+            state.number, rows, _FORMS[form.name], form.address,
+            period_ns=period_ns, periods_ns=periods,
+            budget=max(1, round(budget.ns * _per_ns())) if budget is not None else 0,
+            sampling=budget.sampling if budget is not None else 0,
+            on_overrun=_ACTS[budget.on_overrun] if budget is not None else WARN,
+            first_ns=None if start_ns is None else max(self.now_ns, start_ns),
+            reads=[self.topics[topic] for topic in form.kind.topics_read.values()],
+            writes=[self.topics[each.topic] for each in form.kind.topics_written.values()],
+            keep=form,
+        )  # fmt: skip
+        assert found == number
+        cohort.agents = Agents(self, state, rows, number)
+        self._cohorts.append(cohort)
+        return cohort.agents
+
+    def _restore(
+        self, form: Form, kind: type[Kind], said: dict[str, Any], saved: dict[str, Any], budget: Budget | None
+    ) -> None:
+        """Put a saved cohort back; see `swarm.nano.saving`."""
+        rows, periods = array("I"), array("Q")
+        rows.frombytes(bytes(saved["rows"]))
+        periods.frombytes(bytes(saved["periods"]))
+        whole = range(rows[0], rows[-1] + 1) if rows and rows[-1] - rows[0] + 1 == len(rows) else rows
+        agents = self._add(
+            form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None
+        )
+        it = self._cohorts[agents.cohort]
+        it.demoted = said["demoted"]
+        self.passes.restore_cohort(agents.cohort, saved)
+
+    def _periods(self, rate_hz: float | Sequence[float] | None, count: int) -> tuple[int, array[int] | None]:
+        if rate_hz is None:
+            return 0, None
+        if isinstance(rate_hz, int | float):
+            return self._period(rate_hz), None
+        if len(rate_hz) != count:
+            raise NanoError(f"{len(rate_hz)} rates for {count} agents", hint="give one rate, or one for each agent")
+        return 0, array("Q", [self._period(float(each)) for each in rate_hz])
+
+    def _period(self, rate_hz: float) -> int:
+        resolution = self.passes.resolution_ns
+        most = 1e9 / resolution
+        if not math.isfinite(rate_hz) or not 1e-9 <= rate_hz <= most * (1 + 1e-9):
+            raise NanoError(
+                f"a rate of {rate_hz} Hz",
+                hint=f"rates lie above 0 and at most at {most:,.0f} Hz, one tick each resolution_ns={resolution}",
+            )
+        return max(resolution, round(1e9 / rate_hz / resolution) * resolution)
+
+    def _kind(self, kind: type[Kind], capacity: int | None = None) -> KindState:
+        state = self._kinds.get(kind)
+        if state is not None:
+            return state
+        if not kind.fields:
+            raise NanoError(
+                f"{kind.__name__} declares no field", hint="declare what it keeps: `x: nano.f64` in its body"
+            )
+        wanted = {topic: None for topic in kind.topics_read.values()} | {
+            each.topic: each.full for each in kind.topics_written.values()
+        }
+        for topic, full in wanted.items():
+            if full is not None and self._full.get(topic, full) != full:
+                raise NanoError(
+                    f"{kind.__name__} writes to {topic!r} with full={full!r}, others with {self._full[topic]!r}",
+                    hint="all who write to a topic declare the same",
+                )
+        if len(self.topics.keys() | wanted.keys()) > TOPICS_MAX:
+            raise NanoError(f"more than {TOPICS_MAX} topics", hint="let agents share topics")
+        capacity = kind.capacity if capacity is None else capacity
+        population = Population(capacity, [(name, type.code) for name, type in kind.fields.items()], kind.layout)
+        number = self.passes.add_kind(population)
+        for topic, full in wanted.items():
+            self._topic(topic, full)
+        for topic in kind.topics_read.values():
+            self.bus.subscribe(self.topics[topic], number)
+        state = self._kinds[kind] = KindState(kind, number, population)
+        return state
+
+    def _topic(self, topic: str, full: str | None) -> None:
+        # A topic that is read before anybody writes to it drops what it has no room for; who writes says so, and is first
+        # asked where both are declared together.
+        if full is not None:
+            self._full.setdefault(topic, full)
+        if topic not in self.topics:
+            self.topics[topic] = self.bus.add(self.topic_lines, "block" if full == "block" else "drop")
+
+    def left(self, cohort: int) -> None:
+        """Agents of a cohort were ended from outside: Python's are let go."""
+        it = self._cohorts[cohort]
+        if it.python is not None:
+            for row in list(it.python.agents):
+                if it.state.population.state(row) == 0:
+                    it.python.forget(row)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def run_for(self, *, seconds: float | None = None, ns: int | None = None, passes: int | None = None) -> Report:
+        """Run for a time of the swarm's, or for so many passes; returns what was done in it.
+
+        A tick that raises or fails suspends its agent, and the rest goes on. Ctrl-C ends it between two passes.
+        """
+        given = [each for each in (seconds, ns, passes) if each is not None]
+        if len(given) != 1 or not given[0] >= 0 or not math.isfinite(given[0]):
+            raise NanoError(
+                "run_for() wants one of seconds, ns and passes, not negative", hint="run_for(seconds=1) for instance"
+            )
+        if passes is not None:
+            return self._run(NEVER, int(passes))
+        return self._run(self.now_ns + (int(ns) if ns is not None else round((seconds or 0.0) * 1e9)), None)
+
+    def _run(self, until_ns: int, limit: int | None) -> Report:
+        if self._running:
+            raise NanoError("the swarm runs already", hint="an agent's tick cannot run its own swarm")
+        before = self._snapshot()
+        began = clocks.perf_counter_ns()
+        self._running = True
+        try:
+            self._advance(until_ns, limit)
+        finally:
+            self._running = False
+            self.passes.halt()
+        return self._report(before, (clocks.perf_counter_ns() - began) / 1e9)
+
+    def _advance(self, until_ns: int, limit: int | None) -> None:
+        last = NEVER if limit is None else self.passes.made + limit
+        while True:
+            why = self.passes.run(until_ns, last - self.passes.made)
+            if why == PYTHON_DUE:
+                try:
+                    for number in self.passes.due:
+                        python = self._cohorts[number].python
+                        assert python is not None
+                        python.run(self.passes, self.now_ns)
+                finally:
+                    self.passes.finish()
+            self._events()
+            if self.passes.real:
+                self._demote()
+            if why in (REACHED, ENOUGH) or self.passes.made >= last:
+                return
+
+    def _events(self) -> None:
+        for cohort, row, _, what in self.passes.take_events():
+            python = self._cohorts[cohort].python
+            if python is not None and what in (DONE_EVENT, KILLED_EVENT):
+                python.forget(row)
+
+    def _demote(self) -> None:
+        """Halve the rate of cohorts that were over their budget since the last look."""
+        for number, each in enumerate(self._cohorts):
+            if each.budget is None or each.budget.on_overrun != "demote" or not each.period_ns:
+                continue
+            over = self.passes.statistics(number)["over"]
+            if over > each.over and each.demoted < DEMOTED_MAX:
+                each.demoted += 1
+                each.period_ns *= 2
+                self.passes.set_period(number, each.period_ns)
+            each.over = over
+
+    # --- reporting ----------------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> tuple[Any, ...]:
+        numbers = range(len(self._cohorts))
+        return (
+            self.now_ns, self.passes.made,
+            [self.passes.statistics(number) for number in numbers],
+            [(Durations(self.passes.durations(n)), Durations(self.passes.durations(n, "late"))) for n in numbers],
+            {topic: self.bus.counters(number) for topic, number in self.topics.items()},
+        )  # fmt: skip
+
+    def _report(self, before: tuple[Any, ...], wall_s: float) -> Report:
+        now_ns, made, had, durations, topics = before
+        ns_per = 1.0 / _per_ns()
+        lines = []
+        for number, each in enumerate(self._cohorts):
+            now = self.passes.statistics(number)
+            was = had[number]
+            spent = Durations(self.passes.durations(number)).since(durations[number][0])
+            lines.append(CohortReport(
+                cohort=number, kind=each.state.kind.__name__, form=each.form.name, group=each.group,
+                agents=now["agents"], awake=now["awake"],
+                **{name: now[name] - was[name] for name in ("ticks", "idle", "worked", "slept", "failed", "done", "missed")},
+                violations=now["over"] - was["over"], busy_ns=(now["busy"] - was["busy"]) * ns_per,
+                tick_ns=Durations([(at * ns_per / now["parts"], n) for at, n in spent.counts]),
+                late_ns=Durations(self.passes.durations(number, "late")).since(durations[number][1]),
+            ))  # fmt: skip
+        names = ("published", "dropped", "blocked", "delivered")
+        said = {
+            topic: {
+                name: now - was
+                for name, now, was in zip(names, self.bus.counters(number), topics.get(topic, (0,) * 4), strict=True)
+            }
+            for topic, number in self.topics.items()
+        }
+        return Report(
+            seconds=(self.now_ns - now_ns) / 1e9, wall_s=wall_s, passes=self.passes.made - made,
+            ticks=sum(line.ticks for line in lines), cohorts=tuple(lines), topics=said,
+        )  # fmt: skip
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def save(self) -> bytes:
+        """The whole population as one blob, to be continued bit for bit by `nano.load`, here or elsewhere."""
+        from swarm.nano.saving import save
+
+        return save(self)
+
+
+_RATIO: list[float] = []
+
+
+def _per_ns() -> float:
+    """Counter ticks a ns, found once."""
+    if not _RATIO:
+        began, at = clocks.perf_counter_ns(), counter()
+        clocks.sleep(0.01)
+        _RATIO.append((counter() - at) / (clocks.perf_counter_ns() - began))
+    return _RATIO[0]
+
+
+def _rows(claimed: range | memoryview) -> Rows:
+    return claimed if isinstance(claimed, range) else array("I", claimed)
