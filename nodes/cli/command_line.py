@@ -26,6 +26,7 @@ VERBS: Final[dict[str, str]] = {
     "members": "the nodes of the fleet",
     "task": "list, show, wait for, cancel and explain tasks",
     "fleet": "make a fleet, let machines join it, turn them away",
+    "nano": "nano-agents: measure, run a population, look into a saved one",
     "config": "check and show the settings of a node",
     "version": "versions of what is installed",
     "completion": "completion for bash, zsh or fish",

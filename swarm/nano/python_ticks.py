@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
 from typing import Any
 
-from kernels.passes import Passes
+from kernels.passes import Passes, counter
 from swarm.nano.agents import KindState
 from swarm.nano.bus import Port
 from swarm.nano.errors import BadTick
@@ -75,6 +75,7 @@ class PythonCohort:
         port._ticking = iterator
         leavers: list[tuple[int, int, int]] = []
         self._idle = 0
+        began = counter()
         loop = self._sends if self._generators else self._calls_of_objects
         try:
             while True:
@@ -89,7 +90,7 @@ class PythonCohort:
                     leavers.append((place, FAILED, 0))
         finally:
             port._ticking = None
-        passes.settle(self.number, leavers, 0, self._idle)
+        passes.settle(self.number, leavers, counter() - began, self._idle)
 
     def _failed(self, row: int, error: BaseException) -> None:
         self.failures.append((row, error))

@@ -57,6 +57,7 @@ class CohortReport:
     violations: int
     missed: int
     busy_ns: float
+    budget_ns: float | None
     tick_ns: Durations = field(repr=False)
     late_ns: Durations = field(repr=False)
 

@@ -6,6 +6,7 @@ import math
 import time as clocks
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from kernels.passes import (
@@ -40,6 +41,18 @@ DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
 _FORMS: Final = {"native_many": MANY, "native": ONE, "object": PYTHON, "generator": PYTHON}
 _ACTS: Final = {"warn": WARN, "demote": WARN, "suspend": SUSPEND, "kill": KILL}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Counts of a swarm at a moment."""
+
+    now_ns: int
+    passes: int
+    wall_ns: int
+    counts: list[dict[str, int]]
+    durations: list[tuple[Durations, Durations]]
+    topics: dict[str, tuple[int, int, int, int]]
 
 
 class _Cohort:
@@ -301,15 +314,14 @@ class NanoSwarm:
     def _run(self, until_ns: int, limit: int | None) -> Report:
         if self._running:
             raise NanoError("the swarm runs already", hint="an agent's tick cannot run its own swarm")
-        before = self._snapshot()
-        began = clocks.perf_counter_ns()
+        began = self.mark()
         self._running = True
         try:
             self._advance(until_ns, limit)
         finally:
             self._running = False
             self.passes.halt()
-        return self._report(before, (clocks.perf_counter_ns() - began) / 1e9)
+        return self.report(began)
 
     def _advance(self, until_ns: int, limit: int | None) -> None:
         last = NEVER if limit is None else self.passes.made + limit
@@ -349,41 +361,48 @@ class NanoSwarm:
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> tuple[Any, ...]:
+    def mark(self) -> Mark:
+        """Where its counts stand now, for a later `report`."""
         numbers = range(len(self._cohorts))
-        return (
-            self.now_ns, self.passes.made,
+        return Mark(
+            self.now_ns, self.passes.made, clocks.perf_counter_ns(),
             [self.passes.statistics(number) for number in numbers],
             [(Durations(self.passes.durations(n)), Durations(self.passes.durations(n, "late"))) for n in numbers],
             {topic: self.bus.counters(number) for topic, number in self.topics.items()},
         )  # fmt: skip
 
-    def _report(self, before: tuple[Any, ...], wall_s: float) -> Report:
-        now_ns, made, had, durations, topics = before
+    def report(self, since: Mark) -> Report:
+        """What was done since a mark."""
         ns_per = 1.0 / _per_ns()
         lines = []
         for number, each in enumerate(self._cohorts):
             now = self.passes.statistics(number)
-            was = had[number]
-            spent = Durations(self.passes.durations(number)).since(durations[number][0])
+            known = number < len(since.counts)
+            was = since.counts[number] if known else dict.fromkeys(now, 0)
+            spent, late = Durations(self.passes.durations(number)), Durations(self.passes.durations(number, "late"))
+            if known:
+                spent, late = spent.since(since.durations[number][0]), late.since(since.durations[number][1])
             lines.append(CohortReport(
                 cohort=number, kind=each.state.kind.__name__, form=each.form.name, group=each.group,
                 agents=now["agents"], awake=now["awake"],
                 **{name: now[name] - was[name] for name in ("ticks", "idle", "worked", "slept", "failed", "done", "missed")},
                 violations=now["over"] - was["over"], busy_ns=(now["busy"] - was["busy"]) * ns_per,
                 tick_ns=Durations([(at * ns_per / now["parts"], n) for at, n in spent.counts]),
-                late_ns=Durations(self.passes.durations(number, "late")).since(durations[number][1]),
+                late_ns=late, budget_ns=each.budget.ns if each.budget is not None else None,
             ))  # fmt: skip
         names = ("published", "dropped", "blocked", "delivered")
         said = {
             topic: {
                 name: now - was
-                for name, now, was in zip(names, self.bus.counters(number), topics.get(topic, (0,) * 4), strict=True)
+                for name, now, was in zip(
+                    names, self.bus.counters(number), since.topics.get(topic, (0,) * 4), strict=True
+                )
             }
             for topic, number in self.topics.items()
         }
         return Report(
-            seconds=(self.now_ns - now_ns) / 1e9, wall_s=wall_s, passes=self.passes.made - made,
+            seconds=(self.now_ns - since.now_ns) / 1e9, wall_s=(clocks.perf_counter_ns() - since.wall_ns) / 1e9,
+            passes=self.passes.made - since.passes,
             ticks=sum(line.ticks for line in lines), cohorts=tuple(lines), topics=said,
         )  # fmt: skip
 
