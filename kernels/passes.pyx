@@ -87,10 +87,16 @@ cdef enum:
     PYTHON_DUE_ = 1
     ENOUGH_ = 2
     LOOK_ = 3
+    OPEN_ = 4
 
-REACHED, PYTHON_DUE, ENOUGH, LOOK = REACHED_, PYTHON_DUE_, ENOUGH_, LOOK_
+REACHED, PYTHON_DUE, ENOUGH, LOOK, OPEN = REACHED_, PYTHON_DUE_, ENOUGH_, LOOK_, OPEN_
 """Why `run` returned: the instant was reached; Python's cohorts are due; the passes asked for were made; a moment of real
-time is over, so that signals are seen."""
+time is over, so that signals are seen. `step` also says OPEN: somebody is due, and waits to be granted a turn."""
+
+cdef enum:
+    WOKEN = 0                           # how agents are called: those that the wheel gave,
+    TOGETHER = 1                        # all of a cohort that are awake,
+    GRANTED = 2                         # or a stretch of these
 
 cdef enum:
     FORM_MANY = 0
@@ -120,7 +126,15 @@ cdef struct Cohort:
     uint32_t base                       # row 0 of the kind in the wheel's numbers
     uint64_t size                       # members it was made with
     Members awake                       # those that tick together
-    Members called                      # Python's, whom the wheel woke between
+    Members called                      # whom the wheel woke between, and who wait for their part of the pass
+    Members joining                     # who are awake with the others from the next instant on
+    size_t owed                         # of those awake, how many wait for a turn: the ones from `cursor` on, in a circle
+    uint32_t cursor                     # row
+    uint64_t since                      # ns: when they became due
+    uint64_t called_since
+    int open                            # how Python's agents that tick now were called; -1 while none do
+    size_t open_at
+    Members turn                        # they, where they are not those of a whole cohort
     uint64_t period
     uint64_t next
     uint64_t* periods                   # of each row of the kind, where each has its own
@@ -217,6 +231,8 @@ cdef class Passes:
     cdef readonly uint64_t spin_ns
     cdef readonly bint real
     cdef bint inside                    # a pass waits for Python's part of it
+    cdef bint ordered                   # a topology says who gets a turn
+    cdef uint64_t behind_until          # an instant at which those still owed a turn may have it
     cdef int64_t origin
     cdef bint starved                   # memory ran out inside a pass
 
@@ -332,6 +348,7 @@ cdef class Passes:
         c.sampling = sampling
         c.on_overrun = <uint8_t> on_overrun
         c.next = UINT64_MAX
+        c.open = -1
         at = self.ceil(self.now_ns if first_ns is None else first_ns)
         for i in range(<Py_ssize_t> c.awake.n):
             row = member(&c.awake, i)
@@ -430,14 +447,182 @@ cdef class Passes:
         return why
 
     def finish(self):
-        """Python's part of the pass is over."""
-        cdef Wheel wheel = self.wheel
+        """The pass is over, after Python's part of it, or all turns that were granted."""
         if not self.inside:
             raise RuntimeError("no pass is open")
         self.inside = False
         for i in range(self.cohorts_n):
             self.cohorts[i].due = False
+        if self.ordered:
+            self.made += 1
         self.turn()
+
+    # --- passes whose order is a topology's -----------------------------------------------------------------------------
+
+    def order(self):
+        """From now on passes are made by `step`, `owed`, `grant` and `finish`. RuntimeError once they have begun."""
+        if self.made:
+            raise RuntimeError("the schedule has begun")
+        self.ordered = True
+
+    def step(self, uint64_t until_ns):
+        """Go to the next instant before `until_ns` at which somebody is due: OPEN, else as `run` says."""
+        cdef int why
+        cdef Wheel wheel = self.wheel
+        if self.inside or not self.ordered:
+            raise RuntimeError("a pass waits to be finished" if self.inside else "order() was not called")
+        if self.real and self.origin == 0:
+            self.origin = clock_monotonic_ns() - <int64_t> self.now_ns
+        with nogil:
+            why = self.go_step(wheel, until_ns)
+        return why
+
+    cdef int go_step(self, Wheel wheel, uint64_t until) noexcept nogil:
+        cdef uint64_t at = self.soonest(wheel), now
+        cdef int64_t began = clock_monotonic_ns()
+        if self.behind():
+            at = min(at, max(self.now_ns, self.behind_until))
+        if at >= until:
+            if until == UINT64_MAX:
+                return ENOUGH_
+            if self.real and self.hold(until, began):
+                return LOOK_
+            self.now_ns = until
+            return REACHED_
+        now = at
+        if self.real:
+            if self.hold(at, began):
+                return LOOK_
+            now = <uint64_t> (clock_monotonic_ns() - self.origin)
+            now = max(at, now - now % self.resolution_ns)
+            if now >= until:
+                now = max(at, until - 1 - (until - 1) % self.resolution_ns)
+        self.now_ns = now
+        self.gather(wheel, now)
+        self.inside = True
+        return OPEN_
+
+    cdef bint behind(self) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(self.cohorts_n):
+            if self.cohorts[i].owed or self.cohorts[i].called.n:
+                return True
+        return False
+
+    cdef void gather(self, Wheel wheel, uint64_t now) noexcept nogil:
+        """Note who is due."""
+        cdef Py_ssize_t i
+        cdef Cohort* c
+        self.wake(wheel, now)
+        for i in range(self.cohorts_n):
+            if self.nexts[i] > now:
+                continue
+            c = self.cohorts[i]
+            if not c.owed:
+                c.since = c.next
+            c.missed += c.owed  # who still waited for the last turn has lost it
+            self.advance(c, i, now)
+            self.join(&c.awake, c.joining.rows, c.joining.n)
+            c.version += c.joining.n
+            c.joining.n = 0
+            c.owed = c.awake.n
+
+    def owed(self):
+        """Who waits for a turn: (cohort, woken, agents, instant since, ns), those with a rate in common and those woken
+        between apart."""
+        cdef Cohort* c
+        found = []
+        for i in range(self.cohorts_n):
+            c = self.cohorts[i]
+            if c.called.n:
+                found.append((i, True, c.called.n, c.called_since))
+            if c.owed:
+                found.append((i, False, c.owed, c.since))
+        return found
+
+    def room(self, uint64_t until_ns):
+        """How long it is to the next instant at which somebody will be due, or to `until_ns`; those who are owed a turn
+        then still have it then. NEVER where neither comes."""
+        cdef Wheel wheel = self.wheel
+        self.behind_until = min(self.soonest(wheel), until_ns)
+        return UINT64_MAX if self.behind_until == UINT64_MAX else self.behind_until - self.now_ns
+
+    def grant(self, Py_ssize_t cohort, bint woken, size_t agents):
+        """Tick so many of the agents of a native cohort that are owed a turn, the next ones; returns counter ticks."""
+        cdef Cohort* c = self.at(cohort)
+        cdef Wheel wheel = self.wheel
+        cdef uint64_t busy = c.busy
+        if not self.inside or c.form == FORM_PYTHON or agents > (c.called.n if woken else c.owed):
+            raise ValueError(f"{agents} agents of cohort {cohort} cannot be granted a turn")
+        with nogil:
+            while agents:
+                agents -= self.grant_some(wheel, c, <uint32_t> cohort, woken, agents)
+                if self.starved:
+                    break
+        if self.starved:
+            self.starved = False
+            raise MemoryError("no memory to go on with every agent")
+        return c.busy - busy
+
+    cdef size_t grant_some(self, Wheel wheel, Cohort* c, uint32_t owner, bint woken, size_t agents) noexcept nogil:
+        """Tick the next stretch of at most so many; how many there were."""
+        cdef size_t place, n
+        if woken:
+            if not self.take_called(c, agents):
+                return agents
+            self.call(wheel, c, owner, c.turn.rows, 0, agents, self.now_ns, WOKEN, 0)
+            return agents
+        place = self.stretch(c, agents, &n)
+        if n:
+            self.call(wheel, c, owner, c.awake.rows + place if c.awake.rows != NULL else NULL,
+                      c.awake.first + <uint32_t> place, n, self.now_ns, GRANTED, place)
+        return n
+
+    cdef bint take_called(self, Cohort* c, size_t n) noexcept nogil:
+        """The first n of those that were woken have their turn: they are taken to `turn`."""
+        c.turn.n = 0
+        if not room_for(&c.turn, n):
+            self.starved = True
+            return False
+        memcpy(c.turn.rows, c.called.rows, n * 4)
+        c.turn.n = n
+        memmove(c.called.rows, c.called.rows + n, (c.called.n - n) * 4)
+        c.called.n -= n
+        c.version += 1
+        return True
+
+    cdef size_t stretch(self, Cohort* c, size_t most, size_t* n) noexcept nogil:
+        """The next stretch of those that are owed a turn, `most` or up to the end of the circle: its place, and how many."""
+        cdef size_t place = lower_bound(&c.awake, c.cursor)
+        if place == c.awake.n:
+            place = 0
+        n[0] = min(most, c.awake.n - place)
+        c.owed -= n[0]
+        c.cursor = member(&c.awake, <Py_ssize_t> (place + n[0] - 1)) + 1 if n[0] else 0
+        return place
+
+    def turn_of(self, Py_ssize_t cohort, bint woken, size_t agents):
+        """The rows of Python's that have their turn now, at most so many; `settle` says what came of them."""
+        cdef Cohort* c = self.at(cohort)
+        cdef size_t n, place
+        if not self.inside or c.form != FORM_PYTHON or c.open >= 0 or agents > (c.called.n if woken else c.owed):
+            raise ValueError(f"{agents} agents of cohort {cohort} cannot be granted a turn")
+        if woken:
+            if not self.take_called(c, agents):
+                self.starved = False
+                raise MemoryError("no memory for the rows of a cohort")
+            c.open = WOKEN
+            return listed(&c.turn)
+        place = self.stretch(c, agents, &n)
+        c.open = GRANTED
+        c.open_at = place
+        c.turn.n = 0
+        if not room_for(&c.turn, n):
+            raise MemoryError("no memory for the rows of a cohort")
+        for i in range(n):
+            c.turn.rows[i] = member(&c.awake, <Py_ssize_t> (place + i))
+        c.turn.n = n
+        return listed(&c.turn)
 
     def halt(self):
         """Real time stands still until the next `run`."""
@@ -513,7 +698,7 @@ cdef class Passes:
                 c.due = True
                 python = True
             elif c.awake.n:
-                self.call(wheel, c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, True)
+                self.call(wheel, c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
         return python
 
     cdef void advance(self, Cohort* c, Py_ssize_t i, uint64_t now) noexcept nogil:
@@ -561,13 +746,15 @@ cdef class Passes:
                     i += 1
                 if c.periods == NULL and self.nexts[owner] <= now:
                     self.enter(c, rows, i - begin)  # its cohort is due at this very instant: it goes with them
-                elif c.form == FORM_PYTHON:
+                elif c.form == FORM_PYTHON or self.ordered:
+                    if c.called.n == 0:
+                        c.called_since = now
                     self.join(&c.called, rows, i - begin)
                     c.version += 1
-                    c.due = True
-                    python = True
+                    c.due = c.form == FORM_PYTHON
+                    python = python or c.due
                 else:
-                    self.call(wheel, c, owner, rows, 0, i - begin, now, False)
+                    self.call(wheel, c, owner, rows, 0, i - begin, now, WOKEN, 0)
                 begin = i
 
     cdef Kind* kind_of(self, uint32_t number) noexcept nogil:
@@ -581,8 +768,8 @@ cdef class Passes:
         return &self.kinds[low]
 
     cdef void call(self, Wheel wheel, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
-                   uint64_t now, bint together) noexcept nogil:
-        """Tick n agents, `together` those of the cohort that are awake, else some that the wheel gave."""
+                   uint64_t now, int how, size_t place) noexcept nogil:
+        """Tick n agents; those GRANTED are the stretch from `place` on of those that are awake."""
         cdef ones_result result
         cdef uint64_t began, spent
         cdef size_t i
@@ -636,8 +823,8 @@ cdef class Passes:
             c.made.outcomes[i] += result.outcomes[i]
         if result.over and self.real and c.on_overrun:
             self.punish(c, n, &result)
-        if result.leavers or not together:
-            self.after(wheel, c, owner, rows, first, n, now, together, &result)
+        if result.leavers or how == WOKEN:
+            self.after(wheel, c, owner, rows, first, n, now, how, place, &result)
 
     cdef void punish(self, Cohort* c, size_t n, ones_result* result) noexcept nogil:
         """Those that were over their budget leave as well. Both lists are in the order of places: they are merged from the
@@ -679,24 +866,23 @@ cdef class Passes:
             at -= 1
 
     cdef void after(self, Wheel wheel, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
-                    uint64_t now, bint together, ones_result* result) noexcept nogil:
+                    uint64_t now, int how, size_t place, ones_result* result) noexcept nogil:
         """Those that leave go their ways; of those that the wheel gave the others wait again, or join their cohort."""
         cdef size_t i, at = 0, kept = 0
         cdef uint32_t row
         cdef uint64_t wake
         cdef Kind* kind = &self.kinds[c.ctx.kind]
-        if together and not own_rows(&c.awake):
-            self.starved = True
-            return
+        if how != WOKEN:
+            if not own_rows(&c.awake):
+                self.starved = True
+                return
+            rows = c.awake.rows + place
         for i in range(n):
-            row = rows[i] if rows != NULL else first + <uint32_t> i
+            row = rows[i]
             if at < result.leavers and c.places[at] == i:
                 self.leave(wheel, c, kind, owner, row, now, c.left_by[at], c.wakes[at])
                 at += 1
-            elif together:
-                c.awake.rows[kept] = row
-                kept += 1
-            elif c.periods != NULL:
+            elif how == WOKEN and c.periods != NULL:
                 wake = kind.wakes[row] + c.periods[row]
                 if wake <= now:
                     c.missed += 1
@@ -706,11 +892,12 @@ cdef class Passes:
             else:
                 rows[kept] = row  # at or before the place where it is read
                 kept += 1
-        if together:
-            c.awake.n = kept
-            c.version += 1
-        elif kept:
+        if how == WOKEN:
             self.enter(c, rows, kept)
+            return
+        memmove(rows + kept, rows + n, (c.awake.n - place - n) * 4)
+        c.awake.n -= n - kept
+        c.version += 1
 
     cdef void leave(self, Wheel wheel, Cohort* c, Kind* kind, uint32_t owner, uint32_t row, uint64_t now, uint8_t how,
                     uint64_t wake) noexcept nogil:
@@ -740,8 +927,11 @@ cdef class Passes:
 
     cdef void enter(self, Cohort* c, const uint32_t* rows, size_t n) noexcept nogil:
         """Rows are awake with their cohort from now on."""
+        if n == 0:
+            return
         c.version += 1
-        self.join(&c.awake, rows, n)
+        # while some of those awake wait for their turn, nobody comes among them
+        self.join(&c.joining if self.ordered else &c.awake, rows, n)
 
     cdef void join(self, Members* m, const uint32_t* rows, size_t n) noexcept nogil:
         """Rows, ascending and not among the members, become members."""
@@ -815,10 +1005,12 @@ cdef class Passes:
         failed or are done; the others worked, `idle` of them idly. `spent` is what they took in counter ticks."""
         cdef Cohort* c = self.at(cohort)
         cdef ones_result result
-        cdef size_t n = c.called.n if c.called.n else c.awake.n
+        cdef size_t n
         cdef size_t i = 0
         cdef Members taken
-        cdef bint between = c.called.n != 0
+        if self.ordered and c.open < 0:
+            raise RuntimeError("nobody of this cohort has a turn")
+        n = c.turn.n if self.ordered else c.called.n if c.called.n else c.awake.n
         if not scratch(c, max(<size_t> 1, n)):
             raise MemoryError("no memory for a cohort's outcomes")
         memset(&result, 0, sizeof(result))
@@ -840,16 +1032,20 @@ cdef class Passes:
             tally_note(c.spent, spent * PARTS // n, n)
         for i in range(5):
             c.made.outcomes[i] += result.outcomes[i]
-        if between:
+        if self.ordered:
+            if c.open == WOKEN:
+                self.after(self.wheel, c, <uint32_t> cohort, c.turn.rows, 0, n, self.now_ns, WOKEN, 0, &result)
+            elif result.leavers:
+                self.after(self.wheel, c, <uint32_t> cohort, NULL, 0, n, self.now_ns, GRANTED, c.open_at, &result)
+            c.open = -1
+        elif c.called.n:
             taken = c.called
             memset(&c.called, 0, sizeof(Members))
             c.version += 1
-            self.after(self.wheel, c, <uint32_t> cohort, taken.rows, taken.first, taken.n, self.now_ns, False, &result)
+            self.after(self.wheel, c, <uint32_t> cohort, taken.rows, 0, taken.n, self.now_ns, WOKEN, 0, &result)
             free(taken.rows)
         elif result.leavers:
-            self.after(
-                self.wheel, c, <uint32_t> cohort, c.awake.rows, c.awake.first, n, self.now_ns, True, &result
-            )
+            self.after(self.wheel, c, <uint32_t> cohort, NULL, 0, n, self.now_ns, TOGETHER, 0, &result)
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
@@ -892,12 +1088,12 @@ cdef class Passes:
                 i += 1
             elif population.states[row] != SUSPENDED:
                 waiting_at[waits] = row
-                wakes_at[waits] = kind.wakes[row]
+                wakes_at[waits] = c.next if is_member(&c.joining, row) else kind.wakes[row]
                 waits += 1
         return {
             "rows": rows, "awake": awake, "waiting": waiting[:4 * waits], "wakes": wakes[:8 * waits], "periods": periods,
             "next": c.next, "period": c.period, "size": c.size, "calls": c.calls, "ticks": c.ticks, "over": c.over,
-            "missed": c.missed, "made": [c.made.outcomes[i] for i in range(5)],
+            "missed": c.missed, "owed": c.owed, "cursor": c.cursor, "since": c.since, "made": [c.made.outcomes[i] for i in range(5)],
         }
 
     def restore_cohort(self, Py_ssize_t cohort, saved):
@@ -945,6 +1141,7 @@ cdef class Passes:
         for i in range(waits):
             if self.wait(c, waiting_at[i], max(wakes_at[i], self.now_ns)) < 0:
                 raise MemoryError("no memory in the timer wheel")
+        c.owed, c.cursor, c.since = min(<uint64_t> saved["owed"], c.awake.n), saved["cursor"], saved["since"]
         c.next = saved["next"]
         self.nexts[cohort] = c.next
         c.period = saved["period"]
@@ -1022,10 +1219,17 @@ cdef class Passes:
     cdef int forget(self, uint32_t kind, uint32_t row) except -1:
         cdef Cohort* c = self.cohorts[self.kinds[kind].owner[row]]
         self.wheel.cancel(self.kinds[kind].base + row)
-        if not (leave_members(&c.awake, row) and leave_members(&c.called, row)):
+        if c.owed and is_member(&c.awake, row) and self.is_owed(c, row):
+            c.owed -= 1
+        if not (leave_members(&c.awake, row) and leave_members(&c.called, row) and leave_members(&c.joining, row)):
             raise MemoryError("no memory to take an agent out of its cohort")
         c.version += 1
         return 0
+
+    cdef bint is_owed(self, Cohort* c, uint32_t row) noexcept nogil:
+        """Whether one of those awake waits for its turn."""
+        cdef size_t begin = lower_bound(&c.awake, c.cursor) % c.awake.n, place = lower_bound(&c.awake, row)
+        return (place + c.awake.n - begin) % c.awake.n < c.owed
 
     # --- what people ask --------------------------------------------------------------------------------------------
 
@@ -1044,7 +1248,7 @@ cdef class Passes:
         """Counts of a cohort by name; durations are in counter ticks."""
         cdef Cohort* c = self.at(cohort)
         return {
-            "agents": c.size, "awake": c.awake.n + c.called.n, "calls": c.calls, "ticks": c.ticks, "busy": c.busy,
+            "agents": c.size, "awake": c.awake.n + c.called.n + c.joining.n, "calls": c.calls, "ticks": c.ticks, "busy": c.busy,
             "over": c.over, "missed": c.missed, "idle": c.made.outcomes[0], "worked": c.made.outcomes[1],
             "slept": c.made.outcomes[2], "failed": c.made.outcomes[3], "done": c.made.outcomes[4],
             "strange": c.made.strange, "parts": 1 if c.form == FORM_ONE else PARTS, "period_ns": c.period, "next_ns": c.next,
@@ -1131,20 +1335,31 @@ cdef bint own_rows(Members* m) noexcept nogil:
     return True
 
 
-cdef bint leave_members(Members* m, uint32_t row) noexcept nogil:
-    """Take a row out if it is in; False without memory."""
+cdef size_t lower_bound(const Members* m, uint32_t row) noexcept nogil:
+    """The place of the first member that is not below a row."""
     cdef size_t low = 0, high = m.n, middle
     while low < high:
         middle = (low + high) // 2
-        if member(m, middle) < row:
+        if member(m, <Py_ssize_t> middle) < row:
             low = middle + 1
         else:
             high = middle
-    if low == m.n or member(m, low) != row:
+    return low
+
+
+cdef bint is_member(const Members* m, uint32_t row) noexcept nogil:
+    cdef size_t at = lower_bound(m, row)
+    return at < m.n and member(m, <Py_ssize_t> at) == row
+
+
+cdef bint leave_members(Members* m, uint32_t row) noexcept nogil:
+    """Take a row out if it is in; False without memory."""
+    cdef size_t at = lower_bound(m, row)
+    if not is_member(m, row):
         return True
     if not own_rows(m):
         return False
-    memmove(m.rows + low, m.rows + low + 1, (m.n - low - 1) * 4)
+    memmove(m.rows + at, m.rows + at + 1, (m.n - at - 1) * 4)
     m.n -= 1
     return True
 
@@ -1186,7 +1401,8 @@ cdef bint scratch(Cohort* c, size_t n) noexcept nogil:
 cdef void drop_cohort(Cohort* c) noexcept:
     if c == NULL:
         return
-    for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.periods,
+    for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
+               <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
                <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.places, <uintptr_t> c.over_places,
                <uintptr_t> c.wakes, <uintptr_t> c.wake_ns, <uintptr_t> c.left_by, <uintptr_t> c.outcomes,
                <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):

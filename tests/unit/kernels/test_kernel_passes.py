@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.passes import DONE_EVENT, ENOUGH, FAILED_EVENT, MANY, NEVER, ONE, PYTHON, PYTHON_DUE, REACHED, Passes
+from kernels.passes import (
+    DONE_EVENT, ENOUGH, FAILED_EVENT, MANY, NEVER, ONE, OPEN, PYTHON, PYTHON_DUE, REACHED, Passes,
+)  # fmt: skip
 from kernels.population import Population
 from kernels.reference import passes as reference
 from kernels.topics import Bus
@@ -351,3 +353,122 @@ def test_what_is_wrong_adds_nothing():
         Passes(0, 0)
     assert passes.add_cohort(kind, rows, PYTHON, period_ns=5) == 0
     assert FAILED_EVENT == 3
+
+
+def granted(passes, until, share, cut):
+    """Passes in which everybody gets a turn, in pieces; `cut(n)` says how large the next is."""
+    while (why := passes.step(until)) == OPEN:
+        for cohort, woken, agents, since in passes.owed():
+            assert 0 <= since <= passes.now_ns
+            left = share(agents)
+            while left:
+                piece = min(left, cut(left))
+                passes.grant(cohort, woken, piece)
+                left -= piece
+        passes.room(until)
+        passes.finish()
+    return why
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1000), cohorts, st.integers(1, 120), st.integers(1, 7))
+def test_when_everybody_gets_a_turn_the_order_changes_nothing(seed, wanted, until, piece):
+    tick = scripted(seed)
+    plain, pieces = Recorded(tick), Recorded(tick)
+    first, populations = _built(Passes(seed, 1), plain, wanted)
+    assert first.run(until) == REACHED
+    second = Passes(seed, 1)
+    second.order()
+    second, others = _built(second, pieces, wanted)
+    assert granted(second, until, lambda n: n, lambda n: piece) == REACHED
+    assert ticked(plain.calls) == ticked(pieces.calls)
+    assert sorted(first.take_events()) == sorted(second.take_events())
+    assert first.made == second.made
+    for ours, theirs in zip(populations, others, strict=True):
+        assert bytes(memoryview(ours.bookkeeping("states"))) == bytes(memoryview(theirs.bookkeeping("states")))
+    for number in range(len(wanted)):
+        assert first.statistics(number)["awake"] == second.statistics(number)["awake"]
+
+
+def ticked(calls):
+    """Who was ticked when, whatever the order inside a pass."""
+    return sorted((now, cohort, row) for now, cohort, rows in calls for row in rows)
+
+
+def test_turns_go_round_when_not_everybody_gets_one():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1)
+    passes.order()
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(5), MANY, ticks.many(0), period_ns=10)
+    granted(passes, 51, lambda n: min(n, 3), lambda n: n)
+    rows = [(now, rows) for now, _, rows in ticks.calls]
+    assert rows == [
+        (0, (0, 1, 2)), (10, (3, 4)), (10, (0,)), (20, (1, 2, 3)), (30, (4,)), (30, (0, 1)), (40, (2, 3, 4)), (50, (0, 1, 2)),
+    ]  # fmt: skip
+    said = passes.statistics(0)
+    assert said["ticks"] == 18
+    assert said["missed"] == 2 * 5, "who still waited when the next instant came has lost a turn"
+
+
+def test_who_is_still_owed_a_turn_has_it_where_there_is_room():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1)
+    passes.order()
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(2), MANY, ticks.many(0), period_ns=100)
+    assert passes.step(50) == OPEN
+    assert passes.owed() == [(0, False, 2, 0)]
+    passes.grant(0, False, 1)
+    assert passes.room(50) == 50
+    passes.finish()
+    assert passes.step(50) == REACHED and passes.now_ns == 50
+    assert passes.step(80) == OPEN
+    assert (passes.now_ns, passes.owed()) == (50, [(0, False, 1, 0)])
+    for wrong in ((0, False, 2), (0, True, 1)):
+        with pytest.raises(ValueError, match="cannot be granted"):
+            passes.grant(*wrong)
+    passes.remove(kind, [1])
+    assert passes.owed() == []
+    passes.finish()
+    with pytest.raises(ValueError, match="cannot be granted"):
+        passes.grant(0, False, 0)
+    assert passes.step(NEVER) == OPEN and passes.now_ns == 100
+    with pytest.raises(RuntimeError):
+        passes.step(NEVER)
+
+
+def test_pythons_agents_get_turns_as_well():
+    passes = Passes(0, 1)
+    passes.order()
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(4), PYTHON, period_ns=10)
+    passes.step(100)
+    with pytest.raises(RuntimeError):
+        passes.settle(0, [])
+    assert list(passes.turn_of(0, False, 3)) == [0, 1, 2]
+    with pytest.raises(ValueError):
+        passes.turn_of(0, False, 1)
+    passes.settle(0, [(0, 2, 15), (2, 4, 0)])
+    assert list(passes.turn_of(0, False, 1)) == [3]
+    passes.settle(0, [])
+    passes.finish()
+    assert passes.step(100) == OPEN and passes.owed() == [(0, False, 2, 10)]
+    assert list(passes.turn_of(0, False, 1)) == [1]
+    passes.settle(0, [])
+    passes.room(100)
+    passes.finish()
+    passes.step(100)
+    assert (passes.now_ns, passes.owed()) == (15, [(0, True, 1, 15), (0, False, 1, 10)])
+    assert list(passes.turn_of(0, True, 1)) == [0]
+    passes.settle(0, [])
+    passes.room(100)
+    passes.finish()
+    passes.step(100)
+    assert (passes.now_ns, passes.owed()) == (20, [(0, False, 3, 10)]), "who was woken goes on with the others"
+    assert passes.statistics(0)["missed"] == 1
+    with pytest.raises(RuntimeError):
+        passes.order()
