@@ -15,13 +15,17 @@ typedef struct ones_result {
 } ones_result;
 
 /* Every agent measured by one reading of the counter: the end of one is the beginning of the next. `sampling` of 0 measures
- * none, 1 each, n the first of each n. `places` and `ctx->outcomes` have room for n. */
+ * none, 1 each, n the first of each n. `places` has room for n. With `spends`, what
+ * each took goes there, and its outcome to ctx->outcomes: for traces. */
 static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
                             nano_ctx *ctx, uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places,
-                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, ones_result *result)
+                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, uint64_t *spends,
+                            ones_result *result)
 {
     uint64_t worked = 0, idle = 0, over = 0;
     size_t leavers = 0;
+    if (spends != NULL)
+        sampling = 1;
     uint64_t last = sampling == 1 ? ticks_read() : 0;
     uint32_t until_sample = 0;
     for (size_t i = 0; i < n; i++) {
@@ -42,6 +46,10 @@ static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, ui
             tally_note(counts, spent, 1);
             if (spent > budget)
                 over_places[over++] = (uint32_t)i;
+            if (spends != NULL) {
+                spends[i] = spent;
+                ctx->outcomes[i] = (uint8_t)(outcome >= NANO_IDLE && outcome <= NANO_DONE ? outcome : NANO_FAILED);
+            }
         }
         if (outcome == NANO_WORKED) {
             worked++;
@@ -86,6 +94,27 @@ static inline void each_outcome(const uint8_t *outcomes, const uint64_t *wake_ns
     }
     result->leavers = leavers;
 }
+
+/* What is kept of one tick, where traces are wanted. */
+typedef struct __attribute__((packed)) tick_trace {
+    uint64_t now_ns;
+    uint64_t pass;
+    uint32_t cohort;
+    uint32_t row;
+    uint64_t cost_ns;
+    uint8_t outcome;
+    uint8_t violated;
+} tick_trace;
+
+/* And of one call: when it began and how long it took, in ticks of the counter. */
+typedef struct call_span {
+    uint64_t began;
+    uint64_t spent;
+    uint64_t now_ns;
+    uint64_t pass;
+    uint32_t cohort;
+    uint32_t agents;
+} call_span;
 
 /* Ready-made ticks, for tests and measurements: nothing, and one step of a fall over columns x and v. */
 static inline int tick_nothing(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)

@@ -64,8 +64,23 @@ cdef extern from "passes.h" nogil:
         uint64_t strange
         uint64_t over
         size_t leavers
+    ctypedef struct tick_trace:
+        uint64_t now_ns
+        uint64_t pass_ "pass"
+        uint32_t cohort
+        uint32_t row
+        uint64_t cost_ns
+        uint8_t outcome
+        uint8_t violated
+    ctypedef struct call_span:
+        uint64_t began
+        uint64_t spent
+        uint64_t now_ns
+        uint64_t pass_ "pass"
+        uint32_t cohort
+        uint32_t agents
     void ones_run(nano_tick, void**, const uint32_t*, uint32_t, size_t, uint64_t, nano_ctx*, uint32_t, uint64_t, uint64_t*,
-                  uint32_t*, uint64_t*, uint8_t*, uint32_t*, ones_result*) noexcept
+                  uint32_t*, uint64_t*, uint8_t*, uint32_t*, uint64_t*, ones_result*) noexcept
     void each_outcome(const uint8_t*, const uint64_t*, size_t, uint32_t*, uint64_t*, uint8_t*, ones_result*) noexcept
     int tick_nothing(void**, uint32_t, uint64_t, nano_ctx*) noexcept
     int tick_many_nothing(void**, const uint32_t*, size_t, uint64_t, nano_ctx*) noexcept
@@ -159,6 +174,7 @@ cdef struct Cohort:
     uint32_t* over_places
     uint64_t* wakes
     uint64_t* wake_ns
+    uint64_t* spends
     uint8_t* left_by
     uint8_t* outcomes
     size_t scratch
@@ -234,6 +250,15 @@ cdef class Passes:
     cdef bint ordered                   # a topology says who gets a turn
     cdef uint64_t behind_until          # an instant at which those still owed a turn may have it
     cdef int64_t origin
+    cdef tick_trace* traces             # the last ticks, in a circle, where they are wanted
+    cdef size_t traces_room
+    cdef uint64_t traces_n              # that were ever written
+    cdef uint64_t traces_taken
+    cdef call_span* spans               # and the last calls
+    cdef size_t spans_room
+    cdef uint64_t spans_n
+    cdef uint64_t spans_taken
+    cdef double ns_per_tick
     cdef bint starved                   # memory ran out inside a pass
 
     def __cinit__(self, uint64_t seed=0, uint64_t resolution_ns=1000, Bus bus=None, bint real=False, uint64_t spin_ns=0):
@@ -264,6 +289,8 @@ cdef class Passes:
         free(self.nexts)
         free(self.kinds)
         free(self.events)
+        free(self.traces)
+        free(self.spans)
         free(self.woken)
         free(self.scratch_rows)
 
@@ -813,8 +840,15 @@ cdef class Passes:
                 result.leavers = n
         else:
             ones_run(<nano_tick> c.tick, c.bases, rows, first, n, now, &c.ctx, c.sampling,
-                     c.budget if c.budget else UINT64_MAX, c.spent, c.places, c.wakes, c.left_by, c.over_places, &result)
-            c.busy += ticks_read() - began
+                     c.budget if c.budget else UINT64_MAX, c.spent, c.places, c.wakes, c.left_by, c.over_places,
+                     c.spends if self.traces_room else NULL, &result)
+            spent = ticks_read() - began
+            c.busy += spent
+            outcome = NANO_EACH
+        if self.spans_room:
+            self.note_span(owner, n, began, spent)
+        if self.traces_room:
+            self.note_ticks(c, owner, rows, first, n, outcome, spent)
         c.calls += 1
         c.ticks += n
         c.over += result.over
@@ -825,6 +859,29 @@ cdef class Passes:
             self.punish(c, n, &result)
         if result.leavers or how == WOKEN:
             self.after(wheel, c, owner, rows, first, n, now, how, place, &result)
+
+    cdef void note_span(self, uint32_t owner, size_t n, uint64_t began, uint64_t spent) noexcept nogil:
+        self.spans[self.spans_n % self.spans_room] = call_span(began, spent, self.now_ns, self.made, owner, <uint32_t> n)
+        self.spans_n += 1
+
+    cdef void note_ticks(self, Cohort* c, uint32_t owner, const uint32_t* rows, uint32_t first, size_t n, int outcome,
+                         uint64_t spent) noexcept nogil:
+        """Traces of n agents; `outcome` is that of all, or NANO_EACH. In virtual time a tick costs what was declared."""
+        cdef size_t i
+        cdef tick_trace* it
+        cdef uint64_t each = spent // n if n else 0
+        for i in range(n):
+            it = &self.traces[self.traces_n % self.traces_room]
+            self.traces_n += 1
+            if c.form == FORM_ONE:
+                each = c.spends[i]
+            it.now_ns = self.now_ns
+            it.pass_ = self.made
+            it.cohort = owner
+            it.row = rows[i] if rows != NULL else first + <uint32_t> i
+            it.cost_ns = <uint64_t> (<double> (each if self.real else c.budget) * self.ns_per_tick)
+            it.violated = self.real and c.budget != 0 and each > c.budget
+            it.outcome = <uint8_t> outcome if outcome != NANO_EACH else min(<uint8_t> NANO_DONE, c.outcomes[i])
 
     cdef void punish(self, Cohort* c, size_t n, ones_result* result) noexcept nogil:
         """Those that were over their budget leave as well. Both lists are in the order of places: they are merged from the
@@ -1025,6 +1082,19 @@ cdef class Passes:
         result.leavers = i
         result.outcomes[NANO_IDLE] = min(idle, n - i)
         result.outcomes[NANO_WORKED] = n - i - result.outcomes[NANO_IDLE]
+        if self.spans_room:
+            self.note_span(<uint32_t> cohort, n, ticks_read() - spent, spent)
+        if self.traces_room:
+            for i in range(n):
+                c.outcomes[i] = NANO_WORKED
+            for i in range(result.leavers):
+                c.outcomes[c.places[i]] = c.left_by[i]
+            if self.ordered:
+                self.note_ticks(c, <uint32_t> cohort, c.turn.rows, 0, n, NANO_EACH, spent)
+            elif c.called.n:
+                self.note_ticks(c, <uint32_t> cohort, c.called.rows, 0, n, NANO_EACH, spent)
+            else:
+                self.note_ticks(c, <uint32_t> cohort, c.awake.rows, c.awake.first, n, NANO_EACH, spent)
         c.calls += 1
         c.ticks += n
         c.busy += spent
@@ -1231,6 +1301,39 @@ cdef class Passes:
         cdef size_t begin = lower_bound(&c.awake, c.cursor) % c.awake.n, place = lower_bound(&c.awake, row)
         return (place + c.awake.n - begin) % c.awake.n < c.owed
 
+    # --- traces -----------------------------------------------------------------------------------------------------
+
+    def trace(self, size_t ticks=0, size_t spans=0, double ns_per_tick=1.0):
+        """Keep the last so many ticks, and the last so many calls, from now on; 0 keeps none. MemoryError."""
+        cdef tick_trace* traces = NULL
+        cdef call_span* calls = NULL
+        if ticks:
+            traces = <tick_trace*> calloc(ticks, sizeof(tick_trace))
+        if spans:
+            calls = <call_span*> calloc(spans, sizeof(call_span))
+        if (ticks and traces == NULL) or (spans and calls == NULL):
+            free(traces)
+            free(calls)
+            raise MemoryError(f"no memory for {ticks:,} traces and {spans:,} spans")
+        free(self.traces)
+        free(self.spans)
+        self.traces, self.traces_room = traces, ticks
+        self.spans, self.spans_room = calls, spans
+        self.traces_n = self.traces_taken = self.spans_n = self.spans_taken = 0
+        self.ns_per_tick = ns_per_tick
+
+    def take_traces(self):
+        """Ticks since the last time, the oldest first: records of 34 bytes (u64 now_ns, u64 pass, u32 cohort, u32 row, u64
+        cost_ns, u8 outcome, u8 violated); and how many were overwritten before."""
+        return take_circle(
+            <const char*> self.traces, sizeof(tick_trace), self.traces_room, self.traces_n, &self.traces_taken
+        )
+
+    def take_spans(self):
+        """Calls since the last time, the oldest first: records of 40 bytes (u64 began and u64 spent in counter ticks, u64
+        now_ns, u64 pass, u32 cohort, u32 agents); and how many were overwritten before."""
+        return take_circle(<const char*> self.spans, sizeof(call_span), self.spans_room, self.spans_n, &self.spans_taken)
+
     # --- what people ask --------------------------------------------------------------------------------------------
 
     cdef Cohort* at(self, Py_ssize_t cohort) except NULL:
@@ -1271,6 +1374,17 @@ cdef class Passes:
             raise ValueError(f"{which!r}; there are 'spent' and 'late'")
         counts = c.spent if which == "spent" else c.late
         return [(tally_middle(i), counts[i]) for i in range(TALLY_BUCKETS) if counts[i]]
+
+
+cdef object take_circle(const char* start, size_t size, size_t room, uint64_t n, uint64_t* taken):
+    cdef uint64_t begin = max(taken[0], n - room if n > room else 0), lost = begin - taken[0]
+    cdef size_t at, first
+    taken[0] = n
+    if n == begin:
+        return b"", lost
+    at = begin % room
+    first = min(<size_t> (n - begin), room - at)
+    return start[at * size:(at + first) * size] + start[:(<size_t> (n - begin) - first) * size], lost
 
 
 def counter():
@@ -1382,17 +1496,19 @@ cdef bint scratch(Cohort* c, size_t n) noexcept nogil:
     free(c.over_places)
     free(c.wakes)
     free(c.wake_ns)
+    free(c.spends)
     free(c.left_by)
     free(c.outcomes)
     c.places = <uint32_t*> malloc(room * 4)
     c.over_places = <uint32_t*> malloc(room * 4)
     c.wakes = <uint64_t*> malloc(room * 8)
     c.wake_ns = <uint64_t*> calloc(room, 8)
+    c.spends = <uint64_t*> malloc(room * 8)
     c.left_by = <uint8_t*> malloc(room)
     c.outcomes = <uint8_t*> calloc(room, 1)
     c.scratch = room
     if (c.places == NULL or c.over_places == NULL or c.wakes == NULL or c.wake_ns == NULL or c.left_by == NULL
-            or c.outcomes == NULL):
+            or c.outcomes == NULL or c.spends == NULL):
         c.scratch = 0
         return False
     return True
@@ -1404,7 +1520,7 @@ cdef void drop_cohort(Cohort* c) noexcept:
     for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
                <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
                <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.places, <uintptr_t> c.over_places,
-               <uintptr_t> c.wakes, <uintptr_t> c.wake_ns, <uintptr_t> c.left_by, <uintptr_t> c.outcomes,
+               <uintptr_t> c.wakes, <uintptr_t> c.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.left_by, <uintptr_t> c.outcomes,
                <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
         free(<void*> <uintptr_t> it)
     free(c)
