@@ -480,8 +480,7 @@ cdef class Passes:
         self.inside = False
         for i in range(self.cohorts_n):
             self.cohorts[i].due = False
-        if self.ordered:
-            self.made += 1
+        self.made += 1
         self.turn()
 
     # --- passes whose order is a topology's -----------------------------------------------------------------------------
@@ -682,11 +681,11 @@ cdef class Passes:
                     now = max(at, until - 1 - (until - 1) % self.resolution_ns)
             self.now_ns = now
             python = self.native(wheel, now)
-            self.made += 1
-            left -= 1
             if python:
                 self.inside = True
                 return PYTHON_DUE_
+            self.made += 1
+            left -= 1
             self.turn()
             quiet -= 1
             if quiet == 0:

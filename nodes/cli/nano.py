@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,7 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmark.add_argument("--agents", type=int, default=10_000, metavar="N", help="agents of each kind (10000)")
     benchmark.add_argument("--form", choices=FORMS, action="append", help="only this form of a tick")
     benchmark.add_argument("--seconds", type=duration, default=0.5, metavar="TIME", help="for each form (500ms)")
-    for each in (run, go_on, inspect, benchmark):
+    profile = actions.add_parser("profile", help="run a population and write who was called when, for Perfetto")
+    profile.add_argument(
+        "what", metavar="FILE[:NAME]", help="a script, or a module, and what in it makes the population"
+    )
+    profile.add_argument(
+        "--trace-events",
+        metavar="FILE",
+        default="trace.json",
+        help="where to write it (trace.json); open it in Perfetto",
+    )
+    profile.add_argument("--seconds", type=duration, default=0.1, metavar="TIME", help="of its time (100ms)")
+    profile.add_argument("--passes", type=int, metavar="N", help="so many passes, in place of a time")
+    profile.add_argument("--calls", type=int, default=100_000, metavar="N", help="keep the last N calls (100000)")
+    for each in (run, go_on, inspect, benchmark, profile):
         add_common_arguments(each, action=True)
 
 
@@ -56,7 +70,24 @@ def run(args: argparse.Namespace) -> int:
             return _run(args, nano.load(_read(args.blob)))
     from nodes.nano_scripts import population_of
 
-    return _run(args, population_of(args.what))
+    flock = population_of(args.what)
+    return _profile(args, flock) if args.action == "profile" else _run(args, flock)
+
+
+def _profile(args: argparse.Namespace, flock: NanoSwarm) -> int:
+    if args.calls < 1 or (args.passes is not None and args.passes < 0):
+        raise UsageError("--calls and --passes are numbers above 0", hint="`swarm nano profile --help`")
+    flock.keep_spans(args.calls)
+    report = flock.run_for(seconds=args.seconds) if args.passes is None else flock.run_for(passes=args.passes)
+    events = flock.trace_events()
+    with Path(args.trace_events).open("w") as file:
+        json.dump({"traceEvents": events, "displayTimeUnit": "ns"}, file)
+    if args.json:
+        print_json({"file": args.trace_events, "events": len(events), "report": report.to_dict()})
+    else:
+        print(shown(report))
+        say(f"{len(events):,} events: {args.trace_events}; open it at https://ui.perfetto.dev")
+    return ExitCode.OK
 
 
 def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:

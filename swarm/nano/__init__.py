@@ -43,10 +43,12 @@ from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Kind, Sleep
 from swarm.nano.reports import CohortReport, Report
 from swarm.nano.saving import load
 from swarm.nano.scheduling import NanoSwarm
+from swarm.nano.topologies import Hierarchical, Mesh, Priority, Quantum, RoundRobin, Share
 
 __all__ = [
-    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "Kind", "Message", "NanoError",
-    "NanoSwarm", "PopulationFull", "Report", "SchemaMismatch", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
+    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "Hierarchical", "Kind", "Mesh",
+    "Message", "NanoError", "NanoSwarm", "PopulationFull", "Priority", "Quantum", "Report", "RoundRobin", "SchemaMismatch",
+    "Share", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
     "include", "load", "reads", "u8", "u16", "u32", "u64", "writes",
 ]  # fmt: skip
 

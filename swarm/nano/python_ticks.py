@@ -69,6 +69,17 @@ class PythonCohort:
             self._rows = passes.rows_due(self.number)
             self._ticks = [self._calls[row] for row in self._rows]
             self._version = version
+        self._tick(passes, now_ns)
+
+    def run_turn(self, passes: Passes, now_ns: int, woken: bool, agents: int) -> int:
+        """Tick the next of those that are owed a turn, at most so many; how many there were."""
+        self._rows = passes.turn_of(self.number, woken, agents)
+        self._ticks = [self._calls[row] for row in self._rows]
+        self._version = -1
+        self._tick(passes, now_ns)
+        return len(self._rows)
+
+    def _tick(self, passes: Passes, now_ns: int) -> None:
         port, ticks = self._port, self._ticks
         port.rows = self._rows
         iterator = iter(ticks)

@@ -87,6 +87,7 @@ def save(swarm: NanoSwarm) -> bytes:
     header = {
         "seed": swarm.seed, "time": swarm.time, "resolution_ns": swarm.passes.resolution_ns, "now_ns": swarm.now_ns,
         "passes": swarm.passes.made, "topic_lines": swarm.topic_lines, "spin_ns": swarm.passes.spin_ns,
+        "cores": swarm.cores, "topology": swarm.topology.save() if swarm.topology is not None else None,
         "kinds": kinds, "cohorts": cohorts, "topics": topics, "sections": lengths,
     }  # fmt: skip
     return _joined(bytes(msgpack.packb(header)), sections)
@@ -99,12 +100,14 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None) -> NanoSwarm:
     forms (or addresses) by name of the kind, where native ticks are not found as an attribute of a module. SchemaMismatch for
     a blob that is damaged, or does not fit the kinds of this program.
     """
+    from swarm.nano import topologies
     from swarm.nano.scheduling import NanoSwarm
 
     header, sections = parts(blob)
     swarm = NanoSwarm(
         seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
-        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9,
+        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, cores=header["cores"],
+        topology=topologies.load(header["topology"]) if header["topology"] is not None else None,
     )  # fmt: skip
     kinds = [_kind(each) for each in header["kinds"]]
     for kind, each in zip(kinds, header["kinds"], strict=True):

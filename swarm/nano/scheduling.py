@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import time as clocks
 from array import array
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from kernels.passes import (
     MANY,
     NEVER,
     ONE,
+    OPEN,
     PYTHON,
     PYTHON_DUE,
     REACHED,
@@ -28,19 +30,38 @@ from kernels.passes import (
 from kernels.population import Population
 from kernels.topics import Bus
 from swarm.nano.agents import Agents, KindState, Rows
+from swarm.nano.arrays import numpy
 from swarm.nano.budget import Budget
 from swarm.nano.bus import TOPICS_MAX, Port
-from swarm.nano.errors import NanoError, PopulationFull
+from swarm.nano.errors import BadTick, NanoError, PopulationFull
 from swarm.nano.kinds import Form, Kind, form_of
 from swarm.nano.python_ticks import PythonCohort
 from swarm.nano.reports import CohortReport, Durations, Report
+from swarm.nano.topologies.contract import UNBOUNDED_NS, Due, Topology
 
 TOPIC_LINES: Final = 65_536
 RESOLUTION_NS: Final = 1_000
 DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
+_SPAN: Final = struct.Struct("=QQQQII")
 _FORMS: Final = {"native_many": MANY, "native": ONE, "object": PYTHON, "generator": PYTHON}
 _ACTS: Final = {"warn": WARN, "demote": WARN, "suspend": SUSPEND, "kill": KILL}
+
+
+@dataclass(slots=True)
+class CriticRuns:
+    """A critic of a swarm, and what its looks have cost."""
+
+    critic: Any
+    every: int
+    budget_ns: float | None
+    next_pass: int
+    runs: int = 0
+    busy_ns: int = 0
+    over: int = 0
+    """Looks that took longer than `budget_ns`."""
+    lost: int = 0
+    """Ticks that it did not see, since others had taken their place before it looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +94,12 @@ class NanoSwarm:
 
     `time` is "virtual" (as fast as possible, and bit for bit the same for a seed) or "real". Instants are multiples of
     `resolution_ns`. `topic_lines` is how many messages of a pass a topic has room for. `spin_s` is how long before an
-    instant of real time the clock is read instead of slept: with it, a core of its own is needed. One thread uses a swarm.
+    instant of real time the clock is read instead of slept: with it, a core of its own is needed.
+
+    Without a `topology` all that is due runs, in the order of `spawn`. With one (`swarm.nano.topologies`), it says who gets a
+    turn within what a pass may cost: the time to the next instant, on so many `cores`. In virtual time a tick costs what its
+    budget declares, nothing without one; in real time what was measured. Who gets no turn is still due in the next pass.
+    One thread uses a swarm.
     """
 
     def __init__(
@@ -84,6 +110,8 @@ class NanoSwarm:
         resolution_ns: int = RESOLUTION_NS,
         topic_lines: int = TOPIC_LINES,
         spin_s: float = 0.0,
+        topology: Topology | None = None,
+        cores: int = 1,
     ) -> None:
         if time not in ("virtual", "real"):
             raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
@@ -101,6 +129,14 @@ class NanoSwarm:
         self._kinds: dict[type[Kind], KindState] = {}
         self._cohorts: list[_Cohort] = []
         self._running = False
+        self.critics: list[CriticRuns] = []
+        self._traced = self._spanned = 0
+        if not isinstance(cores, int) or cores < 1:
+            raise NanoError(f"cores={cores!r}", hint="a swarm has one core at least")
+        self.cores = cores
+        self.topology = topology
+        if topology is not None:
+            self.passes.order()
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -194,6 +230,8 @@ class NanoSwarm:
         periods: array[int] | None,
         start_ns: int | None,
     ) -> Agents:
+        if self.topology is not None:
+            self.topology.bind([group], self.seed)
         cohort = _Cohort(form, state, group, budget, period_ns)
         number = len(self._cohorts)
         if form.name in ("object", "generator"):
@@ -287,6 +325,46 @@ class NanoSwarm:
         if topic not in self.topics:
             self.topics[topic] = self.bus.add(self.topic_lines, "block" if full == "block" else "drop")
 
+    def spawn_critic(
+        self, critic: Any, *, every: int = 1_000, budget_ns: float | None = None, traces: int = 100_000
+    ) -> Any:
+        """Have a critic look at the ticks, between two passes, after each `every` of them.
+
+        `critic` is an object, or a class of such, with `observe(traces)`, which takes an array of
+        `swarm.nano.minds.traces.TRACE`, and `reflect(now_ns)`: a `CriticReflector`, for instance. The last `traces` ticks are
+        kept for it. Its own time is counted against `budget_ns`; see `critics`. In virtual time a traced tick costs what its
+        budget declares. Returns the object.
+        """
+        if not isinstance(every, int) or every < 1 or not isinstance(traces, int) or traces < 1:
+            raise NanoError(f"every={every!r}, traces={traces!r}", hint="both are whole numbers above 0")
+        it = critic() if isinstance(critic, type) else critic
+        if not callable(getattr(it, "observe", None)) or not callable(getattr(it, "reflect", None)):
+            raise BadTick(f"{it!r} is no critic", hint="a critic has observe(traces) and reflect(now_ns)")
+        self.critics.append(CriticRuns(it, every, budget_ns, self.passes.made + every))
+        self._traced = max(self._traced, traces)
+        self.passes.trace(self._traced, self._spanned, 1.0 / _per_ns())
+        return it
+
+    def _criticise(self) -> None:
+        """Show the critics what was traced, and have those reflect whose passes have gone by."""
+        from swarm.nano.minds.traces import TRACE
+
+        if all(each.next_pass > self.passes.made for each in self.critics):
+            return
+        raw, lost = self.passes.take_traces()
+        seen = numpy().frombuffer(raw, dtype=TRACE)
+        for each in self.critics:
+            began = clocks.perf_counter_ns()
+            each.lost += lost
+            each.critic.observe(seen)
+            if each.next_pass <= self.passes.made:
+                each.next_pass = self.passes.made + each.every
+                each.critic.reflect(self.now_ns)
+                each.runs += 1
+            spent_ns = clocks.perf_counter_ns() - began
+            each.busy_ns += spent_ns
+            each.over += each.budget_ns is not None and spent_ns > each.budget_ns
+
     def left(self, cohort: int) -> None:
         """Agents of a cohort were ended from outside: Python's are let go."""
         it = self._cohorts[cohort]
@@ -325,8 +403,13 @@ class NanoSwarm:
 
     def _advance(self, until_ns: int, limit: int | None) -> None:
         last = NEVER if limit is None else self.passes.made + limit
-        while True:
-            why = self.passes.run(until_ns, last - self.passes.made)
+        while self.passes.made < last:
+            most = min((each.next_pass for each in self.critics), default=last)
+            most = min(last, most)
+            if self.topology is not None:
+                why = self._ordered(self.topology, until_ns)
+            else:
+                why = self.passes.run(until_ns, most - self.passes.made)
             if why == PYTHON_DUE:
                 try:
                     for number in self.passes.due:
@@ -338,8 +421,43 @@ class NanoSwarm:
             self._events()
             if self.passes.real:
                 self._demote()
-            if why in (REACHED, ENOUGH) or self.passes.made >= last:
+            if self.critics:
+                self._criticise()
+            if why == REACHED or (why == ENOUGH and self.passes.made < most):
                 return
+
+    def _ordered(self, topology: Topology, until_ns: int) -> int:
+        """One pass in which the topology says who gets a turn."""
+        why = self.passes.step(until_ns)
+        if why != OPEN:
+            return why
+        try:
+            woken: dict[int, bool] = {}
+            due = []
+            for number, was_woken, agents, since_ns in self.passes.owed():
+                it = self._cohorts[number]
+                cost_ns = round(it.budget.ns * agents) if it.budget is not None else 0
+                due.append(Due(it.group, number, agents, cost_ns, since_ns))
+                woken[id(due[-1])] = was_woken
+            room = self.passes.room(until_ns)
+            topology.begin(self.now_ns, UNBOUNDED_NS if room == NEVER else min(UNBOUNDED_NS, room * self.cores))
+            for grant in topology.order(self.now_ns, due):
+                spent_ns = self._turn(grant.due.cohort, woken[id(grant.due)], grant.agents)
+                if self.passes.real:
+                    topology.ran(grant, spent_ns)
+        finally:
+            self.passes.finish()
+        return why
+
+    def _turn(self, number: int, woken: bool, agents: int) -> int:
+        """Tick the next agents of a cohort; what it took, ns."""
+        python = self._cohorts[number].python
+        if python is None:
+            return round(self.passes.grant(number, woken, agents) / _per_ns())
+        began = clocks.perf_counter_ns()
+        while agents > 0:
+            agents -= python.run_turn(self.passes, self.now_ns, woken, agents)
+        return clocks.perf_counter_ns() - began
 
     def _events(self) -> None:
         for cohort, row, _, what in self.passes.take_events():
@@ -405,6 +523,37 @@ class NanoSwarm:
             passes=self.passes.made - since.passes,
             ticks=sum(line.ticks for line in lines), cohorts=tuple(lines), topics=said,
         )  # fmt: skip
+
+    # --- profiling ----------------------------------------------------------------------------------------------------
+
+    def keep_spans(self, calls: int = 100_000) -> None:
+        """Note when the last so many calls of cohorts began and how long they took, for `trace_events`; 0 ends that."""
+        if not isinstance(calls, int) or calls < 0:
+            raise NanoError(f"{calls!r} calls", hint="a whole number, not negative")
+        self._spanned = calls
+        self.passes.trace(self._traced, calls, 1.0 / _per_ns())
+
+    def trace_events(self) -> list[dict[str, Any]]:
+        """The calls since the last time in Chrome's Trace Event Format, which Perfetto opens: a track a cohort, in µs."""
+        raw, lost = self.passes.take_spans()
+        us = 1e-3 / _per_ns()
+        found: list[dict[str, Any]] = [
+            {"ph": "M", "name": "thread_name", "pid": 1, "tid": n, "args": {"name": f"{each.state.kind.__name__} ({each.form.name})"}}
+            for n, each in enumerate(self._cohorts)
+        ]  # fmt: skip
+        first = None
+        for began, spent, now_ns, made, cohort, agents in _SPAN.iter_unpack(raw):
+            first = began if first is None else min(first, began)
+            found.append({
+                "ph": "X", "name": self._cohorts[cohort].state.kind.__name__, "cat": self._cohorts[cohort].form.name, "pid": 1,
+                "tid": cohort, "ts": (began - first) * us, "dur": spent * us,
+                "args": {"pass": made, "instant_ns": now_ns, "agents": agents},
+            })  # fmt: skip
+        if lost:
+            found.append(
+                {"ph": "I", "name": f"{lost} calls before are not kept", "pid": 1, "tid": 0, "ts": 0, "s": "g"}
+            )
+        return found
 
     # --- saving -------------------------------------------------------------------------------------------------------
 

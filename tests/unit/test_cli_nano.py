@@ -105,6 +105,14 @@ def test_a_file_that_is_no_population_is_said(script, capsys):
     assert swarm(capsys, "benchmark", "--agents", "0")[0] == 2
 
 
+def test_a_profile_is_a_file_of_trace_events(script, capsys, tmp_path):
+    status, out, err = swarm(capsys, "profile", script, "--seconds", "20ms", "--trace-events", "t.json", "--calls", "7")
+    assert status == 0 and "2,000" in out and "t.json" in err
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert [each["ph"] for each in events] == ["M", *["X"] * 7, "I"]
+    assert swarm(capsys, "profile", script, "--calls", "0")[0] == 2
+
+
 def test_benchmark_measures_every_form(capsys):
     status, out, _ = swarm(capsys, "benchmark", "--agents", "50", "--seconds", "20ms", "--json")
     said = json.loads(out)

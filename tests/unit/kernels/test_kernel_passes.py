@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.passes import (
-    DONE_EVENT, ENOUGH, FAILED_EVENT, MANY, NEVER, ONE, OPEN, PYTHON, PYTHON_DUE, REACHED, Passes,
+    DONE_EVENT,
+    ENOUGH,
+    FAILED_EVENT,
+    MANY,
+    NEVER,
+    ONE,
+    OPEN,
+    PYTHON,
+    PYTHON_DUE,
+    REACHED,
+    Passes,
 )  # fmt: skip
 from kernels.population import Population
 from kernels.reference import passes as reference

@@ -1,0 +1,59 @@
+"""Threads that run a pass together, stealing from one another, and plans of batch ticks for them."""
+
+from collections.abc import Iterable, Sequence
+
+from typing_extensions import Buffer
+
+THREADS_MAX: int
+SPIN_NS: int
+
+def deal(costs: Sequence[int], threads: int) -> list[int]: ...
+def cores() -> int: ...
+
+class Plan:
+    """Batch ticks of a pass, cut into chunks."""
+
+    def __init__(self, seed: int = 0, lines: int = 0) -> None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def lines_max(self) -> int: ...
+    def add(
+        self,
+        tick: int,
+        columns: Sequence[Buffer],
+        start: int,
+        stop: int,
+        kind: int = 0,
+        topics: Iterable[int] = (),
+        rows: int = 4096,
+        cost: int = 1,
+    ) -> None: ...
+    def outcomes_of(self) -> list[tuple[int, int, int, int]]: ...
+    def messages(self) -> bytes: ...
+    @property
+    def refused(self) -> int: ...
+    def ran(self) -> list[tuple[int, int]]: ...
+
+class Crew:
+    """`threads` threads, the caller's included."""
+
+    def __init__(
+        self,
+        threads: int,
+        cpus: Sequence[int] | None = None,
+        nodes: Sequence[int] | None = None,
+        spin_ns: int | None = None,
+    ) -> None: ...
+    def tick(self, plan: Plan, now_ns: int = 0, number: int = 0) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def chunks(self) -> tuple[int, ...]: ...
+    @property
+    def steals(self) -> tuple[int, ...]: ...
+    @property
+    def lost(self) -> tuple[int, ...]: ...
+    @property
+    def busy_ns(self) -> tuple[int, ...]: ...
