@@ -316,3 +316,8 @@ assert (
 )
 assert CACHED_PEERS_COUNT_MAX * 800 <= CACHED_PEERS_BYTES_MAX
 assert SEED_FIRST_S < SEED_MAX_S
+
+# -- lanes between processes -------------------------------------------------------------------
+
+LANE_LINES_MAX: Final = 1 << 20
+"""64-byte lines of one ring: 64 MiB, taken when it is made."""
