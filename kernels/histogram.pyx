@@ -14,8 +14,17 @@ cdef extern from "wire.h" nogil:
 cdef extern from *:
     """
     static inline int highest_bit(uint64_t v) { return 63 - __builtin_clzll(v); }
+    /* a * b: the upper 64 bits, and the lower ones through *low. */
+    static inline uint64_t product(uint64_t a, uint64_t b, uint64_t *low)
+    {
+        uint64_t al = a & 0xFFFFFFFFu, ah = a >> 32, bl = b & 0xFFFFFFFFu, bh = b >> 32;
+        uint64_t middle = ah * bl + (al * bl >> 32), cross = al * bh + (middle & 0xFFFFFFFFu);
+        *low = a * b;
+        return ah * bh + (middle >> 32) + (cross >> 32);
+    }
     """
     int highest_bit(uint64_t) noexcept nogil
+    uint64_t product(uint64_t, uint64_t, uint64_t*) noexcept nogil
 
 cdef enum:
     BITS = 6
@@ -48,19 +57,11 @@ cdef inline uint64_t middle_of(Py_ssize_t bucket) noexcept nogil:
 cdef class Histogram:
     """Counts of durations in ns (unsigned, 64 bits); about 30 KB whatever is recorded."""
 
-    cdef uint64_t* counts
-    cdef uint64_t least
-    cdef uint64_t most
-    cdef readonly uint64_t count
-    cdef object carried                 # of sum_ns, what went over 64 bits
-    cdef uint64_t total
-
     def __cinit__(self):
         self.counts = <uint64_t*> PyMem_Calloc(BUCKETS, 8)
         if self.counts == NULL:
             raise MemoryError("no memory for a histogram")
         self.least = <uint64_t> -1
-        self.carried = 0
 
     def __dealloc__(self):
         PyMem_Free(self.counts)
@@ -68,7 +69,7 @@ cdef class Histogram:
     @property
     def sum_ns(self):
         """The exact sum of what was recorded, ns."""
-        return self.carried + self.total
+        return (<object> self.carried << 64) + self.total
 
     @property
     def min_ns(self):
@@ -80,42 +81,27 @@ cdef class Histogram:
         """The greatest recorded value, ns; 0 while there is none."""
         return self.most
 
-    cdef inline void note(self, uint64_t ns) noexcept nogil:
-        self.counts[bucket_of(ns)] += 1
-        self.count += 1
-        if ns < self.least:
-            self.least = ns
-        if ns > self.most:
-            self.most = ns
+    cdef void note_many(self, uint64_t ns, uint64_t times) noexcept nogil:
+        """Count a duration as often as told, without the GIL."""
+        note(self, ns, times)
 
-    def record(self, uint64_t ns):
-        """Count one duration."""
-        if self.total > <uint64_t> -1 - ns:
-            self.carried += self.total
-            self.total = 0
-        self.total += ns
-        self.note(ns)
+    def record(self, uint64_t ns, uint64_t times=1):
+        """Count one duration, as often as told."""
+        note(self, ns, times)
 
     def record_many(self, us):
         """Count a column of u32 durations in µs (a contiguous buffer of 4-byte items, such as Outcomes' run times)."""
         cdef object view = memoryview(us)
         cdef const uint8_t[::1] raw
         cdef Py_ssize_t i, n
-        cdef uint64_t ns, total = 0
         if view.itemsize != 4 or view.ndim != 1 or not view.c_contiguous:
             raise ValueError("a column of 4-byte items is needed")
         n = view.shape[0]
         if n == 0:
             return
         raw = view.cast("B")
-        for i in range(n):                  # below 2^42 ns each, so 2^20 of them cannot overflow the sum
-            ns = <uint64_t> load_le32(&raw[4 * i]) * 1000
-            total += ns
-            self.note(ns)
-            if i & 0xFFFFF == 0xFFFFF:
-                self.carried += total
-                total = 0
-        self.carried += total
+        for i in range(n):
+            note(self, <uint64_t> load_le32(&raw[4 * i]) * 1000, 1)
 
     def quantile(self, double q):
         """The value, ns, that the fraction q (0 to 1) of what was recorded does not exceed, to 1 %; 0 when empty."""
@@ -156,9 +142,28 @@ cdef class Histogram:
     def merge(self, Histogram other not None):
         """Add what another one counted."""
         cdef Py_ssize_t bucket
+        cdef uint64_t low
         for bucket in range(BUCKETS):
             self.counts[bucket] += other.counts[bucket]
-        self.carried += other.sum_ns
+        low = other.total               # as it was: the other one may be this one
+        self.carried += other.carried
+        self.total += low
+        self.carried += self.total < low
         self.count += other.count
         self.least = min(self.least, other.least)
         self.most = max(self.most, other.most)
+
+
+cdef inline void note(Histogram self, uint64_t ns, uint64_t times) noexcept nogil:
+    cdef uint64_t low
+    if times == 0:
+        return
+    self.counts[bucket_of(ns)] += times
+    self.count += times
+    if ns < self.least:
+        self.least = ns
+    if ns > self.most:
+        self.most = ns
+    self.carried += product(ns, times, &low)
+    self.total += low
+    self.carried += self.total < low

@@ -60,20 +60,23 @@ static inline uint64_t ticks_now(const struct ticks_clock *clock)
     return clock->counter ? ticks_read() : ticks_system();
 }
 
-/* a * mult / 2^shift, rounded down, in 64 bits; for compilers without integers of 128 bits. 0 < shift < 64. */
+/* a * mult / 2^shift, to the nearest (a tick is often less than a ns), in 64 bits; for compilers without integers of 128 bits. 0 < shift < 64. */
 static inline uint64_t ticks_scaled_by_halves(uint64_t a, uint64_t mult, uint32_t shift)
 {
     uint64_t al = a & 0xFFFFFFFFu, ah = a >> 32, ml = mult & 0xFFFFFFFFu, mh = mult >> 32;
     uint64_t low = al * ml, middle = ah * ml + (low >> 32), cross = al * mh + (middle & 0xFFFFFFFFu);
     uint64_t high = ah * mh + (middle >> 32) + (cross >> 32);
     low = cross << 32 | (low & 0xFFFFFFFFu);
+    uint64_t half = (uint64_t)1 << (shift - 1);
+    low += half;
+    high += low < half;
     return high << (64 - shift) | low >> shift;
 }
 
 static inline uint64_t ticks_scaled(uint64_t a, uint64_t mult, uint32_t shift)
 {
 #if defined(__SIZEOF_INT128__)
-    return (uint64_t)((unsigned __int128)a * mult >> shift);
+    return (uint64_t)(((unsigned __int128)a * mult + ((uint64_t)1 << (shift - 1))) >> shift);
 #else
     return ticks_scaled_by_halves(a, mult, shift);
 #endif

@@ -51,7 +51,7 @@ def read_pair():
 
 
 def scaled(uint64_t a, uint64_t mult, uint32_t shift):
-    """a * mult / 2^shift, rounded down, modulo 2^64; shift is 1 to 63."""
+    """a * mult / 2^shift, to the nearest (half up), modulo 2^64; shift is 1 to 63."""
     if not 1 <= shift <= 63:
         raise ValueError(f"a shift of {shift} bits; it is 1 to 63")
     return ticks_scaled(a, mult, shift)
@@ -124,7 +124,7 @@ cdef class Calibration:
         self.clock.counter = 1
         self.clock.shift = SHIFT
         self.clock.base, self.clock.base_ns = first[0], first[1]
-        self.tell((ns << SHIFT) // ticks)
+        self.tell(((ns << SHIFT) + ticks // 2) // ticks)
         self.first, self.last = first, last
         self.uncertainty_ppm = (first[2] + last[2]) / 2 / ticks * 1e6
 
@@ -160,11 +160,11 @@ cdef class Calibration:
         return ticks_to_ns(&self.clock, ticks)
 
     def duration_ns(self, uint64_t ticks):
-        """How long so many ticks take, ns, rounded down."""
+        """How long so many ticks take, ns, to the nearest."""
         return ticks_duration_ns(&self.clock, ticks)
 
     def of_ns(self, uint64_t ns):
-        """How many ticks so many ns take, rounded down."""
+        """How many ticks so many ns take, to the nearest."""
         return ticks_of_ns(&self.clock, ns)
 
     def refit(self, pair=None):

@@ -12,10 +12,10 @@ Pair = tuple[int, int, int]  # ticks, ns, width in ticks
 
 
 def scaled(a: int, mult: int, shift: int) -> int:
-    """a * mult / 2^shift, rounded down, modulo 2^64."""
+    """a * mult / 2^shift, to the nearest (half up), modulo 2^64."""
     if not 1 <= shift <= 63:
         raise ValueError(f"a shift of {shift} bits; it is 1 to 63")
-    return (a * mult >> shift) % 2**64
+    return (a * mult + (1 << shift - 1) >> shift) % 2**64
 
 
 class Calibration:
@@ -29,15 +29,15 @@ class Calibration:
             self.reason = f"the counter went {ticks} ticks in {ns} ns"
             self.base, self.base_ns, self.mult = 0, 0, 2**SHIFT
         else:
-            self.mult = ns * 2**SHIFT // ticks
+            self.mult = (ns * 2**SHIFT + ticks // 2) // ticks
         self._first, self._last = first, last
 
     def duration_ns(self, ticks: int) -> int:
-        """How long so many ticks take, rounded down."""
+        """How long so many ticks take."""
         return scaled(ticks, self.mult, SHIFT)
 
     def of_ns(self, ns: int) -> int:
-        """How many ticks so many ns take, rounded down."""
+        """How many ticks so many ns take."""
         return scaled(ns, 2 ** (2 * SHIFT) // self.mult, SHIFT)
 
     def to_ns(self, ticks: int) -> int:

@@ -76,6 +76,26 @@ def test_sums_beyond_64_bits_stay_exact():
     assert (histogram.count, histogram.sum_ns) == (10, 10 * (2**64 - 1))
 
 
+@QUICK
+@given(st.lists(st.tuples(NS, st.integers(0, 20)), max_size=20), st.floats(0, 1))
+def test_a_value_counts_as_often_as_told(values, q):
+    kernel, exact, singly = Histogram(), reference.Histogram(), Histogram()
+    for value, times in values:
+        kernel.record(value, times)
+        exact.record(value, times)
+        for _ in range(times):
+            singly.record(value)
+    assert exact_facts(kernel) == exact_facts(exact) == exact_facts(singly)
+    assert kernel.quantile(q) == singly.quantile(q)
+
+
+def test_many_of_the_longest():
+    histogram = Histogram()
+    histogram.record(2**64 - 1, 2**63)
+    histogram.record(2**64 - 1, 2**63 - 1)
+    assert (histogram.count, histogram.sum_ns) == (2**64 - 1, (2**64 - 1) ** 2)
+
+
 def test_empty():
     assert exact_facts(Histogram()) == (0, 0, 0, 0)
     assert Histogram().quantile(0.5) == 0
