@@ -7,19 +7,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
+from kernels.reference.draws import uniform_at
+
 Matrix = Sequence[Sequence[complex]]
 HALF = math.sqrt(0.5)
-MASK = 0xFFFFFFFF
-
-
-def philox(counter: list[int], key: tuple[int, int]) -> list[int]:
-    """Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011): four words of 32 bits for a counter and a key."""
-    c, (k0, k1) = list(counter), key
-    for _ in range(10):
-        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(b >> 32) ^ c[1] ^ k0, b & MASK, (a >> 32) ^ c[3] ^ k1, a & MASK]
-        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
-    return c
 
 
 def grover_rounds(states: int, marked: int) -> int:
@@ -121,10 +112,9 @@ class Register:
 
     def draw(self) -> float:
         """Uniform in [0, 1), from the seed, the stream and the number of the draw."""
-        counter = [self.stream, 0xFFFF << 16, self.draws & MASK, self.draws >> 32]
-        low, high = philox(counter, (self.seed & MASK, self.seed >> 32))[:2]
+        drawn = uniform_at(self.seed, 0xFFFF, self.stream, self.draws)
         self.draws += 1
-        return ((high << 32 | low) >> 11) * 2.0**-53
+        return drawn
 
     def probabilities(self) -> list[float]:
         """Born's rule."""
