@@ -1,12 +1,12 @@
 """A register of up to 20 qubits, simulated exactly: 2^n complex amplitudes, gates in place, measurement by a seed.
 
-The state-vector (Schrödinger) simulation of Nielsen and Chuang, "Quantum Computation and Quantum Information", ch. 4:
-a gate on one qubit combines the pairs of amplitudes that differ in its bit, a control leaves out the pairs in which its bit
-is 0. Qubit 0 is the lowest bit of a basis state's number. It is arithmetic on an ordinary processor: a gate costs
-O(2^n), so nothing here is faster than a classical method would be.
+The state-vector (Schrödinger) simulation of Nielsen and Chuang, "Quantum Computation and Quantum Information", ch.
+4: a gate on one qubit combines the pairs of amplitudes that differ in its bit, a control leaves out the pairs in
+which its bit is 0. Qubit 0 is the lowest bit of a basis state's number. It is arithmetic on an ordinary processor:
+a gate costs O(2^n), so nothing here is faster than a classical method would be.
 
-Measurement draws from a counter-based generator (Philox4x32-10, see nano.h): the outcome depends on the seed, the stream
-and the number of the draw, and on nothing that ran before. A register is for one thread at a time.
+Measurement draws from a counter-based generator (Philox4x32-10, see nano.h): the outcome depends on the seed, the
+stream and the number of the draw, and on nothing that ran before. A register is for one thread at a time.
 """
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE
@@ -168,8 +168,8 @@ cdef double ROOT_HALF = sqrt(0.5)
 def grover_rounds(Py_ssize_t states, Py_ssize_t marked):
     """How many rounds bring Grover's search nearest to certainty: the integer nearest to pi / (4 theta) - 1/2.
 
-    theta = asin(sqrt(marked / states)), after Boyer, Brassard, Høyer and Tapp, "Tight bounds on quantum searching" (1998).
-    ValueError unless 1 <= marked <= states.
+    theta = asin(sqrt(marked / states)), after Boyer, Brassard, Høyer and Tapp, "Tight bounds on quantum searching"
+    (1998). ValueError unless 1 <= marked <= states.
     """
     if not 1 <= marked <= states:
         raise ValueError(f"{marked} marked of {states} states; at least one and at most all of them can be")

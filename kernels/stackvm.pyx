@@ -1,13 +1,14 @@
 """A tiny stack machine over float64, whose programs are verified once and then run without a check.
 
-A program is instructions of 2 bytes (operation, argument) and a table of constants. Verification follows each path, as that of the
-Java virtual machine (JVM specification, 4.10) and of WebAssembly does, made simple by what cannot be written: jumps lead forward only and never
-into or out of a loop, a loop has a fixed count and leaves the stack as high as it found it. So the height of the stack at each instruction
-is known, the number of steps has a bound that is known before it runs, and a program that passes can neither leave its stack, its sixteen
-variables and its inputs, nor go on for ever.
+A program is instructions of 2 bytes (operation, argument) and a table of constants. Verification follows each path,
+as that of the Java virtual machine (JVM specification, 4.10) and of WebAssembly does, made simple by what cannot be
+written: jumps lead forward only and never into or out of a loop, a loop has a fixed count and leaves the stack as
+high as it found it. So the height of the stack at each instruction is known, the number of steps has a bound that
+is known before it runs, and a program that passes can neither leave its stack, its sixteen variables and its
+inputs, nor go on for ever.
 
-Arithmetic is IEEE 754 of 64 bits, and only operations that it defines to the last bit, so results are the same on any machine (but for the
-sign and payload of NaN): 0/0 is NaN, 1/0 is infinite, nothing traps.
+Arithmetic is IEEE 754 of 64 bits, and only operations that it defines to the last bit, so results are the same on
+any machine (but for the sign and payload of NaN): 0/0 is NaN, 1/0 is infinite, nothing traps.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
@@ -16,8 +17,8 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 cdef enum Op:
-    NOP, CONST, INPUT, LOAD, STORE, DUP, DROP, SWAP, OVER, ADD, SUB, MUL, DIV, MIN, MAX, NEG, ABS, SQRT, FLOOR, LT, EQ, SELECT,
-    JUMP, JUMPZ, LOOP, END, OPS
+    NOP, CONST, INPUT, LOAD, STORE, DUP, DROP, SWAP, OVER, ADD, SUB, MUL, DIV, MIN, MAX, NEG, ABS, SQRT, FLOOR, LT, EQ,
+    SELECT, JUMP, JUMPZ, LOOP, END, OPS
 
 cdef enum:
     CODE_MOST = 4096         # instructions
@@ -29,8 +30,8 @@ cdef enum:
     GIL_WORTH = 4096         # steps from which the GIL is given back for a run
 
 OPERATIONS = (
-    "nop", "const", "input", "load", "store", "dup", "drop", "swap", "over", "add", "sub", "mul", "div", "min", "max", "neg", "abs",
-    "sqrt", "floor", "lt", "eq", "select", "jump", "jumpz", "loop", "end",
+    "nop", "const", "input", "load", "store", "dup", "drop", "swap", "over", "add", "sub", "mul", "div", "min", "max",
+    "neg", "abs", "sqrt", "floor", "lt", "eq", "select", "jump", "jumpz", "loop", "end",
 )
 INSTRUCTIONS_MAX = CODE_MOST
 STACK_MAX = STACK_MOST
@@ -145,8 +146,9 @@ cdef void run_row(const uint8_t* code, int size, const double* constants, const 
 cdef class Program:
     """A verified program. ValueError, with the number of the instruction, for one that is not fit to run.
 
-    code: 2 bytes an instruction; constants: float64s that CONST pushes; inputs: how many numbers a run is given, outputs: how many it
-    gives, the top ones of its stack at its end; steps_max: the bound of its steps that is still accepted.
+    code: 2 bytes an instruction; constants: float64s that CONST pushes; inputs: how many numbers a run is given,
+    outputs: how many it gives, the top ones of its stack at its end; steps_max: the bound of its steps that is
+    still accepted.
     """
 
     cdef readonly bytes code
@@ -201,7 +203,7 @@ cdef class Program:
             for pc in range(self.size + 1):
                 if wanted[pc] >= 0:
                     if depth >= 0 and depth != wanted[pc]:
-                        raise ValueError(f"instruction {pc}: its stack is {depth} high, or {wanted[pc]} where it is jumped to")
+                        raise ValueError(f"instruction {pc}: its stack is {depth} high, or {wanted[pc]} if jumped to")
                     if inside[pc] != (begin[nest - 1] if nest else -1):
                         raise ValueError(f"instruction {pc}: a jump to it leads into a loop or out of one")
                     depth = wanted[pc]
@@ -267,7 +269,8 @@ cdef class Program:
         return 0
 
     def run(self, inputs, outputs):
-        """One run for each row of `inputs` (contiguous float64s, `inputs` a row) into the rows of `outputs`; how many there were.
+        """One run for each row of `inputs` (contiguous float64s, `inputs` a row) into the rows of `outputs`; how
+        many there were.
 
         ValueError unless both have the same number of rows. Each run begins with empty variables.
         """
@@ -278,14 +281,16 @@ cdef class Program:
         cdef const double* source
         cdef double* target
         if taken.shape[0] != rows * self.outputs or given.shape[0] != rows * self.inputs:
-            raise ValueError(f"{given.shape[0]} numbers in and {taken.shape[0]} out, for {self.inputs} and {self.outputs} a run")
+            raise ValueError(
+                f"{given.shape[0]} numbers in and {taken.shape[0]} out, for {self.inputs} and {self.outputs} a run")
         if rows == 0:
             return 0
         source = &given[0] if self.inputs else self.table
         target = &taken[0]
         if <double> rows * <double> self.steps < GIL_WORTH:
             for row in range(rows):
-                run_row(code, self.size, self.table, source + row * self.inputs, target + row * self.outputs, self.outputs)
+                run_row(code, self.size, self.table, source + row * self.inputs, target + row * self.outputs,
+                        self.outputs)
         else:
             with nogil:
                 for row in range(rows):
@@ -305,15 +310,17 @@ cdef object numbers(buffer):
 
 
 def assemble(text):
-    """The code of a program written one instruction a line: an operation, and its argument if it is not 0. ValueError if it is none."""
+    """The code of a program written one instruction a line: an operation, and its argument if it is not 0.
+    ValueError if it is none."""
     out = bytearray()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
             continue
-        if words[0] not in OPERATIONS or len(words) > 2 or not all(word.isdecimal() and int(word) < 256 for word in words[1:]):
+        argument = words[1] if len(words) > 1 else "0"
+        if words[0] not in OPERATIONS or len(words) > 2 or not argument.isdecimal() or int(argument) > 255:
             raise ValueError(f"line {number}: {line.strip()!r} is not an instruction")
-        out += bytes((OPERATIONS.index(words[0]), int(words[1]) if len(words) > 1 else 0))
+        out += bytes((OPERATIONS.index(words[0]), int(argument)))
     return bytes(out)
 
 

@@ -1,4 +1,5 @@
-"""Twin of :mod:`kernels.stackvm`: it checks before each step, and verifies by walking through every state that can be reached."""
+"""Twin of :mod:`kernels.stackvm`: it checks before each step, and verifies by walking through every state that can
+be reached."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ STACK, VARIABLES, NEST = 64, 16, 8
 
 
 def loops_of(code: bytes) -> list[tuple[int, ...]]:
-    """The loops around each instruction, and around the end, outermost first; an END belongs to its loop, a LOOP does not."""
+    """The loops around each instruction, and around the end, outermost first; an END belongs to its loop, a LOOP
+    does not."""
     inside: list[tuple[int, ...]] = []
     around: tuple[int, ...] = ()
     for pc in range(len(code) // 2):
@@ -101,7 +103,8 @@ def verify(code: bytes, constants: int, inputs: int, outputs: int, steps_max: in
 
 
 def run(code: bytes, constants: Sequence[float], inputs: Sequence[float], outputs: int) -> tuple[list[float], int, int]:
-    """(the top `outputs` values, steps made, height of the stack at most) of one run. IndexError where verify would have refused."""
+    """(the top `outputs` values, steps made, height of the stack at most) of one run. IndexError where verify would
+    have refused."""
     stack: list[float] = []
     variables = [0.0] * VARIABLES
     loops: list[list[int]] = []

@@ -1,17 +1,18 @@
 """The way of every change that a system makes to itself: propose, test, canary, promote or roll back, on record.
 
-A state machine without clock, randomness or effects of its own: each call takes the present instant and returns what is
-to be done (`RunTest`, `StartCanary`, `Promote`, `Restore`) and what is to be recorded (`Entry`). Who owns it carries that
-out: a critic of one population, a node that tunes a knob, a fleet that takes a new policy into use.
+A state machine without clock, randomness or effects of its own: each call takes the present instant and returns
+what is to be done (`RunTest`, `StartCanary`, `Promote`, `Restore`) and what is to be recorded (`Entry`). Who owns
+it carries that out: a critic of one population, a node that tunes a knob, a fleet that takes a new policy into use.
 
-A change is judged by pairs of scores, one from the part on which the change is tried (the canary), one from the rest (the
-control), by a confidence sequence for the mean of their differences: an interval that holds at all times at once, so one
-may look after each pair and stop when it is decided, which makes an ordinary test's error rate void (Johari, Koomen,
-Pekelis and Walsh, "Peeking at A/B tests", KDD 2017). The interval is the asymptotic one of Waudby-Smith, Arbour, Sinha,
-Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences" (Annals of Statistics, 2024).
+A change is judged by pairs of scores, one from the part on which the change is tried (the canary), one from the
+rest (the control), by a confidence sequence for the mean of their differences: an interval that holds at all times
+at once, so one may look after each pair and stop when it is decided, which makes an ordinary test's error rate void
+(Johari, Koomen, Pekelis and Walsh, "Peeking at A/B tests", KDD 2017). The interval is the asymptotic one of
+Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence
+sequences" (Annals of Statistics, 2024).
 
-What it is not: it does not search for changes, does not run anything, and knows nothing of causes. A score that measures the
-wrong thing promotes the wrong change, with 95 % confidence.
+What it is not: it does not search for changes, does not run anything, and knows nothing of causes. A score that
+measures the wrong thing promotes the wrong change, with 95 % confidence.
 """
 
 from __future__ import annotations
@@ -139,11 +140,12 @@ Effect = RunTest | StartCanary | Promote | Restore | Entry
 
 
 class MeanOverTime:
-    """A confidence sequence for a mean: with probability 1 - error its interval holds the mean at every instant at once.
+    """A confidence sequence for a mean: with probability 1 - error its interval holds the mean at every instant at
+    once.
 
-    Asymptotic (theorem 2.2 of Waudby-Smith et al.): for finite variance, from some tens of values on where their distribution is
-    nearly symmetric, as differences of pairs are, from more on where it is skewed. Narrowest near `tuned` values; equal values
-    have no width.
+    Asymptotic (theorem 2.2 of Waudby-Smith et al.): for finite variance, from some tens of values on where their
+    distribution is nearly symmetric, as differences of pairs are, from more on where it is skewed. Narrowest near
+    `tuned` values; equal values have no width.
     """
 
     __slots__ = ("_rho2", "_squares", "count", "error", "mean")
@@ -202,8 +204,8 @@ class _Open:
 class Improver:
     """Takes changes of the subjects in `in_force` their way, one at a time for each subject.
 
-    Instants are integers, ns, of any clock that does not go back. A call for a number that is no longer under way returns no
-    effects: reports may cross with a timeout.
+    Instants are integers, ns, of any clock that does not go back. A call for a number that is no longer under way
+    returns no effects: reports may cross with a timeout.
     """
 
     def __init__(self, in_force: Mapping[str, Any], terms: Terms | None = None) -> None:
@@ -267,8 +269,8 @@ class Improver:
     ) -> list[Effect]:
         """Scores of both parts, in the order in which they were made; decides as soon as it can be decided.
 
-        The n-th score of the one is paired with the n-th of the other, so what moves both (load, time of day) cancels. A score of
-        the canary that is not a finite number ends it; one of the control is left out.
+        The n-th score of the one is paired with the n-th of the other, so what moves both (load, time of day)
+        cancels. A score of the canary that is not a finite number ends it; one of the control is left out.
         """
         case = self._open.get(number)
         if case is None or case.stage is not Stage.CANARY:
@@ -302,7 +304,8 @@ class Improver:
         return self._end(number, ended, reason, now_ns)
 
     def revert(self, subject: str, now_ns: int, reason: str) -> list[Effect]:
-        """Undo the last promotion of a subject; nothing when there is none. A canary of it under way is rolled back first."""
+        """Undo the last promotion of a subject; nothing when there is none. A canary of it under way is rolled back
+        first."""
         effects: list[Effect] = []
         if subject in self._busy:
             effects += self.harmed(self._busy[subject], now_ns, reason)

@@ -1,11 +1,12 @@
-"""A critic: it reads what ticks left behind, off their path, finds patterns, and has policies changed by the Improver's way.
+"""A critic: it reads what ticks left behind, off their path, finds patterns, and has policies changed by the
+Improver's way.
 
-In the field's terms: a monitor, analyse, plan, execute loop (Kephart and Chess, "The vision of autonomic computing", 2003) whose
-analysis are significance tests (`traces.patterns`), whose plans are remedies that somebody wrote down, and whose execution is a
-controlled experiment (`swarm.nano.improver`).
+In the field's terms: a monitor, analyse, plan, execute loop (Kephart and Chess, "The vision of autonomic
+computing", 2003) whose analysis are significance tests (`traces.patterns`), whose plans are remedies that somebody
+wrote down, and whose execution is a controlled experiment (`swarm.nano.improver`).
 
-What it is not: it does not invent remedies, does not understand the agents' code, and a pattern is a correlation. That is why a remedy
-is tried on a part of the agents first, and undone where they do no better by it.
+What it is not: it does not invent remedies, does not understand the agents' code, and a pattern is a correlation.
+That is why a remedy is tried on a part of the agents first, and undone where they do no better by it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Policies(Protocol):
 
 
 def scaled(knob: str, factor: float, least: float = 0.0) -> Remedy:
-    """A remedy: `factor` times the knob of the cohort, subject "<cohort>.<knob>"; none where there is no such subject, or where it
-    would be under `least`."""
+    """A remedy: `factor` times the knob of the cohort, subject "<cohort>.<knob>"; none where there is no such
+    subject, or where it would be under `least`."""
 
     def propose(finding: Finding, in_force: Mapping[str, Any]) -> Change | None:
         subject = f"{finding.cohort}.{knob}"
@@ -57,7 +58,8 @@ def scaled(knob: str, factor: float, least: float = 0.0) -> Remedy:
 
 
 def assigned(knob: str, value: Any) -> Remedy:
-    """A remedy: this value for the knob of the cohort, subject "<cohort>.<knob>"; none where that is so, or there is no such."""
+    """A remedy: this value for the knob of the cohort, subject "<cohort>.<knob>"; none where that is so, or there
+    is no such."""
 
     def propose(finding: Finding, in_force: Mapping[str, Any]) -> Change | None:
         subject = f"{finding.cohort}.{knob}"
@@ -76,9 +78,10 @@ def worth(traces: Any) -> Any:
 class CriticReflector:
     """Watches the ticks that it is given (`observe`), and reflects on them every `every_ns`.
 
-    `remedies` maps each pattern (`traces.PATTERNS`) to what may be tried against it, in this order; one that failed is passed over
-    until the Improver's cool-down is over, and of several patterns of a cohort the most special one with a remedy is treated. A canary is judged by `score`, the worth of each tick, summed over a pass and divided by how
-    many rows the part has, so a remedy that only makes agents do less does not win by it.
+    `remedies` maps each pattern (`traces.PATTERNS`) to what may be tried against it, in this order; one that failed
+    is passed over until the Improver's cool-down is over, and of several patterns of a cohort the most special one
+    with a remedy is treated. A canary is judged by `score`, the worth of each tick, summed over a pass and divided
+    by how many rows the part has, so a remedy that only makes agents do less does not win by it.
     """
 
     def __init__(
@@ -133,7 +136,8 @@ class CriticReflector:
             self.dropped += gone
 
     def tick(self, now_ns: int, bus: Bus) -> int:
-        """Reflect, when it is time to; findings go to the topic `writes`: cohort u32, number of the pattern u32, p f64."""
+        """Reflect, when it is time to; findings go to the topic `writes`: cohort u32, number of the pattern u32, p
+        f64."""
         if now_ns < self._next_ns:
             return IDLE
         self._next_ns = now_ns + self._every_ns
@@ -144,7 +148,8 @@ class CriticReflector:
         return WORKED
 
     def reflect(self, now_ns: int) -> list[Finding]:
-        """Judge what is being tried, look for patterns in what came since the last time, and propose a remedy for each."""
+        """Judge what is being tried, look for patterns in what came since the last time, and propose a remedy for
+        each."""
         traces = np.concatenate(self._parts) if self._parts else np.empty(0, TRACE)
         self._parts.clear()
         self._held = 0
@@ -174,7 +179,8 @@ class CriticReflector:
         return False
 
     def carry_out(self, effects: Sequence[Effect], now_ns: int) -> None:
-        """Have done what the Improver says: for effects of calls that somebody else made, such as a person's proposal."""
+        """Have done what the Improver says: for effects of calls that somebody else made, such as a person's
+        proposal."""
         for effect in effects:
             if isinstance(effect, RunTest):
                 passed = self._policies.test(effect.change)

@@ -1,11 +1,14 @@
-"""A population of genomes that evolves: selection, crossover, mutation, elites, and the way back where it went astray.
+"""A population of genomes that evolves: selection, crossover, mutation, elites, and the way back where it went
+astray.
 
-In the field's terms: a generational genetic algorithm (Holland, 1975; Goldberg, 1989) with tournament selection and elites, over real
-vectors or programs (genetic programming, Koza, 1992), whose mutation strength follows the one-fifth rule (Rechenberg, 1973).
+In the field's terms: a generational genetic algorithm (Holland, 1975; Goldberg, 1989) with tournament selection and
+elites, over real vectors or programs (genetic programming, Koza, 1992), whose mutation strength follows the
+one-fifth rule (Rechenberg, 1973).
 
-What it is not: no guarantee of the best, no gradients (where there are some, use them), and no smaller number of evaluations than a
-method made for the problem, such as CMA-ES for smooth functions of some tens of numbers. Against random search at equal evaluations
-it wins where good genomes are near good genomes; `tests/unit/nano/test_evolving.py` shows where.
+What it is not: no guarantee of the best, no gradients (where there are some, use them), and no smaller number of
+evaluations than a method made for the problem, such as CMA-ES for smooth functions of some tens of numbers. Against
+random search at equal evaluations it wins where good genomes are near good genomes;
+`tests/unit/nano/test_evolving.py` shows where.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ FAILED = -math.inf
 
 
 class Guarded(Generic[G]):
-    """A fitness that is not a number where the function raises, so that one genome does not end the work of all others."""
+    """A fitness that is not a number where the function raises, so that one genome does not end the work of all
+    others."""
 
     def __init__(self, fitness: Fitness[G]) -> None:
         self.fitness = fitness
@@ -53,14 +57,17 @@ class Champion(Generic[G]):
 
 
 class EvolvingPopulation(Generic[G]):
-    """`size` genomes; each `step` is a generation. Greater fitness is better; one that is not a number, or raises, is the worst.
+    """`size` genomes; each `step` is a generation. Greater fitness is better; one that is not a number, or raises,
+    is the worst.
 
-    `map` evaluates a list of genomes, in order: the builtin, an executor's, or `swarm.connect().map` for the whole fleet; fitness
-    must then be importable or sent with code. It depends on the genome alone: elites are not evaluated again.
+    `map` evaluates a list of genomes, in order: the builtin, an executor's, or `swarm.connect().map` for the whole
+    fleet; fitness must then be importable or sent with code. It depends on the genome alone: elites are not
+    evaluated again.
 
-    `confirm`, if given, scores the best of each generation by something that selection does not see (a held-out set, a longer run). Where
-    it falls more than `tolerance` below the champion's, the population goes back to the generation of the champion, with half the mutation
-    strength. A run depends on the seed (and the version of NumPy) alone, wherever fitness is computed.
+    `confirm`, if given, scores the best of each generation by something that selection does not see (a held-out
+    set, a longer run). Where it falls more than `tolerance` below the champion's, the population goes back to the
+    generation of the champion, with half the mutation strength. A run depends on the seed (and the version of
+    NumPy) alone, wherever fitness is computed.
     """
 
     def __init__(
@@ -191,7 +198,8 @@ class EvolvingPopulation(Generic[G]):
         return [FAILED if math.isnan(value) else value for value in values]
 
     def _adapt(self, part: float) -> None:
-        """The one-fifth rule: more children than that are better than their parents, so greater steps are worth while."""
+        """The one-fifth rule: more children than that are better than their parents, so greater steps are worth
+        while."""
         least, most = STRENGTHS
         self.strength = min(most, max(least, self.strength * math.exp((part - 0.2) / 3)))
 

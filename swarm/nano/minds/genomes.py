@@ -1,4 +1,5 @@
-"""Genomes: arrays of numbers between bounds, and verified programs of the stack machine. How each is made, crossed and changed."""
+"""Genomes: arrays of numbers between bounds, and verified programs of the stack machine. How each is made, crossed
+and changed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Code = list[tuple[int, int]]
 
 
 class Genomes(Protocol[G]):
-    """How the genomes of a population are made. `random` is a numpy.random.Generator; nothing else may be drawn from."""
+    """How the genomes of a population are made. `random` is a numpy.random.Generator; nothing else may be drawn
+    from."""
 
     def fresh(self, random: Any) -> G:
         """A genome at random."""
@@ -41,8 +43,9 @@ class Genomes(Protocol[G]):
 
 
 class ArrayGenomes:
-    """`length` float64s in [low, high). Crossover takes each gene from either parent or between both (BLX-0, Eshelman and Schaffer,
-    1993); mutation adds a normal number of `strength` times the range to some of them, reflected at the bounds."""
+    """`length` float64s in [low, high). Crossover takes each gene from either parent or between both (BLX-0,
+    Eshelman and Schaffer, 1993); mutation adds a normal number of `strength` times the range to some of them,
+    reflected at the bounds."""
 
     def __init__(self, length: int, low: float = -1.0, high: float = 1.0) -> None:
         if length < 1 or not -np.inf < low < high < np.inf:
@@ -105,10 +108,12 @@ class Formula:
 
 
 class ProgramGenomes:
-    """Programs of one output: some statements (an expression into a variable, once or in a loop), then an expression.
+    """Programs of one output: some statements (an expression into a variable, once or in a loop), then an
+    expression.
 
-    Crossover puts an expression of one parent in the place of one of the other (Koza, "Genetic Programming", 1992, on postfix code);
-    mutation changes a constant, an operation, an expression or a statement. Every child is verified before it is one.
+    Crossover puts an expression of one parent in the place of one of the other (Koza, "Genetic Programming", 1992,
+    on postfix code); mutation changes a constant, an operation, an expression or a statement. Every child is
+    verified before it is one.
     """
 
     def __init__(self, inputs: int, *, length_max: int = 64, constants: int = 8, steps_max: int = 2000) -> None:

@@ -1,12 +1,14 @@
 """Is a transition Lipschitz with this constant? A search for two states that it takes further apart than that.
 
-A function f is Lipschitz with constant L where |f(a) - f(b)| <= L |a - b| for all a and b; with L below 1 it is a contraction, and repeating it
-ends in one fixed point (Banach, 1922), so an agent that feeds on its own output does not run away. `check` looks for a counterexample by
-random pairs and then by climbing where they were steepest, along the greatest singular vector of the Jacobian by finite differences;
-`Watch` compares the transitions that really happen.
+A function f is Lipschitz with constant L where |f(a) - f(b)| <= L |a - b| for all a and b; with L below 1 it is a
+contraction, and repeating it ends in one fixed point (Banach, 1922), so an agent that feeds on its own output does
+not run away. `check` looks for a counterexample by random pairs and then by climbing where they were steepest,
+along the greatest singular vector of the Jacobian by finite differences; `Watch` compares the transitions that
+really happen.
 
-What it is not: a proof. What is found is a counterexample, with both states, and so is certain; that nothing was found says how hard it was looked
-for. A proof needs the function's text; for a product of matrices and functions of slope at most 1, `product_bound` is one.
+What it is not: a proof. What is found is a counterexample, with both states, and so is certain; that nothing was
+found says how hard it was looked for. A proof needs the function's text; for a product of matrices and functions of
+slope at most 1, `product_bound` is one.
 """
 
 from __future__ import annotations
@@ -53,9 +55,11 @@ def check(
     climbs: int = 5,
     seed: int = 0,
 ) -> Steepest:
-    """The steepest pair of states in the box from low to high, looked for with 2 * samples + 31 * climbs * (dimension + 3) calls at most.
+    """The steepest pair of states in the box from low to high, looked for with 2 * samples + 31 * climbs *
+    (dimension + 3) calls at most.
 
-    norm: 1, 2 or inf, of both states and results. ValueError for a box that is empty, or where f gives what is not finite.
+    norm: 1, 2 or inf, of both states and results. ValueError for a box that is empty, or where f gives what is not
+    finite.
     """
     least, most = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     if least.ndim != 1 or least.shape != most.shape or not np.isfinite(most - least).all() or not (most > least).all():
@@ -71,7 +75,8 @@ def check(
 
 
 def product_bound(*matrices: Any, norm: float = 2) -> float:
-    """An upper bound for x -> s(M1 s(M2 s(... x))), s of slope at most 1 in each coordinate (tanh, relu): the product of the norms."""
+    """An upper bound for x -> s(M1 s(M2 s(... x))), s of slope at most 1 in each coordinate (tanh, relu): the
+    product of the norms."""
     return math.prod(float(np.linalg.norm(np.asarray(matrix, dtype=float), norm)) for matrix in matrices)
 
 
@@ -101,7 +106,8 @@ class _Search:
         """A point, and another at any scale from a millionth of the box to all of it."""
         a = self.random.uniform(self.low, self.high)
         way = self.random.normal(size=len(a)) * (self.high - self.low)
-        b = np.clip(a + way / max(np.linalg.norm(way), 1e-300) * np.linalg.norm(self.high - self.low) * 10 ** self.random.uniform(-6, 0), self.low, self.high)  # fmt: skip
+        far = float(np.linalg.norm(self.high - self.low)) * 10 ** self.random.uniform(-6, 0)
+        b = np.clip(a + way / max(float(np.linalg.norm(way)), 1e-300) * far, self.low, self.high)
         return self.pair(a, b), a, b
 
     def climb(self, x: Any) -> None:
@@ -153,9 +159,10 @@ class Agent(Protocol):
 class Watch:
     """An agent with a check on its transitions: each is compared with the last `kept` ones.
 
-    `state` gives the agent's state as numbers, before and after each tick; `inputs`, what else the tick depends on (it is compared as a part of the
-    state before). Without it, two ticks that read different messages count as a violation where these move the state further apart.
-    `on_violation` is called with the pair; what it raises ends the tick.
+    `state` gives the agent's state as numbers, before and after each tick; `inputs`, what else the tick depends on
+    (it is compared as a part of the state before). Without it, two ticks that read different messages count as a
+    violation where these move the state further apart. `on_violation` is called with the pair; what it raises ends
+    the tick.
     """
 
     def __init__(

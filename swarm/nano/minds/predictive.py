@@ -1,12 +1,14 @@
-"""An agent that works ahead of its input: it forecasts the next values, computes their results, and throws wrong ones away.
+"""An agent that works ahead of its input: it forecasts the next values, computes their results, and throws wrong
+ones away.
 
-In the field's terms this is speculative execution by value prediction (Lipasti and Shen, "Exceeding the dataflow limit via
-value prediction", MICRO 1996), with several forecasters of which those are believed that hit lately (a tournament, McFarling,
-"Combining branch predictors", DEC WRL TN-36, 1993). A result that was computed ahead is used only where the value that came is
-the value that was forecast, so what the agent publishes is exactly what it would have published without forecasts, sooner.
+In the field's terms this is speculative execution by value prediction (Lipasti and Shen, "Exceeding the dataflow
+limit via value prediction", MICRO 1996), with several forecasters of which those are believed that hit lately (a
+tournament, McFarling, "Combining branch predictors", DEC WRL TN-36, 1993). A result that was computed ahead is used
+only where the value that came is the value that was forecast, so what the agent publishes is exactly what it would
+have published without forecasts, sooner.
 
-What it is not: it does not see the future, does not learn causes, and on input without a pattern it does not hit; then it stops
-working ahead and costs little more than an agent that waits.
+What it is not: it does not see the future, does not learn causes, and on input without a pattern it does not hit;
+then it stops working ahead and costs little more than an agent that waits.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class LastValue:
 
 
 class Stride:
-    """The last value and the last step that was seen twice in a row (two-delta stride, Eickemeyer and Vassiliadis, 1993)."""
+    """The last value and the last step that was seen twice in a row (two-delta stride, Eickemeyer and Vassiliadis,
+    1993)."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -127,8 +130,8 @@ class Trend:
 class Context:
     """What came last after the same `order` values (a finite context method, Sazeides and Smith, MICRO 1997).
 
-    With `steps` contexts and guesses are differences instead of values (Goeman, Vandierendonck and De Bosschere, HPCA 2001), so a
-    pattern is known again at another level. A guess is replaced when it was wrong twice in a row.
+    With `steps` contexts and guesses are differences instead of values (Goeman, Vandierendonck and De Bosschere,
+    HPCA 2001), so a pattern is known again at another level. A guess is replaced when it was wrong twice in a row.
     """
 
     def __init__(self, order: int = 2, steps: bool = False) -> None:
@@ -182,10 +185,11 @@ def usual_forecasters() -> list[Forecaster]:
 class PredictiveAgent(Generic[R]):
     """Computes `work` of each number that it reads, ahead where it can, and publishes the results.
 
-    `tolerance` is the grid on which numbers count as the same: with 0 they must be equal; else `work` is given the nearest
-    multiple of it, whether that was forecast or not. `ahead` is how many different guesses are computed after each input.
-    A forecaster is believed while the part of its guesses that hit, weighted towards the last twenty or so, is at least `trust`.
-    `work` must depend on its argument alone; it is called for guesses that never come, too.
+    `tolerance` is the grid on which numbers count as the same: with 0 they must be equal; else `work` is given the
+    nearest multiple of it, whether that was forecast or not. `ahead` is how many different guesses are computed
+    after each input. A forecaster is believed while the part of its guesses that hit, weighted towards the last
+    twenty or so, is at least `trust`. `work` must depend on its argument alone; it is called for guesses that never
+    come, too.
     """
 
     def __init__(
@@ -274,7 +278,8 @@ class PredictiveAgent(Generic[R]):
         return None if best is None else self._guesses[best]
 
     def work_ahead(self) -> int:
-        """Compute the results of what is likely to come next; how many were computed. A guess on which `work` fails is none."""
+        """Compute the results of what is likely to come next; how many were computed. A guess on which `work` fails
+        is none."""
         before = len(self._ready)
         for i in sorted(range(len(self._scores)), key=lambda i: (-self._scores[i], i)):
             guess = self._guesses[i]

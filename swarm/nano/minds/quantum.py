@@ -1,13 +1,14 @@
 """An agent that chooses by measuring a simulated register: options are basis states, preferences are amplitudes.
 
-In the field's terms: amplitude encoding, Born's rule, amplitude amplification (Brassard, Høyer, Mosca and Tapp, "Quantum amplitude
-amplification and estimation", 2000) and the search with an unknown number of solutions (Boyer, Brassard, Høyer and Tapp, "Tight
-bounds on quantum searching", 1998), on the exact state vector of `kernels.register`.
+In the field's terms: amplitude encoding, Born's rule, amplitude amplification (Brassard, Høyer, Mosca and Tapp,
+"Quantum amplitude amplification and estimation", 2000) and the search with an unknown number of solutions (Boyer,
+Brassard, Høyer and Tapp, "Tight bounds on quantum searching", 1998), on the exact state vector of
+`kernels.register`.
 
-What it is not: there is no quantum computer, and no speed. The simulation costs time in proportion to the number of options for each
-step, so a search of N options asks sqrt(N) questions in the model and takes N sqrt(N) steps here; a loop over the options is faster.
-What it gives is a choice that follows a declared distribution, with interference (a phase can make an option less likely that
-no mixture of probabilities could), from a seed.
+What it is not: there is no quantum computer, and no speed. The simulation costs time in proportion to the number of
+options for each step, so a search of N options asks sqrt(N) questions in the model and takes N sqrt(N) steps here;
+a loop over the options is faster. What it gives is a choice that follows a declared distribution, with interference
+(a phase can make an option less likely that no mixture of probabilities could), from a seed.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def weights_of(payload: bytes) -> Sequence[float]:
 class QuantumDecision:
     """Chooses one of `options` (1 to 2^20) by measurement; at first each is as likely as any other.
 
-    As an agent it answers each message on the topic `reads`, weights of the options, with the number of an option (4 bytes,
-    little-endian) on `writes`; without `reads` it chooses once a tick by what it prefers. `draws` of its `register` counts the random
-    numbers taken: a choice depends on seed, stream and that number alone.
+    As an agent it answers each message on the topic `reads`, weights of the options, with the number of an option
+    (4 bytes, little-endian) on `writes`; without `reads` it chooses once a tick by what it prefers. `draws` of its
+    `register` counts the random numbers taken: a choice depends on seed, stream and that number alone.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class QuantumDecision:
         self.prefer([1.0] * options)
 
     def prefer(self, weights: Sequence[float]) -> None:
-        """Choose option i with probability weights[i] / sum from now on; all phases are 0. ValueError unless one is over 0."""
+        """Choose option i with probability weights[i] / sum from now on; all phases are 0. ValueError unless one is
+        over 0."""
         given = np.zeros(len(self.register))
         given[: self.options] = weights if len(weights) == self.options else self._refuse(weights)
         total = float(given.sum())
@@ -76,8 +78,9 @@ class QuantumDecision:
         self._load(np.asarray(self.register) * np.exp(1j * given))
 
     def mix(self, angle: float) -> None:
-        """Let amplitude flow between options whose numbers differ in one bit: RX(angle) on each qubit (the mixer of QAOA, Farhi,
-        Goldstone and Gutmann, 2014). ValueError unless the number of options is a power of two, since it would leave them."""
+        """Let amplitude flow between options whose numbers differ in one bit: RX(angle) on each qubit (the mixer of
+        QAOA, Farhi, Goldstone and Gutmann, 2014). ValueError unless the number of options is a power of two, since
+        it would leave them."""
         if self.options != len(self.register):
             raise ValueError(f"{self.options} options can not be mixed; a power of two can")
         for qubit in range(self.register.qubits):
@@ -93,10 +96,11 @@ class QuantumDecision:
         return self.register.sample(1)[0]
 
     def amplify(self, good: Iterable[int], rounds: int | None = None) -> int:
-        """Make the good options more likely: amplitude amplification from the present state; how many rounds were made.
+        """Make the good options more likely: amplitude amplification from the present state; how many rounds were
+        made.
 
-        With p the probability of all good ones, it becomes sin((2 rounds + 1) asin(sqrt(p)))^2; their shares among each other stay.
-        Without `rounds`, as many as bring it nearest to 1. ValueError where p is 0.
+        With p the probability of all good ones, it becomes sin((2 rounds + 1) asin(sqrt(p)))^2; their shares among
+        each other stay. Without `rounds`, as many as bring it nearest to 1. ValueError where p is 0.
         """
         marked = np.unique(np.fromiter(good, dtype=np.int64))
         if marked.size == 0 or marked[0] < 0 or marked[-1] >= self.options:
@@ -115,8 +119,9 @@ class QuantumDecision:
     def search(self, good: Callable[[int], bool]) -> int | None:
         """An option that is good, not knowing how many are; None where there is none. The state stays as it is.
 
-        Asks, in the model, some 9/2 sqrt(options / good ones) questions on average at most, counted in `questions`; where none is
-        good, it gives up after three times what one would take. Here, `good` is called once for each option, to simulate the oracle.
+        Asks, in the model, some 9/2 sqrt(options / good ones) questions on average at most, counted in `questions`;
+        where none is good, it gives up after three times what one would take. Here, `good` is called once for each
+        option, to simulate the oracle.
         """
         n = self.options
         marked = np.array([option for option in range(n) if good(option)], dtype=np.int64)

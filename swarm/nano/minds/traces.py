@@ -1,9 +1,10 @@
-"""What ticks left behind, as an array, and the patterns in it: where budgets are overrun, by whom, when and beside whom.
+"""What ticks left behind, as an array, and the patterns in it: where budgets are overrun, by whom, when and beside
+whom.
 
-Each pattern is a significance test of counts against what chance would give, so on traces without a pattern little is found: of all
-looks at which nothing was there, at most the part `error` finds something (Bonferroni over all that was looked at). The tests take
-ticks as independent of each other; where one cause overruns many ticks at once, what is found is that they go together, which is
-the finding.
+Each pattern is a significance test of counts against what chance would give, so on traces without a pattern little
+is found: of all looks at which nothing was there, at most the part `error` finds something (Bonferroni over all
+that was looked at). The tests take ticks as independent of each other; where one cause overruns many ticks at once,
+what is found is that they go together, which is the finding.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ TRACE = np.dtype(
         ("violated", "u1"),
     ]
 )
-"""One tick: its instant and pass, whose it was, what it cost, what it came to (`nano.h`), whether it was over its budget."""
+"""One tick: its instant and pass, whose it was, what it cost, what it came to (`nano.h`), whether it was over its
+budget."""
 
 PATTERNS = ("failing rows", "overrunning rows", "in turn", "beside", "dearer", "overrun", "failing")
 """By what they explain, the most special first."""
@@ -73,8 +75,8 @@ def _lower(k: int, n: int, p: float) -> float:
 
 
 def greater(later: Any, earlier: Any) -> float:
-    """The probability, where both come from one distribution, that `later` ranks as high or higher (Mann and Whitney's U, normal
-    approximation with ties)."""
+    """The probability, where both come from one distribution, that `later` ranks as high or higher (Mann and
+    Whitney's U, normal approximation with ties)."""
     both = np.concatenate([earlier, later])
     order, counts = np.unique(both, return_inverse=True, return_counts=True)[1:]
     ends = np.cumsum(counts)
@@ -89,8 +91,8 @@ def greater(later: Any, earlier: Any) -> float:
 def patterns(traces: Any, *, tolerated: float = 0.01, error: float = 0.01, least: int = 200) -> list[Finding]:
     """The patterns in an array of TRACE, by cohort, and of one cohort the most special first.
 
-    tolerated: part of a cohort's ticks that may be over budget, or fail, without anything being found; least: ticks below which a
-    cohort is not looked at.
+    tolerated: part of a cohort's ticks that may be over budget, or fail, without anything being found; least: ticks
+    below which a cohort is not looked at.
     """
     found: list[Finding] = []
     cohorts = np.unique(traces["cohort"])

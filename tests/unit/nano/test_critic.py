@@ -20,7 +20,8 @@ BUDGET_NS = 1000
 
 
 def ticks(seed, passes, cohorts=(1, 2), rows=50, first=0, base=None, turns=None):
-    """Every row ticks each pass, at a cost of 500 ns or so; 0.2 % overrun, for no reason. `turns`: {cohort: every m passes}."""
+    """Every row ticks each pass, at a cost of 500 ns or so; 0.2 % overrun, for no reason. `turns`: {cohort: every m
+    passes}."""
     noise = np.random.default_rng([seed, first])
     parts = []
     for number in range(first, first + passes):

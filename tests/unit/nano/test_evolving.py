@@ -1,4 +1,5 @@
-"""It beats random search at equal evaluations, keeps its best, goes back from where it went astray, and is the same for a seed."""
+"""It beats random search at equal evaluations, keeps its best, goes back from where it went astray, and is the same
+for a seed."""
 
 from __future__ import annotations
 
