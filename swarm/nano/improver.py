@@ -172,7 +172,7 @@ class MeanOverTime:
             return -math.inf, math.inf
         weight = n * self._rho2 + 1
         reach = math.sqrt(
-            self._squares / n * 2 * weight / (n * n * self._rho2) * math.log(math.sqrt(weight) / self.error)
+            self._squares / (n - 1) * 2 * weight / (n * n * self._rho2) * math.log(math.sqrt(weight) / self.error)
         )
         return self.mean - reach, self.mean + reach
 
