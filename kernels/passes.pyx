@@ -650,6 +650,13 @@ cdef class Passes:
         c.turn.n = n
         return listed(&c.turn)
 
+    @property
+    def number(self):
+        """Of the pass that waits for Python's part of it, as native ticks know it. RuntimeError when none does."""
+        if not self.inside:
+            raise RuntimeError("no pass is open")
+        return self.made if self.ordered else self.made - 1
+
     def halt(self):
         """Real time stands still until the next `run`."""
         self.origin = 0

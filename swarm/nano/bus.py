@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from operator import length_hint
 from typing import Any, NamedTuple
 
+from kernels.draws import random_at, uniform_at
+from kernels.passes import Passes
 from kernels.topics import Bus
 from swarm.nano.arrays import numpy
 from swarm.nano.errors import NanoError
@@ -26,10 +28,13 @@ class Message(NamedTuple):
 class Port:
     """The bus as the agents of one cohort see it: the topics that their kind declared."""
 
-    __slots__ = ("_bus", "_kind", "_numbers", "_read", "_ticking", "rows")
+    __slots__ = ("_bus", "_kind", "_numbers", "_passes", "_read", "_ticking", "rows")
 
-    def __init__(self, bus: Bus, kind: int, numbers: Mapping[str, int], read: Mapping[str, int]) -> None:
+    def __init__(
+        self, bus: Bus, passes: Passes, kind: int, numbers: Mapping[str, int], read: Mapping[str, int]
+    ) -> None:
         self._bus = bus
+        self._passes = passes
         self._kind = kind
         self._numbers = numbers
         """Topics that may be written, and their numbers."""
@@ -65,10 +70,19 @@ class Port:
             )
         return bool(self._bus.publish(number, self._kind, self._row() if row is None else row, payload))
 
+    def random(self, draw: int = 0) -> int:
+        """64 random bits of the agent that ticks now: those that `nano_random()` gives a native tick in its place, so they
+        depend on (seed, kind, row, pass, draw) alone."""
+        return random_at(self._passes.seed, self._kind, self._row(), self._passes.number, draw)
+
+    def uniform(self, draw: int = 0) -> float:
+        """The same as a number in [0, 1), as `nano_uniform()` has it."""
+        return uniform_at(self._passes.seed, self._kind, self._row(), self._passes.number, draw)
+
     def _row(self) -> int:
         """Of the agent that ticks now: as many have been taken off the list as it is shorter."""
         if self._ticking is None:
-            raise NanoError("nobody ticks now", hint="give the row of the agent that publishes")
+            raise NanoError("nobody ticks now", hint="publish with the row of an agent; draw random numbers in a tick")
         return int(self.rows[len(self.rows) - length_hint(self._ticking) - 1])
 
     def _number(self, known: Mapping[str, int], topic: str, what: str) -> int:

@@ -237,7 +237,9 @@ class NanoSwarm:
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
-            cohort.python = PythonCohort(number, form, state, rows, Port(self.bus, state.number, writes, reads))
+            cohort.python = PythonCohort(
+                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads)
+            )
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
             period_ns=period_ns, periods_ns=periods,

@@ -482,3 +482,17 @@ def test_pythons_agents_get_turns_as_well():
     assert passes.statistics(0)["missed"] == 1
     with pytest.raises(RuntimeError):
         passes.order()
+
+
+def test_the_number_of_a_pass_is_known_while_python_has_its_part():
+    schedule = Passes()
+    population = Population(4, [("x", "d")], "columns")
+    schedule.add_cohort(schedule.add_kind(population), population.claim(2), PYTHON, period_ns=1000)
+    with pytest.raises(RuntimeError, match="no pass is open"):
+        schedule.number
+    seen = []
+    while schedule.run(3000) == PYTHON_DUE:
+        seen.append(schedule.number)
+        schedule.settle(0, [], 1, 0)
+        schedule.finish()
+    assert seen == [0, 1, 2] and schedule.made == 3

@@ -7,6 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
+from kernels.draws import random_at, uniform_at
 from kernels.passes import TICKS
 from swarm import nano
 
@@ -375,3 +376,35 @@ def test_the_header_is_where_it_is_said_to_be():
     from pathlib import Path
 
     assert (Path(nano.include()) / "nano.h").is_file()
+
+
+def test_random_numbers_of_python_are_those_of_native_ticks_in_its_place():
+    drawn, early = {}, []
+
+    class Drawer(nano.Kind, capacity=10):
+        n: nano.u32
+
+        def tick(self, now_ns, bus):
+            drawn[now_ns, self.row] = (bus.random(), bus.random(5), bus.uniform(5))
+
+    class Draft(nano.Kind, capacity=10):
+        n: nano.u32
+
+    def eager(agent, bus):
+        with pytest.raises(nano.NanoError, match="nobody ticks"):
+            bus.random()
+        early.append(agent.row)
+        yield
+
+    flock = nano.NanoSwarm(seed=11)
+    flock.spawn(Draft.generators(eager), 1, rate_hz=100)
+    flock.spawn(Drawer, 3, rate_hz=100)
+    flock.run_for(seconds=0.02)
+    kind = flock.kinds[Drawer].number
+    assert early == [0] and kind == 1
+    assert drawn == {
+        (number * 10_000_000, row): (
+            random_at(11, kind, row, number), random_at(11, kind, row, number, 5), uniform_at(11, kind, row, number, 5),
+        )
+        for number in range(2) for row in range(3)
+    }  # fmt: skip
