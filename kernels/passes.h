@@ -2,6 +2,7 @@
 #ifndef SWARM_PASSES_H
 #define SWARM_PASSES_H
 
+#include "motions.h"
 #include "nano.h"
 #include "tally.h"
 #include "ticks.h"
@@ -116,7 +117,7 @@ typedef struct call_span {
     uint32_t agents;
 } call_span;
 
-/* Ready-made ticks, for tests and measurements: nothing, and one step of a fall over columns x and v. */
+/* Ready-made ticks, for tests and measurements: nothing, and one step over columns x and v; of a batch, see motions.h. */
 static inline int tick_nothing(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
 {
     (void)cols, (void)row, (void)now_ns, (void)ctx;
@@ -132,22 +133,7 @@ static inline int tick_many_nothing(void **cols, const uint32_t *idx, size_t n, 
 static inline int tick_move(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
 {
     (void)now_ns, (void)ctx;
-    ((double *)cols[0])[row] += ((double *)cols[1])[row] * 1e-3;
-    return NANO_WORKED;
-}
-
-static inline int tick_many_move(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx)
-{
-    (void)now_ns, (void)ctx;
-    double *restrict x = (double *)cols[0];
-    const double *restrict v = (const double *)cols[1];
-    if (idx == NULL) {
-        for (size_t i = 0; i < n; i++)
-            x[i] += v[i] * 1e-3;
-    } else {
-        for (size_t i = 0; i < n; i++)
-            x[idx[i]] += v[idx[i]] * 1e-3;
-    }
+    ((double *)cols[0])[row] += ((double *)cols[1])[row] * MOTION_STEP;
     return NANO_WORKED;
 }
 

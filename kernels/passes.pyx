@@ -85,7 +85,14 @@ cdef extern from "passes.h" nogil:
     int tick_nothing(void**, uint32_t, uint64_t, nano_ctx*) noexcept
     int tick_many_nothing(void**, const uint32_t*, size_t, uint64_t, nano_ctx*) noexcept
     int tick_move(void**, uint32_t, uint64_t, nano_ctx*) noexcept
-    int tick_many_move(void**, const uint32_t*, size_t, uint64_t, nano_ctx*) noexcept
+
+cdef extern from "motions.h" nogil:
+    enum:
+        MOTION_MOVE
+    nano_tick_many motion_at(int, int) noexcept
+
+cdef extern from "dispatch.h" nogil:
+    int cpu_level() noexcept
 
 MANY, ONE, PYTHON = 0, 1, 2
 """Forms of a tick: of a batch, of one agent, and Python's, which the caller of `run` calls."""
@@ -93,7 +100,7 @@ WARN, SUSPEND, KILL = 0, 1, 2
 """What becomes of an agent that was over its budget, where guards act."""
 TICKS = {
     "nothing": <uintptr_t> &tick_nothing, "nothing_many": <uintptr_t> &tick_many_nothing,
-    "move": <uintptr_t> &tick_move, "move_many": <uintptr_t> &tick_many_move,
+    "move": <uintptr_t> &tick_move, "move_many": <uintptr_t> <void*> motion_at(MOTION_MOVE, cpu_level()),
 }
 """Addresses of ready-made native ticks, for tests and measurements. "move" wants columns x and v of f64."""
 
