@@ -220,7 +220,7 @@ cdef class Plan:
                 self.ticks[at].cols = self.cols + column
                 self.ticks[at].n = last - first
                 self.ticks[at].ctx = <nano_ctx*> &self.contexts[at]
-                for i in range(columns_of):
+                for i in range(width):
                     self.cols[column] = <uint8_t*> self.held[base + i].buf + first * <size_t> self.held[base + i].itemsize
                     column += 1
                 self.chunks[at].work = crew_tick_run

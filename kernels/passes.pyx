@@ -662,7 +662,7 @@ cdef class Passes:
         """Of the pass that waits for Python's part of it, as native ticks know it. RuntimeError when none does."""
         if not self.inside:
             raise RuntimeError("no pass is open")
-        return self.made if self.ordered else self.made - 1
+        return self.made
 
     def halt(self):
         """Real time stands still until the next `run`."""
