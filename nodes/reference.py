@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from nodes.reference_pages import commands_page, python_page
+from nodes.reference_pages import commands_page, nano_page, python_page
 from nodes.series import GAUGES, TABLE, all_series
 from nodes.settings_text import reference_page, sample_file
 from swarm.exit_codes import ExitCode
@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> int:
         directory / "metrics.md": metrics_page(),
         directory / "commands.md": commands_page(),
         directory / "python.md": python_page(),
+        directory / "nano.md": nano_page(),
         ROOT / "configs" / "node.toml": sample_file(),
     }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
