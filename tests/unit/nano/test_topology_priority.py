@@ -25,12 +25,12 @@ def oracle(due, now, capacity):
     """(cohort, agents) in the order in which they should run."""
     out = []
     for one in sorted(due, key=lambda one: (-level(one, now), one.waiting_since_ns, one.cohort)):
-        agents = 0
-        while agents < one.agents and capacity - one.cost_of(agents) > 0:
-            agents += 1
+        agents = one.agents
+        if one.cost_ns > capacity:  # as few as fill the pass
+            agents = next(k for k in range(1, one.agents + 1) if one.cost_of(k) >= capacity)
         if capacity > 0:
-            out.append((one.cohort, agents if one.cost_ns else one.agents))
-            capacity -= one.cost_of(out[-1][1])
+            out.append((one.cohort, agents))
+            capacity -= one.cost_of(agents)
     return out
 
 
