@@ -1,9 +1,11 @@
+cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef struct Chunk
 cdef struct Slot
 
+@cython.final
 cdef class Wheel:
     cdef uint64_t* missing              # of each id: the complement of the instant it is due at, 0 while it does not wait
     cdef size_t ids                     # length of `missing`
@@ -16,14 +18,19 @@ cdef class Wheel:
     cdef uint64_t starts[8]             # of each level but the lowest: where its first occupied slot begins
     cdef uint64_t upper                 # the least of these
     cdef uint64_t here                  # where the slot that is open begins
+    cdef uint64_t base                  # from which offsets in the run count
     cdef uint64_t now
     cdef uint64_t soonest               # what next_ns() found; 0 when it has to look
-    cdef uint64_t* run                  # of the open slot: sorted from `at` to `ordered`, then as they came, up to `end`
+    cdef uint64_t* run                  # open: sorted from `at` to `ordered`, then as they came, up to `end`
     cdef uint64_t* scratch
     cdef size_t run_room
     cdef size_t at
     cdef size_t ordered
     cdef size_t end
+    cdef uint64_t* wide                 # what is left of the slot of the second level that is open, sorted
+    cdef uint64_t wide_base
+    cdef size_t wide_at
+    cdef size_t wide_end
     cdef size_t entries                 # those that wait, and those that were cancelled or moved and not met yet
     cdef readonly size_t count
 
@@ -36,13 +43,14 @@ cdef class Wheel:
 
     cdef int reserve_ids(self, uint32_t id) noexcept nogil
     cdef int reserve_entry(self) noexcept nogil
-    cdef void place(self, uint32_t id, uint64_t at_ns) noexcept nogil
     cdef void extend(self, int level, uint64_t number) noexcept nogil
     cdef uint64_t following(self, int level) noexcept nogil
     cdef void begin(self, int level) noexcept nogil
     cdef uint32_t detach(self, int level, uint64_t number, uint32_t* fill) noexcept nogil
     cdef void give_back(self, uint32_t chunk) noexcept nogil
     cdef void collect(self, uint64_t number) noexcept nogil
+    cdef void take_wide(self, uint64_t last) noexcept nogil
+    cdef void open_wide(self) noexcept nogil
     cdef void expand(self, int level) noexcept nogil
     cdef bint open_next(self) noexcept nogil
     cdef void order(self) noexcept nogil

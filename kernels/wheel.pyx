@@ -3,14 +3,16 @@
 As Varghese and Lauck's sixth scheme ("Hashed and hierarchical timing wheels", SOSP 1987): seven levels of 256 slots, a
 slot of the lowest 512 ns wide and one of each next level 256 times as wide, so all of 64 bits of ns are covered. An id goes
 to the lowest level whose next 255 slots reach its instant; when the time of a slot has come it is spread over the
-levels below, and one of the lowest is sorted when it opens, which makes the order exact. Occupied slots are bits, so
-empty time is skipped, however long.
+levels below. Those of the two lowest are sorted when they open, which makes the order exact: one of the second (131 µs)
+by counting, as a whole, because that costs less than to spread it; what is added to its time meanwhile waits in slots
+of the first and joins when they open. Occupied slots are bits, so empty time is skipped, however long.
 
 Slots are lists of chunks of 31 keys out of one pool: what a wheel touches is about what waits in it. A key is the
 offset in the slot and the id, so that sorting is comparing integers. To cancel is to forget the instant; the key that
 stays behind is dropped when it is met, or with all the others once they outnumber those that wait.
 """
 
+cimport cython
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stddef cimport size_t
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
@@ -19,9 +21,11 @@ from libc.string cimport memcpy, memmove, memset
 cdef extern from *:
     """
     static inline int lowest_bit(uint64_t v) { return __builtin_ctzll(v); }
+    static inline void soon(const void *at) { __builtin_prefetch(at, 1, 3); }
     #define WHEEL_UNLIKELY(x) __builtin_expect(!!(x), 0)
     """
     int lowest_bit(uint64_t) noexcept nogil
+    void soon(const void*) noexcept nogil
     bint unlikely "WHEEL_UNLIKELY" (bint) noexcept nogil
 
 cdef enum:
@@ -32,6 +36,8 @@ cdef enum:
     LEVELS = 7
     KEYS = 31                           # of a chunk, which so has 256 bytes
     FEW = 40                            # up to which inserting is faster than counting digits
+    AHEAD = 16                          # keys by which instants are fetched before they are compared
+    FINEST = 11                         # bits by which a slot of the second level is counted at most
     SPARE = LEVELS * SLOTS + 8          # chunks that may be partly filled
 
 cdef uint32_t NONE = UINT32_MAX
@@ -103,6 +109,74 @@ cdef void sort(uint64_t* keys, uint64_t* scratch, size_t n) noexcept nogil:
         memcpy(keys, source, n * 8)
 
 
+cdef inline void place(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
+    """Put a key where it belongs. at_ns is not before the open slot, and there is room."""
+    cdef int level = 1
+    cdef int bits = GRAIN + BITS
+    cdef uint64_t number = at_ns >> bits
+    cdef uint64_t ahead = number - (self.here >> bits)
+    cdef uint64_t key
+    cdef Slot* slot
+    if ahead <= 1:                      # else it is beyond the lowest level
+        ahead = (at_ns >> GRAIN) - (self.here >> GRAIN)
+        if ahead == 0:
+            if self.end == self.run_room:
+                memmove(self.run, self.run + self.at, (self.end - self.at) * 8)
+                self.ordered -= self.at
+                self.end -= self.at
+                self.at = 0
+            self.run[self.end] = (at_ns - self.base) << 32 | id
+            self.end += 1
+            return
+        if ahead < SLOTS:
+            level = 0
+            bits = GRAIN
+            number = at_ns >> GRAIN
+    else:
+        while unlikely(ahead >= SLOTS):
+            level += 1
+            bits += BITS
+            number = at_ns >> bits
+            ahead = number - (self.here >> bits)
+    key = id
+    if bits <= 32:
+        key |= (at_ns & ((<uint64_t> 1 << bits) - 1)) << 32
+    slot = &self.slots[level * SLOTS + number % SLOTS]
+    if unlikely(slot.fill == KEYS):
+        self.extend(level, number)
+    self.chunks[slot.head].keys[slot.fill] = key
+    slot.fill += 1
+
+
+cdef inline int insert(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
+    cdef uint64_t had
+    if unlikely(id >= self.ids) and self.reserve_ids(id):
+        return -1
+    if at_ns < self.now:
+        at_ns = self.now
+    had = ~self.missing[id]
+    if unlikely(had == at_ns):
+        return 0
+    if unlikely(at_ns == UINT64_MAX):
+        self.cancel(id)
+        return 0
+    if unlikely(2 * (self.entries + 1) > self.run_room) and self.reserve_entry():
+        return -1
+    if had == UINT64_MAX:
+        self.count += 1
+    elif had == self.soonest:
+        self.soonest = 0
+    if at_ns < self.soonest:
+        self.soonest = at_ns
+    self.missing[id] = ~at_ns
+    place(self, id, at_ns)
+    self.entries += 1
+    if unlikely(self.entries > 2 * self.count + 4096):
+        self.sweep()
+    return 0
+
+
+@cython.final
 cdef class Wheel:
     """Ids (32 bits) and the instants (ns, 64 bits) at which they are due. An id waits once at most.
 
@@ -136,6 +210,7 @@ cdef class Wheel:
         PyMem_RawFree(self.occupied)
         PyMem_RawFree(self.run)
         PyMem_RawFree(self.scratch)
+        PyMem_RawFree(self.wide)
 
     # -- room, taken when an id is added, so that nothing else can fail
 
@@ -171,6 +246,10 @@ cdef class Wheel:
         if grown == NULL:
             return -1
         self.run = <uint64_t*> grown
+        grown = PyMem_RawRealloc(self.wide, keys * 8)
+        if grown == NULL:
+            return -1
+        self.wide = <uint64_t*> grown
         grown = PyMem_RawMalloc(keys * 8)
         if grown == NULL:
             return -1
@@ -203,37 +282,6 @@ cdef class Wheel:
                         self.upper = start
         slot.head = chunk
         slot.fill = 0
-
-    cdef void place(self, uint32_t id, uint64_t at_ns) noexcept nogil:
-        """Put a key where it belongs. at_ns is not before the open slot, and there is room."""
-        cdef int level = 0
-        cdef int bits = GRAIN
-        cdef uint64_t number = at_ns >> GRAIN
-        cdef uint64_t ahead = number - (self.here >> GRAIN)
-        cdef uint64_t key
-        cdef Slot* slot
-        if unlikely(ahead == 0):
-            if self.end == self.run_room:
-                memmove(self.run, self.run + self.at, (self.end - self.at) * 8)
-                self.ordered -= self.at
-                self.end -= self.at
-                self.at = 0
-            self.run[self.end] = (at_ns - self.here) << 32 | id
-            self.end += 1
-            return
-        while ahead >= SLOTS:
-            level += 1
-            bits += BITS
-            number = at_ns >> bits
-            ahead = number - (self.here >> bits)
-        key = id
-        if bits <= 32:
-            key |= (at_ns & ((<uint64_t> 1 << bits) - 1)) << 32
-        slot = &self.slots[level * SLOTS + number % SLOTS]
-        if slot.fill == KEYS:
-            self.extend(level, number)
-        self.chunks[slot.head].keys[slot.fill] = key
-        slot.fill += 1
 
     cdef uint64_t following(self, int level) noexcept nogil:
         """The number of the first occupied slot of a level, UINT64_MAX when there is none."""
@@ -290,6 +338,61 @@ cdef class Wheel:
             self.give_back(chunk)
             chunk = after
 
+    cdef void take_wide(self, uint64_t last) noexcept nogil:
+        """Append the keys of the wide slot up to this slot of the lowest level to the run."""
+        cdef uint64_t ends = ((last + 1) << GRAIN) - self.wide_base
+        cdef uint64_t less = (self.base - self.wide_base) << 32
+        cdef size_t at = self.wide_at
+        cdef size_t end = self.end
+        ends = UINT64_MAX if ends > LOW else ends << 32
+        while at < self.wide_end and self.wide[at] < ends:
+            self.run[end] = self.wide[at] - less
+            end += 1
+            at += 1
+        self.wide_at = at
+        self.end = end
+
+    cdef void open_wide(self) noexcept nogil:
+        """Sort the slot of the second level that begins here."""
+        cdef uint32_t count[1 << FINEST]
+        cdef uint32_t fill, after, sum, had, most = 0
+        cdef uint32_t chunk = self.detach(1, self.here >> (GRAIN + BITS), &fill)
+        cdef uint64_t* keys = self.scratch
+        cdef size_t n = 0, i
+        cdef int bits = 6, shift
+        while chunk != NONE:
+            memcpy(keys + n, self.chunks[chunk].keys, fill * 8)
+            n += fill
+            fill = KEYS
+            after = self.chunks[chunk].next
+            self.give_back(chunk)
+            chunk = after
+        self.wide_base = self.here
+        self.wide_at = 0
+        self.wide_end = n
+        if n > FEW:
+            while bits < FINEST and n >> bits:
+                bits += 1
+            shift = 32 + GRAIN + BITS - bits
+            memset(count, 0, sizeof(uint32_t) << bits)
+            for i in range(n):
+                count[keys[i] >> shift] += 1
+            sum = 0
+            for i in range(<size_t> 1 << bits):
+                had = count[i]
+                most = max(most, had)
+                count[i] = sum
+                sum += had
+            if most <= FEW:
+                for i in range(n):
+                    had = <uint32_t> (keys[i] >> shift)
+                    self.wide[count[had]] = keys[i]
+                    count[had] += 1
+                insertion_sort(self.wide, n)        # in which nothing has far to go
+                return
+        memcpy(self.wide, keys, n * 8)
+        sort(self.wide, keys, n)
+
     cdef void expand(self, int level) noexcept nogil:
         """Spread the slot of a level that begins here over the levels below."""
         cdef int bits = width(level)
@@ -308,39 +411,52 @@ cdef class Wheel:
                     if at_ns >> bits != number or at_ns == UINT64_MAX:
                         self.entries -= 1
                         continue
-                self.place(id, at_ns)
+                place(self, id, at_ns)
             fill = KEYS
             after = self.chunks[chunk].next
             self.give_back(chunk)
             chunk = after
-        self.begin(level)
 
     cdef bint open_next(self) noexcept nogil:
-        """Open the first slot that begins by now; False when there is none. The run must be used up."""
-        cdef uint64_t number, start
+        """Open the first slots that begin by now; False when there is none. The run must be used up."""
+        cdef uint64_t number, start, last
         cdef int level
         self.at = self.ordered = self.end = 0
         while True:
             number = self.following(0)
             start = UINT64_MAX if number == UINT64_MAX else number << GRAIN
+            if self.wide_at < self.wide_end:
+                # All of it lies before anything of the levels above. Slots that have no other keys come at once.
+                last = min(self.now, min(start, self.upper) - 1) >> GRAIN
+                self.base = self.wide_base
+                self.take_wide(last)
+                if self.end:
+                    self.ordered = self.end
+                    self.here = last << GRAIN
+                    return True
             if self.upper <= start:
                 if self.upper > self.now or self.upper == UINT64_MAX:
                     break
-                self.here = start = self.upper
+                self.here = self.base = start = self.upper
                 for level in range(LEVELS - 1, 0, -1):
                     if self.starts[level] == start:
-                        self.expand(level)
+                        if level > 1:
+                            self.expand(level)
+                        else:
+                            self.open_wide()
+                        self.begin(level)
                 if number == start >> GRAIN:
                     self.collect(number)
-                if self.end:
-                    return True
             elif start > self.now:
                 break
             else:
-                self.here = start
+                self.here = self.base = start
                 self.collect(number)
+            if self.wide_at < self.wide_end:
+                self.take_wide(self.here >> GRAIN)
+            if self.end:
                 return True
-        self.here = self.now >> GRAIN << GRAIN      # what waits begins later: nothing has to move
+        self.here = self.base = self.now >> GRAIN << GRAIN      # what waits begins later: nothing has to move
         return False
 
     cdef void order(self) noexcept nogil:
@@ -383,6 +499,13 @@ cdef class Wheel:
                 times[n] = ~self.missing[id]
                 self.missing[id] = 0
                 n += 1
+        for i in range(self.wide_at, self.wide_end):
+            id = <uint32_t> self.wide[i]
+            if self.missing[id]:
+                ids[n] = id
+                times[n] = ~self.missing[id]
+                self.missing[id] = 0
+                n += 1
         for index in range(LEVELS * SLOTS):
             chunk = self.slots[index].head
             fill = self.slots[index].fill
@@ -405,9 +528,11 @@ cdef class Wheel:
         self.free = NONE
         self.touched = 0
         self.at = self.ordered = self.end = 0
+        self.wide_at = self.wide_end = 0
+        self.base = self.here
         for i in range(n):
             self.missing[ids[i]] = ~times[i]
-            self.place(ids[i], times[i])
+            place(self, ids[i], times[i])
         self.entries = n
         PyMem_RawFree(times)
         PyMem_RawFree(ids)
@@ -416,37 +541,13 @@ cdef class Wheel:
 
     cdef int add(self, uint32_t id, uint64_t at_ns) noexcept nogil:
         """Have an id due at an instant, and no longer at another one: 0, or -1 without memory (then nothing changed)."""
-        cdef uint64_t had
-        if unlikely(id >= self.ids) and self.reserve_ids(id):
-            return -1
-        if at_ns < self.now:
-            at_ns = self.now
-        had = ~self.missing[id]
-        if unlikely(had == at_ns):
-            return 0
-        if unlikely(at_ns == UINT64_MAX):
-            self.cancel(id)
-            return 0
-        if unlikely(2 * (self.entries + 1) > self.run_room) and self.reserve_entry():
-            return -1
-        if had == UINT64_MAX:
-            self.count += 1
-        elif had == self.soonest:
-            self.soonest = 0
-        if at_ns < self.soonest:
-            self.soonest = at_ns
-        self.missing[id] = ~at_ns
-        self.place(id, at_ns)
-        self.entries += 1
-        if unlikely(self.entries > 2 * self.count + 4096):
-            self.sweep()
-        return 0
+        return insert(self, id, at_ns)
 
     cdef int add_many(self, const uint32_t* ids, size_t n, const uint64_t* times) noexcept nogil:
         """add() of each; -1 without memory, when some of them may have been added."""
         cdef size_t i
         for i in range(n):
-            if self.add(ids[i], times[i]):
+            if insert(self, ids[i], times[i]):
                 return -1
         return 0
 
@@ -462,7 +563,7 @@ cdef class Wheel:
     cdef size_t due(self, uint64_t now_ns, uint32_t* out, size_t most) noexcept nogil:
         """Take up to `most` ids whose instant is not after now_ns, by (instant, id): how many. They wait no longer."""
         cdef size_t n = 0, at, end
-        cdef uint64_t key, limit, here
+        cdef uint64_t key, limit, base
         cdef uint64_t* run
         cdef uint64_t* missing = self.missing
         cdef uint32_t id
@@ -476,21 +577,23 @@ cdef class Wheel:
                     break
             if self.ordered < self.end:
                 self.order()
-            limit = self.now - self.here
+            limit = self.now - self.base
             # A key is due when its offset is not above the limit.
             limit = UINT64_MAX if limit >= LOW else ((limit + 1) << 32) - 1
             run = self.run
-            here = self.here
+            base = self.base
             at = self.at
             end = self.end
             while at < end and n < most:
                 key = run[at]
+                if at + AHEAD < end:
+                    soon(&missing[<uint32_t> run[at + AHEAD]])
                 if key > limit:
                     break
                 at += 1
                 id = <uint32_t> key
                 out[n] = id
-                key = ~(here + (key >> 32)) ^ missing[id]
+                key = ~(base + (key >> 32)) ^ missing[id]
                 if key == 0:                        # it waits, and for this instant
                     missing[id] = 0
                     n += 1
@@ -541,15 +644,23 @@ cdef class Wheel:
             self.order()
         while self.at < self.end:
             key = self.run[self.at]
-            if ~self.missing[<uint32_t> key] == self.here + (key >> 32):
-                self.soonest = self.here + (key >> 32)
+            if ~self.missing[<uint32_t> key] == self.base + (key >> 32):
+                self.soonest = self.base + (key >> 32)
                 return self.soonest
             self.at += 1
             self.entries -= 1
+        while self.wide_at < self.wide_end:
+            key = self.wide[self.wide_at]
+            if ~self.missing[<uint32_t> key] == self.wide_base + (key >> 32):
+                least = self.wide_base + (key >> 32)
+                break
+            self.wide_at += 1
+            self.entries -= 1
         number = self.following(0)
-        while number != UINT64_MAX:
-            least = self.earliest(0, number)
-            if least != UINT64_MAX:
+        while number != UINT64_MAX and number << GRAIN < least:
+            found = self.earliest(0, number)
+            if found != UINT64_MAX:
+                least = min(least, found)
                 break
             number = self.following(0)
         for level in range(1, LEVELS):
@@ -613,4 +724,4 @@ cdef class Wheel:
     @property
     def footprint(self):
         """Bytes that the wheel has touched, about."""
-        return (self.ids + LEVELS * (SLOTS + WORDS) + 2 * self.run_room) * 8 + self.touched * sizeof(Chunk)
+        return (self.ids + LEVELS * (SLOTS + WORDS) + 3 * self.run_room) * 8 + self.touched * sizeof(Chunk)
