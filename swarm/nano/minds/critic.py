@@ -167,6 +167,20 @@ class CriticReflector:
                 helped.add(finding.cohort)
         return found
 
+    def save(self) -> dict[str, Any]:
+        """State as plain values, that of the Improver included; ticks that were not reflected on are left out."""
+        return {
+            "improver": self.improver.save(),
+            "trials": [[number, cohort, rows.tolist()] for number, (cohort, rows) in self._trials.items()],
+            "counts": [self._next_ns, self.observed, self.dropped + self._held],
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on where one made with the same arguments was saved; what is being tried stays in force meanwhile."""
+        self.improver = Improver.restore(saved["improver"], self.improver.terms)
+        self._trials = {n: (cohort, np.array(rows, dtype=np.uint32)) for n, cohort, rows in saved["trials"]}
+        self._next_ns, self.observed, self.dropped = saved["counts"]
+
     def _propose(self, finding: Finding, now_ns: int) -> bool:
         """Try the first remedy that the Improver takes and that passes its test; is there one?"""
         for remedy in self._remedies.get(finding.pattern, ()):

@@ -88,7 +88,7 @@ class StrangeLoop:
         self.metrics, self.memory, self.lipschitz, self.forgetting = metrics, memory, lipschitz, forgetting
         self._learn_every = learn_every
         self._reads, self._writes = reads, writes
-        self._decode = decode or (lambda payload: struct.unpack_from(f"<{metrics + 1}d", payload))
+        self._decode = decode or self._numbers
         self._recall, self._told = matrix(memory, RECALL), matrix(metrics, math.sqrt(metrics))
         self._feedback, self._self = matrix(metrics + 1, FEEDBACK), matrix(1, FEEDBACK)
         # The readout: next metrics and next own error from memory, metrics, own error and 1. At first, as it is now.
@@ -265,6 +265,14 @@ class StrangeLoop:
                 break
             self._penalty *= 1.5
         self._readout = readout
+
+    def _numbers(self, payload: bytes) -> Sequence[float]:
+        wanted = 8 * (self.metrics + 1)
+        if len(payload) < wanted:
+            raise ValueError(
+                f"a message of {len(payload)} bytes where {self.metrics} metrics and a reward take {wanted}"
+            )
+        return struct.unpack_from(f"<{self.metrics + 1}d", payload)
 
     def _value_features(self) -> Any:
         return np.append(self._state, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -252,6 +253,22 @@ def test_the_same_ticks_give_the_same_record():
         return list(flock.improver.record)
 
     assert record() == record()
+
+
+def test_saved_in_the_middle_of_a_trial_it_goes_on_the_same():
+    def run(save_at):
+        flock = Flock({"1.batch": 16, "1.policy": "wait"})
+        critic = CriticReflector(flock.improver, flock, {"overrun": [scaled("batch", 0.5)]})
+        for at in range(8):
+            if at == save_at:
+                assert list(critic.improver.under_way.values()) == [Stage.CANARY]
+                saved = msgpack.unpackb(msgpack.packb(critic.save()))
+                critic = CriticReflector(Improver({}, flock.improver.terms), flock, {"overrun": [scaled("batch", 0.5)]})
+                critic.restore(saved)
+            driven(flock, critic, 1)
+        return critic.save(), flock.calls
+
+    assert run(1) == run(None)
 
 
 def test_as_an_agent_it_keeps_its_cadence_and_says_what_it_found():

@@ -159,6 +159,10 @@ def test_as_an_agent_it_answers_with_what_it_expects():
     (line,) = bus.read("soon")
     assert struct.unpack_from("<2d", line.payload) == tuple(expected.metrics)
     assert loop.credit.value(np.append(loop._state, 1.0)) < 0
+    with pytest.raises(ValueError, match="a message of 56 bytes where 7 metrics and a reward take 64"):
+        bus.publish("load", bytes(56))
+        bus.turn()
+        StrangeLoop(7, reads="load").tick(0, bus)
     full = FakeBus(room=0)
     full.inbox = {"load": [line]}
     loop.tick(61, full)
