@@ -15,24 +15,21 @@ typedef struct ones_result {
     size_t leavers; /* agents that do not just go on; their places and outcomes stand in the two arrays */
 } ones_result;
 
-/* Every agent measured by one reading of the counter: the end of one is the beginning of the next. `sampling` of 0 measures
- * none, 1 each, n the first of each n. `places` has room for n. With `spends`, what
- * each took goes there, and its outcome to ctx->outcomes: for traces. */
-static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
-                            nano_ctx *ctx, uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places,
-                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, uint64_t *spends,
-                            ones_result *result)
+enum ones_guard { ONES_FREE, ONES_CHAINED, ONES_SAMPLED, ONES_TRACED };
+
+/* The loop of ones_run(), for each way of looking at the counter and of naming rows: what is constant costs nothing inside. */
+static inline __attribute__((always_inline)) void
+ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns, nano_ctx *ctx,
+          uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places, uint64_t *wakes, uint8_t *left_by,
+          uint32_t *over_places, uint64_t *spends, ones_result *result, const enum ones_guard guard)
 {
-    uint64_t worked = 0, idle = 0, over = 0;
-    size_t leavers = 0;
-    if (spends != NULL)
-        sampling = 1;
-    uint64_t last = sampling == 1 ? ticks_read() : 0;
+    const int chained = guard == ONES_CHAINED || guard == ONES_TRACED;
+    uint64_t worked = 0, over = 0, last = chained ? ticks_read() : 0;
     uint32_t until_sample = 0;
+    size_t leavers = 0;
     for (size_t i = 0; i < n; i++) {
-        uint32_t row = idx ? idx[i] : first + (uint32_t)i;
-        int sampled = sampling == 1;
-        if (sampling > 1) {
+        int sampled = chained;
+        if (guard == ONES_SAMPLED) {
             sampled = until_sample == 0;
             if (sampled) {
                 until_sample = sampling;
@@ -40,37 +37,61 @@ static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, ui
             }
             until_sample--;
         }
-        int outcome = tick(cols, row, now_ns, ctx);
+        unsigned outcome = (unsigned)tick(cols, idx ? idx[i] : first + (uint32_t)i, now_ns, ctx);
         if (sampled) {
             uint64_t end = ticks_read(), spent = end - last;
             last = end;
             tally_note(counts, spent, 1);
-            if (spent > budget)
+            if (__builtin_expect(spent > budget, 0))
                 over_places[over++] = (uint32_t)i;
-            if (spends != NULL) {
+            if (guard == ONES_TRACED) {
                 spends[i] = spent;
-                ctx->outcomes[i] = (uint8_t)(outcome >= NANO_IDLE && outcome <= NANO_DONE ? outcome : NANO_FAILED);
+                ctx->outcomes[i] = (uint8_t)(outcome <= NANO_DONE ? outcome : NANO_FAILED);
             }
         }
-        if (outcome == NANO_WORKED) {
-            worked++;
-        } else if (outcome == NANO_IDLE) {
-            idle++;
-        } else {
-            if (outcome != NANO_SLEEP && outcome != NANO_FAILED && outcome != NANO_DONE) {
-                result->strange++;
-                outcome = NANO_FAILED;
-            }
-            result->outcomes[outcome]++;
-            left_by[leavers] = (uint8_t)outcome;
-            wakes[leavers] = ctx->wake_ns[0];
-            places[leavers++] = (uint32_t)i;
+        if (__builtin_expect(outcome <= NANO_WORKED, 1)) {
+            worked += outcome;
+            continue;
         }
+        if (outcome != NANO_SLEEP && outcome != NANO_FAILED && outcome != NANO_DONE) {
+            result->strange++;
+            outcome = NANO_FAILED;
+        }
+        result->outcomes[outcome]++;
+        left_by[leavers] = (uint8_t)outcome;
+        wakes[leavers] = ctx->wake_ns[0];
+        places[leavers++] = (uint32_t)i;
     }
     result->outcomes[NANO_WORKED] += worked;
-    result->outcomes[NANO_IDLE] += idle;
+    result->outcomes[NANO_IDLE] += n - worked - leavers;
     result->over += over;
     result->leavers = leavers;
+}
+
+/* Every agent measured by one reading of the counter: the end of one is the beginning of the next. `sampling` of 0 measures
+ * none, 1 each, n the first of each n. `places` has room for n. With `spends`, what each took goes there, and its outcome to
+ * ctx->outcomes: for traces. */
+static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
+                            nano_ctx *ctx, uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places,
+                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, uint64_t *spends,
+                            ones_result *result)
+{
+#define ONES_LOOP(idx, guard)                                                                                          \
+    ones_loop(tick, cols, idx, first, n, now_ns, ctx, sampling, budget, counts, places, wakes, left_by, over_places,   \
+              spends, result, guard)
+    if (spends != NULL)
+        ONES_LOOP(idx, ONES_TRACED);
+    else if (sampling == 1 && idx == NULL)
+        ONES_LOOP(NULL, ONES_CHAINED);
+    else if (sampling == 1)
+        ONES_LOOP(idx, ONES_CHAINED);
+    else if (sampling > 1)
+        ONES_LOOP(idx, ONES_SAMPLED);
+    else if (idx == NULL)
+        ONES_LOOP(NULL, ONES_FREE);
+    else
+        ONES_LOOP(idx, ONES_FREE);
+#undef ONES_LOOP
 }
 
 /* Who leaves after a batch that said NANO_EACH. */
