@@ -135,7 +135,10 @@ def nano_page() -> str:
         if isinstance(value, type) and issubclass(value, SwarmError):
             lines.append(f"| `nano.{name}` | {_words(inspect.getdoc(value)).splitlines()[0]} |")
     lines += ["", "Fields: " + ", ".join(f"`nano.{name}`" for name in _FIELDS) + "."]
-    lines += ["", "Outcomes of a tick: None or `nano.WORKED`, `nano.IDLE`, `nano.FAILED`, `nano.DONE`, `nano.Sleep(until_ns)`."]
+    lines += [
+        "",
+        "Outcomes of a tick: None or `nano.WORKED`, `nano.IDLE`, `nano.FAILED`, `nano.DONE`, `nano.Sleep(until_ns)`.",
+    ]
     return "\n".join(_without_repeats(lines)) + "\n"
 
 
