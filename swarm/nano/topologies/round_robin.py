@@ -17,7 +17,7 @@ from swarm.errors import ConfigError
 from swarm.nano.topologies.contract import Allowance, Due, Grant, checked, oldest_first, positive
 
 NAME: Final = "round-robin"
-QUANTA_MAX: Final = 64
+QUANTA_MAX: Final = 16
 """Where a pass may cost more than so many quanta of `quantum_ns`, the quantum of the rounds that begin in it is such a part of
 it: grants are not free either."""
 
