@@ -152,7 +152,7 @@ static void run(const char *name, int threads_in, int threads_out, size_t in_bat
             wrong("not opened", 0);
         wind_on(base, start);
         for (uint64_t i = 0; i < CAPACITY; i++)
-            atomic_store(&ring.sequences[(start + i) % CAPACITY], start + i);
+            atomic_store(&ring.slots[(start + i) % CAPACITY].sequence, start + i);
     }
     for (int i = 0; i < threads_in; i++)
         pthread_create(&threads[count++], NULL, produce, (void *)(size_t)i);

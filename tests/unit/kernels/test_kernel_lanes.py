@@ -18,7 +18,7 @@ from kernels.reference import lanes as reference
 
 KERNELS = Path(__file__).resolve().parents[3] / "kernels"
 HARNESS = Path(__file__).with_name("lanes_tsan.c")
-TAIL, HEAD, LINES = 128, 256, 384
+TAIL, HEAD, SLOTS = 128, 256, 384
 BOTH = pytest.mark.parametrize("kind", [SpscLane, MpmcLane])
 STEPS = st.lists(
     st.tuples(st.sampled_from(["put", "get"]), st.none())
@@ -40,7 +40,7 @@ def made(kind: type[SpscLane | MpmcLane], capacity: int, start: int = 0) -> tupl
         memory[at : at + 8] = start.to_bytes(8, "little")
     if kind is MpmcLane:
         for number in range(start, start + capacity):
-            at = LINES + 64 * capacity + 8 * (number % capacity)
+            at = SLOTS + 72 * (number % capacity)
             memory[at : at + 8] = (number % 2**64).to_bytes(8, "little")
     return memory, kind(memory)
 
@@ -167,8 +167,8 @@ def test_the_thread_sanitizer_finds_no_race(compiler, tmp_path):
             "((shared_u64 *)at, value, memory_order_release)",
             "((shared_u64 *)at, value, memory_order_relaxed)",
         ),
-        ("lanes.h", "(uint64_t)i + 1, memory_order_release)", "(uint64_t)i + 1, memory_order_relaxed)"),
-        ("lanes.h", "lane->capacity, memory_order_release)", "lane->capacity, memory_order_relaxed)"),
+        ("lanes.h", "number + turn, memory_order_release)", "number + turn, memory_order_relaxed)"),
+        ("lanes.h", "sequence, memory_order_acquire)", "sequence, memory_order_relaxed)"),
         ("atomics.h", "((shared_u64 *)at, memory_order_acquire)", "((shared_u64 *)at, memory_order_relaxed)"),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_damaged_head_stops_the_producer():
 
 def test_a_damaged_sequence_is_noticed_instead_of_spun_on():
     memory, lane = made(MpmcLane, 8)
-    memory[LINES + 8 * 64 : LINES + 8 * 64 + 8] = (5).to_bytes(8, "little")
+    memory[SLOTS : SLOTS + 8] = (5).to_bytes(8, "little")
     for use in (lambda: lane.put(bytes(64)), lane.get):
         with pytest.raises(ValueError, match="damaged"):
             use()
