@@ -3,7 +3,7 @@
 Peers are Boost.Lockfree, moodycamel's queues and crossbeam, compiled here from what the system has of them (Debian, Ubuntu:
 libboost-dev libconcurrentqueue-dev libreaderwriterqueue-dev librust-crossbeam-dev cargo), and queue.SimpleQueue. What is
 missing is named. All run the same loops over rings of 4,096 lines with their two sides pinned to two CPUs, in interleaved
-rounds; a round in which the scheduler took a CPU away from either side is not counted.
+rounds, each after one that warms the caches; a round in which the scheduler took a CPU away from either side is not counted.
 """
 
 from __future__ import annotations
@@ -160,13 +160,15 @@ def table(what: str, title: str, kept: Figures, every: Figures) -> None:
         counted = kept[of, name, how]
         note = "" if len(counted) >= KEPT_MIN else "  (hardly a round was left alone: of all of them)"
         shown = sorted(counted if len(counted) >= KEPT_MIN else rates)
-        medians[name, how] = median(shown)
+        if not note:
+            medians[name, how] = median(shown)
         tenth = shown[int(len(shown) * 0.9)]
         print(
             f"  {name + ', ' + how:32} {median(shown) / 1e6:7.1f} {tenth / 1e6:7.1f}   {len(counted)}/{len(rates)}{note}"
         )
     peers = {name: rate for (name, how), rate in medians.items() if name != "ours" and how == "one"}
-    if peers:
+    # No ratio of what was hardly ever left alone.
+    if peers and any(name == "ours" for name, _ in medians):
         best = max(peers, key=lambda name: peers[name])
         ratios = [f"{how} {medians['ours', how] / peers[best]:.1f} x" for name, how in medians if name == "ours"]
         print(f"  ours over the best peer's single lines ({best}): {', '.join(ratios)}")
