@@ -428,6 +428,7 @@ cdef class Wheel:
             if self.wide_at < self.wide_end:
                 # All of it lies before anything of the levels above. Slots that have no other keys come at once.
                 last = min(self.now, min(start, self.upper) - 1) >> GRAIN
+                last = min(last, (self.wide_base >> GRAIN) + SLOTS - 1)     # offsets from its base fit a key
                 self.base = self.wide_base
                 self.take_wide(last)
                 if self.end:

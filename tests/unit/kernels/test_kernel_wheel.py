@@ -199,6 +199,16 @@ def test_an_id_that_is_armed_anew_for_now_is_due_again():
     assert wheel.footprint < 1_000_000
 
 
+def test_what_is_added_for_now_after_a_long_time_asleep():
+    wheel = Wheel()
+    for id, at in ((0, 0), (1, 2**17 + 2**9), (2, 0)):
+        wheel.arm(id, at)
+    assert take(wheel, 2**33, 3) == [0, 2, 1]  # and no slot was looked for since
+    wheel.arm(3, 0)
+    assert wheel.next_due() == 2**33
+    assert take(wheel, 2**33) == [3]
+
+
 def test_never():
     wheel = Wheel()
     wheel.arm(1, 5)
