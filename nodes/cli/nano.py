@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         case "resume":
             from swarm import nano
 
+            if "" not in sys.path:
+                sys.path.insert(0, "")  # kinds of a script that lies here, as `run` found it
             return _run(args, nano.load(_read(args.blob)))
     from nodes.nano_scripts import population_of
 

@@ -79,6 +79,8 @@ def test_python_blocks_run(code: str, env: dict[str, str], tmp_path: Path) -> No
 @pytest.mark.parametrize("command", _commands())
 def test_commands_run(command: str, env: dict[str, str], tmp_path: Path) -> None:
     assert shutil.which("swarm", path=env["PATH"]), "the command is installed"
+    for script in (ROOT / "examples" / "nano").glob("*.py"):
+        shutil.copy(script, tmp_path)
     ran = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
 

@@ -18,7 +18,7 @@ from swarm import nano
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "nano"
-NAMES = ("ticks", "pictures", "flocking", "trading", "schelling", "megahertz", "sensors")
+NAMES = ("birds", "ticks", "pictures", "flocking", "trading", "schelling", "megahertz", "sensors")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,17 @@ def ran(script: str, *words: str, cwd: Path, **environment: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_birds_go_on_alike_from_a_saved_population(examples, tmp_path):
+    assert ran("birds.py", cwd=tmp_path).startswith("100,000 ticks; they fly at 0.")
+    flock = examples["birds"].population()
+    flock.run_for(seconds=0.5)
+    other = nano.load(flock.save())
+    for each in (flock, other):
+        each.run_for(seconds=0.5)
+    assert flock.cohorts[0].x.tobytes() == other.cohorts[0].x.tobytes()
+    assert (flock.cohorts[0].v < 0).any()
 
 
 # --- flocking -------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,14 @@ def test_run_save_inspect_and_resume(script, capsys):
     assert (said["ticks"], said["passes"]) == (500, 5)
 
 
+def test_resume_finds_the_script_where_one_stands(script, tmp_path):
+    program = [sys.executable, "-P", "-c", "import sys; from nodes.cli import main; sys.exit(main())", "nano"]
+    for words in (["run", script, "--passes", "2", "--save", "cells.blob"], ["resume", "cells.blob", "--passes", "3"]):
+        done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert "3 passes over" in done.stdout
+
+
 def test_a_tick_that_raises_is_shown_and_the_rest_goes_on(script, capsys):
     status, out, err = swarm(capsys, "run", f"{script}:failing", "--seconds", "10ms")
     assert status == 1
