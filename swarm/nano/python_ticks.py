@@ -6,7 +6,8 @@ of the list has come, so that the ordinary costs nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from operator import length_hint
 from typing import Any
 
@@ -32,15 +33,34 @@ class PythonCohort:
         self._version = -1
         self._idle = 0
         self._rows: Sequence[int] = ()
-        self._ticks: list[Callable[..., Any]] = []
-        self.agents: dict[int, Any] = {}
-        for row in rows:
-            self.agents[row] = self._agent(form, state, row)
-        self._calls = {row: self._call(agent) for row, agent in self.agents.items()}
+        self._due: list[Any] = []
+        self._spawned = rows
+        # One slot each, in the order of their rows: a mapping by row, and a method bound to each, would take as much memory
+        # again as they do.
+        self._agents: list[Any] = [self._agent(form, state, row) for row in rows]
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of those that have not been forgotten."""
+        return [row for row, agent in zip(self._spawned, self._agents, strict=True) if agent is not None]
+
+    def _place(self, row: int) -> int:
+        if isinstance(self._spawned, range):
+            return row - self._spawned.start
+        return bisect_left(self._spawned, row)
+
+    def _those(self, rows: Sequence[int]) -> list[Any]:
+        if len(rows) == len(self._agents):
+            return self._agents  # all of them, since no row is due twice
+        agents, place = self._agents, self._place
+        return [agents[place(row)] for row in rows]
 
     def _agent(self, form: Form, state: KindState, row: int) -> Any:
         if not self._generators:
-            return state.handle(row) if form.make is None else form.make()
+            agent = state.handle(row) if form.make is None else form.make()
+            if not callable(getattr(agent, "tick", None)):
+                raise BadTick(f"{agent!r} has no tick", hint="an agent has a method tick(now_ns, bus)")
+            return agent
         assert form.make is not None
         agent = form.make(state.handle(row), self._port)
         if not hasattr(agent, "send"):
@@ -48,18 +68,11 @@ class PythonCohort:
         next(agent)  # up to its first yield, where it waits for the first instant
         return agent
 
-    def _call(self, agent: Any) -> Callable[..., Any]:
-        if self._generators:
-            return agent.send  # type: ignore[no-any-return]
-        tick = getattr(agent, "tick", None)
-        if not callable(tick):
-            raise BadTick(f"{agent!r} has no tick", hint="an agent has a method tick(now_ns, bus)")
-        return tick  # type: ignore[no-any-return]
-
     def forget(self, row: int) -> None:
         """An agent has ended."""
-        self.agents.pop(row, None)
-        self._calls.pop(row, None)
+        if self._due is self._agents:
+            self._agents = self._agents.copy()  # who is due in this pass stays so
+        self._agents[self._place(row)] = None
         self._version = -1
 
     def run(self, passes: Passes, now_ns: int) -> None:
@@ -67,36 +80,36 @@ class PythonCohort:
         version = passes.version(self.number)
         if version != self._version:
             self._rows = passes.rows_due(self.number)
-            self._ticks = [self._calls[row] for row in self._rows]
+            self._due = self._those(self._rows)
             self._version = version
         self._tick(passes, now_ns)
 
     def run_turn(self, passes: Passes, now_ns: int, woken: bool, agents: int) -> int:
         """Tick the next of those that are owed a turn, at most so many; how many there were."""
         self._rows = passes.turn_of(self.number, woken, agents)
-        self._ticks = [self._calls[row] for row in self._rows]
+        self._due = self._those(self._rows)
         self._version = -1
         self._tick(passes, now_ns)
         return len(self._rows)
 
     def _tick(self, passes: Passes, now_ns: int) -> None:
-        port, ticks = self._port, self._ticks
+        port, due = self._port, self._due
         port.rows = self._rows
-        iterator = iter(ticks)
+        iterator = iter(due)
         port._ticking = iterator
         leavers: list[tuple[int, int, int]] = []
         self._idle = 0
         began = counter()
-        loop = self._sends if self._generators else self._calls_of_objects
+        loop = self._sends if self._generators else self._ticks
         try:
             while True:
                 try:
-                    loop(iterator, len(ticks), now_ns, port, leavers)
+                    loop(iterator, len(due), now_ns, port, leavers)
                     break
                 except StopIteration:
-                    leavers.append((len(ticks) - length_hint(iterator) - 1, DONE, 0))
+                    leavers.append((len(due) - length_hint(iterator) - 1, DONE, 0))
                 except Exception as error:
-                    place = len(ticks) - length_hint(iterator) - 1
+                    place = len(due) - length_hint(iterator) - 1
                     self._failed(self._rows[place], error)
                     leavers.append((place, FAILED, 0))
         finally:
@@ -107,21 +120,21 @@ class PythonCohort:
         self.failures.append((row, error))
         del self.failures[:-FAILURES_KEPT]
 
-    def _calls_of_objects(
-        self, ticks: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
+    def _ticks(
+        self, agents: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
     ) -> None:
-        for tick in ticks:
-            outcome = tick(now_ns, port)
+        for agent in agents:
+            outcome = agent.tick(now_ns, port)
             if outcome is not None:
-                self._outcome(outcome, count - length_hint(ticks) - 1, leavers)
+                self._outcome(outcome, count - length_hint(agents) - 1, leavers)
 
     def _sends(
-        self, sends: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
+        self, agents: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
     ) -> None:
-        for send in sends:
-            outcome = send(now_ns)
+        for agent in agents:
+            outcome = agent.send(now_ns)
             if outcome is not None:
-                self._outcome(outcome, count - length_hint(sends) - 1, leavers)
+                self._outcome(outcome, count - length_hint(agents) - 1, leavers)
 
     def _outcome(self, outcome: Any, place: int, leavers: list[tuple[int, int, int]]) -> None:
         """Note an outcome that is not None."""

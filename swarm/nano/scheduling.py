@@ -371,7 +371,7 @@ class NanoSwarm:
         """Agents of a cohort were ended from outside: Python's are let go."""
         it = self._cohorts[cohort]
         if it.python is not None:
-            for row in list(it.python.agents):
+            for row in it.python.rows:
                 if it.state.population.state(row) == 0:
                     it.python.forget(row)
 
