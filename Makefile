@@ -10,7 +10,7 @@ N ?= 100
 # Files of tests under way at once: most of them wait for processes of their own longer than they compute.
 JOBS ?= 3
 
-.PHONY: help build run test lan sim stops bench lint types docs wheel clean check-tools
+.PHONY: help build run test lan sim stops bench bench-nano lint types docs wheel clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
@@ -18,6 +18,7 @@ help:
 	@echo "make sim    random faults, SEEDS=$(SEEDS)         make lan    tests in network namespaces (root)"
 	@echo "make stops  stop a node N=$(N) times, at random moments and with work under way: nothing may be left"
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
+	@echo "make bench-nano  the same of nano-agents; peers are installed into .venv-bench (ONLY=\"ticks saving\" for some of it)"
 	@echo "make build  only build                       make wheel  a wheel in dist/"
 
 check-tools:
@@ -62,6 +63,9 @@ stops: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(PY) -m benchmarks
+
+bench-nano: $(VENV)/.dev
+	@$(PY) -m benchmarks.nano $(ONLY)
 
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check .
