@@ -174,10 +174,10 @@ def _joined(header: bytes, sections: list[Any]) -> bytes:
     out[len(MARK) : len(MARK) + 8] = len(header).to_bytes(8, "little")
     out[len(MARK) + 8 : len(MARK) + 8 + len(header)] = header
     at = _aligned(len(MARK) + 8 + len(header))
-    for each in sections:
-        out[at : at + len(each)] = each
-        at = _aligned(at + len(each))
-    with memoryview(out) as view:
+    with memoryview(out) as view:  # a bytearray would copy each section once more before it takes it
+        for each in sections:
+            view[at : at + len(each)] = each
+            at = _aligned(at + len(each))
         digest = _digest(view[:-_DIGEST])
     out[-_DIGEST:] = digest
     return out  # type: ignore[return-value]
