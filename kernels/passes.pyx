@@ -1151,14 +1151,20 @@ cdef class Passes:
         if self.inside:
             raise RuntimeError("a pass waits to be finished")
         for row in range(population.top):
-            n += kind.owner[row] == <uint32_t> cohort and population.states[row] != 0
+            if kind.owner[row] == <uint32_t> cohort and population.states[row] != 0:
+                n += 1
+                if i < c.awake.n and member(&c.awake, i) == row:
+                    i += 1
+                elif population.states[row] != SUSPENDED:
+                    waits += 1
         rows, awake = bytearray(4 * n), bytearray(4 * c.awake.n)
         periods = bytearray(8 * n if c.periods != NULL else 0)
-        waiting, wakes = bytearray(4 * n), bytearray(8 * n)
+        waiting, wakes = bytearray(4 * waits), bytearray(8 * waits)
         rows_at, awake_at = <uint32_t*> <char*> rows, <uint32_t*> <char*> awake
         waiting_at, wakes_at = <uint32_t*> <char*> waiting, <uint64_t*> <char*> wakes
         periods_at = <uint64_t*> <char*> periods
-        n = 0
+        n = waits = 0
+        i = 0
         for row in range(population.top):
             if kind.owner[row] != <uint32_t> cohort or population.states[row] == 0:
                 continue
@@ -1174,7 +1180,7 @@ cdef class Passes:
                 wakes_at[waits] = c.next if is_member(&c.joining, row) else kind.wakes[row]
                 waits += 1
         return {
-            "rows": rows, "awake": awake, "waiting": waiting[:4 * waits], "wakes": wakes[:8 * waits], "periods": periods,
+            "rows": rows, "awake": awake, "waiting": waiting, "wakes": wakes, "periods": periods,
             "next": c.next, "period": c.period, "size": c.size, "calls": c.calls, "ticks": c.ticks, "over": c.over,
             "missed": c.missed, "owed": c.owed, "cursor": c.cursor, "since": c.since, "made": [c.made.outcomes[i] for i in range(5)],
         }
@@ -1208,9 +1214,9 @@ cdef class Passes:
                 w += 1
         if a != awakes or w != waits:
             raise ValueError("agents that are awake or wait, and are not of this cohort")
-        for i in range(n):
-            self.wheel.cancel(kind.base + rows_at[i])
-            if c.periods != NULL:
+        if c.periods != NULL:  # else nobody of a cohort just added waits in the wheel
+            for i in range(n):
+                self.wheel.cancel(kind.base + rows_at[i])
                 c.periods[rows_at[i]] = max(periods_at[i], self.resolution_ns)
         empty(&c.awake)
         if awakes and awake_at[awakes - 1] - awake_at[0] == awakes - 1:

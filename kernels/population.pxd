@@ -26,6 +26,7 @@ cdef class Population:
     cdef readonly tuple fields
     cdef readonly str layout
     cdef size_t row_bytes
+    cdef void grow(self, uint32_t top) noexcept
     cdef int need(self, Py_ssize_t field) except -1
     cdef void* block(self, size_t nbytes) except NULL
     cdef void clear(self, uint32_t row) noexcept nogil

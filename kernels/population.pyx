@@ -13,10 +13,12 @@ from libc.string cimport memcpy, memset
 
 cdef extern from "reserve.h" nogil:
     void* reserve(size_t) noexcept
+    void expect(void*, size_t) noexcept
     void release(void*, size_t) noexcept
 
 cdef enum:
     LINE = 64
+    LARGE = 1 << 22                     # bytes of a column from which it is asked to lie in large pages
     SKEWS = 16                          # columns begin on different lines of their pages: else they share sets of the cache
     FIELDS_MAX = 256
 
@@ -104,6 +106,15 @@ cdef class Population:
         self.blocks_n += 1
         return start
 
+    cdef void grow(self, uint32_t top) noexcept:
+        """So many rows are about to be in use."""
+        cdef Py_ssize_t i
+        cdef size_t used
+        for i in range(self.blocks_n):
+            used = self.sizes[i] // self.capacity * top
+            if used >= LARGE:
+                expect(self.blocks[i], used)
+
     cdef int need(self, Py_ssize_t field) except -1:
         if not 0 <= field < <Py_ssize_t> self.fields_n:
             raise IndexError(f"field {field} of {self.fields_n}")
@@ -139,6 +150,7 @@ cdef class Population:
         n = count
         if n <= self.capacity - self.top:
             first = self.top
+            self.grow(first + n)
             for i in range(n):
                 self.states[self.top + i] = READY
             self.top += n
@@ -219,6 +231,7 @@ cdef class Population:
             if used[i] > SUSPENDED:
                 raise ValueError(f"row {i} has the unknown state {used[i]}")
         if n:
+            self.grow(n)
             memcpy(self.states, &used[0], n)
             memcpy(self.generations, &lives[0], 4 * <size_t> n)
         self.top = n

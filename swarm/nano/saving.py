@@ -195,8 +195,8 @@ def _fill(population: Population, said: dict[str, Any], sections: list[memoryvie
             saved = sections[number].cast(column.format)
             if len(saved) != len(column):
                 raise ValueError(f"field {index} has {len(saved)} values for {len(column)} rows")
-            if column.contiguous:
-                column[:] = saved
+            if column.contiguous and len(column):
+                column.cast("B")[:] = saved.cast("B")
             else:
                 for row, value in enumerate(saved):
                     column[row] = value
