@@ -251,8 +251,11 @@ class Neighbourhood:
         membership = self._membership
         if membership is None:
             return
-        for effect in membership.take_effects():
-            self._carry_out(effect)
+        while (
+            effects := membership.take_effects()
+        ):  # to carry one out may have more follow: a revocation that came expels
+            for effect in effects:
+                self._carry_out(effect)
         at = membership.next_deadline()
         if at is not None and (self._timer is None or at < self._timer_at):
             if self._timer is not None:
