@@ -17,24 +17,22 @@ cdef class Wheel:
     cdef uint64_t* occupied             # a bit a slot
     cdef uint64_t starts[8]             # of each level but the lowest: where its first occupied slot begins
     cdef uint64_t upper                 # the least of these
-    cdef uint64_t here                  # where the slot that is open begins
-    cdef uint64_t base                  # from which offsets in the run count
-    cdef uint64_t now
-    cdef uint64_t soonest               # what next_ns() found; 0 when it has to look
-    cdef uint64_t* run                  # open: sorted from `at` to `ordered`, then as they came, up to `end`
-    cdef uint64_t* scratch
+    cdef uint64_t here                  # the instant up to which slots are open: the last one that was asked about
+    cdef uint64_t soonest               # the first instant at which an id is due, where that is known
+    cdef bint known
+    cdef uint32_t* run                  # ids out of open slots, ascending from `at` to `end`
+    cdef uint32_t* scratch
+    cdef uint64_t* bits                 # a bit an id, all clear between two looks
     cdef size_t run_room
     cdef size_t at
-    cdef size_t ordered
     cdef size_t end
-    cdef uint64_t* wide                 # what is left of the slot of the second level that is open, sorted
-    cdef uint64_t wide_base
-    cdef size_t wide_at
-    cdef size_t wide_end
     cdef size_t entries                 # those that wait, and those that were cancelled or moved and not met yet
+    cdef uint64_t inverse               # of the odd part of the grain, modulo 2^64
+    cdef int twos                       # how often 2 is in it
+    cdef readonly uint64_t grain_ns
     cdef readonly size_t count
 
-    # For kernels, without the GIL. Instants are ns of one clock; UINT64_MAX is never.
+    # For kernels, without the GIL. Instants are ns of one clock, multiples of the grain; UINT64_MAX is never.
     cdef int add(self, uint32_t id, uint64_t at_ns) noexcept nogil
     cdef int add_many(self, const uint32_t* ids, size_t n, const uint64_t* times) noexcept nogil
     cdef void cancel(self, uint32_t id) noexcept nogil
@@ -48,11 +46,9 @@ cdef class Wheel:
     cdef void begin(self, int level) noexcept nogil
     cdef uint32_t detach(self, int level, uint64_t number, uint32_t* fill) noexcept nogil
     cdef void give_back(self, uint32_t chunk) noexcept nogil
-    cdef void collect(self, uint64_t number) noexcept nogil
-    cdef void take_wide(self, uint64_t last) noexcept nogil
-    cdef void open_wide(self) noexcept nogil
+    cdef void collect(self) noexcept nogil
     cdef void expand(self, int level) noexcept nogil
-    cdef bint open_next(self) noexcept nogil
+    cdef void open_until(self, uint64_t now) noexcept nogil
     cdef void order(self) noexcept nogil
     cdef uint64_t earliest(self, int level, uint64_t number) noexcept nogil
     cdef void sweep(self) noexcept nogil

@@ -1,16 +1,19 @@
-"""A hierarchical timer wheel: which of many ids is due, exactly in the order of (instant, id)."""
+"""A hierarchical timer wheel: which of many ids is due by now, in the order of their numbers."""
 
 from typing_extensions import Buffer
 
 class Wheel:
     """Ids (32 bits) and the instants (ns, 64 bits) at which they are due. An id waits once at most.
 
-    Room is taken for all ids up to the greatest, 8 bytes each, so they should be numbers of rows. Time does not run
-    backwards: an instant that lies before the last one that was asked about is due at that one.
+    Instants are multiples of `grain_ns`, else ValueError. Room is taken for all ids up to the greatest, 8 bytes each, so they
+    should be numbers of rows. Time does not run backwards: an instant that lies before the last one that was asked about is
+    due at that one.
     """
 
-    def __init__(self, ids: int = 1024) -> None: ...
+    def __init__(self, ids: int = 1024, grain_ns: int = 1) -> None: ...
     def __len__(self) -> int: ...
+    @property
+    def grain_ns(self) -> int: ...
     @property
     def count(self) -> int: ...
     @property

@@ -1,15 +1,13 @@
-"""A hierarchical timer wheel: which of many ids is due, exactly in the order of (instant, id).
+"""A hierarchical timer wheel: which of many ids is due by now, in the order of their numbers.
 
-As Varghese and Lauck's sixth scheme ("Hashed and hierarchical timing wheels", SOSP 1987): seven levels of 256 slots, a
-slot of the lowest 512 ns wide and one of each next level 256 times as wide, so all of 64 bits of ns are covered. An id goes
-to the lowest level whose next 255 slots reach its instant; when the time of a slot has come it is spread over the
-levels below. Those of the two lowest are sorted when they open, which makes the order exact: one of the second (131 µs)
-by counting, as a whole, because that costs less than to spread it; what is added to its time meanwhile waits in slots
-of the first and joins when they open. Occupied slots are bits, so empty time is skipped, however long.
+As Varghese and Lauck's sixth scheme ("Hashed and hierarchical timing wheels", SOSP 1987): seven levels of 1024 slots, a
+slot of the lowest for one instant (a multiple of the grain) and one of each next level 1024 times as wide, so all of 64
+bits are covered. An id goes to the lowest level whose next 1023 slots reach its instant; when the time of a slot has come it
+is spread over the level below. What the lowest level gives is sorted by id, by setting bits where ids are dense, else by
+digits: so who uses them touches memory in order. Occupied slots are bits, so empty time is skipped, however long.
 
-Slots are lists of chunks of 31 keys out of one pool: what a wheel touches is about what waits in it. A key is the
-offset in the slot and the id, so that sorting is comparing integers. To cancel is to forget the instant; the key that
-stays behind is dropped when it is met, or with all the others once they outnumber those that wait.
+Slots are lists of chunks of ids out of one pool: what a wheel touches is about what waits in it. To cancel is to forget the
+instant; the id that stays behind is dropped when it is met, or with all the others once they outnumber those that wait.
 """
 
 cimport cython
@@ -21,7 +19,7 @@ from libc.string cimport memcpy, memmove, memset
 cdef extern from *:
     """
     static inline int lowest_bit(uint64_t v) { return __builtin_ctzll(v); }
-    static inline void soon(const void *at) { __builtin_prefetch(at, 1, 3); }
+    static inline void soon(const void *at) { __builtin_prefetch(at, 0, 3); }
     #define WHEEL_UNLIKELY(x) __builtin_expect(!!(x), 0)
     """
     int lowest_bit(uint64_t) noexcept nogil
@@ -29,147 +27,117 @@ cdef extern from *:
     bint unlikely "WHEEL_UNLIKELY" (bint) noexcept nogil
 
 cdef enum:
-    GRAIN = 9                           # bits of a slot of the lowest level
-    BITS = 8                            # slots of a level
+    BITS = 10                           # slots of a level
     SLOTS = 1 << BITS
     WORDS = SLOTS // 64
     LEVELS = 7
-    KEYS = 31                           # of a chunk, which so has 256 bytes
-    FEW = 40                            # up to which inserting is faster than counting digits
-    AHEAD = 16                          # keys by which instants are fetched before they are compared
-    FINEST = 11                         # bits by which a slot of the second level is counted at most
+    IDS = 63                            # of a chunk, which so has 256 bytes
+    FEW = 24                            # up to which inserting is faster than anything else
+    SPARSE = 4                          # words of bits an id, beyond which digits are faster
+    DIGIT = 11
+    AHEAD = 16                          # ids by which instants are fetched before they are read
     SPARE = LEVELS * SLOTS + 8          # chunks that may be partly filled
 
 cdef uint32_t NONE = UINT32_MAX
-cdef uint64_t LOW = 0xFFFFFFFF
 
 cdef struct Chunk:
-    uint64_t keys[KEYS]
+    uint32_t ids[IDS]
     uint32_t next
-    uint32_t unused
 
 cdef struct Slot:
     uint32_t head                       # the chunk that is being filled; those behind it are full
-    uint32_t fill                       # keys in it; KEYS while there is none
+    uint32_t fill                       # ids in it; IDS while there is none
 
 
-cdef inline int width(int level) noexcept nogil:
-    return GRAIN + BITS * level
-
-
-cdef void insertion_sort(uint64_t* keys, size_t n) noexcept nogil:
+cdef void insertion_sort(uint32_t* ids, size_t n) noexcept nogil:
     cdef size_t i, j
-    cdef uint64_t key
+    cdef uint32_t id
     for i in range(1, n):
-        key = keys[i]
+        id = ids[i]
         j = i
-        while j > 0 and keys[j - 1] > key:
-            keys[j] = keys[j - 1]
+        while j > 0 and ids[j - 1] > id:
+            ids[j] = ids[j - 1]
             j -= 1
-        keys[j] = key
+        ids[j] = id
 
 
-cdef void sort(uint64_t* keys, uint64_t* scratch, size_t n) noexcept nogil:
-    """In place: by inserting when there are few, else by digits of a byte, those left out in which no two keys differ."""
-    cdef size_t count[256]
-    cdef size_t i, sum, had
-    cdef uint64_t differ = 0
-    cdef uint64_t* source = keys
-    cdef uint64_t* target = scratch
-    cdef uint64_t* other
-    cdef int shift
-    cdef bint ordered = True
-    if n <= FEW:
-        insertion_sort(keys, n)
-        return
-    for i in range(1, n):
-        differ |= keys[i] ^ keys[0]
-        ordered &= keys[i - 1] <= keys[i]
-    if ordered:
-        return
-    for shift in range(0, 64, 8):
-        if not differ >> shift & 0xFF:
+cdef void digit_sort(uint32_t* ids, uint32_t* scratch, size_t n, uint32_t differ) noexcept nogil:
+    """In place, by digits of 11 bits, those left out in which no two ids differ."""
+    cdef uint32_t count[1 << DIGIT]
+    cdef uint32_t* source = ids
+    cdef uint32_t* target = scratch
+    cdef uint32_t* other
+    cdef uint32_t sum, had
+    cdef uint32_t mask = (1 << DIGIT) - 1
+    cdef size_t i
+    cdef int shift = -DIGIT
+    while shift + DIGIT < 32:
+        shift += DIGIT
+        if not differ >> shift & mask:
             continue
         memset(count, 0, sizeof(count))
         for i in range(n):
-            count[source[i] >> shift & 0xFF] += 1
+            count[source[i] >> shift & mask] += 1
         sum = 0
-        for i in range(256):
+        for i in range(1 << DIGIT):
             had = count[i]
             count[i] = sum
             sum += had
         for i in range(n):
-            had = source[i] >> shift & 0xFF
+            had = source[i] >> shift & mask
             target[count[had]] = source[i]
             count[had] += 1
         other = source
         source = target
         target = other
-    if source != keys:
-        memcpy(keys, source, n * 8)
+    if source != ids:
+        memcpy(ids, source, n * 4)
 
 
-cdef inline void place(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
-    """Put a key where it belongs. at_ns is not before the open slot, and there is room."""
-    cdef int level = 1
-    cdef int bits = GRAIN + BITS
-    cdef uint64_t number = at_ns >> bits
-    cdef uint64_t ahead = number - (self.here >> bits)
-    cdef uint64_t key
+cdef inline void place(Wheel self, uint32_t id, uint64_t number) noexcept nogil:
+    """Put an id where it belongs. Its instant, by number, is not before this one, and there is room."""
+    cdef int level = 0
+    cdef uint64_t here = self.here
     cdef Slot* slot
-    if ahead <= 1:                      # else it is beyond the lowest level
-        ahead = (at_ns >> GRAIN) - (self.here >> GRAIN)
-        if ahead == 0:
-            if self.end == self.run_room:
-                memmove(self.run, self.run + self.at, (self.end - self.at) * 8)
-                self.ordered -= self.at
-                self.end -= self.at
-                self.at = 0
-            self.run[self.end] = (at_ns - self.base) << 32 | id
-            self.end += 1
-            return
-        if ahead < SLOTS:
-            level = 0
-            bits = GRAIN
-            number = at_ns >> GRAIN
-    else:
-        while unlikely(ahead >= SLOTS):
-            level += 1
-            bits += BITS
-            number = at_ns >> bits
-            ahead = number - (self.here >> bits)
-    key = id
-    if bits <= 32:
-        key |= (at_ns & ((<uint64_t> 1 << bits) - 1)) << 32
+    while unlikely(number - here >= SLOTS):
+        level += 1
+        number >>= BITS
+        here >>= BITS
     slot = &self.slots[level * SLOTS + number % SLOTS]
-    if unlikely(slot.fill == KEYS):
+    if unlikely(slot.fill == IDS):
         self.extend(level, number)
-    self.chunks[slot.head].keys[slot.fill] = key
+    self.chunks[slot.head].ids[slot.fill] = id
     slot.fill += 1
 
 
+cdef inline uint64_t number_of(Wheel self, uint64_t at_ns) noexcept nogil:
+    """How many grains a multiple of the grain is: an exact division is a product with the inverse."""
+    return (at_ns >> self.twos) * self.inverse
+
+
 cdef inline int insert(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
-    cdef uint64_t had
+    cdef uint64_t had, number
     if unlikely(id >= self.ids) and self.reserve_ids(id):
         return -1
-    if at_ns < self.now:
-        at_ns = self.now
-    had = ~self.missing[id]
-    if unlikely(had == at_ns):
-        return 0
     if unlikely(at_ns == UINT64_MAX):
         self.cancel(id)
         return 0
-    if unlikely(2 * (self.entries + 1) > self.run_room) and self.reserve_entry():
+    number = number_of(self, at_ns)
+    if unlikely(number < self.here):
+        number = self.here
+    had = ~self.missing[id]
+    if unlikely(had == number):
+        return 0
+    if unlikely(self.entries + 1 > self.run_room) and self.reserve_entry():
         return -1
     if had == UINT64_MAX:
         self.count += 1
     elif had == self.soonest:
-        self.soonest = 0
-    if at_ns < self.soonest:
-        self.soonest = at_ns
-    self.missing[id] = ~at_ns
-    place(self, id, at_ns)
+        self.known = False
+    if number < self.soonest:
+        self.soonest = number               # right if it is known, else not used
+    self.missing[id] = ~number
+    place(self, id, number)
     self.entries += 1
     if unlikely(self.entries > 2 * self.count + 4096):
         self.sweep()
@@ -180,60 +148,81 @@ cdef inline int insert(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
 cdef class Wheel:
     """Ids (32 bits) and the instants (ns, 64 bits) at which they are due. An id waits once at most.
 
-    Room is taken for all ids up to the greatest, 8 bytes each, so they should be numbers of rows. Time does not run
-    backwards: an instant that lies before the last one that was asked about is due at that one.
+    Instants are multiples of `grain_ns`. Room is taken for all ids up to the greatest, 8 bytes each, so they should be numbers
+    of rows. Time does not run backwards: an instant that lies before the last one that was asked about is due at that one.
     """
 
-    def __cinit__(self, ids=1024):
+    def __cinit__(self, ids=1024, uint64_t grain_ns=1):
         cdef int level
         cdef size_t i
+        cdef uint64_t odd
         if not 1 <= ids <= 1 << 32:
             raise ValueError(f"room for {ids} ids; it is 1 to 2^32")
+        if grain_ns == 0:
+            raise ValueError("a grain of 0 ns; it is 1 ns or longer")
+        self.grain_ns = grain_ns
+        odd = grain_ns
+        while odd % 2 == 0:
+            odd //= 2
+            self.twos += 1
+        self.inverse = odd              # right to 3 bits; Newton's method doubles them
+        for i in range(5):
+            self.inverse *= 2 - odd * self.inverse
         self.ids = ids
         self.free = NONE
         self.upper = UINT64_MAX
+        self.soonest = UINT64_MAX
+        self.known = True
         for level in range(8):
             self.starts[level] = UINT64_MAX
         self.missing = <uint64_t*> PyMem_RawCalloc(self.ids, 8)
+        self.bits = <uint64_t*> PyMem_RawCalloc(self.ids // 64 + 1, 8)
         self.slots = <Slot*> PyMem_RawMalloc(LEVELS * SLOTS * sizeof(Slot))
         self.occupied = <uint64_t*> PyMem_RawCalloc(LEVELS * WORDS, 8)
-        if self.missing == NULL or self.slots == NULL or self.occupied == NULL or self.reserve_entry():
+        if (self.missing == NULL or self.bits == NULL or self.slots == NULL or self.occupied == NULL
+                or self.reserve_entry()):
             raise MemoryError(f"no memory for a timer wheel of {ids} ids")
         for i in range(LEVELS * SLOTS):
             self.slots[i].head = NONE
-            self.slots[i].fill = KEYS
+            self.slots[i].fill = IDS
 
     def __dealloc__(self):
         PyMem_RawFree(self.missing)
+        PyMem_RawFree(self.bits)
         PyMem_RawFree(self.chunks)
         PyMem_RawFree(self.slots)
         PyMem_RawFree(self.occupied)
         PyMem_RawFree(self.run)
         PyMem_RawFree(self.scratch)
-        PyMem_RawFree(self.wide)
 
     # -- room, taken when an id is added, so that nothing else can fail
 
     cdef int reserve_ids(self, uint32_t id) noexcept nogil:
         cdef size_t ids = self.ids * 2
         cdef uint64_t* missing
+        cdef uint64_t* bits
         if ids <= id:
             ids = <size_t> id + 1
         missing = <uint64_t*> PyMem_RawCalloc(ids, 8)   # not realloc: pages that no id needs stay untouched
-        if missing == NULL:
+        bits = <uint64_t*> PyMem_RawCalloc(ids // 64 + 1, 8)
+        if missing == NULL or bits == NULL:
+            PyMem_RawFree(missing)
+            PyMem_RawFree(bits)
             return -1
         memcpy(missing, self.missing, self.ids * 8)
         PyMem_RawFree(self.missing)
+        PyMem_RawFree(self.bits)
         self.missing = missing
+        self.bits = bits
         self.ids = ids
         return 0
 
     cdef int reserve_entry(self) noexcept nogil:
-        cdef size_t keys = 2 * (self.entries + 1)
+        cdef size_t ids = self.entries + 1
         cdef size_t chunks
         cdef void* grown
-        keys += keys // 2 + 64
-        chunks = keys // 2 // KEYS + 1 + SPARE
+        ids += ids // 2 + 64
+        chunks = ids // IDS + 1 + SPARE
         if self.room < chunks:
             if chunks >= NONE:
                 return -1
@@ -242,20 +231,16 @@ cdef class Wheel:
                 return -1
             self.chunks = <Chunk*> grown
             self.room = <uint32_t> chunks
-        grown = PyMem_RawRealloc(self.run, keys * 8)
+        grown = PyMem_RawRealloc(self.run, ids * 4)
         if grown == NULL:
             return -1
-        self.run = <uint64_t*> grown
-        grown = PyMem_RawRealloc(self.wide, keys * 8)
-        if grown == NULL:
-            return -1
-        self.wide = <uint64_t*> grown
-        grown = PyMem_RawMalloc(keys * 8)
+        self.run = <uint32_t*> grown
+        grown = PyMem_RawMalloc(ids * 4)
         if grown == NULL:
             return -1
         PyMem_RawFree(self.scratch)
-        self.scratch = <uint64_t*> grown
-        self.run_room = keys
+        self.scratch = <uint32_t*> grown
+        self.run_room = ids
         return 0
 
     # -- slots
@@ -275,7 +260,7 @@ cdef class Wheel:
         if slot.head == NONE:
             self.occupied[level * WORDS + index // 64] |= <uint64_t> 1 << (index % 64)
             if level:
-                start = number << width(level)
+                start = number << BITS * level
                 if start < self.starts[level]:
                     self.starts[level] = start
                     if start < self.upper:
@@ -284,8 +269,8 @@ cdef class Wheel:
         slot.fill = 0
 
     cdef uint64_t following(self, int level) noexcept nogil:
-        """The number of the first occupied slot of a level, UINT64_MAX when there is none."""
-        cdef uint64_t first = (self.here >> width(level)) + 1
+        """The number of the first occupied slot of a level, of the lowest from this instant on; UINT64_MAX when there is none."""
+        cdef uint64_t first = (self.here >> BITS * level) + (level > 0)
         cdef uint64_t* words = &self.occupied[level * WORDS]
         cdef size_t bit = first % 64
         cdef size_t word = first % SLOTS // 64
@@ -302,19 +287,19 @@ cdef class Wheel:
     cdef void begin(self, int level) noexcept nogil:
         """Look anew where the first occupied slot of an upper level begins."""
         cdef uint64_t number = self.following(level)
-        self.starts[level] = UINT64_MAX if number == UINT64_MAX else number << width(level)
+        self.starts[level] = UINT64_MAX if number == UINT64_MAX else number << BITS * level
         self.upper = UINT64_MAX
         for level in range(1, LEVELS):
             self.upper = min(self.upper, self.starts[level])
 
     cdef uint32_t detach(self, int level, uint64_t number, uint32_t* fill) noexcept nogil:
-        """Empty a slot: its chunks, of which the first has *fill keys."""
+        """Empty a slot: its chunks, of which the first has *fill ids."""
         cdef size_t index = number % SLOTS
         cdef Slot* slot = &self.slots[level * SLOTS + index]
         cdef uint32_t head = slot.head
         fill[0] = slot.fill
         slot.head = NONE
-        slot.fill = KEYS
+        slot.fill = IDS
         self.occupied[level * WORDS + index // 64] &= ~(<uint64_t> 1 << (index % 64))
         return head
 
@@ -322,219 +307,155 @@ cdef class Wheel:
         self.chunks[chunk].next = self.free
         self.free = chunk
 
-    cdef void collect(self, uint64_t number) noexcept nogil:
-        """Append the keys of a slot of the lowest level to the run."""
+    cdef void collect(self) noexcept nogil:
+        """Append the ids of this instant's slot to the run."""
         cdef uint32_t fill, after
-        cdef uint32_t chunk = self.detach(0, number, &fill)
-        cdef uint32_t i
-        cdef Chunk* keys
+        cdef uint32_t chunk = self.detach(0, self.here, &fill)
         while chunk != NONE:
-            keys = &self.chunks[chunk]
-            for i in range(fill):
-                self.run[self.end + i] = keys.keys[i]
+            memcpy(self.run + self.end, self.chunks[chunk].ids, fill * 4)
             self.end += fill
-            fill = KEYS
-            after = keys.next
-            self.give_back(chunk)
-            chunk = after
-
-    cdef void take_wide(self, uint64_t last) noexcept nogil:
-        """Append the keys of the wide slot up to this slot of the lowest level to the run."""
-        cdef uint64_t ends = ((last + 1) << GRAIN) - self.wide_base
-        cdef uint64_t less = (self.base - self.wide_base) << 32
-        cdef size_t at = self.wide_at
-        cdef size_t end = self.end
-        ends = UINT64_MAX if ends > LOW else ends << 32
-        while at < self.wide_end and self.wide[at] < ends:
-            self.run[end] = self.wide[at] - less
-            end += 1
-            at += 1
-        self.wide_at = at
-        self.end = end
-
-    cdef void open_wide(self) noexcept nogil:
-        """Sort the slot of the second level that begins here."""
-        cdef uint32_t count[1 << FINEST]
-        cdef uint32_t fill, after, sum, had, most = 0
-        cdef uint32_t chunk = self.detach(1, self.here >> (GRAIN + BITS), &fill)
-        cdef uint64_t* keys = self.scratch
-        cdef size_t n = 0, i
-        cdef int bits = 6, shift
-        while chunk != NONE:
-            memcpy(keys + n, self.chunks[chunk].keys, fill * 8)
-            n += fill
-            fill = KEYS
+            fill = IDS
             after = self.chunks[chunk].next
             self.give_back(chunk)
             chunk = after
-        self.wide_base = self.here
-        self.wide_at = 0
-        self.wide_end = n
-        if n > FEW:
-            while bits < FINEST and n >> bits:
-                bits += 1
-            shift = 32 + GRAIN + BITS - bits
-            memset(count, 0, sizeof(uint32_t) << bits)
-            for i in range(n):
-                count[keys[i] >> shift] += 1
-            sum = 0
-            for i in range(<size_t> 1 << bits):
-                had = count[i]
-                most = max(most, had)
-                count[i] = sum
-                sum += had
-            if most <= FEW:
-                for i in range(n):
-                    had = <uint32_t> (keys[i] >> shift)
-                    self.wide[count[had]] = keys[i]
-                    count[had] += 1
-                insertion_sort(self.wide, n)        # in which nothing has far to go
-                return
-        memcpy(self.wide, keys, n * 8)
-        sort(self.wide, keys, n)
 
     cdef void expand(self, int level) noexcept nogil:
         """Spread the slot of a level that begins here over the levels below."""
-        cdef int bits = width(level)
-        cdef uint64_t number = self.here >> bits
+        cdef uint64_t number = self.here >> BITS * level
         cdef uint32_t fill, after, id, i
         cdef uint32_t chunk = self.detach(level, number, &fill)
-        cdef uint64_t at_ns
+        cdef uint64_t at
+        cdef Chunk* it
         while chunk != NONE:
+            it = &self.chunks[chunk]
+            after = it.next
             for i in range(fill):
-                at_ns = self.chunks[chunk].keys[i]
-                id = <uint32_t> at_ns
-                if bits <= 32:
-                    at_ns = self.here + (at_ns >> 32)
-                else:
-                    at_ns = ~self.missing[id]
-                    if at_ns >> bits != number or at_ns == UINT64_MAX:
-                        self.entries -= 1
-                        continue
-                place(self, id, at_ns)
-            fill = KEYS
-            after = self.chunks[chunk].next
+                soon(&self.missing[it.ids[i]])
+            for i in range(fill):
+                id = it.ids[i]
+                at = ~self.missing[id]
+                if at >> BITS * level != number or at == UINT64_MAX:
+                    self.entries -= 1
+                    continue
+                place(self, id, at)             # which takes chunks that are free: this one is not yet
+            fill = IDS
             self.give_back(chunk)
             chunk = after
 
-    cdef bint open_next(self) noexcept nogil:
-        """Open the first slots that begin by now; False when there is none. The run must be used up."""
-        cdef uint64_t number, start, last
+    cdef void open_until(self, uint64_t now) noexcept nogil:
+        """Open the slots of all instants up to now; the run has what was in them."""
+        cdef uint64_t next
+        cdef size_t had
         cdef int level
-        self.at = self.ordered = self.end = 0
+        if self.at == self.end:
+            self.at = self.end = 0
+        elif self.at:
+            memmove(self.run, self.run + self.at, (self.end - self.at) * 4)
+            self.end -= self.at
+            self.at = 0
+        had = self.end
         while True:
-            number = self.following(0)
-            start = UINT64_MAX if number == UINT64_MAX else number << GRAIN
-            if self.wide_at < self.wide_end:
-                # All of it lies before anything of the levels above. Slots that have no other keys come at once.
-                last = min(self.now, min(start, self.upper) - 1) >> GRAIN
-                last = min(last, (self.wide_base >> GRAIN) + SLOTS - 1)     # offsets from its base fit a key
-                self.base = self.wide_base
-                self.take_wide(last)
-                if self.end:
-                    self.ordered = self.end
-                    self.here = last << GRAIN
-                    return True
-            if self.upper <= start:
-                if self.upper > self.now or self.upper == UINT64_MAX:
+            next = self.following(0)
+            if self.upper <= next:
+                next = self.upper
+                if next > now or next == UINT64_MAX:
                     break
-                self.here = self.base = start = self.upper
+                self.here = next
                 for level in range(LEVELS - 1, 0, -1):
-                    if self.starts[level] == start:
-                        if level > 1:
-                            self.expand(level)
-                        else:
-                            self.open_wide()
+                    if self.starts[level] == next:
+                        self.expand(level)
                         self.begin(level)
-                if number == start >> GRAIN:
-                    self.collect(number)
-            elif start > self.now:
+                continue
+            if next > now:
                 break
-            else:
-                self.here = self.base = start
-                self.collect(number)
-            if self.wide_at < self.wide_end:
-                self.take_wide(self.here >> GRAIN)
-            if self.end:
-                return True
-        self.here = self.base = self.now >> GRAIN << GRAIN      # what waits begins later: nothing has to move
-        return False
+            self.here = next
+            self.collect()
+        self.here = now                         # what waits begins later: nothing has to move
+        if self.end > had:
+            self.order()
 
     cdef void order(self) noexcept nogil:
-        """Sort what came to the run since, and merge it with what was sorted."""
-        cdef uint64_t* fresh = self.scratch
-        cdef size_t n = self.end - self.ordered
-        cdef size_t i, write
-        sort(self.run + self.ordered, self.scratch, n)
-        if self.ordered > self.at and self.run[self.ordered - 1] > self.run[self.ordered]:
-            memcpy(fresh, self.run + self.ordered, n * 8)
-            i = self.ordered
-            write = self.end
-            while n:
-                write -= 1
-                if i > self.at and self.run[i - 1] > fresh[n - 1]:
-                    i -= 1
-                    self.run[write] = self.run[i]
-                else:
-                    n -= 1
-                    self.run[write] = fresh[n]
-        self.ordered = self.end
+        """Sort the run by id; an id that was in it twice may be so still."""
+        cdef size_t n = self.end, i, words, w
+        cdef uint32_t id, low = UINT32_MAX, high = 0, differ = 0
+        cdef uint32_t* run = self.run
+        cdef uint64_t* bits
+        cdef uint64_t word
+        if n <= FEW:
+            insertion_sort(run, n)
+            return
+        for i in range(n):
+            id = run[i]
+            low = min(low, id)
+            high = max(high, id)
+            differ |= id ^ run[0]
+        words = high // 64 - low // 64 + 1
+        if words > SPARSE * n:
+            digit_sort(run, self.scratch, n, differ)
+            return
+        bits = self.bits + low // 64
+        low = low // 64 * 64
+        for i in range(n):
+            id = run[i] - low
+            bits[id // 64] |= <uint64_t> 1 << id % 64
+        n = 0
+        for w in range(words):
+            word = bits[w]
+            if word:
+                bits[w] = 0
+                id = low + <uint32_t> (64 * w)
+                while word:
+                    run[n] = id + <uint32_t> lowest_bit(word)
+                    n += 1
+                    word &= word - 1
+        self.entries -= self.end - n
+        self.end = n
 
     cdef void sweep(self) noexcept nogil:
         """Build the wheel anew of those that wait, where room can be had for them; else later."""
-        cdef size_t n = 0, i, index
+        cdef size_t n = 0, kept = 0, i, index
         cdef uint32_t chunk, fill, k, id
         cdef int level
-        cdef uint64_t at_ns
         cdef uint64_t* times = <uint64_t*> PyMem_RawMalloc(self.count * 8)
         cdef uint32_t* ids = <uint32_t*> PyMem_RawMalloc(self.count * 4)
         if times == NULL or ids == NULL:
             PyMem_RawFree(times)
             PyMem_RawFree(ids)
             return
-        # An id is forgotten as soon as it is written down, so that a second key of it is not.
+        # What is overdue stays where it is: in the run, in order.
         for i in range(self.at, self.end):
-            id = <uint32_t> self.run[i]
-            if self.missing[id]:
-                ids[n] = id
-                times[n] = ~self.missing[id]
-                self.missing[id] = 0
-                n += 1
-        for i in range(self.wide_at, self.wide_end):
-            id = <uint32_t> self.wide[i]
-            if self.missing[id]:
-                ids[n] = id
-                times[n] = ~self.missing[id]
-                self.missing[id] = 0
-                n += 1
+            id = self.run[i]
+            if self.missing[id] and ~self.missing[id] <= self.here:
+                self.run[kept] = id
+                kept += 1
+        # An id is forgotten as soon as it is written down, so that it is not a second time.
         for index in range(LEVELS * SLOTS):
             chunk = self.slots[index].head
             fill = self.slots[index].fill
             while chunk != NONE:
                 for k in range(fill):
-                    id = <uint32_t> self.chunks[chunk].keys[k]
-                    if self.missing[id]:
+                    id = self.chunks[chunk].ids[k]
+                    if self.missing[id] and ~self.missing[id] >= self.here:
                         ids[n] = id
                         times[n] = ~self.missing[id]
                         self.missing[id] = 0
                         n += 1
-                fill = KEYS
+                fill = IDS
                 chunk = self.chunks[chunk].next
             self.slots[index].head = NONE
-            self.slots[index].fill = KEYS
+            self.slots[index].fill = IDS
         memset(self.occupied, 0, LEVELS * WORDS * 8)
         for level in range(LEVELS):
             self.starts[level] = UINT64_MAX
         self.upper = UINT64_MAX
         self.free = NONE
         self.touched = 0
-        self.at = self.ordered = self.end = 0
-        self.wide_at = self.wide_end = 0
-        self.base = self.here
+        self.at = 0
+        self.end = kept
         for i in range(n):
             self.missing[ids[i]] = ~times[i]
             place(self, ids[i], times[i])
-        self.entries = n
+        self.entries = kept + n
         PyMem_RawFree(times)
         PyMem_RawFree(ids)
 
@@ -557,78 +478,62 @@ cdef class Wheel:
         if id >= self.ids or self.missing[id] == 0:
             return
         if ~self.missing[id] == self.soonest:
-            self.soonest = 0
+            self.known = False
         self.missing[id] = 0
         self.count -= 1
 
     cdef size_t due(self, uint64_t now_ns, uint32_t* out, size_t most) noexcept nogil:
-        """Take up to `most` ids whose instant is not after now_ns, by (instant, id): how many. They wait no longer."""
+        """Take those whose instant is not after now_ns, the `most` lowest ids of them, ascending: how many. They wait no longer."""
         cdef size_t n = 0, at, end
-        cdef uint64_t key, limit, base
-        cdef uint64_t* run
-        cdef uint64_t* missing = self.missing
+        cdef uint64_t now = now_ns // self.grain_ns
         cdef uint32_t id
-        if now_ns > self.now:
-            self.now = now_ns
-        if self.now < self.soonest:
-            return 0
-        while n < most:
-            if self.at == self.end:
-                if not self.open_next():
-                    break
-            if self.ordered < self.end:
-                self.order()
-            limit = self.now - self.base
-            # A key is due when its offset is not above the limit.
-            limit = UINT64_MAX if limit >= LOW else ((limit + 1) << 32) - 1
-            run = self.run
-            base = self.base
-            at = self.at
-            end = self.end
-            while at < end and n < most:
-                key = run[at]
-                if at + AHEAD < end:
-                    soon(&missing[<uint32_t> run[at + AHEAD]])
-                if key > limit:
-                    break
-                at += 1
-                id = <uint32_t> key
+        cdef uint64_t* missing = self.missing
+        cdef uint32_t* run
+        if now < self.here:
+            now = self.here
+        self.open_until(now)
+        now = max(~now, <uint64_t> 1)
+        run = self.run
+        at = self.at
+        end = self.end
+        while at < end and n < most:
+            if at + AHEAD < end:
+                soon(&missing[run[at + AHEAD]])
+            id = run[at]
+            at += 1
+            if missing[id] >= now:              # it waits, and not for later; complements are the other way round
+                missing[id] = 0
                 out[n] = id
-                key = ~(base + (key >> 32)) ^ missing[id]
-                if key == 0:                        # it waits, and for this instant
-                    missing[id] = 0
-                    n += 1
-            self.entries -= at - self.at
-            self.at = at
-            if at < end and n < most:
-                break
+                n += 1
+        self.entries -= at - self.at
+        self.at = at
         self.count -= n
-        self.soonest = 0
+        self.known = False
         return n
 
     cdef uint64_t earliest(self, int level, uint64_t number) noexcept nogil:
         """The first instant of a slot at which an id is due; UINT64_MAX, and an empty slot, when there is none."""
-        cdef int bits = width(level)
         cdef Slot* slot = &self.slots[level * SLOTS + number % SLOTS]
         cdef uint32_t chunk = slot.head
         cdef uint32_t fill = slot.fill
         cdef uint32_t i, after
-        cdef uint64_t at_ns, key
+        cdef uint64_t at
         cdef uint64_t least = UINT64_MAX
         while chunk != NONE:
             for i in range(fill):
-                key = self.chunks[chunk].keys[i]
-                at_ns = ~self.missing[<uint32_t> key]
-                # Another key of an id that was moved inside the slot tells the same.
-                if at_ns < least and at_ns >> bits == number:
-                    least = at_ns
-            fill = KEYS
+                at = ~self.missing[self.chunks[chunk].ids[i]]
+                # Another entry of an id that was moved inside the slot tells the same.
+                if at < least and at >> BITS * level == number:
+                    least = at
+                    if level == 0:
+                        return least
+            fill = IDS
             chunk = self.chunks[chunk].next
         if least == UINT64_MAX:
             chunk = self.detach(level, number, &fill)
             while chunk != NONE:
                 self.entries -= fill
-                fill = KEYS
+                fill = IDS
                 after = self.chunks[chunk].next
                 self.give_back(chunk)
                 chunk = after
@@ -638,41 +543,29 @@ cdef class Wheel:
         """The first instant at which an id is due, UINT64_MAX when none waits. Opens no slot: it may lie far ahead."""
         cdef int level
         cdef uint64_t least = UINT64_MAX
-        cdef uint64_t found, number, key
-        if self.soonest:
-            return self.soonest
-        if self.ordered < self.end:
-            self.order()
-        while self.at < self.end:
-            key = self.run[self.at]
-            if ~self.missing[<uint32_t> key] == self.base + (key >> 32):
-                self.soonest = self.base + (key >> 32)
-                return self.soonest
-            self.at += 1
-            self.entries -= 1
-        while self.wide_at < self.wide_end:
-            key = self.wide[self.wide_at]
-            if ~self.missing[<uint32_t> key] == self.wide_base + (key >> 32):
-                least = self.wide_base + (key >> 32)
-                break
-            self.wide_at += 1
-            self.entries -= 1
-        number = self.following(0)
-        while number != UINT64_MAX and number << GRAIN < least:
-            found = self.earliest(0, number)
-            if found != UINT64_MAX:
-                least = min(least, found)
-                break
-            number = self.following(0)
-        for level in range(1, LEVELS):
-            while self.starts[level] < least:
-                found = self.earliest(level, self.starts[level] >> width(level))
-                if found != UINT64_MAX:
-                    least = min(least, found)
+        cdef uint64_t found, number
+        cdef size_t i
+        if not self.known:
+            for i in range(self.at, self.end):
+                least = min(least, ~self.missing[self.run[i]])
+            while least > self.here:
+                number = self.following(0)
+                if number >= least:
                     break
-                self.begin(level)
-        self.soonest = least
-        return least
+                found = self.earliest(0, number)
+                if found != UINT64_MAX:
+                    least = found
+                    break
+            for level in range(1, LEVELS):
+                while self.starts[level] < least:
+                    found = self.earliest(level, self.starts[level] >> BITS * level)
+                    if found != UINT64_MAX:
+                        least = min(least, found)
+                        break
+                    self.begin(level)
+            self.soonest = least
+            self.known = True
+        return UINT64_MAX if self.soonest == UINT64_MAX else self.soonest * self.grain_ns
 
     # -- for Python
 
@@ -681,6 +574,8 @@ cdef class Wheel:
 
     def arm(self, uint32_t id, uint64_t at_ns):
         """Have an id due at an instant, ns; it is moved if it waits for another one. 2^64-1 is never."""
+        if at_ns != UINT64_MAX and at_ns % self.grain_ns:
+            raise ValueError(f"an instant of {at_ns} ns is no multiple of the wheel's grain, {self.grain_ns} ns")
         if self.add(id, at_ns):
             raise MemoryError(f"no memory for id {id} in the timer wheel")
 
@@ -694,12 +589,19 @@ cdef class Wheel:
         """arm() of many: contiguous buffers of as many ids (4 bytes each) and instants (8 bytes each)."""
         cdef const uint32_t[::1] some_ids
         cdef const uint64_t[::1] some_times
+        cdef size_t i
         ids, times = memoryview(ids), memoryview(times)
         if len(ids) != len(times):
             raise ValueError(f"{len(ids)} ids and {len(times)} instants")
         if not len(ids):
             return
         some_ids, some_times = ids, times
+        if self.grain_ns > 1:
+            for i in range(<size_t> some_times.shape[0]):
+                if some_times[i] != UINT64_MAX and some_times[i] % self.grain_ns:
+                    raise ValueError(
+                        f"an instant of {some_times[i]} ns is no multiple of the wheel's grain, {self.grain_ns} ns"
+                    )
         if self.add_many(&some_ids[0], some_ids.shape[0], &some_times[0]):
             raise MemoryError("no memory for the ids in the timer wheel")
 
@@ -707,10 +609,10 @@ cdef class Wheel:
         """The instant, ns, at which an id is due; None when it does not wait."""
         if id >= self.ids or self.missing[id] == 0:
             return None
-        return ~self.missing[id]
+        return ~self.missing[id] * self.grain_ns
 
     def expired(self, uint64_t now_ns, out):
-        """Take ids whose instant is not after now_ns, by (instant, id), into a writable buffer of 4-byte items.
+        """Take those whose instant is not after now_ns into a writable buffer of 4-byte items: the lowest ids, ascending.
 
         Returns how many, at most as many as there is room for; they wait no longer.
         """
@@ -725,4 +627,4 @@ cdef class Wheel:
     @property
     def footprint(self):
         """Bytes that the wheel has touched, about."""
-        return (self.ids + LEVELS * (SLOTS + WORDS) + 3 * self.run_room) * 8 + self.touched * sizeof(Chunk)
+        return (self.ids + self.ids // 64 + LEVELS * (SLOTS + WORDS) + self.run_room) * 8 + self.touched * sizeof(Chunk)

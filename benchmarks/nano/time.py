@@ -129,9 +129,10 @@ def log_uniform_periods(n: int, rng: np.random.Generator) -> np.ndarray:
 def wheel_rounds(n: int, step_ns: int, seconds: float) -> tuple[np.ndarray, float]:
     """ns a firing (taken from the wheel, armed anew) of each millisecond of virtual time, and firings a second."""
     rng = np.random.default_rng(1)
-    periods = log_uniform_periods(n, rng)
-    wheel = Wheel(n)
-    wheel.rearm(np.arange(n, dtype=np.uint32), (rng.random(n) * periods).astype(np.uint64))
+    grain = np.uint64(step_ns)
+    periods = (log_uniform_periods(n, rng) + grain - np.uint64(1)) // grain * grain
+    wheel = Wheel(n, step_ns)
+    wheel.rearm(np.arange(n, dtype=np.uint32), (rng.random(n) * periods).astype(np.uint64) // grain * grain)
     out = np.empty(n, dtype=np.uint32)
     clock = time.perf_counter_ns
     costs, firings, now = [], 0, 0

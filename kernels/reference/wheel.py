@@ -10,9 +10,12 @@ NEVER_NS = 2**64 - 1
 class Wheel:
     """Ids and the instants, ns, at which they are due."""
 
-    def __init__(self, ids: int = 1024) -> None:
+    def __init__(self, ids: int = 1024, grain_ns: int = 1) -> None:
         if not 1 <= ids <= 2**32:
             raise ValueError(f"room for {ids} ids; it is 1 to 2^32")
+        if grain_ns < 1:
+            raise ValueError("a grain of 0 ns; it is 1 ns or longer")
+        self.grain_ns = grain_ns
         self._at_ns: dict[int, int] = {}
         self._now_ns = 0
 
@@ -26,6 +29,8 @@ class Wheel:
 
     def arm(self, id: int, at_ns: int) -> None:
         """Have an id due at an instant."""
+        if at_ns != NEVER_NS and at_ns % self.grain_ns:
+            raise ValueError(f"an instant of {at_ns} ns is no multiple of the wheel's grain, {self.grain_ns} ns")
         self._at_ns.pop(id, None)
         if (at_ns := max(at_ns, self._now_ns)) != NEVER_NS:
             self._at_ns[id] = at_ns
@@ -46,10 +51,10 @@ class Wheel:
         return self._at_ns.get(id)
 
     def expired(self, now_ns: int, out: MutableSequence[int]) -> int:
-        """Take ids whose instant is not after now_ns, by (instant, id)."""
-        self._now_ns = max(self._now_ns, now_ns)
-        due = sorted((at_ns, id) for id, at_ns in self._at_ns.items() if at_ns <= self._now_ns)[: len(out)]
-        for place, (_, id) in enumerate(due):
+        """Take those whose instant is not after now_ns: the lowest ids, ascending, as many as there is room for."""
+        self._now_ns = max(self._now_ns, now_ns - now_ns % self.grain_ns)
+        due = sorted(id for id, at_ns in self._at_ns.items() if at_ns <= self._now_ns)[: len(out)]
+        for place, id in enumerate(due):
             out[place] = id
             del self._at_ns[id]
         return len(due)
