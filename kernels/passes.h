@@ -20,11 +20,12 @@ enum ones_guard { ONES_FREE, ONES_CHAINED, ONES_SAMPLED, ONES_TRACED };
 /* The loop of ones_run(), for each way of looking at the counter and of naming rows: what is constant costs nothing inside. */
 static inline __attribute__((always_inline)) void
 ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns, nano_ctx *ctx,
-          uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places, uint64_t *wakes, uint8_t *left_by,
-          uint32_t *over_places, uint64_t *spends, ones_result *result, const enum ones_guard guard)
+          uint32_t sampling, uint64_t budget, const struct ticks_clock *clock, uint64_t *counts, uint32_t *places,
+          uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, uint64_t *spends, ones_result *result, const enum ones_guard guard)
 {
     const int chained = guard == ONES_CHAINED || guard == ONES_TRACED;
-    uint64_t worked = 0, over = 0, last = chained ? ticks_read() : 0;
+    const struct ticks_clock own = *clock; /* a tick may write anywhere, so that the other would be looked at each time */
+    uint64_t worked = 0, over = 0, last = chained ? ticks_now(&own) : 0;
     uint32_t until_sample = 0;
     size_t leavers = 0;
     for (size_t i = 0; i < n; i++) {
@@ -33,13 +34,13 @@ ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size
             sampled = until_sample == 0;
             if (sampled) {
                 until_sample = sampling;
-                last = ticks_read();
+                last = ticks_now(&own);
             }
             until_sample--;
         }
         unsigned outcome = (unsigned)tick(cols, idx ? idx[i] : first + (uint32_t)i, now_ns, ctx);
         if (sampled) {
-            uint64_t end = ticks_read(), spent = end - last;
+            uint64_t end = ticks_now(&own), spent = end - last;
             last = end;
             tally_note(counts, spent, 1);
             if (__builtin_expect(spent > budget, 0))
@@ -72,13 +73,13 @@ ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size
  * none, 1 each, n the first of each n. `places` has room for n. With `spends`, what each took goes there, and its outcome to
  * ctx->outcomes: for traces. */
 static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
-                            nano_ctx *ctx, uint32_t sampling, uint64_t budget, uint64_t *counts, uint32_t *places,
-                            uint64_t *wakes, uint8_t *left_by, uint32_t *over_places, uint64_t *spends,
-                            ones_result *result)
+                            nano_ctx *ctx, uint32_t sampling, uint64_t budget, const struct ticks_clock *clock,
+                            uint64_t *counts, uint32_t *places, uint64_t *wakes, uint8_t *left_by,
+                            uint32_t *over_places, uint64_t *spends, ones_result *result)
 {
 #define ONES_LOOP(idx, guard)                                                                                          \
-    ones_loop(tick, cols, idx, first, n, now_ns, ctx, sampling, budget, counts, places, wakes, left_by, over_places,   \
-              spends, result, guard)
+    ones_loop(tick, cols, idx, first, n, now_ns, ctx, sampling, budget, clock, counts, places, wakes, left_by,         \
+              over_places, spends, result, guard)
     if (spends != NULL)
         ONES_LOOP(idx, ONES_TRACED);
     else if (sampling == 1 && idx == NULL)

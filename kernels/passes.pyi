@@ -7,6 +7,7 @@ from typing import Any
 from typing_extensions import Buffer
 
 from kernels.population import Population
+from kernels.ticks import Calibration
 from kernels.topics import Bus
 
 MANY: int
@@ -31,8 +32,16 @@ class Passes:
     """The schedule of one population of agents. Instants are ns since its beginning."""
 
     def __init__(
-        self, seed: int = 0, resolution_ns: int = 1000, bus: Bus | None = None, real: bool = False, spin_ns: int = 0
+        self,
+        seed: int = 0,
+        resolution_ns: int = 1000,
+        bus: Bus | None = None,
+        real: bool = False,
+        spin_ns: int = 0,
+        clock: Calibration | None = None,
     ) -> None: ...
+    @property
+    def clock(self) -> Calibration: ...
     @property
     def seed(self) -> int: ...
     @property

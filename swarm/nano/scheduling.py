@@ -25,7 +25,6 @@ from kernels.passes import (
     SUSPEND,
     WARN,
     Passes,
-    counter,
 )
 from kernels.population import Population
 from kernels.topics import Bus
@@ -179,6 +178,10 @@ class NanoSwarm:
             for row, error in each.python.failures
         ]
 
+    def _per_ns(self) -> float:
+        """Ticks of the clock that calls are measured by, a ns."""
+        return self.passes.clock.hz * 1e-9
+
     # --- spawning -----------------------------------------------------------------------------------------------------
 
     def spawn(
@@ -243,7 +246,7 @@ class NanoSwarm:
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
             period_ns=period_ns, periods_ns=periods,
-            budget=max(1, round(budget.ns * _per_ns())) if budget is not None else 0,
+            budget=max(1, round(budget.ns * self._per_ns())) if budget is not None else 0,
             sampling=budget.sampling if budget is not None else 0,
             on_overrun=_ACTS[budget.on_overrun] if budget is not None else WARN,
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
@@ -344,7 +347,7 @@ class NanoSwarm:
             raise BadTick(f"{it!r} is no critic", hint="a critic has observe(traces) and reflect(now_ns)")
         self.critics.append(CriticRuns(it, every, budget_ns, self.passes.made + every))
         self._traced = max(self._traced, traces)
-        self.passes.trace(self._traced, self._spanned, 1.0 / _per_ns())
+        self.passes.trace(self._traced, self._spanned, 1.0 / self._per_ns())
         return it
 
     def _criticise(self) -> None:
@@ -455,7 +458,7 @@ class NanoSwarm:
         """Tick the next agents of a cohort; what it took, ns."""
         python = self._cohorts[number].python
         if python is None:
-            return round(self.passes.grant(number, woken, agents) / _per_ns())
+            return round(self.passes.grant(number, woken, agents) / self._per_ns())
         began = clocks.perf_counter_ns()
         while agents > 0:
             agents -= python.run_turn(self.passes, self.now_ns, woken, agents)
@@ -493,7 +496,8 @@ class NanoSwarm:
 
     def report(self, since: Mark) -> Report:
         """What was done since a mark."""
-        ns_per = 1.0 / _per_ns()
+        self.passes.clock.refit()
+        ns_per = 1.0 / self._per_ns()
         lines = []
         for number, each in enumerate(self._cohorts):
             now = self.passes.statistics(number)
@@ -533,12 +537,12 @@ class NanoSwarm:
         if not isinstance(calls, int) or calls < 0:
             raise NanoError(f"{calls!r} calls", hint="a whole number, not negative")
         self._spanned = calls
-        self.passes.trace(self._traced, calls, 1.0 / _per_ns())
+        self.passes.trace(self._traced, calls, 1.0 / self._per_ns())
 
     def trace_events(self) -> list[dict[str, Any]]:
         """The calls since the last time in Chrome's Trace Event Format, which Perfetto opens: a track a cohort, in µs."""
         raw, lost = self.passes.take_spans()
-        us = 1e-3 / _per_ns()
+        us = 1e-3 / self._per_ns()
         found: list[dict[str, Any]] = [
             {"ph": "M", "name": "thread_name", "pid": 1, "tid": n, "args": {"name": f"{each.state.kind.__name__} ({each.form.name})"}}
             for n, each in enumerate(self._cohorts)
@@ -564,18 +568,6 @@ class NanoSwarm:
         from swarm.nano.saving import save
 
         return save(self)
-
-
-_RATIO: list[float] = []
-
-
-def _per_ns() -> float:
-    """Counter ticks a ns, found once."""
-    if not _RATIO:
-        began, at = clocks.perf_counter_ns(), counter()
-        clocks.sleep(0.01)
-        _RATIO.append((counter() - at) / (clocks.perf_counter_ns() - began))
-    return _RATIO[0]
 
 
 def _rows(claimed: range | memoryview) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import time
 from array import array
 
 import pytest
@@ -25,6 +26,7 @@ from kernels.passes import (
 )  # fmt: skip
 from kernels.population import Population
 from kernels.reference import passes as reference
+from kernels.ticks import Calibration
 from kernels.topics import Bus
 
 TickMany = ctypes.CFUNCTYPE(
@@ -310,6 +312,29 @@ def test_so_many_passes_and_no_more():
     passes.add_cohort(passes.add_kind(population), population.claim(2), MANY, ticks.many(0), period_ns=10)
     assert passes.run(NEVER, 3) == ENOUGH
     assert (passes.made, len(ticks.calls), ticks.passes) == (3, 3, [0, 1, 2])
+
+
+@pytest.mark.parametrize("counter", [True, False])
+def test_durations_are_counted_by_the_clock_that_is_trusted(counter):
+    clock = Calibration(counter=counter)
+    passes = Passes(0, 1, clock=clock)
+    population = Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+
+    def slow(cohort, row, now):
+        time.sleep(0.002)
+        return 1, 0
+
+    ticks = Recorded(slow)
+    passes.add_cohort(kind, population.claim(2), ONE, ticks.one(0), period_ns=1, sampling=1)
+    before = time.perf_counter_ns()
+    passes.run(NEVER, 1)
+    took = time.perf_counter_ns() - before
+    found = passes.durations(0)
+    assert sum(count for _, count in found) == 2
+    for ticks_, _ in found:
+        assert 1_900_000 < clock.duration_ns(ticks_) < took
+    assert 3_900_000 < clock.duration_ns(passes.statistics(0)["busy"]) < took
 
 
 def test_overruns_are_counted_and_act_in_real_time_only():

@@ -1,0 +1,191 @@
+"""What a schedule knows of a cohort: agents of one kind that share a tick, a rate and a budget."""
+
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
+
+from kernels.members cimport Members
+from kernels.ticks cimport ticks_clock
+from kernels.topics cimport nano_bus, nano_line
+
+cdef extern from "nano.h" nogil:
+    enum:
+        NANO_ABI
+        NANO_IDLE
+        NANO_WORKED
+        NANO_SLEEP
+        NANO_FAILED
+        NANO_DONE
+        NANO_EACH
+    ctypedef struct nano_ctx:
+        uint32_t abi
+        uint32_t kind
+        uint64_t pass_ "pass"
+        uint64_t seed
+        uint64_t now_ns
+        uint32_t first
+        uint32_t topics
+        const nano_line** inbox
+        uint64_t* inbox_count
+        uint8_t* outcomes
+        uint64_t* wake_ns
+        int (*publish)(nano_ctx*, uint32_t, uint32_t, const void*, size_t) noexcept nogil
+        void* bus
+    ctypedef int (*nano_tick_many)(void**, const uint32_t*, size_t, uint64_t, nano_ctx*) noexcept nogil
+    ctypedef int (*nano_tick)(void**, uint32_t, uint64_t, nano_ctx*) noexcept nogil
+    uint64_t nano_random_at(uint64_t, uint32_t, uint32_t, uint64_t, uint32_t) noexcept
+
+cdef extern from "tally.h" nogil:
+    enum:
+        TALLY_BUCKETS
+    uint64_t tally_middle(size_t) noexcept
+    void tally_note(uint64_t*, uint64_t, uint64_t) noexcept
+
+cdef extern from "passes.h" nogil:
+    ctypedef struct ones_result:
+        uint64_t outcomes[5]
+        uint64_t strange
+        uint64_t over
+        size_t leavers
+    ctypedef struct tick_trace:
+        uint64_t now_ns
+        uint64_t pass_ "pass"
+        uint32_t cohort
+        uint32_t row
+        uint64_t cost_ns
+        uint8_t outcome
+        uint8_t violated
+    ctypedef struct call_span:
+        uint64_t began
+        uint64_t spent
+        uint64_t now_ns
+        uint64_t pass_ "pass"
+        uint32_t cohort
+        uint32_t agents
+    void ones_run(nano_tick, void**, const uint32_t*, uint32_t, size_t, uint64_t, nano_ctx*, uint32_t, uint64_t, const ticks_clock*, uint64_t*,
+                  uint32_t*, uint64_t*, uint8_t*, uint32_t*, uint64_t*, ones_result*) noexcept
+    void each_outcome(const uint8_t*, const uint64_t*, size_t, uint32_t*, uint64_t*, uint8_t*, ones_result*) noexcept
+
+cdef enum:
+    WOKEN = 0                           # how agents are called: those that the wheel gave,
+    TOGETHER = 1                        # all of a cohort that are awake,
+    GRANTED = 2                         # or a stretch of these
+
+cdef enum:
+    FORM_MANY = 0
+    FORM_ONE = 1
+    FORM_PYTHON = 2
+    ON_SUSPEND = 1
+    ON_KILL = 2
+
+cdef struct Link:
+    nano_bus* bus
+    uint16_t* topics                    # that the kind writes, by their number for the kind
+    uint32_t topics_n
+    uint16_t kind
+
+cdef struct Cohort:
+    void* tick
+    void** bases
+    void** shifted
+    size_t* steps
+    uint32_t fields_n
+    uint32_t base                       # row 0 of the kind in the wheel's numbers
+    uint64_t size                       # members it was made with
+    Members awake                       # those that tick together
+    Members called                      # whom the wheel woke between, and who wait for their part of the pass
+    Members joining                     # who are awake with the others from the next instant on
+    size_t owed                         # of those awake, how many wait for a turn: the ones from `cursor` on, in a circle
+    uint32_t cursor                     # row
+    uint64_t since                      # ns: when they became due
+    uint64_t called_since
+    int open                            # how Python's agents that tick now were called; -1 while none do
+    size_t open_at
+    Members turn                        # they, where they are not those of a whole cohort
+    uint64_t period
+    uint64_t next
+    uint64_t* periods                   # of each row of the kind, where each has its own
+    uint64_t budget                     # counter ticks an agent
+    uint32_t sampling                   # 0 no guard, 1 each agent, n one of n
+    uint64_t calls
+    uint64_t busy                       # counter ticks
+    uint8_t form
+    uint8_t on_overrun
+    bint due
+    nano_ctx ctx
+    Link link
+    uint16_t* reads
+    ones_result made
+    uint64_t version                    # counts changes of who is awake or called
+    uint64_t ticks
+    uint64_t over
+    uint64_t missed
+    uint64_t* spent                     # tallies, of counter ticks
+    uint64_t* late                      # and of ns
+    uint32_t* places                    # scratch for as many agents as are called at once
+    uint32_t* over_places
+    uint64_t* wakes
+    uint64_t* wake_ns
+    uint64_t* spends
+    uint8_t* left_by
+    uint8_t* outcomes
+    size_t scratch
+
+cdef struct Kind:
+    uint32_t base                       # the wheel knows row r of this kind as base + r
+    uint32_t capacity
+    uint32_t* owner                     # cohort of each row
+    uint64_t* wakes                     # when each row that waits in the wheel is due, ns
+    uint8_t* states
+
+cdef struct Event:
+    uint32_t cohort
+    uint32_t row
+    uint64_t now_ns
+    uint8_t what                        # NANO_FAILED, NANO_DONE, or OVER + ON_SUSPEND / ON_KILL
+
+cdef enum:
+    OVER = 16
+    PARTS = 64                          # of a counter tick, in which an agent's part of a batch is counted
+    LOOK_PASSES = 64
+    WOKEN_ROOM = 16384
+    COHORTS_MAX = 1 << 20
+
+
+cdef inline bint scratch(Cohort* c, size_t n) noexcept nogil:
+    """Room for what comes of n agents."""
+    cdef size_t room
+    if n <= c.scratch:
+        return True
+    room = max(<size_t> 64, n + n // 4)
+    free(c.places)
+    free(c.over_places)
+    free(c.wakes)
+    free(c.wake_ns)
+    free(c.spends)
+    free(c.left_by)
+    free(c.outcomes)
+    c.places = <uint32_t*> malloc(room * 4)
+    c.over_places = <uint32_t*> malloc(room * 4)
+    c.wakes = <uint64_t*> malloc(room * 8)
+    c.wake_ns = <uint64_t*> calloc(room, 8)
+    c.spends = <uint64_t*> malloc(room * 8)
+    c.left_by = <uint8_t*> malloc(room)
+    c.outcomes = <uint8_t*> calloc(room, 1)
+    c.scratch = room
+    if (c.places == NULL or c.over_places == NULL or c.wakes == NULL or c.wake_ns == NULL or c.left_by == NULL
+            or c.outcomes == NULL or c.spends == NULL):
+        c.scratch = 0
+        return False
+    return True
+
+
+cdef inline void drop_cohort(Cohort* c) noexcept:
+    if c == NULL:
+        return
+    for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
+               <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
+               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.places, <uintptr_t> c.over_places,
+               <uintptr_t> c.wakes, <uintptr_t> c.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.left_by, <uintptr_t> c.outcomes,
+               <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
+        free(<void*> <uintptr_t> it)
+    free(c)
