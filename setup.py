@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -60,6 +61,20 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
 
+def headers(name: str) -> list[str]:
+    """The C headers of our own that a kernel includes, itself or by what it includes and cimports."""
+    reached = {f"kernels/{name}.pyx", f"kernels/{name}.pxd"}
+    ahead = sorted(reached)
+    while ahead:
+        path = Path(ahead.pop())
+        text = path.read_text() if path.is_file() else ""
+        names = [f"kernels/{header}" for header in re.findall(r'(?:from|include) "(\w+\.h)"', text)]
+        names += [f"kernels/{other}.pxd" for other in re.findall(r"^from kernels\.(\w+) cimport", text, re.MULTILINE)]
+        ahead += [each for each in names if each not in reached]
+        reached.update(names)
+    return sorted(each for each in reached if each.endswith(".h") and Path(each).is_file())
+
+
 def extensions() -> list[Extension]:
     """The extension modules, translated to C by Cython where the sources are newer."""
     from Cython.Build import cythonize
@@ -70,7 +85,7 @@ def extensions() -> list[Extension]:
             [f"kernels/{name}.pyx"],
             include_dirs=["kernels"],
             extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
-            depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
+            depends=headers(name),
         )
         for name in KERNELS
     ]

@@ -12,6 +12,17 @@ from kernels.ticks cimport ticks_now
 from kernels.traces cimport Traces
 
 
+cdef inline uint64_t following(Cohort* c, uint64_t wake, uint64_t period, uint64_t now) noexcept nogil:
+    """The instant, beyond this one, at which an agent with a rate of its own is due after `wake`; those left out are missed."""
+    cdef uint64_t skipped
+    wake += period
+    if wake <= now:
+        skipped = (now - wake) // period + 1
+        c.missed += skipped
+        wake += skipped * period
+    return wake
+
+
 cdef class Calls(Schedule):
     """A schedule whose agents are called."""
 
@@ -135,17 +146,16 @@ cdef class Calls(Schedule):
                 self.starved = True
                 return
             rows = c.awake.rows + place
+        elif c.periods != NULL and not result.leavers:
+            self.again(c, kind, rows, n, now)
+            return
         for i in range(n):
             row = rows[i]
             if at < result.leavers and c.places[at] == i:
                 self.leave(c, kind, owner, row, now, c.left_by[at], c.wakes[at])
                 at += 1
             elif how == WOKEN and c.periods != NULL:
-                wake = kind.wakes[row] + c.periods[row]
-                if wake <= now:
-                    c.missed += 1
-                    wake = now + c.periods[row]
-                if self.wait(c, row, wake) < 0:
+                if self.wait(c, row, following(c, kind.wakes[row], c.periods[row], now)) < 0:
                     self.starved = True
             else:
                 rows[kept] = row  # at or before the place where it is read
@@ -156,6 +166,20 @@ cdef class Calls(Schedule):
         memmove(rows + kept, rows + n, (c.awake.n - place - n) * 4)
         c.awake.n -= n - kept
         c.version += 1
+
+    cdef void again(self, Cohort* c, Kind* kind, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil:
+        """Agents with rates of their own, all of whom stay, wait for their next turns."""
+        cdef size_t i
+        cdef uint32_t row
+        cdef uint64_t wake
+        for i in range(n):
+            row = rows[i]
+            wake = following(c, kind.wakes[row], c.periods[row], now)
+            kind.wakes[row] = wake
+            c.places[i] = c.base + row
+            c.wakes[i] = wake
+        if self.wheel.add_many(c.places, n, c.wakes) < 0:
+            self.starved = True
 
     # --- Python's part of a pass --------------------------------------------------------------------------------------------
 

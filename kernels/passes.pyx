@@ -8,7 +8,6 @@ read in the next.
 """
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove
 
 from kernels.calls cimport Calls
@@ -68,11 +67,6 @@ cdef enum:
 
 FAILED_EVENT, DONE_EVENT, SUSPENDED_EVENT, KILLED_EVENT = NANO_FAILED, NANO_DONE, OVER + ON_SUSPEND, OVER + ON_KILL
 NEVER = UINT64_MAX
-
-
-cdef int by_number(const void* a, const void* b) noexcept nogil:
-    cdef uint32_t x = (<const uint32_t*> a)[0], y = (<const uint32_t*> b)[0]
-    return (x > y) - (x < y)
 
 
 cdef class Passes(Calls):
@@ -374,6 +368,7 @@ cdef class Passes(Calls):
         """Call the agents that wait in the wheel until now; whether there are some of Python's."""
         cdef size_t n, i, begin
         cdef uint32_t number
+        cdef uint64_t began
         cdef uint32_t* rows = self.scratch_rows
         cdef Cohort* c
         cdef Kind* kind
@@ -385,8 +380,7 @@ cdef class Passes(Calls):
             n = wheel.due(now, self.woken, WOKEN_ROOM)
             if n == 0:
                 return python
-            if self.real:
-                qsort(self.woken, n, 4, by_number)
+            began = <uint64_t> (clock_monotonic_ns() - self.origin) if self.real else 0
             begin = 0
             while begin < n:
                 kind = self.kind_of(self.woken[begin])
@@ -401,6 +395,8 @@ cdef class Passes(Calls):
                         break
                     rows[i - begin] = number - kind.base
                     kind.states[number - kind.base] = READY
+                    if self.real:
+                        tally_note(c.late, began - kind.wakes[number - kind.base], 1)
                     i += 1
                 if c.periods == NULL and self.nexts[owner] <= now:
                     self.enter(c, rows, i - begin)  # its cohort is due at this very instant: it goes with them

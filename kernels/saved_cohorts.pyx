@@ -103,7 +103,7 @@ def restore_cohort(Schedule self not None, Py_ssize_t cohort, saved):
         memcpy(c.awake.rows, awake_at, 4 * awakes)
         c.awake.n = awakes
     for i in range(waits):
-        if self.wait(c, waiting_at[i], max(wakes_at[i], self.now_ns)) < 0:
+        if self.wait(c, waiting_at[i], self.ceil(max(wakes_at[i], self.now_ns))) < 0:
             raise MemoryError("no memory in the timer wheel")
     c.owed, c.cursor, c.since = min(<uint64_t> saved["owed"], c.awake.n), saved["cursor"], saved["since"]
     c.next = saved["next"]

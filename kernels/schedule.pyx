@@ -36,7 +36,7 @@ cdef class Schedule:
         self.spin_ns = spin_ns
         self.clock = shared() if clock is None else clock
         self.counts = &self.clock.clock
-        self.wheel = Wheel()
+        self.wheel = Wheel(1024, resolution_ns)
         self.populations = []
         self.kept = []
         self.woken = <uint32_t*> malloc(WOKEN_ROOM * 4)

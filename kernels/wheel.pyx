@@ -33,7 +33,7 @@ cdef enum:
     LEVELS = 7
     IDS = 63                            # of a chunk, which so has 256 bytes
     FEW = 24                            # up to which inserting is faster than anything else
-    SPARSE = 4                          # words of bits an id, beyond which digits are faster
+    DENSE = 8                           # ids a word of bits, below which which words are empty is badly guessed
     DIGIT = 11
     AHEAD = 16                          # ids by which instants are fetched before they are read
     SPARE = LEVELS * SLOTS + 8          # chunks that may be partly filled
@@ -61,35 +61,38 @@ cdef void insertion_sort(uint32_t* ids, size_t n) noexcept nogil:
         ids[j] = id
 
 
-cdef void digit_sort(uint32_t* ids, uint32_t* scratch, size_t n, uint32_t differ) noexcept nogil:
-    """In place, by digits of 11 bits, those left out in which no two ids differ."""
+cdef void digit_sort(uint32_t* ids, uint32_t* scratch, size_t n, uint32_t low, uint32_t high) noexcept nogil:
+    """In place: by as few digits of at most 11 bits as their range needs."""
     cdef uint32_t count[1 << DIGIT]
     cdef uint32_t* source = ids
     cdef uint32_t* target = scratch
     cdef uint32_t* other
-    cdef uint32_t sum, had
-    cdef uint32_t mask = (1 << DIGIT) - 1
+    cdef uint32_t sum, had, digit, mask
     cdef size_t i
-    cdef int shift = -DIGIT
-    while shift + DIGIT < 32:
-        shift += DIGIT
-        if not differ >> shift & mask:
-            continue
-        memset(count, 0, sizeof(count))
+    cdef int bits = 1, digits, width, shift = 0
+    while bits < 32 and (high - low) >> bits:
+        bits += 1
+    digits = (bits + DIGIT - 1) // DIGIT
+    width = (bits + digits - 1) // digits
+    mask = (<uint32_t> 1 << width) - 1
+    while digits:
+        memset(count, 0, sizeof(uint32_t) << width)
         for i in range(n):
-            count[source[i] >> shift & mask] += 1
+            count[(source[i] - low) >> shift & mask] += 1
         sum = 0
-        for i in range(1 << DIGIT):
+        for i in range(<size_t> 1 << width):
             had = count[i]
             count[i] = sum
             sum += had
         for i in range(n):
-            had = source[i] >> shift & mask
-            target[count[had]] = source[i]
-            count[had] += 1
+            digit = (source[i] - low) >> shift & mask
+            target[count[digit]] = source[i]
+            count[digit] += 1
         other = source
         source = target
         target = other
+        shift += width
+        digits -= 1
     if source != ids:
         memcpy(ids, source, n * 4)
 
@@ -377,7 +380,7 @@ cdef class Wheel:
     cdef void order(self) noexcept nogil:
         """Sort the run by id; an id that was in it twice may be so still."""
         cdef size_t n = self.end, i, words, w
-        cdef uint32_t id, low = UINT32_MAX, high = 0, differ = 0
+        cdef uint32_t id, low = UINT32_MAX, high = 0
         cdef uint32_t* run = self.run
         cdef uint64_t* bits
         cdef uint64_t word
@@ -388,10 +391,9 @@ cdef class Wheel:
             id = run[i]
             low = min(low, id)
             high = max(high, id)
-            differ |= id ^ run[0]
         words = high // 64 - low // 64 + 1
-        if words > SPARSE * n:
-            digit_sort(run, self.scratch, n, differ)
+        if n < DENSE * words:
+            digit_sort(run, self.scratch, n, low, high)
             return
         bits = self.bits + low // 64
         low = low // 64 * 64
