@@ -1,14 +1,16 @@
 """Calls of agents: a tick's outcomes, what it took, and what becomes of those that do not just go on."""
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memmove, memset
 
 from kernels.cohorts cimport *
 from kernels.members cimport *
 from kernels.population cimport READY, SLEEPING, SUSPENDED
+from kernels.crew cimport Crew, crew_chunk
 from kernels.schedule cimport Schedule, listed
-from kernels.ticks cimport ticks_now
+from kernels.ticks cimport ticks_now, ticks_of_ns
+from kernels.topics cimport bus_carry
 from kernels.traces cimport Traces
 
 
@@ -29,61 +31,61 @@ cdef class Calls(Schedule):
     def __cinit__(self):
         self.traces = Traces()
 
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.parts_room):
+            part_free(self.parts[i])
+        free(self.parts)
+        free(self.chunks)
+
     cdef void call(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
                    uint64_t now, int how, size_t place) noexcept nogil:
         """Tick n agents; those GRANTED are the stretch from `place` on of those that are awake."""
+        if self.crew is not None and not c.whole and self.costs(c, n) >= self.alone:
+            self.open(c, owner, rows, first, n, now, how, place)
+            self.run_opened(now)
+        else:
+            self.call_alone(c, owner, rows, first, n, now, how, place)
+
+    cdef void call_alone(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
+                         uint64_t now, int how, size_t place) noexcept nogil:
         cdef ones_result result
-        cdef uint64_t began, spent
-        cdef size_t i
+        cdef void** columns = c.bases
         cdef uint32_t f
-        cdef int outcome
+        cdef size_t i
         if not scratch(c, n):
             self.starved = True
             return
-        memset(&result, 0, sizeof(result))
+        self.prepare(c, now)
+        c.ctx.first = first
+        if c.form == FORM_MANY and rows == NULL:
+            columns = c.shifted
+            for f in range(c.fields_n):
+                columns[f] = <char*> c.bases[f] + <size_t> first * c.steps[f]
+        call_run(&c.how, columns, rows, first, n, now, &c.ctx, c.spent, &c.room, &result)
+        if c.form == FORM_MANY:
+            tally_note(c.spent, result.spent * PARTS // n, n)
+            if result.over and self.real and c.on_overrun:
+                for i in range(n):
+                    c.room.over_places[i] = <uint32_t> i
+        if self.traces.ticks_room:
+            self.traces.note_ticks(c, owner, rows, first, 0, n, result.outcome, result.spent, now, self.made, self.real)
+        self.close(c, owner, rows, first, n, now, how, place, result.spent, &result)
+
+    cdef inline void prepare(self, Cohort* c, uint64_t now) noexcept nogil:
         c.ctx.pass_ = self.made
         c.ctx.now_ns = now
-        c.ctx.first = first
-        c.ctx.outcomes = c.outcomes
-        c.ctx.wake_ns = c.wake_ns
-        began = ticks_now(self.counts)
-        if c.form == FORM_MANY:
-            if rows == NULL:
-                for f in range(c.fields_n):
-                    c.shifted[f] = <char*> c.bases[f] + <size_t> first * c.steps[f]
-                outcome = (<nano_tick_many> c.tick)(c.shifted, NULL, n, now, &c.ctx)
-            else:
-                outcome = (<nano_tick_many> c.tick)(c.bases, rows, n, now, &c.ctx)
-            spent = ticks_now(self.counts) - began
-            c.busy += spent
-            tally_note(c.spent, spent * PARTS // n, n)
-            if c.budget and spent > c.budget * n:
-                result.over = n
-            if outcome == NANO_EACH:
-                each_outcome(c.outcomes, c.wake_ns, n, c.places, c.wakes, c.left_by, &result)
-            elif outcome == NANO_WORKED or outcome == NANO_IDLE:
-                result.outcomes[outcome] = n
-            else:
-                if not NANO_SLEEP <= outcome <= NANO_DONE:
-                    result.strange = n
-                    outcome = NANO_FAILED
-                for i in range(n):
-                    c.places[i] = <uint32_t> i
-                    c.left_by[i] = <uint8_t> outcome
-                    c.wakes[i] = c.wake_ns[i]
-                result.outcomes[outcome] = n
-                result.leavers = n
-        else:
-            ones_run(<nano_tick> c.tick, c.bases, rows, first, n, now, &c.ctx, c.sampling,
-                     c.budget if c.budget else UINT64_MAX, self.counts, c.spent, c.places, c.wakes, c.left_by, c.over_places,
-                     c.spends if self.traces.ticks_room else NULL, &result)
-            spent = ticks_now(self.counts) - began
-            c.busy += spent
-            outcome = NANO_EACH
+        c.ctx.outcomes = c.room.outcomes
+        c.ctx.wake_ns = c.room.wake_ns
+        c.room.spends = c.spends if self.traces.ticks_room else NULL
+
+    cdef void close(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
+                    size_t place, uint64_t span, ones_result* result) noexcept nogil:
+        """Count what came of a call of n agents, which took so long from end to end, and see to those that leave."""
+        cdef size_t i
+        c.busy += result.spent
         if self.traces.spans_room:
-            self.traces.note_span(began, spent, now, self.made, owner, n)
-        if self.traces.ticks_room:
-            self.traces.note_ticks(c, owner, rows, first, n, outcome, spent, now, self.made, self.real)
+            self.traces.note_span(result.began, span, now, self.made, owner, n)
         c.calls += 1
         c.ticks += n
         c.over += result.over
@@ -91,46 +93,212 @@ cdef class Calls(Schedule):
         for i in range(5):
             c.made.outcomes[i] += result.outcomes[i]
         if result.over and self.real and c.on_overrun:
-            self.punish(c, n, &result)
+            self.punish(c, result)
         if result.leavers or how == WOKEN:
-            self.after(c, owner, rows, first, n, now, how, place, &result)
+            self.after(c, owner, rows, first, n, now, how, place, result)
 
-    cdef void punish(self, Cohort* c, size_t n, ones_result* result) noexcept nogil:
+    # --- calls on several threads --------------------------------------------------------------------------------------
+
+    def employ(self, Crew crew, uint64_t part_ns=20_000, uint64_t alone_ns=50_000):
+        """Have a crew run native calls, in parts that take about so long; what takes less than `alone_ns` together is run by
+        the calling thread alone. None: no crew. Nothing that comes of a call depends on it."""
+        if part_ns < 1:
+            raise ValueError("a part takes 1 ns at least")
+        self.crew = crew
+        self.part = max(<uint64_t> 1, ticks_of_ns(self.counts, part_ns))
+        self.alone = ticks_of_ns(self.counts, alone_ns)
+
+    cdef uint64_t costs(self, Cohort* c, size_t n) noexcept nogil:
+        """What n agents will take, of the clock's ticks: as they did until now, else as declared, else 2 ns each."""
+        if c.ticks:
+            return <uint64_t> (<double> c.busy / <double> c.ticks * <double> n)
+        return n * (c.how.budget if c.how.budget else max(<uint64_t> 1, ticks_of_ns(self.counts, 2)))
+
+    cdef bint tallied(self, Cohort* c) noexcept nogil:
+        """Whether each thread has a tally for a cohort that is measured agent by agent."""
+        cdef uint32_t t, n = self.crew.it.n
+        cdef uint64_t** grown
+        if c.form != FORM_ONE or c.tallies_n >= n:
+            return True
+        grown = <uint64_t**> realloc(c.tallies, n * sizeof(void*))
+        if grown == NULL:
+            return False
+        c.tallies = grown
+        grown[0] = c.spent
+        for t in range(max(<uint32_t> 1, c.tallies_n), n):
+            grown[t] = <uint64_t*> calloc(TALLY_BUCKETS, 8)
+            if grown[t] == NULL:
+                c.tallies_n = t
+                return False
+        c.tallies_n = n
+        return True
+
+    cdef part* next_part(self) noexcept nogil:
+        cdef size_t room = max(<size_t> 64, 2 * self.parts_room)
+        cdef part** parts
+        cdef crew_chunk* chunks
+        if self.parts_n == self.parts_room:
+            parts = <part**> realloc(self.parts, room * sizeof(void*))
+            if parts == NULL:
+                return NULL
+            self.parts = parts
+            memset(parts + self.parts_room, 0, (room - self.parts_room) * sizeof(void*))
+            chunks = <crew_chunk*> realloc(self.chunks, room * sizeof(crew_chunk))
+            if chunks == NULL:
+                return NULL
+            self.chunks = chunks
+            self.parts_room = room
+        if self.parts[self.parts_n] == NULL:
+            self.parts[self.parts_n] = part_new()
+        return self.parts[self.parts_n]
+
+    cdef void open(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
+                   size_t place) noexcept nogil:
+        """Cut a call into parts, which run_opened() runs; by the calling thread at once where there is no memory for that."""
+        cdef size_t start = 0, end, most, before = self.parts_n
+        cdef uint64_t each
+        cdef uint32_t f
+        cdef part* it
+        cdef Opened* opened
+        if self.opened_n == OPENED:
+            self.run_opened(now)
+            before = 0
+        if not scratch(c, n):
+            self.starved = True
+            return
+        self.prepare(c, now)
+        each = max(<uint64_t> 1, self.costs(c, n) // n)
+        most = max(<size_t> (self.part // each), n // PARTS_MAX + 1)
+        most += PART_ROWS - 1
+        most -= most % PART_ROWS
+        opened = &self.opened[self.opened_n]
+        opened.c, opened.owner, opened.rows, opened.first, opened.n = c, owner, rows, first, n
+        opened.how, opened.place, opened.begin = how, place, before
+        it = NULL
+        if self.tallied(c):
+            while start < n:
+                end = min(n, start + most)
+                if rows == NULL and end < n:
+                    end -= min((first + end) % PART_ROWS, end - start - 1)
+                it = self.next_part()
+                if it == NULL or not part_fit(it, c.fields_n, c.link.topics_n):
+                    it = NULL
+                    break
+                it.ctx = c.ctx
+                it.ctx.first = first + <uint32_t> start
+                it.ctx.outcomes = c.room.outcomes + start
+                it.ctx.wake_ns = c.room.wake_ns + start
+                it.ctx.publish = &crew_publish
+                it.ctx.bus = &it.out
+                it.out.topics = c.link.topics
+                it.out.rooms = c.link.rooms
+                it.out.topics_n = c.link.topics_n
+                it.out.kind = c.link.kind
+                it.how = &c.how
+                it.first = it.ctx.first
+                it.idx = rows + start if rows != NULL else NULL
+                it.start = start
+                it.n = end - start
+                it.counts = c.tallies
+                it.room.places = c.room.places + start
+                it.room.left_by = c.room.left_by + start
+                it.room.wakes = c.room.wakes + start
+                it.room.over_places = c.room.over_places + start
+                it.room.outcomes = it.ctx.outcomes
+                it.room.wake_ns = it.ctx.wake_ns
+                it.room.spends = c.room.spends + start if c.room.spends != NULL else NULL
+                for f in range(c.fields_n):
+                    it.cols[f] = c.bases[f]
+                    if c.form == FORM_MANY and rows == NULL:
+                        it.cols[f] = <char*> it.cols[f] + <size_t> it.first * c.steps[f]
+                self.chunks[self.parts_n].work = part_run
+                self.chunks[self.parts_n].what = it
+                self.chunks[self.parts_n].cost = each * it.n
+                self.parts_n += 1
+                start = end
+        if it == NULL:
+            self.parts_n = before
+            self.run_opened(now)
+            self.call_alone(c, owner, rows, first, n, now, how, place)
+            return
+        opened.parts = self.parts_n - before
+        self.opened_n += 1
+
+    cdef void run_opened(self, uint64_t now) noexcept nogil:
+        """Run what was opened; then all is as if each call had been made by itself, in their order."""
+        cdef size_t i, k
+        cdef Opened* it
+        cdef Cohort* c
+        cdef part* each
+        cdef ones_result result
+        cdef uint64_t end
+        for i in range(self.parts_n):
+            self.parts[i].chunk = &self.chunks[i]
+        if self.parts_n:
+            self.crew.run(self.chunks, self.parts_n)
+        for i in range(self.opened_n):
+            it = &self.opened[i]
+            c = it.c
+            memset(&result, 0, sizeof(result))
+            end = 0
+            for k in range(it.begin, it.begin + it.parts):
+                each = self.parts[k]
+                self.carry(c, each)
+                part_join(each, &c.room, &result)
+                end = max(end, each.result.began + each.result.spent)
+                if c.form == FORM_MANY:
+                    tally_note(c.spent, each.result.spent * PARTS // each.n, each.n)
+                if self.traces.ticks_room:
+                    self.traces.note_ticks(c, it.owner, each.idx, each.first, each.start, each.n, each.result.outcome,
+                                           each.result.spent, now, self.made, self.real)
+            self.close(c, it.owner, it.rows, it.first, it.n, now, it.how, it.place, end - result.began, &result)
+        self.parts_n = self.opened_n = 0
+
+    cdef void carry(self, Cohort* c, part* it) noexcept nogil:
+        """Take what a part published to the bus."""
+        cdef uint32_t t
+        if it.out.starved:
+            self.starved = True
+        if c.link.topics_n == 0:
+            return
+        bus_carry(self.lines, it.out.lines, it.out.n)
+        for t in range(c.link.topics_n):
+            if it.out.sent[t] > c.link.rooms[t]:
+                self.lines.topic[c.link.topics[t]].counters.dropped += it.out.sent[t] - c.link.rooms[t]
+
+    cdef void punish(self, Cohort* c, ones_result* result) noexcept nogil:
         """Those that were over their budget leave as well. Both lists are in the order of places: they are merged from the
         back, into the room behind."""
         cdef int64_t i = <int64_t> result.leavers - 1, j = <int64_t> result.over - 1
         cdef int64_t at, most = -1
         cdef uint32_t place, before
         cdef uint8_t what = <uint8_t> (OVER + c.on_overrun)
-        if c.form == FORM_MANY:
-            for at in range(<int64_t> n):
-                c.over_places[at] = <uint32_t> at
         # how many there are of either
         most = 0
         at = 0
         while at <= i and most < <int64_t> result.over:
-            place = c.places[at]
-            while most < <int64_t> result.over and c.over_places[most] < place:
+            place = c.room.places[at]
+            while most < <int64_t> result.over and c.room.over_places[most] < place:
                 most += 1
-            if most < <int64_t> result.over and c.over_places[most] == place:
-                c.left_by[at] = what if c.left_by[at] != NANO_DONE else NANO_DONE
+            if most < <int64_t> result.over and c.room.over_places[most] == place:
+                c.room.left_by[at] = what if c.room.left_by[at] != NANO_DONE else NANO_DONE
                 # it is there already: taken out of the second list
-                memmove(&c.over_places[most], &c.over_places[most + 1], (<size_t> result.over - most - 1) * 4)
+                memmove(&c.room.over_places[most], &c.room.over_places[most + 1], (<size_t> result.over - most - 1) * 4)
                 result.over -= 1
             at += 1
         j = <int64_t> result.over - 1
         at = i + j + 1
         result.leavers = <size_t> (at + 1)
         while at >= 0 and j >= 0:
-            before = c.places[i] if i >= 0 else 0
-            if i >= 0 and before > c.over_places[j]:
-                c.places[at] = before
-                c.left_by[at] = c.left_by[i]
-                c.wakes[at] = c.wakes[i]
+            before = c.room.places[i] if i >= 0 else 0
+            if i >= 0 and before > c.room.over_places[j]:
+                c.room.places[at] = before
+                c.room.left_by[at] = c.room.left_by[i]
+                c.room.wakes[at] = c.room.wakes[i]
                 i -= 1
             else:
-                c.places[at] = c.over_places[j]
-                c.left_by[at] = what
+                c.room.places[at] = c.room.over_places[j]
+                c.room.left_by[at] = what
                 j -= 1
             at -= 1
 
@@ -151,8 +319,8 @@ cdef class Calls(Schedule):
             return
         for i in range(n):
             row = rows[i]
-            if at < result.leavers and c.places[at] == i:
-                self.leave(c, kind, owner, row, now, c.left_by[at], c.wakes[at])
+            if at < result.leavers and c.room.places[at] == i:
+                self.leave(c, kind, owner, row, now, c.room.left_by[at], c.room.wakes[at])
                 at += 1
             elif how == WOKEN and c.periods != NULL:
                 if self.wait(c, row, following(c, kind.wakes[row], c.periods[row], now)) < 0:
@@ -208,11 +376,11 @@ cdef class Calls(Schedule):
             raise MemoryError("no memory for a cohort's outcomes")
         memset(&result, 0, sizeof(result))
         for place, outcome, wake in leavers:
-            if not 0 <= place < <Py_ssize_t> n or (i and place <= c.places[i - 1]) or outcome not in (2, 3, 4):
+            if not 0 <= place < <Py_ssize_t> n or (i and place <= c.room.places[i - 1]) or outcome not in (2, 3, 4):
                 raise ValueError(f"({place}, {outcome}) is no outcome of one of {n} agents, in their order")
-            c.places[i] = place
-            c.left_by[i] = outcome
-            c.wakes[i] = wake
+            c.room.places[i] = place
+            c.room.left_by[i] = outcome
+            c.room.wakes[i] = wake
             result.outcomes[<int> outcome] += 1
             i += 1
         result.leavers = i
@@ -222,11 +390,11 @@ cdef class Calls(Schedule):
             self.traces.note_span(ticks_now(self.counts) - spent, spent, self.now_ns, self.made, <uint32_t> cohort, n)
         if self.traces.ticks_room:
             for i in range(n):
-                c.outcomes[i] = NANO_WORKED
+                c.room.outcomes[i] = NANO_WORKED
             for i in range(result.leavers):
-                c.outcomes[c.places[i]] = c.left_by[i]
+                c.room.outcomes[c.room.places[i]] = c.room.left_by[i]
             rows = c.turn.rows if self.ordered else c.called.rows if c.called.n else c.awake.rows
-            self.traces.note_ticks(c, <uint32_t> cohort, rows, c.awake.first, n, NANO_EACH, spent, self.now_ns, self.made, self.real)
+            self.traces.note_ticks(c, <uint32_t> cohort, rows, c.awake.first, 0, n, NANO_EACH, spent, self.now_ns, self.made, self.real)
         c.calls += 1
         c.ticks += n
         c.busy += spent

@@ -46,6 +46,25 @@ cdef extern from "passes.h" nogil:
         uint64_t strange
         uint64_t over
         size_t leavers
+        uint64_t began
+        uint64_t spent
+        int outcome
+    ctypedef struct call_room:
+        uint32_t* places
+        uint8_t* left_by
+        uint64_t* wakes
+        uint32_t* over_places
+        uint8_t* outcomes
+        uint64_t* wake_ns
+        uint64_t* spends
+    ctypedef struct call_tick:
+        void* tick
+        const ticks_clock* clock
+        uint64_t budget
+        uint32_t sampling
+        uint32_t one
+    void call_run(const call_tick*, void**, const uint32_t*, uint32_t, size_t, uint64_t, nano_ctx*, uint64_t*, const call_room*,
+                  ones_result*) noexcept
     ctypedef struct tick_trace:
         uint64_t now_ns
         uint64_t pass_ "pass"
@@ -61,9 +80,6 @@ cdef extern from "passes.h" nogil:
         uint64_t pass_ "pass"
         uint32_t cohort
         uint32_t agents
-    void ones_run(nano_tick, void**, const uint32_t*, uint32_t, size_t, uint64_t, nano_ctx*, uint32_t, uint64_t, const ticks_clock*, uint64_t*,
-                  uint32_t*, uint64_t*, uint8_t*, uint32_t*, uint64_t*, ones_result*) noexcept
-    void each_outcome(const uint8_t*, const uint64_t*, size_t, uint32_t*, uint64_t*, uint8_t*, ones_result*) noexcept
 
 cdef enum:
     WOKEN = 0                           # how agents are called: those that the wheel gave,
@@ -80,11 +96,12 @@ cdef enum:
 cdef struct Link:
     nano_bus* bus
     uint16_t* topics                    # that the kind writes, by their number for the kind
+    uint64_t* rooms                     # and lines that each has room for
     uint32_t topics_n
     uint16_t kind
 
 cdef struct Cohort:
-    void* tick
+    call_tick how
     void** bases
     void** shifted
     size_t* steps
@@ -104,13 +121,12 @@ cdef struct Cohort:
     uint64_t period
     uint64_t next
     uint64_t* periods                   # of each row of the kind, where each has its own
-    uint64_t budget                     # counter ticks an agent
-    uint32_t sampling                   # 0 no guard, 1 each agent, n one of n
     uint64_t calls
     uint64_t busy                       # counter ticks
     uint8_t form
     uint8_t on_overrun
     bint due
+    bint whole                          # never cut into parts
     nano_ctx ctx
     Link link
     uint16_t* reads
@@ -121,13 +137,10 @@ cdef struct Cohort:
     uint64_t missed
     uint64_t* spent                     # tallies, of counter ticks
     uint64_t* late                      # and of ns
-    uint32_t* places                    # scratch for as many agents as are called at once
-    uint32_t* over_places
-    uint64_t* wakes
-    uint64_t* wake_ns
+    uint64_t** tallies                  # of each thread of a crew, the first one being `spent`; NULL before they are needed
+    uint32_t tallies_n
+    call_room room                      # for as many agents as are called at once
     uint64_t* spends
-    uint8_t* left_by
-    uint8_t* outcomes
     size_t scratch
 
 cdef struct Kind:
@@ -157,35 +170,38 @@ cdef inline bint scratch(Cohort* c, size_t n) noexcept nogil:
     if n <= c.scratch:
         return True
     room = max(<size_t> 64, n + n // 4)
-    free(c.places)
-    free(c.over_places)
-    free(c.wakes)
-    free(c.wake_ns)
+    free(c.room.places)
+    free(c.room.over_places)
+    free(c.room.wakes)
+    free(c.room.wake_ns)
     free(c.spends)
-    free(c.left_by)
-    free(c.outcomes)
-    c.places = <uint32_t*> malloc(room * 4)
-    c.over_places = <uint32_t*> malloc(room * 4)
-    c.wakes = <uint64_t*> malloc(room * 8)
-    c.wake_ns = <uint64_t*> calloc(room, 8)
+    free(c.room.left_by)
+    free(c.room.outcomes)
+    c.room.places = <uint32_t*> malloc(room * 4)
+    c.room.over_places = <uint32_t*> malloc(room * 4)
+    c.room.wakes = <uint64_t*> malloc(room * 8)
+    c.room.wake_ns = <uint64_t*> calloc(room, 8)
     c.spends = <uint64_t*> malloc(room * 8)
-    c.left_by = <uint8_t*> malloc(room)
-    c.outcomes = <uint8_t*> calloc(room, 1)
+    c.room.left_by = <uint8_t*> malloc(room)
+    c.room.outcomes = <uint8_t*> calloc(room, 1)
     c.scratch = room
-    if (c.places == NULL or c.over_places == NULL or c.wakes == NULL or c.wake_ns == NULL or c.left_by == NULL
-            or c.outcomes == NULL or c.spends == NULL):
+    if (c.room.places == NULL or c.room.over_places == NULL or c.room.wakes == NULL or c.room.wake_ns == NULL or c.room.left_by == NULL
+            or c.room.outcomes == NULL or c.spends == NULL):
         c.scratch = 0
         return False
     return True
 
 
 cdef inline void drop_cohort(Cohort* c) noexcept:
+    cdef uint32_t t
     if c == NULL:
         return
+    for t in range(1, c.tallies_n):
+        free(c.tallies[t])
     for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
                <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
-               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.places, <uintptr_t> c.over_places,
-               <uintptr_t> c.wakes, <uintptr_t> c.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.left_by, <uintptr_t> c.outcomes,
-               <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
+               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.tallies, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
+               <uintptr_t> c.room.wakes, <uintptr_t> c.room.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.room.left_by, <uintptr_t> c.room.outcomes,
+               <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.link.rooms, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
         free(<void*> <uintptr_t> it)
     free(c)

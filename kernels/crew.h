@@ -34,7 +34,7 @@ typedef struct crew_chunk {
     void *what;
     uint64_t cost; /* declared, of any unit: only how chunks are dealt out depends on it */
     uint64_t ns; /* out: what it took */
-    uint32_t thread; /* out: who ran it; 0 is the caller of crew_run() */
+    uint32_t thread; /* out, and known to the work: who runs it; 0 is the caller of crew_run() */
 } crew_chunk;
 
 /* What a thread has done since the crew began. Written by it alone, read by anybody. */
@@ -99,10 +99,10 @@ static inline void crew_add(_Atomic uint64_t *count, uint64_t more)
 
 static inline int64_t crew_chunk_run(crew_member *me, crew_chunk *chunk, int64_t began_ns)
 {
+    chunk->thread = me->number;
     chunk->work(chunk->what);
     int64_t now_ns = clock_monotonic_ns();
     chunk->ns = (uint64_t)(now_ns - began_ns);
-    chunk->thread = me->number;
     crew_add(&me->tally.chunks, 1);
     crew_add(&me->tally.busy_ns, chunk->ns);
     return now_ns;
@@ -429,15 +429,39 @@ typedef struct crew_outbox {
     const uint16_t *topics; /* of the bus, by the kind's number */
     uint32_t topics_n;
     uint16_t kind;
+    uint16_t grows; /* room is made for more, as far as `rooms` says */
+    uint16_t starved; /* there was no memory for a line */
+    const uint64_t *rooms; /* of each of the kind's topics, where it grows: lines that it has room for in a pass */
+    uint64_t *sent; /* and how many were published to it here */
 } crew_outbox;
+
+/* Room for one line more. 1, or 0 without memory. */
+static inline int crew_outbox_grow(crew_outbox *out)
+{
+    size_t most = out->most ? 2 * out->most : 64;
+    nano_line *lines = (nano_line *)realloc(out->lines, most * sizeof *lines);
+    if (lines == NULL) {
+        out->starved = 1;
+        return 0;
+    }
+    out->lines = lines;
+    out->most = most;
+    return 1;
+}
 
 /* The `publish` of a nano_ctx whose `bus` is a crew_outbox. */
 static inline int crew_publish(nano_ctx *ctx, uint32_t topic, uint32_t row, const void *payload, size_t size)
 {
     crew_outbox *out = ctx->bus;
-    if (out == NULL || topic >= out->topics_n || size > sizeof out->lines->payload || out->n >= out->most) {
+    if (out == NULL || topic >= out->topics_n || size > sizeof out->lines->payload) {
         if (out != NULL)
             out->refused++;
+        return 0;
+    }
+    if (out->grows && out->sent[topic]++ >= out->rooms[topic])
+        return 1; /* more than the topic can ever take: whoever carries these lines to the bus counts it as dropped */
+    if (out->n >= out->most && !(out->grows && crew_outbox_grow(out))) {
+        out->refused++;
         return 0;
     }
     nano_line *line = &out->lines[out->n++];

@@ -7,13 +7,35 @@
 #include "tally.h"
 #include "ticks.h"
 
-/* What came of a range of agents called one by one: how many of each outcome, and how many were over their budget. */
+/* What came of a call: how many agents of each outcome, and how many were over their budget. */
 typedef struct ones_result {
     uint64_t outcomes[NANO_EACH];
     uint64_t strange; /* outcomes that are none: taken as failures */
     uint64_t over;
     size_t leavers; /* agents that do not just go on; their places and outcomes stand in the two arrays */
+    uint64_t began, spent; /* by the clock */
+    int outcome; /* of all, or NANO_EACH */
 } ones_result;
+
+/* What stands of each agent of a call, by its place in it. */
+typedef struct call_room {
+    uint32_t *places; /* of those that leave, */
+    uint8_t *left_by; /* how */
+    uint64_t *wakes; /* and until when */
+    uint32_t *over_places; /* of those that were over their budget */
+    uint8_t *outcomes; /* nano_ctx's */
+    uint64_t *wake_ns;
+    uint64_t *spends; /* what each took, where that is wanted; else NULL */
+} call_room;
+
+/* How the agents of a cohort are ticked. */
+typedef struct call_tick {
+    void *tick; /* a nano_tick, or a nano_tick_many */
+    const struct ticks_clock *clock;
+    uint64_t budget; /* of the clock's ticks, an agent; 0 without one */
+    uint32_t sampling; /* 0 no guard, 1 each agent, n one of n */
+    uint32_t one; /* they are called one by one */
+} call_tick;
 
 enum ones_guard { ONES_FREE, ONES_CHAINED, ONES_SAMPLED, ONES_TRACED };
 
@@ -116,6 +138,53 @@ static inline void each_outcome(const uint8_t *outcomes, const uint64_t *wake_ns
         places[leavers++] = (uint32_t)i;
     }
     result->leavers = leavers;
+}
+
+/* What a batch said of all its agents together. */
+static inline void same_outcome(int outcome, size_t n, const call_room *room, ones_result *result)
+{
+    if (outcome == NANO_WORKED || outcome == NANO_IDLE) {
+        result->outcomes[outcome] = n;
+        return;
+    }
+    if (outcome != NANO_SLEEP && outcome != NANO_FAILED && outcome != NANO_DONE) {
+        result->strange = n;
+        outcome = NANO_FAILED;
+    }
+    for (size_t i = 0; i < n; i++) {
+        room->places[i] = (uint32_t)i;
+        room->left_by[i] = (uint8_t)outcome;
+        room->wakes[i] = room->wake_ns[i];
+    }
+    result->outcomes[outcome] = n;
+    result->leavers = n;
+    result->outcome = outcome;
+}
+
+/* Tick n agents: what came of them goes to `result` and `room`, and what each took, where they are called one by one and
+ * measured, to `counts`. The columns of a batch begin with its first agent where idx is NULL. */
+static inline void call_run(const call_tick *how, void **cols, const uint32_t *idx, uint32_t first, size_t n,
+                            uint64_t now_ns, nano_ctx *ctx, uint64_t *counts, const call_room *room, ones_result *result)
+{
+    memset(result, 0, sizeof *result);
+    result->began = ticks_now(how->clock);
+    if (how->one) {
+        ones_run((nano_tick)how->tick, cols, idx, first, n, now_ns, ctx, how->sampling,
+                 how->budget ? how->budget : UINT64_MAX, how->clock, counts, room->places, room->wakes, room->left_by,
+                 room->over_places, room->spends, result);
+        result->spent = ticks_now(how->clock) - result->began;
+        result->outcome = NANO_EACH;
+        return;
+    }
+    int outcome = ((nano_tick_many)how->tick)(cols, idx, n, now_ns, ctx);
+    result->spent = ticks_now(how->clock) - result->began;
+    result->outcome = outcome;
+    if (how->budget && result->spent > how->budget * n)
+        result->over = n;
+    if (outcome == NANO_EACH)
+        each_outcome(room->outcomes, room->wake_ns, n, room->places, room->wakes, room->left_by, result);
+    else
+        same_outcome(outcome, n, room, result);
 }
 
 /* What is kept of one tick, where traces are wanted. */

@@ -187,9 +187,10 @@ cdef class Passes(Calls):
         return UINT64_MAX if self.behind_until == UINT64_MAX else self.behind_until - self.now_ns
 
     def grant(self, Py_ssize_t cohort, bint woken, size_t agents):
-        """Tick so many of the agents of a native cohort that are owed a turn, the next ones; returns counter ticks."""
+        """Tick so many of the agents of a native cohort that are owed a turn, the next ones; how long that took, of the clock's
+        ticks."""
         cdef Cohort* c = self.at(cohort)
-        cdef uint64_t busy = c.busy
+        cdef uint64_t began = ticks_now(self.counts)
         if not self.inside or c.form == FORM_PYTHON or agents > (c.called.n if woken else c.owed):
             raise ValueError(f"{agents} agents of cohort {cohort} cannot be granted a turn")
         with nogil:
@@ -200,7 +201,7 @@ cdef class Passes(Calls):
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
-        return c.busy - busy
+        return ticks_now(self.counts) - began
 
     cdef size_t grant_some(self, Cohort* c, uint32_t owner, bint woken, size_t agents) noexcept nogil:
         """Tick the next stretch of at most so many; how many there were."""
@@ -340,7 +341,7 @@ cdef class Passes(Calls):
         """The native part of a pass; whether Python has one."""
         cdef Py_ssize_t i
         cdef Cohort* c
-        cdef bint python = self.wake(wheel, now)
+        cdef bint python = self.wake(wheel, now), together = self.crew is not None and self.worth_it(now)
         for i in range(self.cohorts_n):
             if self.nexts[i] > now:
                 continue
@@ -349,9 +350,30 @@ cdef class Passes(Calls):
             if c.form == FORM_PYTHON:
                 c.due = True
                 python = True
-            elif c.awake.n:
-                self.call(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+            elif c.awake.n == 0:
+                pass
+            elif together and not c.whole:
+                self.open(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+            else:
+                if together:
+                    self.run_opened(now)  # what was before it in order is before it
+                self.call_alone(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+        if together:
+            self.run_opened(now)
         return python
+
+    cdef bint worth_it(self, uint64_t now) noexcept nogil:
+        """Whether what is due now takes long enough for several threads."""
+        cdef Py_ssize_t i
+        cdef uint64_t cost = 0
+        cdef Cohort* c
+        for i in range(self.cohorts_n):
+            c = self.cohorts[i]
+            if self.nexts[i] <= now and c.form != FORM_PYTHON and not c.whole and c.awake.n:
+                cost += self.costs(c, c.awake.n)
+                if cost >= self.alone:
+                    return True
+        return False
 
     cdef void advance(self, Cohort* c, Py_ssize_t i, uint64_t now) noexcept nogil:
         cdef uint64_t behind = now - c.next, skipped

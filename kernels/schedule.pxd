@@ -40,6 +40,7 @@ cdef class Schedule:
     cdef readonly Calibration clock     # of what calls take
     cdef const ticks_clock* counts
 
+    cdef bint blocks(self, Cohort* c) noexcept nogil
     cdef int grow_cohorts(self) except -1
     cdef int fill(self, Cohort* c, Population population, uint32_t kind, int form, uintptr_t address) except -1
     cdef int wire(self, Cohort* c, reads, writes) except -1

@@ -8,7 +8,7 @@ from kernels.cohorts cimport *
 from kernels.members cimport *
 from kernels.population cimport READY, SLEEPING, SUSPENDED, Population
 from kernels.ticks cimport Calibration
-from kernels.topics cimport Bus, bus_inbox, bus_publish, nano_bus, nano_line
+from kernels.topics cimport BUS_BLOCK, BUS_DROP, Bus, bus_inbox, bus_publish, nano_bus, nano_line
 from kernels.wheel cimport Wheel
 
 from kernels.ticks import shared
@@ -16,9 +16,12 @@ from kernels.ticks import shared
 
 cdef int publish(nano_ctx* ctx, uint32_t topic, uint32_t row, const void* payload, size_t size) noexcept nogil:
     cdef Link* link = <Link*> ctx.bus
+    cdef int taken
     if link == NULL or topic >= link.topics_n:
         return 0
-    return bus_publish(link.bus, link.topics[topic], link.kind, row, payload, size) == 1
+    taken = bus_publish(link.bus, link.topics[topic], link.kind, row, payload, size)
+    # who publishes on several threads cannot be told at once what is dropped at the end, so nobody is
+    return taken == 1 or (taken == 0 and link.bus.topic[link.topics[topic]].full == BUS_DROP)
 
 
 cdef class Schedule:
@@ -89,14 +92,15 @@ cdef class Schedule:
 
     def add_cohort(
         self, uint32_t kind, rows, int form, uintptr_t address=0, *, uint64_t period_ns=0, periods_ns=None,
-        uint64_t budget=0, uint32_t sampling=0, int on_overrun=0, first_ns=None, reads=(), writes=(), keep=None,
+        uint64_t budget=0, uint32_t sampling=0, int on_overrun=0, first_ns=None, reads=(), writes=(), whole=False, keep=None,
     ):
         """Schedule rows of a kind; returns the cohort's number.
 
         `address` is that of a native tick. With `period_ns` its rows are called together from `first_ns` (now) on; with
         `periods_ns`, a buffer of u64 for each row, each on its own; with neither only when woken. `budget` is in
         counter ticks an agent; `sampling` 0 measures batches only, 1 each agent, n one of n. `reads` and `writes` are
-        numbers of the bus's topics. `keep` lives as long as the schedule.
+        numbers of the bus's topics. A `whole` cohort is never cut into parts for several threads, nor is one that
+        writes to a topic that blocks, which must be told at once whether there is room. `keep` lives as long as the schedule.
         """
         cdef Population population
         cdef Cohort* c
@@ -135,8 +139,9 @@ cdef class Schedule:
         except BaseException:
             drop_cohort(c)
             raise
-        c.budget = budget
-        c.sampling = sampling
+        c.how.budget = budget
+        c.how.sampling = sampling
+        c.whole = whole or self.blocks(c)
         c.on_overrun = <uint8_t> on_overrun
         c.next = UINT64_MAX
         c.open = -1
@@ -162,6 +167,14 @@ cdef class Schedule:
         self.nexts[self.cohorts_n - 1] = c.next
         return self.cohorts_n - 1
 
+    cdef bint blocks(self, Cohort* c) noexcept nogil:
+        """Whether it writes to a topic that blocks."""
+        cdef uint32_t t
+        for t in range(c.link.topics_n):
+            if self.lines.topic[c.link.topics[t]].full == BUS_BLOCK:
+                return True
+        return False
+
     cdef int grow_cohorts(self) except -1:
         cdef Py_ssize_t room = max(16, 2 * self.cohorts_room)
         cdef Cohort** cohorts = <Cohort**> realloc(self.cohorts, room * sizeof(void*))
@@ -177,7 +190,9 @@ cdef class Schedule:
         return 0
 
     cdef int fill(self, Cohort* c, Population population, uint32_t kind, int form, uintptr_t address) except -1:
-        c.tick = <void*> address
+        c.how.tick = <void*> address
+        c.how.clock = self.counts
+        c.how.one = form == FORM_ONE
         c.form = <uint8_t> form
         c.fields_n = population.fields_n
         c.bases = population.bases
@@ -202,14 +217,16 @@ cdef class Schedule:
                 raise IndexError(f"topic {topic} of {self.bus.topics}")
         c.reads = <uint16_t*> calloc(max(1, len(reads)), 2)
         c.link.topics = <uint16_t*> calloc(max(1, len(writes)), 2)
+        c.link.rooms = <uint64_t*> calloc(max(1, len(writes)), 8)
         c.ctx.inbox = <const nano_line**> calloc(max(1, len(reads)), sizeof(void*))
         c.ctx.inbox_count = <uint64_t*> calloc(max(1, len(reads)), 8)
-        if c.reads == NULL or c.link.topics == NULL or c.ctx.inbox == NULL or c.ctx.inbox_count == NULL:
+        if c.reads == NULL or c.link.topics == NULL or c.link.rooms == NULL or c.ctx.inbox == NULL or c.ctx.inbox_count == NULL:
             raise MemoryError("no memory for a cohort")
         for i in range(len(reads)):
             c.reads[i] = reads[i]
         for i in range(len(writes)):
             c.link.topics[i] = writes[i]
+            c.link.rooms[i] = self.lines.topic[c.link.topics[i]].lines_max
         c.link.topics_n = <uint32_t> len(writes)
         c.link.bus = self.lines
         c.ctx.topics = <uint32_t> len(reads)
@@ -388,12 +405,21 @@ cdef class Schedule:
         """(middle of a bucket, count) of what ticks took ("spent", counter ticks in "parts" of the statistics) or how late
         passes were ("late", ns)."""
         cdef Cohort* c = self.at(cohort)
-        cdef uint64_t* counts
         cdef size_t i
         if which not in ("spent", "late"):
             raise ValueError(f"{which!r}; there are 'spent' and 'late'")
-        counts = c.spent if which == "spent" else c.late
-        return [(tally_middle(i), counts[i]) for i in range(TALLY_BUCKETS) if counts[i]]
+        if which == "late":
+            return [(tally_middle(i), c.late[i]) for i in range(TALLY_BUCKETS) if c.late[i]]
+        return [(tally_middle(i), n) for i in range(TALLY_BUCKETS) if (n := noted(c, i))]
+
+
+cdef uint64_t noted(const Cohort* c, size_t bucket) noexcept:
+    """Ticks of one bucket, over all threads."""
+    cdef uint64_t n = c.spent[bucket]
+    cdef uint32_t t
+    for t in range(1, c.tallies_n):
+        n += c.tallies[t][bucket]
+    return n
 
 
 cdef int set_members(Cohort* c, rows) except -1:

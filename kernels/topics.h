@@ -190,6 +190,32 @@ static inline size_t bus_publish_lines(nano_bus *bus, const nano_line *lines, si
     return n;
 }
 
+/* Publish n lines of topics that drop, in order, as they are; what finds no room is counted as dropped. */
+static inline void bus_carry(nano_bus *bus, const nano_line *lines, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        nano_topic *to = &bus->topic[lines[i].topic];
+        size_t run = 0;
+        uint64_t last = to->last, room = to->lines_max - to->count;
+        while (i + run < n && run < room && lines[i + run].topic == lines[i].topic) {
+            uint64_t key = bus_key_of(lines[i + run].kind, lines[i + run].row);
+            to->unsorted |= key < last;
+            last = key;
+            run++;
+        }
+        if (run == 0) {
+            to->counters.dropped++;
+            i++;
+            continue;
+        }
+        memcpy(to->outbox + to->count, lines + i, run * sizeof *lines);
+        to->last = last;
+        to->count += run;
+        to->counters.published += run;
+        i += run;
+    }
+}
+
 /* ---- the order of a pass ------------------------------------------------------------------------------------------ */
 
 /* For a few lines; stable. */

@@ -36,6 +36,7 @@ cdef extern from "topics.h" nogil:
     int bus_add(nano_bus*, uint64_t, int) noexcept
     int bus_publish(nano_bus*, uint16_t, uint16_t, uint32_t, const void*, size_t) noexcept
     size_t bus_publish_lines(nano_bus*, const nano_line*, size_t) noexcept
+    void bus_carry(nano_bus*, const nano_line*, size_t) noexcept
     void bus_turn(nano_bus*) noexcept
     void bus_inbox(const nano_bus*, uint16_t, const nano_line**, uint64_t*) noexcept
     void bus_delivered(nano_bus*, uint16_t, uint64_t) noexcept

@@ -15,5 +15,5 @@ cdef class Traces:
     cdef double ns_per_tick
 
     cdef void note_span(self, uint64_t began, uint64_t spent, uint64_t now, uint64_t number, uint32_t owner, size_t n) noexcept nogil
-    cdef void note_ticks(self, Cohort* c, uint32_t owner, const uint32_t* rows, uint32_t first, size_t n, int outcome,
+    cdef void note_ticks(self, Cohort* c, uint32_t owner, const uint32_t* rows, uint32_t first, size_t start, size_t n, int outcome,
                          uint64_t spent, uint64_t now, uint64_t number, bint real) noexcept nogil

@@ -49,9 +49,9 @@ cdef class Traces:
         self.spans[self.spans_n % self.spans_room] = call_span(began, spent, now, number, owner, <uint32_t> n)
         self.spans_n += 1
 
-    cdef void note_ticks(self, Cohort* c, uint32_t owner, const uint32_t* rows, uint32_t first, size_t n, int outcome,
+    cdef void note_ticks(self, Cohort* c, uint32_t owner, const uint32_t* rows, uint32_t first, size_t start, size_t n, int outcome,
                          uint64_t spent, uint64_t now, uint64_t number, bint real) noexcept nogil:
-        """Traces of n agents; `outcome` is that of all, or NANO_EACH. In virtual time a tick costs what was declared."""
+        """Traces of n agents, from the `start`-th of a call on; `outcome` is that of all, or NANO_EACH. In virtual time a tick costs what was declared."""
         cdef size_t i
         cdef tick_trace* it
         cdef uint64_t each = spent // n if n else 0
@@ -59,14 +59,14 @@ cdef class Traces:
             it = &self.ticks[self.ticks_n % self.ticks_room]
             self.ticks_n += 1
             if c.form == FORM_ONE:
-                each = c.spends[i]
+                each = c.spends[start + i]
             it.now_ns = now
             it.pass_ = number
             it.cohort = owner
             it.row = rows[i] if rows != NULL else first + <uint32_t> i
-            it.cost_ns = <uint64_t> (<double> (each if real else c.budget) * self.ns_per_tick)
-            it.violated = real and c.budget != 0 and each > c.budget
-            it.outcome = <uint8_t> outcome if outcome != NANO_EACH else min(<uint8_t> NANO_DONE, c.outcomes[i])
+            it.cost_ns = <uint64_t> (<double> (each if real else c.how.budget) * self.ns_per_tick)
+            it.violated = real and c.how.budget != 0 and each > c.how.budget
+            it.outcome = <uint8_t> outcome if outcome != NANO_EACH else min(<uint8_t> NANO_DONE, c.room.outcomes[start + i])
 
 
 cdef object take_circle(const char* start, size_t size, size_t room, uint64_t n, uint64_t* taken):

@@ -26,12 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("what", metavar="FILE[:NAME]", help="a script, or a module, and what in it makes the population")
     run.add_argument("--seconds", type=duration, default=1.0, metavar="TIME", help="of the population's time (1s)")
     run.add_argument("--passes", type=int, metavar="N", help="so many passes, in place of a time")
+    run.add_argument("--cores", type=int, metavar="N", help="tick native agents on N cores; the outcome is the same")
     run.add_argument("--save", metavar="FILE", help="save it afterwards")
     run.add_argument("--live", action="store_true", help="show what it does while it runs, on a terminal")
     go_on = actions.add_parser("resume", help="go on with a saved population")
     go_on.add_argument("blob", metavar="FILE")
     go_on.add_argument("--seconds", type=duration, default=1.0, metavar="TIME", help="of the population's time (1s)")
     go_on.add_argument("--passes", type=int, metavar="N", help="so many passes, in place of a time")
+    go_on.add_argument("--cores", type=int, metavar="N", help="tick native agents on N cores; the outcome is the same")
     go_on.add_argument("--save", metavar="FILE", help="save it afterwards")
     go_on.add_argument("--live", action="store_true", help="show what it does while it runs, on a terminal")
     inspect = actions.add_parser("inspect", help="show what a saved population holds, without loading it")
@@ -97,6 +99,8 @@ def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:
 
     if args.passes is not None and args.passes < 0:
         raise UsageError(f"--passes {args.passes}", hint="a number of passes is not negative")
+    if args.cores is not None:
+        flock.cores = args.cores
     mark = flock.mark()
     try:
         if args.live and sys.stderr.isatty() and not args.json:

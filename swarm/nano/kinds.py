@@ -41,6 +41,8 @@ class Form:
     address: int = 0
     make: Callable[..., Any] | None = None
     keep: Any = None
+    whole: bool = False
+    """Its agents are ticked by one thread, in one call where they are due together."""
 
 
 class Field:
@@ -119,17 +121,21 @@ class Kind:
         return f"<{type(self).__name__} {self._row}: {values}>"
 
     @classmethod
-    def native(cls, tick: Any) -> Form:
+    def native(cls, tick: Any, *, whole: bool = False) -> Form:
         """This kind, ticked by native code for one agent: an address, a Numba `cfunc`, a function of ctypes or cffi, or a
-        PyCapsule with the signature in `nano.h` as its name. BadTick for what is none of them."""
+        PyCapsule with the signature in `nano.h` as its name. BadTick for what is none of them.
+
+        On a swarm of several `cores` its agents are ticked by several threads at once, so a tick writes its own row and reads no
+        other's. One that looks at others declares itself `whole`, and is left to one thread."""
         address, keep = addresses.resolve(tick, addresses.TICK)
-        return Form(cls, "native", address, None, keep)
+        return Form(cls, "native", address, None, keep, whole)
 
     @classmethod
-    def native_many(cls, tick: Any) -> Form:
-        """This kind, ticked by native code for a batch of agents; see `native`."""
+    def native_many(cls, tick: Any, *, whole: bool = False) -> Form:
+        """This kind, ticked by native code for a batch of agents; see `native`. A batch is cut into parts for several cores,
+        unless it is `whole`."""
         address, keep = addresses.resolve(tick, addresses.TICK_MANY)
-        return Form(cls, "native_many", address, None, keep)
+        return Form(cls, "native_many", address, None, keep, whole)
 
     @classmethod
     def objects(cls, make: Callable[[], Any] | None = None) -> Form:

@@ -77,7 +77,7 @@ def save(swarm: NanoSwarm) -> bytes:
         budget = it.budget and [it.budget.ns, it.budget.guard, it.budget.on_overrun]
         cohorts.append({
             "kind": it.state.number, "form": it.form.name, "tick": _tick_of(it.form), "group": it.group,
-            "budget": budget, "period_ns": it.period_ns, "demoted": it.demoted, "state": saved,
+            "budget": budget, "period_ns": it.period_ns, "demoted": it.demoted, "whole": it.form.whole, "state": saved,
         })  # fmt: skip
     topics = [
         {"name": name, "full": swarm._full.get(name), "counters": swarm.bus.counters(number),
@@ -87,17 +87,18 @@ def save(swarm: NanoSwarm) -> bytes:
     header = {
         "seed": swarm.seed, "time": swarm.time, "resolution_ns": swarm.passes.resolution_ns, "now_ns": swarm.now_ns,
         "passes": swarm.passes.made, "topic_lines": swarm.topic_lines, "spin_ns": swarm.passes.spin_ns,
-        "cores": swarm.cores, "topology": swarm.topology.save() if swarm.topology is not None else None,
+        "cores": swarm.cores, "capacity": swarm.capacity, "topology": swarm.topology.save() if swarm.topology is not None else None,
         "kinds": kinds, "cohorts": cohorts, "topics": topics, "sections": lengths,
     }  # fmt: skip
     return _joined(bytes(msgpack.packb(header)), sections)
 
 
-def load(blob: Any, *, ticks: Mapping[str, Any] | None = None) -> NanoSwarm:
+def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None = None) -> NanoSwarm:
     """A swarm that goes on where `save` left it.
 
     Kinds are imported by the names in the blob, so load only what you trust as much as the modules that you have. `ticks` gives
-    forms (or addresses) by name of the kind, where native ticks are not found as an attribute of a module. SchemaMismatch for
+    forms (or addresses) by name of the kind, where native ticks are not found as an attribute of a module. It runs on as many
+    `cores` as it did, or on so many. SchemaMismatch for
     a blob that is damaged, or does not fit the kinds of this program.
     """
     from swarm.nano import topologies
@@ -106,9 +107,10 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None) -> NanoSwarm:
     header, sections = parts(blob)
     swarm = NanoSwarm(
         seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
-        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, cores=header["cores"],
+        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, capacity=header["capacity"],
         topology=topologies.load(header["topology"]) if header["topology"] is not None else None,
     )  # fmt: skip
+    swarm.cores = header["cores"] if cores is None else cores
     kinds = [_kind(each) for each in header["kinds"]]
     for kind, each in zip(kinds, header["kinds"], strict=True):
         state = swarm._kind(kind, each["capacity"])
@@ -255,7 +257,8 @@ def _form(kind: type[Kind], said: dict[str, Any], ticks: Mapping[str, Any]) -> F
             f"the native tick of {kind.__name__} is not found",
             hint=f"give it: nano.load(blob, ticks={{{kind.__name__!r}: address}})",
         )
-    return kind.native(given) if said["form"] == "native" else kind.native_many(given)
+    make = kind.native if said["form"] == "native" else kind.native_many
+    return make(given, whole=said["whole"])
 
 
 def _found(name: str, *, load: bool = False) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from kernels.crew import THREADS_MAX, Crew
 from kernels.passes import (
     DONE_EVENT,
     ENOUGH,
@@ -34,8 +35,10 @@ from swarm.nano.budget import Budget
 from swarm.nano.bus import TOPICS_MAX, Port
 from swarm.nano.errors import BadTick, NanoError, PopulationFull
 from swarm.nano.kinds import Form, Kind, form_of
+from swarm.nano.numa import Machine
 from swarm.nano.python_ticks import PythonCohort
 from swarm.nano.reports import CohortReport, Durations, Report
+from swarm.nano.topologies import Mesh
 from swarm.nano.topologies.contract import UNBOUNDED_NS, Due, Topology
 
 TOPIC_LINES: Final = 65_536
@@ -95,9 +98,14 @@ class NanoSwarm:
     `resolution_ns`. `topic_lines` is how many messages of a pass a topic has room for. `spin_s` is how long before an
     instant of real time the clock is read instead of slept: with it, a core of its own is needed.
 
+    Native agents are ticked on so many `cores`: by the calling thread, and by others that take parts of what takes long
+    enough. What comes out is the same for any number of them, as long as ticks keep to their own rows; see `Kind.native`.
+    By default it is one, or what a `Mesh` says.
+
     Without a `topology` all that is due runs, in the order of `spawn`. With one (`swarm.nano.topologies`), it says who gets a
-    turn within what a pass may cost: the time to the next instant, on so many `cores`. In virtual time a tick costs what its
-    budget declares, nothing without one; in real time what was measured. Who gets no turn is still due in the next pass.
+    turn within what a pass may cost: the time to the next instant, times `capacity`. In virtual time a tick costs what its
+    budget declares, nothing without one, and the capacity is 1 unless it is given; in real time it is the number of cores, and
+    a turn costs what was measured, on all of them. Who gets no turn is still due in the next pass.
     One thread uses a swarm.
     """
 
@@ -110,7 +118,8 @@ class NanoSwarm:
         topic_lines: int = TOPIC_LINES,
         spin_s: float = 0.0,
         topology: Topology | None = None,
-        cores: int = 1,
+        cores: int | None = None,
+        capacity: float | None = None,
     ) -> None:
         if time not in ("virtual", "real"):
             raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
@@ -130,8 +139,18 @@ class NanoSwarm:
         self._running = False
         self.critics: list[CriticRuns] = []
         self._traced = self._spanned = 0
-        if not isinstance(cores, int) or cores < 1:
-            raise NanoError(f"cores={cores!r}", hint="a swarm has one core at least")
+        if capacity is not None and not (isinstance(capacity, int | float) and 0.0 < capacity <= 1e6):
+            raise NanoError(f"capacity={capacity!r}", hint="how many cores' time a pass may cost, above 0")
+        mesh = topology if isinstance(topology, Mesh) else Mesh()
+        if mesh.cores is not None and cores not in (None, mesh.cores):
+            raise NanoError(
+                f"cores={cores!r} and a mesh of {mesh.cores}", hint="give the number of cores once, or the same one"
+            )
+        self._mesh = mesh
+        self._crew: Crew | None = None
+        self.capacity = capacity
+        if cores is None:
+            cores = mesh.cores or (Machine.read().cpus if mesh is topology else 1)
         self.cores = cores
         self.topology = topology
         if topology is not None:
@@ -153,6 +172,28 @@ class NanoSwarm:
     def time(self) -> Literal["virtual", "real"]:
         """Which time it runs in."""
         return "real" if self.passes.real else "virtual"
+
+    @property
+    def cores(self) -> int:
+        """On how many cores native agents are ticked. It may be set between two runs, and changes nothing in virtual time."""
+        return self._cores
+
+    @cores.setter
+    def cores(self, cores: int) -> None:
+        if not isinstance(cores, int) or isinstance(cores, bool) or not 1 <= cores <= THREADS_MAX:
+            raise NanoError(f"cores={cores!r}", hint=f"a swarm has 1 to {THREADS_MAX} cores")
+        if self._running:
+            raise NanoError("the swarm runs", hint="set its cores between two runs")
+        if self._crew is not None:
+            self.passes.employ(None)
+            self._crew.close()
+            self._crew = None
+        self._cores = cores
+
+    @property
+    def crew(self) -> Crew | None:
+        """The threads of a swarm of several cores, with their counts, once it has run."""
+        return self._crew
 
     @property
     def agents(self) -> int:
@@ -252,6 +293,7 @@ class NanoSwarm:
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
             reads=[self.topics[topic] for topic in form.kind.topics_read.values()],
             writes=[self.topics[each.topic] for each in form.kind.topics_written.values()],
+            whole=form.whole,
             keep=form,
         )  # fmt: skip
         assert found == number
@@ -398,6 +440,10 @@ class NanoSwarm:
         if self._running:
             raise NanoError("the swarm runs already", hint="an agent's tick cannot run its own swarm")
         began = self.mark()
+        if self._cores > 1 and self._crew is None:
+            mesh = self._mesh
+            self._crew = Mesh(self._cores, placement=mesh.placement).crew()
+            self.passes.employ(self._crew, mesh.chunk_ns, mesh.alone_ns)
         self._running = True
         try:
             self._advance(until_ns, limit)
@@ -445,11 +491,12 @@ class NanoSwarm:
                 due.append(Due(it.group, number, agents, cost_ns, since_ns))
                 woken[id(due[-1])] = was_woken
             room = self.passes.room(until_ns)
-            topology.begin(self.now_ns, UNBOUNDED_NS if room == NEVER else min(UNBOUNDED_NS, room * self.cores))
+            capacity = self.capacity if self.capacity is not None else self._cores if self.passes.real else 1
+            topology.begin(self.now_ns, UNBOUNDED_NS if room == NEVER else min(UNBOUNDED_NS, int(room * capacity)))
             for grant in topology.order(self.now_ns, due):
                 spent_ns = self._turn(grant.due.cohort, woken[id(grant.due)], grant.agents)
                 if self.passes.real:
-                    topology.ran(grant, spent_ns)
+                    topology.ran(grant, spent_ns * self._cores)  # nobody else had the others
         finally:
             self.passes.finish()
         return why

@@ -1,16 +1,15 @@
 """Cores that steal from one another: a pass is cut into chunks, each core has a queue of its own, and takes from others' when
 it has none left (Blumofe and Leiserson, JACM 46(5), 1999, over the deques of Chase and Lev, SPAA 2005; `kernels.crew`).
 
-What a pass grants is the longest waiting first. Chunks are cut by declared cost and never by the number of threads, and each
-writes its own rows and outbox; so messages, states and outcomes are the same for any number of threads, and who ran what is seen in
-the counts alone. `rehearse` plays the same dealing and stealing in virtual time. Between nodes of a fleet, `moves` says which
+What a pass grants is the longest waiting first. A chunk is some consecutive rows of a cohort, and writes nothing but these and an
+outbox of its own (`kernels/parts.h`); so messages, states and outcomes are the same for any number of cores, and who ran what is
+seen in the counts alone. `rehearse` plays the same dealing and stealing in virtual time. Between nodes of a fleet, `moves` says which
 cohorts those that have little to do take from those that have most.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -21,46 +20,49 @@ from swarm.nano.numa import Machine
 from swarm.nano.topologies.contract import Allowance, Due, Grant, checked, oldest_first, positive
 
 NAME: Final = "mesh"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A chunk: some agents of a grant, from the `start`-th on."""
-
-    start: int
-    agents: int
-    cost_ns: int
+CHUNK_NS: Final = 20_000
+ALONE_NS: Final = 50_000
 
 
 class Mesh:
     """The longest waiting first, over all cores.
 
     Args:
-        threads: That run a pass, the caller's included; None for as many as there are processors for us.
-        chunk_ns: What a chunk costs as declared, about: small enough to be stolen, large enough to be worth it.
+        cores: That run a pass, the caller's included; None for those of the swarm (`NanoSwarm(cores=)`), or else as many as
+            there are processors for us.
+        chunk_ns: What a chunk takes, about: small enough to be stolen, large enough to be worth it.
+        alone_ns: What takes less than that together is left to the calling thread.
         placement: On a machine of several nodes of memory, see `numa.Machine.plan`.
     """
 
     def __init__(
-        self, threads: int | None = None, chunk_ns: int = 20_000, placement: Literal["compact", "spread"] = "compact"
+        self,
+        cores: int | None = None,
+        chunk_ns: int = CHUNK_NS,
+        placement: Literal["compact", "spread"] = "compact",
+        alone_ns: int = ALONE_NS,
     ) -> None:
-        if threads is not None and positive("threads", threads) > THREADS_MAX:
-            raise ConfigError(f"a mesh of {threads} threads", hint=f"there may be {THREADS_MAX}")
+        if cores is not None and positive("cores", cores) > THREADS_MAX:
+            raise ConfigError(f"a mesh of {cores} cores", hint=f"there may be {THREADS_MAX}")
         if placement not in ("compact", "spread"):
             raise ConfigError(f"placement {placement!r}", hint='it is "compact" or "spread"')
-        self.threads = threads
-        self._chunk_ns = positive("chunk_ns", chunk_ns)
-        self._placement: Literal["compact", "spread"] = placement
+        self.cores = cores
+        self.chunk_ns = positive("chunk_ns", chunk_ns)
+        if isinstance(alone_ns, bool) or not isinstance(alone_ns, int) or alone_ns < 0:
+            raise ConfigError(f"alone_ns is {alone_ns!r}", hint="it is a whole number of ns, 0 or more")
+        self.alone_ns = alone_ns
+        self.placement: Literal["compact", "spread"] = placement
         self._groups: set[str] = set()
         self._allowance = Allowance()
 
-    def crew(self, machine: Machine | None = None) -> Crew:
-        """The threads; the caller closes them. Pinned where there is more than one node of memory."""
+    def crew(self, cores: int | None = None, machine: Machine | None = None) -> Crew:
+        """Its threads, so many where it leaves that open; the caller closes them. Pinned where there is more than one node of
+        memory, except the caller's own."""
         machine = Machine.read() if machine is None else machine
-        threads = min(THREADS_MAX, self.threads or machine.cpus)
+        threads = min(THREADS_MAX, self.cores or cores or machine.cpus)
         if len(machine.nodes) == 1:
             return Crew(threads)
-        seats = machine.plan(threads, self._placement)
+        seats = machine.plan(threads, self.placement)
         return Crew(threads, cpus=[seat.cpu for seat in seats], nodes=[seat.node for seat in seats])
 
     def bind(self, groups: Sequence[str], seed: int) -> None:
@@ -82,23 +84,18 @@ class Mesh:
             self._allowance.spend(grant.cost_ns)
             yield grant
 
-    def parts(self, grant: Grant) -> list[Part]:
-        """The chunks of a grant: about `chunk_ns` each, and differing by one agent at most."""
-        count = max(1, min(grant.agents, grant.cost_ns // self._chunk_ns))
-        edges = [grant.agents * i // count for i in range(count + 1)]
-        return [Part(a, b - a, grant.due.cost_of(b - a)) for a, b in itertools.pairwise(edges)]
-
     def ran(self, grant: Grant, cost_ns: int) -> None:
         """A pass is full by what was spent."""
         self._allowance.correct(cost_ns - grant.cost_ns)
 
     def save(self) -> dict[str, Any]:
-        """Settings, and what the last pass cost too much. Threads are not saved when they were left to the machine."""
+        """Settings, and what the last pass cost too much."""
         return {
             "topology": NAME,
-            "threads": self.threads,
-            "chunk_ns": self._chunk_ns,
-            "placement": self._placement,
+            "cores": self.cores,
+            "chunk_ns": self.chunk_ns,
+            "placement": self.placement,
+            "alone_ns": self.alone_ns,
             "groups": sorted(self._groups),
             "owed_ns": self._allowance.owed_ns,
         }
@@ -107,7 +104,7 @@ class Mesh:
     def load(cls, saved: Mapping[str, Any]) -> Self:
         """Where `save` was."""
         saved = checked(saved, NAME)
-        one = cls(saved["threads"], saved["chunk_ns"], saved["placement"])
+        one = cls(saved["cores"], saved["chunk_ns"], saved["placement"], saved["alone_ns"])
         one._groups.update(saved["groups"])
         one._allowance.owed_ns = saved["owed_ns"]
         return one

@@ -30,7 +30,7 @@ EACH = {
     "priority": lambda: topologies.Priority({"fast": 1, "rest": 0}),
     "hierarchical": lambda: topologies.Hierarchical({"fast": 0.7, "rest": 0.3}),
     "quantum": lambda: topologies.Quantum(),
-    "mesh": lambda: topologies.Mesh(threads=2),
+    "mesh": lambda: topologies.Mesh(cores=2),
 }
 
 
@@ -84,10 +84,10 @@ def test_a_group_without_a_share_is_refused_and_nobody_spawned():
     assert flock.agents == 0
 
 
-def test_more_cores_do_more():
+def test_more_capacity_does_more():
     done = []
-    for cores in (1, 2):
-        flock = nano.NanoSwarm(topology=topologies.RoundRobin(), cores=cores)
+    for capacity in (1, 2):
+        flock = nano.NanoSwarm(topology=topologies.RoundRobin(), capacity=capacity)
         flock.spawn(Busy.native_many(TICKS["move_many"]), 3000, rate_hz=1000, budget=nano.Budget(1000))
         done.append(flock.run_for(seconds=0.1).ticks)
     assert done == [pytest.approx(100_000, abs=1000), pytest.approx(200_000, abs=1000)]
@@ -106,12 +106,12 @@ def test_measured_time_counts_in_real_time():
 def test_saved_under_a_topology_it_goes_on_bit_for_bit(name):
     from tests.unit.nano.kinds_to_save import Walker
 
-    flock = nano.NanoSwarm(seed=3, topology=EACH[name](), cores=2)
+    flock = nano.NanoSwarm(seed=3, topology=EACH[name](), cores=2, capacity=2)
     flock.spawn(Walker, 40, rate_hz=100_000, group="fast", budget=nano.Budget(1000))
     flock.spawn(Walker, 10, rate_hz=[1000 * (n + 1) for n in range(10)], group="rest", budget=nano.Budget(700))
     flock.run_for(ns=733_000)
     again = nano.load(flock.save())
-    assert again.cores == 2 and type(again.topology) is type(flock.topology)
+    assert (again.cores, again.capacity) == (2, 2) and type(again.topology) is type(flock.topology)
     for each in (flock, again):
         each.run_for(ns=900_000)
     for ours, theirs in zip(flock.cohorts, again.cohorts, strict=True):

@@ -31,7 +31,7 @@ MAKERS = {
     "round-robin-groups": lambda: RoundRobin(50, over="group"),
     "priority": lambda: Priority({"a": "high", "c": "low"}, ageing_ns=700),
     "hierarchical": lambda: Hierarchical({"a": 0.5, "inner": Share(0.5, {"b": 2, "c": 1})}, burst_ns=1_000),
-    "mesh": lambda: Mesh(threads=3),
+    "mesh": lambda: Mesh(cores=3),
     "quantum": lambda: Quantum({"a": 4.0, "b": 0.5}, patience_ns=2_000),
 }
 each = pytest.mark.parametrize("name", MAKERS)

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import swarm.nano.topologies.mesh as module
+from kernels.passes import TICKS
+from swarm import nano
 from swarm.nano.numa import Machine
-from swarm.nano.topologies import Due, Grant, Mesh
+from swarm.nano.topologies import Due, Mesh
 from swarm.nano.topologies.mesh import Move, moves, rehearse, skew
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 10_000), st.integers(0, 10**7), st.integers(1, 10**5))
-def test_the_parts_of_a_grant_are_all_of_it_and_alike(agents, cost, chunk):
-    grant = Grant(Due("a", 0, agents, cost, 0), agents)
-    parts = Mesh(2, chunk).parts(grant)
-    assert parts == Mesh(64, chunk).parts(grant)
-    assert parts[0].start == 0
-    assert [part.start + part.agents for part in parts] == [part.start for part in parts[1:]] + [agents]
-    sizes = {part.agents for part in parts}
-    assert min(sizes) >= 1
-    assert max(sizes) - min(sizes) <= 1
-    if cost >= chunk and agents > 1:
-        assert min(part.cost_ns for part in parts) < 2 * chunk + cost // agents
 
 
 def test_the_longest_waiting_first_over_groups():
@@ -97,9 +89,61 @@ def test_an_idle_node_takes_half():
 def test_threads_are_pinned_only_where_memory_has_parts(monkeypatch):
     made = []
     monkeypatch.setattr(module, "Crew", lambda threads, **where: made.append((threads, where)))
-    Mesh().crew(Machine(((0, (0, 1, 2)),)))
-    Mesh(4).crew(Machine(((0, (0, 1, 2)), (1, (5, 6, 7)))))
-    assert made == [(3, {}), (4, {"cpus": [0, 1, 5, 6], "nodes": [0, 0, 1, 1]})]
+    Mesh().crew(machine=Machine(((0, (0, 1, 2)),)))
+    Mesh().crew(2, Machine(((0, (0, 1, 2)),)))
+    Mesh(4).crew(3, Machine(((0, (0, 1, 2)), (1, (5, 6, 7)))))
+    assert made == [(3, {}), (2, {}), (4, {"cpus": [0, 1, 5, 6], "nodes": [0, 0, 1, 1]})]
+
+
+def sysfs(root, nodes):
+    """A /sys/devices/system of these nodes."""
+    for node, cpus in nodes.items():
+        folder = root / "node" / f"node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cpus + "\n")
+    return root
+
+
+def allowed(thread_ids):
+    return sorted(tuple(sorted(os.sched_getaffinity(thread))) for thread in thread_ids)
+
+
+def threads():
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are looked at in /proc")
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_threads_of_a_swarm_stay_on_their_node(tmp_path, monkeypatch, nodes):
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one processor")
+    both = {0: str(cpus[0]), 1: str(cpus[1])} if nodes == 2 else {0: f"{cpus[0]},{cpus[1]}"}
+    root = sysfs(tmp_path, both)
+    read = Machine.read
+    monkeypatch.setattr(Machine, "read", lambda: read(root, allowed=cpus[:2]))
+
+    class Mover(nano.Kind, capacity=4096):
+        x: nano.f64
+        v: nano.f64
+
+    before = threads()
+    flock = nano.NanoSwarm(cores=4, topology=Mesh(4, 1, alone_ns=0))
+    agents = flock.spawn(Mover.native_many(TICKS["move_many"]), 4096, rate_hz=1000)
+    agents.v[:] = 1.0
+    flock.run_for(passes=3)
+    mine = threads() - before
+    assert len(mine) == 3
+    # threads 0 and 1 belong to the first node, of which 0 is the caller and is left alone
+    wanted = [tuple(cpus)] * 3 if nodes == 1 else [(cpus[0],), (cpus[1],), (cpus[1],)]
+    until = time.monotonic() + 20
+    while allowed(mine) != wanted and time.monotonic() < until:
+        time.sleep(0.01)  # a thread goes to its place when it first runs
+    assert allowed(mine) == wanted
+    assert tuple(sorted(os.sched_getaffinity(0))) == tuple(cpus)
+    assert len(set(agents.x.tolist())) == 1
+    flock.cores = 1
+    assert not threads() & mine, "they ended"
 
 
 def test_the_crew_of_this_machine():
