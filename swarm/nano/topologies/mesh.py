@@ -21,7 +21,7 @@ from swarm.nano.topologies.contract import Allowance, Due, Grant, checked, oldes
 
 NAME: Final = "mesh"
 CHUNK_NS: Final = 20_000
-ALONE_NS: Final = 50_000
+ALONE_NS: Final = 100_000
 
 
 class Mesh:
