@@ -344,9 +344,9 @@ cdef class Calls(Schedule):
             row = rows[i]
             wake = following(c, kind.wakes[row], c.periods[row], now)
             kind.wakes[row] = wake
-            c.places[i] = c.base + row
-            c.wakes[i] = wake
-        if self.wheel.add_many(c.places, n, c.wakes) < 0:
+            c.room.places[i] = c.base + row
+            c.room.wakes[i] = wake
+        if self.wheel.add_many(c.room.places, n, c.room.wakes) < 0:
             self.starved = True
 
     # --- Python's part of a pass --------------------------------------------------------------------------------------------
