@@ -109,6 +109,32 @@ cdef class Passes(Calls):
         self.made += 1
         self.turn()
 
+    # --- passes in step with others' ------------------------------------------------------------------------------------
+
+    @property
+    def soonest_ns(self):
+        """The next instant at which somebody is due; NEVER where nobody will be."""
+        return self.soonest(self.wheel)
+
+    def open(self, uint64_t at_ns):
+        """Make the native part of a pass at an instant of virtual time, also where nobody is due; whether Python's `due` are
+        to be run. The pass stays open until `finish`, so that lines can arrive from elsewhere. ValueError for an instant
+        that is over, or after one at which somebody is due."""
+        cdef bint python
+        cdef Wheel wheel = self.wheel
+        if self.inside or self.ordered or self.real:
+            raise RuntimeError("a pass waits to be finished" if self.inside else "this schedule makes its passes itself")
+        if not self.now_ns <= at_ns <= self.soonest(wheel):
+            raise ValueError(f"a pass at {at_ns} ns, after {self.now_ns} and before somebody is due at {self.soonest(wheel)}")
+        self.now_ns = at_ns
+        with nogil:
+            python = self.native(wheel, at_ns)
+        self.inside = True
+        if self.starved:
+            self.starved = False
+            raise MemoryError("no memory to go on with every agent")
+        return python
+
     # --- passes whose order is a topology's -----------------------------------------------------------------------------
 
     def order(self):

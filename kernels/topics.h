@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 
+#include "lanes.h"
 #include "nano.h"
 
 enum {
@@ -43,7 +44,11 @@ typedef struct nano_topic {
     uint32_t full;
     uint32_t unsorted;
     uint64_t subscribers[BUS_KINDS_MAX / 64];
-    uint64_t unused[5];
+    nano_line *arrivals; /* that came from elsewhere during this pass */
+    uint64_t arrived;
+    uint64_t arrivals_room;
+    uint64_t lost; /* of those, counted since the topic was made: for which there was no room */
+    uint64_t unused[1];
 } nano_topic;
 
 #ifdef __cplusplus
@@ -57,8 +62,27 @@ typedef struct bus_key {
     uint32_t at;
 } bus_key;
 
+/* Two lanes that join topics to those of another bus. In the lanes a topic is named by its place in the list that both sides
+ * agreed on; `to` and `from` translate. */
+#define BUS_NO_TOPIC UINT16_MAX
+typedef struct bus_link {
+    lane_spsc *out;      /* NULL where nothing is sent */
+    lane_spsc *in;       /* NULL where nothing is received */
+    uint16_t *to;        /* place in the list -> topic here that receives it, or BUS_NO_TOPIC */
+    uint32_t places;
+    uint16_t *from;      /* topic here -> place in the list under which it is sent, or BUS_NO_TOPIC */
+    uint32_t topics;
+    uint32_t damaged;    /* a lane whose counters are none: it is used no further */
+    uint64_t sent;
+    uint64_t dropped;    /* there was no room in the lane */
+    uint64_t received;
+    uint64_t strange;    /* lines of no topic that is received */
+    struct bus_link *next;
+} bus_link;
+
 typedef struct nano_bus {
     uint32_t topics;
+    bus_link *links;
     bus_key *keys; /* two arrays of lines_max of the largest topic, for sorting */
     uint64_t keys_max;
     nano_topic *topic; /* BUS_TOPICS_MAX of them, of which the first `topics` are in use */
@@ -77,6 +101,7 @@ static inline void bus_free(nano_bus *bus)
     for (uint32_t t = 0; t < bus->topics; t++) {
         free(bus->topic[t].outbox);
         free(bus->topic[t].inbox);
+        free(bus->topic[t].arrivals);
     }
     free(bus->topic);
     free(bus->keys);
@@ -262,12 +287,115 @@ static inline bus_key *bus_radix_sort(bus_key *keys, bus_key *other, uint64_t n)
     return keys;
 }
 
+/* ---- from and to elsewhere --------------------------------------------------------------------------------------- */
+
+/* A line that was published elsewhere arrives: it is read with those of this pass, and not counted as published. 1, or 0 when
+ * there is no room (counted as lost), or -1 when there is no such topic. */
+static inline int bus_arrive(nano_bus *bus, uint16_t topic, const nano_line *line)
+{
+    nano_topic *to;
+    if (topic >= bus->topics)
+        return -1;
+    to = &bus->topic[topic];
+    if (to->arrived == to->arrivals_room) {
+        uint64_t room = to->arrivals_room ? 2 * to->arrivals_room : 64;
+        nano_line *grown = NULL;
+        if (room > to->lines_max)
+            room = to->lines_max;
+        if (room > to->arrived)
+            grown = (nano_line *)realloc(to->arrivals, (size_t)room * sizeof(nano_line));
+        if (grown == NULL) {
+            to->lost++;
+            return 0;
+        }
+        to->arrivals = grown;
+        to->arrivals_room = room;
+    }
+    to->arrivals[to->arrived] = *line;
+    to->arrivals[to->arrived++].topic = topic;
+    return 1;
+}
+
+/* What arrived goes behind what was published here. */
+static inline void bus_take_in(nano_topic *topic)
+{
+    for (uint64_t i = 0; i < topic->arrived; i++) {
+        const nano_line *line = &topic->arrivals[i];
+        uint64_t key = bus_key_of(line->kind, line->row);
+        if (topic->count == topic->lines_max) {
+            topic->lost += topic->arrived - i;
+            break;
+        }
+        if (key < topic->last)
+            topic->unsorted = 1;
+        topic->last = key;
+        topic->outbox[topic->count++] = *line;
+    }
+    topic->arrived = 0;
+}
+
+/* Send what was published in this pass through a link, as far as there is room, and take what came. */
+static inline void bus_exchange(nano_bus *bus, bus_link *link)
+{
+    if (link->damaged)
+        return;
+    for (uint32_t t = 0; link->out != NULL && t < link->topics && t < bus->topics; t++) {
+        const nano_topic *topic = &bus->topic[t];
+        uint64_t done = 0;
+        if (link->from[t] == BUS_NO_TOPIC)
+            continue;
+        while (done < topic->count) {
+            nano_line *at;
+            int64_t room = lane_spsc_claim(link->out, (size_t)(topic->count - done), &at);
+            if (room <= 0) {
+                link->damaged = room < 0;
+                break;
+            }
+            memcpy(at, topic->outbox + done, (size_t)room * sizeof(nano_line));
+            for (int64_t i = 0; i < room; i++)
+                at[i].topic = link->from[t];
+            lane_spsc_publish(link->out, (size_t)room);
+            done += (uint64_t)room;
+        }
+        link->sent += done;
+        link->dropped += topic->count - done;
+    }
+    if (link->in != NULL) {
+        /* No more than a ring of them: who sends without end holds up no pass. */
+        uint64_t left = link->in->capacity;
+        while (left) {
+            const nano_line *at;
+            int64_t n = lane_spsc_peek(link->in, (size_t)left, &at);
+            if (n <= 0) {
+                link->damaged = n < 0;
+                break;
+            }
+            for (int64_t i = 0; i < n; i++) {
+                /* A copy: who wrote it may write again, and what is checked must be what is used. */
+                nano_line line = at[i];
+                uint16_t topic = line.topic < link->places ? link->to[line.topic] : BUS_NO_TOPIC;
+                if (topic == BUS_NO_TOPIC)
+                    link->strange++;
+                else
+                    link->received += bus_arrive(bus, topic, &line) == 1;
+            }
+            lane_spsc_release(link->in, (size_t)n);
+            left -= (uint64_t)n;
+        }
+    }
+}
+
 /* The pass is over: what was published in it is the inbox of the next. The inbox before is gone. */
 static inline void bus_turn(nano_bus *bus)
 {
+    for (bus_link *link = bus->links; link != NULL; link = link->next)
+        bus_exchange(bus, link);
     for (uint32_t t = 0; t < bus->topics; t++) {
         nano_topic *topic = &bus->topic[t];
-        uint64_t n = topic->count;
+        uint64_t n;
+        if (topic->arrived)
+            bus_take_in(topic);
+        n = topic->count;
         if (topic->unsorted) {
             bus_key *keys = bus->keys;
             for (uint64_t i = 0; i < n; i++) {

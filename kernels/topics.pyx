@@ -10,13 +10,18 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 )
 
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from kernels.lanes cimport SpscLane
+
 cdef enum:
     LINE_BYTES = 64
 cdef dict POLICIES = {"drop": BUS_DROP, "block": BUS_BLOCK}
 
 
 cdef class _Inbox:
-    """What a memoryview of an inbox keeps alive."""
+    """What a memoryview of an inbox, or of an outbox, keeps alive."""
 
     cdef Bus owner
     cdef const nano_line* lines
@@ -41,6 +46,7 @@ cdef class Bus:
         self.bus = bus_new(0, NULL, NULL)
         if self.bus == NULL:
             raise MemoryError("no memory for a bus")
+        self.joined = []
 
     def __dealloc__(self):
         bus_free(self.bus)
@@ -137,6 +143,75 @@ cdef class Bus:
         inbox.owner = self
         return memoryview(inbox)
 
+    def outbox(self, topic):
+        """The lines published in this pass so far, as they were published: a view as `inbox` gives. Those that arrived from
+        elsewhere are not among them."""
+        cdef _Inbox outbox = _Inbox.__new__(_Inbox)
+        self.within(topic)
+        outbox.lines = self.bus.topic[<uint16_t> topic].outbox
+        outbox.count = <Py_ssize_t> self.bus.topic[<uint16_t> topic].count
+        outbox.owner = self
+        return memoryview(outbox)
+
+    def arrive(self, lines):
+        """Lines that were published elsewhere, each for the topic in its header: they are read in the next pass, in their
+        place among those published here, and are not counted as published.
+
+        Returns how many found room so far; those for which there is none, now or at the end of the pass, count as `lost`.
+        ValueError when the buffer does not hold whole lines or one names a topic that is not there: then those before it
+        have arrived.
+        """
+        cdef Py_buffer raw
+        cdef const nano_line* at
+        cdef size_t n, i, taken = 0
+        cdef int how = 1
+        PyObject_GetBuffer(lines, &raw, PyBUF_SIMPLE)
+        try:
+            if raw.len % LINE_BYTES:
+                raise ValueError(f"{raw.len} bytes are not lines of {LINE_BYTES}")
+            at = <const nano_line*> raw.buf
+            n = <size_t> raw.len // LINE_BYTES
+            with nogil:
+                for i in range(n):
+                    how = bus_arrive(self.bus, at[i].topic, &at[i])
+                    if how < 0:
+                        break
+                    taken += <size_t> how
+            if how < 0:
+                self.within(at[i].topic)
+            return taken
+        finally:
+            PyBuffer_Release(&raw)
+
+    def lost(self, topic):
+        """Lines that arrived from elsewhere and found no room, since the topic was made."""
+        self.within(topic)
+        return self.bus.topic[<uint16_t> topic].lost
+
+    def join(self, BusLink link not None):
+        """From the next turn on, send and receive through a link. RuntimeError when it is joined already."""
+        if link in self.joined:
+            raise RuntimeError("the link is joined already")
+        if link.link.topics != self.bus.topics:
+            raise ValueError(f"a link for a bus of {link.link.topics} topics; this one has {self.bus.topics}")
+        for i in range(link.link.places):
+            if link.link.to[i] != BUS_NO_TOPIC:
+                self.within(link.link.to[i])
+        link.link.next = self.bus.links
+        self.bus.links = &link.link
+        self.joined.append(link)
+
+    def part(self, BusLink link not None):
+        """Send and receive through it no more."""
+        cdef bus_link** at = &self.bus.links
+        while at[0] != NULL:
+            if at[0] == &link.link:
+                at[0] = link.link.next
+                link.link.next = NULL
+                self.joined.remove(link)
+                return
+            at = &at[0].next
+
     def pending(self, topic):
         """Lines that were published in this pass so far."""
         self.within(topic)
@@ -193,3 +268,47 @@ cdef class Bus:
                 )
         finally:
             PyBuffer_Release(&raw)
+
+
+cdef class BusLink:
+    """Two lanes that join topics of a bus to those of another, each turn of a pass, without the GIL.
+
+    Both sides agree on a list of topics, and a line in a lane names its topic by the place in that list. `sends` maps a
+    topic here to its place, `receives` a place to the topic here. A lane that is None is not used. `topics` is how many topics
+    the bus has. ValueError for a place that does not fit 16 bits.
+    """
+
+    def __cinit__(self, topics, sends, receives, SpscLane out=None, SpscLane back=None):
+        cdef Py_ssize_t i
+        cdef Py_ssize_t places = max(receives, default=-1) + 1
+        if not 0 <= topics <= BUS_TOPICS_MAX or places > BUS_TOPICS_MAX:
+            raise ValueError(f"a bus has at most {BUS_TOPICS_MAX} topics")
+        memset(&self.link, 0, sizeof(bus_link))
+        self.link.to = <uint16_t*> malloc(2 * max(<Py_ssize_t> 1, places))
+        self.link.from_ = <uint16_t*> malloc(2 * max(1, <Py_ssize_t> topics))
+        if self.link.to == NULL or self.link.from_ == NULL:
+            raise MemoryError("no memory for a link")
+        for i in range(places):
+            self.link.to[i] = receives.get(i, BUS_NO_TOPIC)
+        for i in range(topics):
+            self.link.from_[i] = sends.get(i, BUS_NO_TOPIC)
+        self.link.places = <uint32_t> places
+        self.link.topics = topics
+        self.kept = (out, back)
+        if out is not None:
+            out.check()
+            self.link.out = <lane_spsc*> out.lane
+        if back is not None:
+            back.check()
+            self.link.in_ = <lane_spsc*> back.lane
+
+    def __dealloc__(self):
+        free(self.link.to)
+        free(self.link.from_)
+
+    def counters(self):
+        """(sent, dropped, received, strange): lines; `dropped` found no room in the lane, `strange` are of no topic that is
+        received. ValueError when a lane was found damaged: it is used no further."""
+        if self.link.damaged:
+            raise ValueError("a lane of this link is damaged: its counters are not those of a ring")
+        return self.link.sent, self.link.dropped, self.link.received, self.link.strange
