@@ -39,7 +39,7 @@ from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
 from swarm.protocol.member import Member
 from swarm.protocol.ownership import Ownership, OwnershipConfig
-from swarm.protocol.resources import Capacity
+from swarm.protocol.resources import NODE_LABEL, Capacity
 from transport.fleet import Fleet, create_fleet, enroll, host_name
 from transport.hints import Address, Hint
 from transport.identity import Credentials, Untrusted
@@ -114,7 +114,7 @@ class Node:
 
         self.switchboard = Switchboard(self.loop, self._method_crashed)
         self._stack.push_async_callback(self.switchboard.close)
-        capacity = capacity_of(settings)
+        capacity = capacity_of(settings, self.name)
         limits = settings.limits
         self.fabric = Fabric(
             self.credentials.id,
@@ -475,7 +475,7 @@ class Node:
 
     def member_seen(self, member: Member) -> None:
         info = member.info
-        self.fabric.member_seen(member.id, member.name, capacity_from(info), load_from(info))
+        self.fabric.member_seen(member.id, member.name, capacity_from(info, member.name), load_from(info))
         if self._discovery is not None:
             try:
                 identity = self.fleet.trust.verify(member.certificate, time.time())
@@ -592,15 +592,17 @@ def _import_what_is_slow() -> None:
 # --- facts about this machine ------------------------------------------------------------------------------------------
 
 
-def capacity_of(settings: NodeSettings) -> Capacity:
-    """What this node offers: slots, memory, named resources, labels, interpreters."""
+def capacity_of(settings: NodeSettings, name: str) -> Capacity:
+    """What this node offers: slots, memory, named resources, labels (its name is one), interpreters."""
     import psutil
 
     slots = settings.node.workers
     if slots is None:
         slots = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     totals = {"cpu": float(slots), "memory": float(psutil.virtual_memory().total), **settings.node.resources}
-    labels = frozenset(settings.node.labels) | {f"os:{sys.platform}", f"machine:{os.uname().machine}"}
+    labels = frozenset(settings.node.labels) | {
+        f"os:{sys.platform}", f"machine:{os.uname().machine}", f"{NODE_LABEL}{name}",
+    }  # fmt: skip
     return Capacity(totals, labels, frozenset(settings.node.executors))
 
 
@@ -614,7 +616,8 @@ def info_of(execution: Execution) -> dict[str, object]:
         info["b"] = load["blocked"]
     if load["drain"]:
         info["d"] = 1
-    labels = sorted(label for label in capacity.labels)
+    # a member's name is known without this
+    labels = sorted(label for label in capacity.labels if not label.startswith(NODE_LABEL))
     if labels:
         info["l"] = labels
     if capacity.pythons:
@@ -622,7 +625,7 @@ def info_of(execution: Execution) -> dict[str, object]:
     return info
 
 
-def capacity_from(info: Mapping[str, object]) -> Capacity:
+def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
     """A member's capacity from its gossip; what is malformed counts as nothing."""
     totals = info.get("r")
     labels, pythons = info.get("l"), info.get("p")
@@ -630,7 +633,7 @@ def capacity_from(info: Mapping[str, object]) -> Capacity:
         {str(name): float(amount) for name, amount in totals.items() if isinstance(amount, int | float)}
         if isinstance(totals, Mapping)
         else {},
-        frozenset(str(label) for label in labels) if isinstance(labels, list | tuple) else frozenset(),
+        frozenset((f"{NODE_LABEL}{name}", *map(str, labels if isinstance(labels, list | tuple) else ()))),
         frozenset(str(name) for name in pythons) if isinstance(pythons, list | tuple) else frozenset(),
     )
 

@@ -192,6 +192,7 @@ class Running(Protocol):
         ...
 
     def progress(self, done: float, total: float | None, note: str) -> None: ...
+    def told(self) -> list[bytes]: ...
     def waiting(self, begins: bool) -> None: ...
 
 
@@ -223,6 +224,14 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Report how far the current task is. What comes faster than people can read is left out, except the last."""
     if _running is not None:
         _running.progress(done, total, note)
+
+
+def told() -> list[bytes]:
+    """What the client told the current task by `StreamFuture.tell` since the last time; for generators, in their own thread.
+
+    Each letter comes at most once: what was sent while a connection was down, or before the generator began, is lost.
+    """
+    return _running.told() if _running is not None else []
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from kernels.batch import decode_call as decode_plain_call
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
-from nodes.worker.channel import ACK, Channel, ChannelClosed, Frame
+from nodes.worker.channel import ACK, INPUT, Channel, ChannelClosed, Frame
 from nodes.worker.report import REFUSED, Reporter
 from nodes.worker.runs import Context, Run
 from nodes.worker.segments import Segments
@@ -97,6 +97,7 @@ class Calls:
                     self.finished(run, index, began, value)
                 finally:
                     self._credit.pop((run.number, index), None)
+                    context.letters.pop((run.number, index), None)
         finally:
             context.index = -1
             context.run = None
@@ -141,10 +142,15 @@ class Calls:
             self._reporter.notice(run.start + i, REFUSED, message, hint, facts)
 
     def acknowledged(self, frame: Frame) -> bool:
-        """Take an ACK: the consumer of a stream has taken items."""
-        if frame.kind != ACK:
+        """Take what is for a stream that runs: an ACK (its consumer has taken items), or what it is told."""
+        if frame.kind not in (ACK, INPUT):
             return False
         key = (frame.run, int.from_bytes(frame.body[:4], "little"))
+        if frame.kind == INPUT:
+            if key not in self._credit:
+                return False
+            self._context.hear(*key, bytes(frame.body[12:]))
+            return True
         if key in self._credit:
             self._credit[key] += int.from_bytes(frame.body[4:8], "little")
         return True

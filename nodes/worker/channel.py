@@ -7,6 +7,7 @@ fed by its event loop (:class:`Frames`); the worker's end blocks (:class:`Channe
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -196,6 +197,13 @@ class Channel:
                 self._replies[frame.run] = frame
             elif not self.interrupts(frame):
                 self._waiting.append(frame)
+
+    def drain(self) -> None:
+        """Read what is there, without waiting. ChannelClosed at the end. From the main thread only."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while poll.poll(0):
+            self.pump()
 
     def request(self, method: str, *args: Any) -> Any:
         """Ask the node; blocks until it answers. From the main thread only. RequestFailed when it says no."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PROGRESS_INTERVAL_S = 0.05
 """Progress reports of one task that come closer together are left out, except the last."""
 
+LETTERS_COUNT_MAX = 256
+"""What one task was told and has not looked at; see `Context.told`."""
+
 _INDEX = struct.Struct(">I")
 _ANY_EXCEPTION = ("builtins:Exception",)
 
@@ -99,6 +102,8 @@ class Context:
         self.run: Run | DirectRun | None = None
         self.index = -1
         self.coroutine: ContextVar[tuple[Run | DirectRun, int] | None] = ContextVar("swarm_task", default=None)
+        self.letters: dict[tuple[int, int], list[bytes]] = {}
+        """What tasks were told and did not look at yet, by run and index."""
         self._reported: tuple[int, int] = (-1, -1)
         self._reported_at_s = 0.0
 
@@ -143,6 +148,20 @@ class Context:
             self._channel.event(run.number, index, "progress", said)
         else:
             run.direct.event(run.number, "progress", said)
+
+    def told(self) -> list[bytes]:
+        """What the caller's task was told since the last time: that of a stream, in the main thread."""
+        found = self.current()
+        if found is None or not isinstance(found[0], Run):
+            return []
+        self._channel.drain()
+        return self.letters.pop((found[0].number, found[1]), [])
+
+    def hear(self, run: int, index: int, letter: bytes) -> None:
+        """Keep what a task is told until it looks; beyond LETTERS_COUNT_MAX the oldest is let go."""
+        kept = self.letters.setdefault((run, index), [])
+        kept.append(letter)
+        del kept[:-LETTERS_COUNT_MAX]
 
     def waiting(self, begins: bool) -> None:
         """The caller's task begins or ends to wait for another task."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarm.client.futures import SIGNAL_SLICE_S, Future
 from swarm.tasks import waiting
-from transport.bounds import WORKER_STREAM_WINDOW_COUNT
+from transport.bounds import INPUT_CHUNK_BYTES, WORKER_STREAM_WINDOW_COUNT
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
@@ -53,6 +53,14 @@ class StreamFuture(Future):
         if self._wake is not None:
             self._wake()
         return ended
+
+    def tell(self, letter: bytes) -> None:
+        """Tell the generator something, at most INPUT_CHUNK_BYTES; it looks by `swarm.tasks.told`. It may be lost, if the
+        generator has not begun or a connection is down: tell it again until what it yields shows that it heard.
+        """
+        if len(letter) > INPUT_CHUNK_BYTES:
+            raise ValueError(f"a letter of {len(letter)} bytes; at most {INPUT_CHUNK_BYTES} are carried")
+        self._batch.engine.give_input(self._batch.number, self._index, "in", 0, letter)
 
     def _taken(self) -> None:
         """An item was consumed: the worker may send another one."""

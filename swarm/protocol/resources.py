@@ -15,6 +15,8 @@ from swarm.protocol.spec import Spec
 
 SLACK = 1e-9
 """Rounding that sums of fractional needs may leave behind."""
+NODE_LABEL = "node:"
+"""With its name behind it, a label that every node has: what asks for it runs there."""
 
 
 @dataclass(frozen=True, order=True)
