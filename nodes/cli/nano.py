@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nodes.cli import nano_evolve
 from nodes.cli.arguments import add_common_arguments, duration
+from nodes.cli.files import check_writable, write_whole
 from nodes.cli.screen import print_json, say, table
 from swarm.errors import UsageError
 from swarm.exit_codes import ExitCode
@@ -55,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     profile.add_argument("--seconds", type=duration, default=0.1, metavar="TIME", help="of its time (100ms)")
     profile.add_argument("--passes", type=int, metavar="N", help="so many passes, in place of a time")
     profile.add_argument("--calls", type=int, default=100_000, metavar="N", help="keep the last N calls (100000)")
-    for each in (run, go_on, inspect, benchmark, profile):
+    evolve = nano_evolve.add_arguments(actions)
+    for each in (run, go_on, inspect, benchmark, profile, evolve):
         add_common_arguments(each, action=True)
 
 
@@ -66,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             return _benchmark(args)
         case "inspect":
             return _inspect(args)
+        case "evolve":
+            return nano_evolve.run(args)
         case "resume":
             from swarm import nano
 
@@ -81,11 +86,11 @@ def run(args: argparse.Namespace) -> int:
 def _profile(args: argparse.Namespace, flock: NanoSwarm) -> int:
     if args.calls < 1 or (args.passes is not None and args.passes < 0):
         raise UsageError("--calls and --passes are numbers above 0", hint="`swarm nano profile --help`")
+    check_writable(args.trace_events)
     flock.keep_spans(args.calls)
     report = flock.run_for(seconds=args.seconds) if args.passes is None else flock.run_for(passes=args.passes)
     events = flock.trace_events()
-    with Path(args.trace_events).open("w") as file:
-        json.dump({"traceEvents": events, "displayTimeUnit": "ns"}, file)
+    write_whole(args.trace_events, json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}).encode())
     if args.json:
         print_json({"file": args.trace_events, "events": len(events), "report": report.to_dict()})
     else:
@@ -101,6 +106,8 @@ def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:
         raise UsageError(f"--passes {args.passes}", hint="a number of passes is not negative")
     if args.cores is not None:
         flock.cores = args.cores
+    if args.save:
+        check_writable(args.save)
     mark = flock.mark()
     try:
         if args.live and sys.stderr.isatty() and not args.json:
@@ -114,7 +121,7 @@ def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:
     report = flock.report(mark)
     if args.save:
         blob = flock.save()
-        Path(args.save).write_bytes(blob)
+        write_whole(args.save, blob)
         say(f"saved {flock.agents:,} agents at {flock.now_ns / 1e9:g} s, {len(blob):,} bytes: {args.save}")
     if args.json:
         print_json(report.to_dict())

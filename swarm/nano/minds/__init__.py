@@ -10,7 +10,7 @@ numpy()
 
 from swarm.nano.minds.credit import EligibilityTraces  # noqa: E402
 from swarm.nano.minds.critic import CriticReflector  # noqa: E402
-from swarm.nano.minds.evolving import EvolvingPopulation  # noqa: E402
+from swarm.nano.minds.evolving import EvolvingPopulation, RandomSearch, over  # noqa: E402
 from swarm.nano.minds.genomes import ArrayGenomes, Formula, ProgramGenomes  # noqa: E402
 from swarm.nano.minds.lipschitz import Watch, check  # noqa: E402
 from swarm.nano.minds.predictive import PredictiveAgent  # noqa: E402
@@ -19,5 +19,5 @@ from swarm.nano.minds.strange_loop import StrangeLoop  # noqa: E402
 
 __all__ = [
     "ArrayGenomes", "CriticReflector", "EligibilityTraces", "EvolvingPopulation", "Formula", "PredictiveAgent",
-    "ProgramGenomes", "QuantumDecision", "StrangeLoop", "Watch", "check",
+    "ProgramGenomes", "QuantumDecision", "RandomSearch", "StrangeLoop", "Watch", "check", "over",
 ]  # fmt: skip

@@ -14,36 +14,54 @@ random search at equal evaluations it wins where good genomes are near good geno
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from swarm.errors import TaskFailed, TaskLost, TaskTimeout, WorkerCrashed
 from swarm.nano.improver import Change
 from swarm.nano.minds.agent import WORKED, Bus, as_f64
 from swarm.nano.minds.genomes import Genomes
 
 G = TypeVar("G")
 Fitness = Callable[[G], float]
-Map = Callable[[Callable[[Any], float], Sequence[Any]], Iterable[float]]
+Map = Callable[[Callable[[Any], float | str], Sequence[Any]], Iterable[float | str]]
 STRENGTHS = (1e-4, 0.5)  # of mutation, least and most
 FAILED = -math.inf
+REASONS_MAX = 16
+REASON_CHARACTERS = 200
 
 
 class Guarded(Generic[G]):
-    """A fitness that is not a number where the function raises, so that one genome does not end the work of all
-    others."""
+    """A fitness that says why where the function raises or gives no number, so that one genome does not end the work
+    of all others. It is given a copy of an array, so that it cannot change what is evolved."""
 
     def __init__(self, fitness: Fitness[G]) -> None:
         self.fitness = fitness
 
-    def __call__(self, genome: G) -> float:
-        """The fitness, or NaN."""
+    def __call__(self, genome: G) -> float | str:
+        """The fitness, or why there is none."""
         try:
-            return float(self.fitness(genome))
-        except Exception:
-            return math.nan
+            given: Any = genome.copy() if isinstance(genome, np.ndarray) else genome
+            value = float(self.fitness(given))
+        except Exception as error:
+            return reason(error)
+        return "it returned NaN" if math.isnan(value) else value
+
+
+def reason(error: BaseException) -> str:
+    """What is said of an evaluation that went wrong: a line."""
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    return said if len(said) <= REASON_CHARACTERS else said[: REASON_CHARACTERS - 1] + "…"
+
+
+def _number(value: float | str) -> float:
+    """What selection goes by."""
+    number = FAILED if isinstance(value, str) else float(value)
+    return FAILED if math.isnan(number) else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +79,9 @@ class EvolvingPopulation(Generic[G]):
     is the worst.
 
     `map` evaluates a list of genomes, in order: the builtin, an executor's, or `swarm.connect().map` for the whole
-    fleet; fitness must then be importable or sent with code. It depends on the genome alone: elites are not
-    evaluated again.
+    fleet (`over(fleet)`, where a fitness may end its process or hang); fitness must then be importable or sent with
+    code. It depends on the genome alone: elites are not evaluated again. `failures` counts those that gave no number,
+    and `reasons` says why.
 
     `confirm`, if given, scores the best of each generation by something that selection does not see (a held-out
     set, a longer run). Where it falls more than `tolerance` below the champion's, the population goes back to the
@@ -101,6 +120,8 @@ class EvolvingPopulation(Generic[G]):
         """Calls of fitness so far."""
         self.failures = 0
         """Of these, how many gave no number."""
+        self.reasons: Counter[str] = Counter()
+        """Why, and how often; of reasons without end the first few."""
         self.rollbacks = 0
         self.champion: Champion[G] | None = None
         self.population: list[G] = []
@@ -134,6 +155,17 @@ class EvolvingPopulation(Generic[G]):
             raise ValueError("no generation has been made")
         return self.champion
 
+    @property
+    def diversity(self) -> float:
+        """How unlike the genomes are: about 1 when made at random, 0 when all are the same."""
+        if not self.population:
+            return 0.0
+        of_kind = getattr(self._genomes, "diversity", None)
+        if of_kind is not None:
+            return float(of_kind(self.population))
+        plain = [repr(self._genomes.plain(genome)) for genome in self.population]
+        return (len(set(plain)) - 1) / max(1, len(plain) - 1)
+
     def tick(self, now_ns: int, bus: Bus) -> int:
         """As an agent: a generation a tick; the champion's score goes to the topic `writes`."""
         champion = self.step()
@@ -156,6 +188,7 @@ class EvolvingPopulation(Generic[G]):
         return {
             "counts": [self.seed, self.generation, self.evaluations, self.failures, self.rollbacks],
             "strength": self.strength,
+            "reasons": dict(self.reasons),
             "population": [plain(genome) for genome in self.population],
             "fitness": list(self.fitness),
             "back": [[plain(genome) for genome in self._back[0]], list(self._back[1])],
@@ -166,7 +199,7 @@ class EvolvingPopulation(Generic[G]):
         """Go on where one made with the same arguments was saved."""
         read = self._genomes.of_plain
         self.seed, self.generation, self.evaluations, self.failures, self.rollbacks = saved["counts"]
-        self.strength = saved["strength"]
+        self.strength, self.reasons = saved["strength"], Counter(saved.get("reasons", {}))
         self.population, self.fitness = [read(one) for one in saved["population"]], list(saved["fitness"])
         self._back = [read(one) for one in saved["back"][0]], list(saved["back"][1])
         best = saved["champion"]
@@ -190,12 +223,17 @@ class EvolvingPopulation(Generic[G]):
         return int(random.integers(0, self._size, self._tournament).min())
 
     def _evaluated(self, genomes: list[G]) -> list[float]:
-        values = [float(value) for value in self._map(self._fitness, genomes)]
-        if len(values) != len(genomes):
-            raise ValueError(f"map gave {len(values)} results for {len(genomes)} genomes")
-        self.evaluations += len(values)
-        self.failures += sum(math.isnan(value) for value in values)
-        return [FAILED if math.isnan(value) else value for value in values]
+        found = list(self._map(self._fitness, genomes))
+        if len(found) != len(genomes):
+            raise ValueError(f"map gave {len(found)} results for {len(genomes)} genomes")
+        self.evaluations += len(found)
+        for value in found:
+            if isinstance(value, str) or math.isnan(value):
+                self.failures += 1
+                why = value if isinstance(value, str) else "it returned NaN"
+                if why in self.reasons or len(self.reasons) < REASONS_MAX:
+                    self.reasons[why] += 1
+        return [_number(value) for value in found]
 
     def _adapt(self, part: float) -> None:
         """The one-fifth rule: more children than that are better than their parents, so greater steps are worth
@@ -206,8 +244,7 @@ class EvolvingPopulation(Generic[G]):
     def _confirmed(self) -> Champion[G]:
         """Take the best as the champion, go on without, or go back."""
         best, value = self.population[0], self.fitness[0]
-        score = value if self._confirm is None else self._confirm(best)
-        score = FAILED if math.isnan(score) else score
+        score = value if self._confirm is None else _number(self._confirm(best))
         if self.champion is None or score > self.champion.score:
             self.champion = Champion(best, value, score, self.generation)
             self._back = list(self.population), list(self.fitness)
@@ -216,3 +253,55 @@ class EvolvingPopulation(Generic[G]):
             self.strength = max(STRENGTHS[0], self.strength / 2)
             self.rollbacks += 1
         return self.champion
+
+
+class RandomSearch(Generic[G]):
+    """The baseline: the best of as many genomes made at random. What evolves is worth its while where it beats this at
+    equal evaluations."""
+
+    def __init__(self, genomes: Genomes[G], fitness: Fitness[G], *, seed: int = 0, map: Map = map) -> None:
+        self._genomes, self._fitness, self._map, self.seed = genomes, Guarded(fitness), map, seed
+        self.rounds = self.evaluations = 0
+        self.best = FAILED
+
+    def step(self, count: int) -> float:
+        """So many genomes more; the best fitness after them. Depends on the seed and the counts alone."""
+        random = np.random.Generator(np.random.PCG64([self.seed, self.rounds, 1]))
+        genomes = [self._genomes.fresh(random) for _ in range(count)]
+        values = [_number(value) for value in self._map(self._fitness, genomes)]
+        self.rounds, self.evaluations = self.rounds + 1, self.evaluations + count
+        self.best = max(self.best, *values) if values else self.best
+        return self.best
+
+    def save(self) -> list[Any]:
+        """State as plain values."""
+        return [self.seed, self.rounds, self.evaluations, self.best]
+
+    def restore(self, saved: list[Any]) -> None:
+        """Go on there."""
+        self.seed, self.rounds, self.evaluations, self.best = saved
+
+
+def over(fleet: Any, *, timeout_s: float | None = None) -> Map:
+    """A `map` over a fleet (`swarm.connect()`) which goes on where a fitness ends its worker, or takes longer than
+    `timeout_s`: that genome alone has failed. What concerns all of them (nobody may run code, there is no fleet any
+    more) is raised."""
+    by = fleet if timeout_s is None else fleet.options(timeout_s=timeout_s)
+    of_one = (TaskFailed, TaskTimeout, WorkerCrashed, TaskLost)
+
+    def mapped(fitness: Callable[[Any], float | str], genomes: Sequence[Any]) -> list[float | str]:
+        found: list[float | str] = []
+        try:
+            found.extend(by.map(fitness, genomes))
+        except of_one as error:
+            found.append(reason(error))
+        else:
+            return found
+        for future in [by.submit(fitness, genome) for genome in genomes[len(found) :]]:
+            try:
+                found.append(future.result())
+            except of_one as error:
+                found.append(reason(error))
+        return found
+
+    return mapped

@@ -48,7 +48,7 @@ class ArrayGenomes:
     reflected at the bounds."""
 
     def __init__(self, length: int, low: float = -1.0, high: float = 1.0) -> None:
-        if length < 1 or not -np.inf < low < high < np.inf:
+        if length < 1 or not -np.inf < low < high < np.inf or high - low == np.inf:
             raise ValueError(
                 f"{length} numbers between {low} and {high}; at least one, and bounds that are finite and ascend"
             )
@@ -72,6 +72,11 @@ class ArrayGenomes:
         width = self.high - self.low
         folded = np.abs((moved - self.low) % (2 * width))
         return self.low + np.minimum(folded, 2 * width - folded)
+
+    def diversity(self, genomes: Sequence[Any]) -> float:
+        """The genes' standard deviation over that of genes at random, on average."""
+        spread = np.std(np.array(genomes), axis=0) / (self.high - self.low)
+        return float(np.mean(spread) * np.sqrt(12))
 
     def plain(self, genome: Any) -> bytes:
         """Its bytes, little-endian."""
