@@ -78,10 +78,11 @@ cdef class Calls(Schedule):
     cdef uint64_t costs(self, Cohort* c, size_t n) noexcept nogil
     cdef bint tallied(self, Cohort* c) noexcept nogil
     cdef part* next_part(self) noexcept nogil
-    cdef void open(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
+    cdef void cut(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                    size_t place) noexcept nogil
     cdef void run_opened(self, uint64_t now) noexcept nogil
     cdef void carry(self, Cohort* c, part* it) noexcept nogil
     cdef void punish(self, Cohort* c, ones_result* result) noexcept nogil
+    cdef void again(self, Cohort* c, Kind* kind, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil
     cdef void after(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                     size_t place, ones_result* result) noexcept nogil

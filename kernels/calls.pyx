@@ -42,7 +42,7 @@ cdef class Calls(Schedule):
                    uint64_t now, int how, size_t place) noexcept nogil:
         """Tick n agents; those GRANTED are the stretch from `place` on of those that are awake."""
         if self.crew is not None and not c.whole and self.costs(c, n) >= self.alone:
-            self.open(c, owner, rows, first, n, now, how, place)
+            self.cut(c, owner, rows, first, n, now, how, place)
             self.run_opened(now)
         else:
             self.call_alone(c, owner, rows, first, n, now, how, place)
@@ -152,7 +152,7 @@ cdef class Calls(Schedule):
             self.parts[self.parts_n] = part_new()
         return self.parts[self.parts_n]
 
-    cdef void open(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
+    cdef void cut(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                    size_t place) noexcept nogil:
         """Cut a call into parts, which run_opened() runs; by the calling thread at once where there is no memory for that."""
         cdef size_t start = 0, end, most, before = self.parts_n

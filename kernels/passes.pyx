@@ -379,7 +379,7 @@ cdef class Passes(Calls):
             elif c.awake.n == 0:
                 pass
             elif together and not c.whole:
-                self.open(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+                self.cut(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
             else:
                 if together:
                     self.run_opened(now)  # what was before it in order is before it
