@@ -14,6 +14,12 @@ from kernels.topics cimport bus_carry
 from kernels.traces cimport Traces
 
 
+cdef extern from "soon.h" nogil:
+    enum:
+        SOON_AHEAD
+    void soon(const void*) noexcept
+
+
 cdef inline uint64_t following(Cohort* c, uint64_t wake, uint64_t period, uint64_t now) noexcept nogil:
     """The instant, beyond this one, at which an agent with a rate of its own is due after `wake`; those left out are missed."""
     cdef uint64_t skipped
@@ -341,6 +347,9 @@ cdef class Calls(Schedule):
         cdef uint32_t row
         cdef uint64_t wake
         for i in range(n):
+            if i + SOON_AHEAD < n:
+                soon(&kind.wakes[rows[i + SOON_AHEAD]])
+                soon(&c.periods[rows[i + SOON_AHEAD]])
             row = rows[i]
             wake = following(c, kind.wakes[row], c.periods[row], now)
             kind.wakes[row] = wake

@@ -25,6 +25,11 @@ from kernels.ticks import shared
 cdef extern from "clock.h" nogil:
     int64_t clock_monotonic_ns() noexcept
 
+cdef extern from "soon.h" nogil:
+    enum:
+        SOON_AHEAD
+    void soon(const void*) noexcept
+
 cdef extern from "pacing.h" nogil:
     int wait_until(int64_t, int64_t) noexcept
 
@@ -436,6 +441,9 @@ cdef class Passes(Calls):
                 c = self.cohorts[owner]
                 i = begin
                 while i < n:
+                    if i + SOON_AHEAD < n:  # of this kind or of the next one: a hint may be wrong
+                        soon(&kind.owner[self.woken[i + SOON_AHEAD] - kind.base])
+                        soon(&kind.states[self.woken[i + SOON_AHEAD] - kind.base])
                     number = self.woken[i]
                     if number - kind.base >= kind.capacity or number < kind.base:
                         break

@@ -19,12 +19,15 @@ from libc.string cimport memcpy, memmove, memset
 cdef extern from *:
     """
     static inline int lowest_bit(uint64_t v) { return __builtin_ctzll(v); }
-    static inline void soon(const void *at) { __builtin_prefetch(at, 0, 3); }
     #define WHEEL_UNLIKELY(x) __builtin_expect(!!(x), 0)
     """
     int lowest_bit(uint64_t) noexcept nogil
-    void soon(const void*) noexcept nogil
     bint unlikely "WHEEL_UNLIKELY" (bint) noexcept nogil
+
+cdef extern from "soon.h" nogil:
+    enum:
+        SOON_AHEAD
+    void soon(const void*) noexcept
 
 cdef enum:
     BITS = 10                           # slots of a level
@@ -35,7 +38,6 @@ cdef enum:
     FEW = 24                            # up to which inserting is faster than anything else
     DENSE = 8                           # ids a word of bits, below which which words are empty is badly guessed
     DIGIT = 11
-    AHEAD = 16                          # ids by which instants are fetched before they are read
     SPARE = LEVELS * SLOTS + 8          # chunks that may be partly filled
 
 cdef uint32_t NONE = UINT32_MAX
@@ -499,8 +501,8 @@ cdef class Wheel:
         at = self.at
         end = self.end
         while at < end and n < most:
-            if at + AHEAD < end:
-                soon(&missing[run[at + AHEAD]])
+            if at + SOON_AHEAD < end:
+                soon(&missing[run[at + SOON_AHEAD]])
             id = run[at]
             at += 1
             if missing[id] >= now:              # it waits, and not for later; complements are the other way round
