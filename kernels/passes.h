@@ -166,7 +166,10 @@ static inline void same_outcome(int outcome, size_t n, const call_room *room, on
 static inline void call_run(const call_tick *how, void **cols, const uint32_t *idx, uint32_t first, size_t n,
                             uint64_t now_ns, nano_ctx *ctx, uint64_t *counts, const call_room *room, ones_result *result)
 {
-    memset(result, 0, sizeof *result);
+    /* Not by memset: its size would make `rep stos` of it, which takes 30 cycles to begin. */
+    for (int i = 0; i < NANO_EACH; i++)
+        result->outcomes[i] = 0;
+    result->strange = result->over = result->leavers = 0;
     result->began = ticks_now(how->clock);
     if (how->one) {
         ones_run((nano_tick)how->tick, cols, idx, first, n, now_ns, ctx, how->sampling,
