@@ -43,6 +43,7 @@ cdef extern from "parts.h" nogil:
 cdef enum:
     OPENED = 256                        # calls that are run together
     PARTS_MAX = 4096                    # of one call
+    UNREAD_MAX = 1 << 16                # lines kept for a cohort that is away
 
 cdef struct Opened:
     Cohort* c
@@ -67,6 +68,7 @@ cdef class Calls(Schedule):
     cdef size_t parts_room
     cdef Opened opened[OPENED]
     cdef size_t opened_n
+    cdef uint32_t away                  # cohorts of Python's that tick elsewhere
 
     cdef void call(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                    size_t place) noexcept nogil
@@ -86,3 +88,5 @@ cdef class Calls(Schedule):
     cdef void again(self, Cohort* c, Kind* kind, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil
     cdef void after(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                     size_t place, ones_result* result) noexcept nogil
+    cdef void back(self, Cohort* c, uint32_t cohort, size_t n, ones_result* result) noexcept nogil
+    cdef void note_unread(self) noexcept nogil

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
 
 from kernels.cohorts cimport *
 from kernels.members cimport *
@@ -10,7 +10,7 @@ from kernels.population cimport READY, SLEEPING, SUSPENDED
 from kernels.crew cimport Crew, crew_chunk
 from kernels.schedule cimport Schedule, listed
 from kernels.ticks cimport ticks_now, ticks_of_ns
-from kernels.topics cimport bus_carry
+from kernels.topics cimport bus_carry, bus_inbox, nano_line
 from kernels.traces cimport Traces
 
 
@@ -380,7 +380,10 @@ cdef class Calls(Schedule):
         cdef const uint32_t* rows
         if self.ordered and c.open < 0:
             raise RuntimeError("nobody of this cohort has a turn")
-        n = c.turn.n if self.ordered else c.called.n if c.called.n else c.awake.n
+        if c.away:
+            n = c.turn.n if c.open == WOKEN else c.awake.n
+        else:
+            n = c.turn.n if self.ordered else c.called.n if c.called.n else c.awake.n
         if not scratch(c, max(<size_t> 1, n)):
             raise MemoryError("no memory for a cohort's outcomes")
         memset(&result, 0, sizeof(result))
@@ -402,7 +405,10 @@ cdef class Calls(Schedule):
                 c.room.outcomes[i] = NANO_WORKED
             for i in range(result.leavers):
                 c.room.outcomes[c.room.places[i]] = c.room.left_by[i]
-            rows = c.turn.rows if self.ordered else c.called.rows if c.called.n else c.awake.rows
+            if c.away:
+                rows = c.turn.rows if c.open == WOKEN else c.awake.rows
+            else:
+                rows = c.turn.rows if self.ordered else c.called.rows if c.called.n else c.awake.rows
             self.traces.note_ticks(c, <uint32_t> cohort, rows, c.awake.first, 0, n, NANO_EACH, spent, self.now_ns, self.made, self.real)
         c.calls += 1
         c.ticks += n
@@ -411,7 +417,9 @@ cdef class Calls(Schedule):
             tally_note(c.spent, spent * PARTS // n, n)
         for i in range(5):
             c.made.outcomes[i] += result.outcomes[i]
-        if self.ordered:
+        if c.away:
+            self.back(c, <uint32_t> cohort, n, &result)
+        elif self.ordered:
             if c.open == WOKEN:
                 self.after(c, <uint32_t> cohort, c.turn.rows, 0, n, self.now_ns, WOKEN, 0, &result)
             elif result.leavers:
@@ -428,3 +436,88 @@ cdef class Calls(Schedule):
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
+
+    def send(self, Py_ssize_t cohort):
+        """The agents of `rows_due` tick elsewhere from now on, and passes go on: their next turns are missed until `settle` says
+        what came of them."""
+        cdef Cohort* c = self.at(cohort)
+        cdef Members taken
+        if c.form != FORM_PYTHON or c.away or self.ordered:
+            raise ValueError(f"the agents of cohort {cohort} cannot be sent away")
+        c.open = TOGETHER
+        if c.called.n:
+            taken = c.turn
+            c.turn = c.called
+            c.called = taken
+            c.called.n = 0
+            c.open = WOKEN
+            c.version += 1
+        c.away = True
+        c.due = False
+        c.sent = self.made
+        self.away += 1
+
+    cdef void back(self, Cohort* c, uint32_t cohort, size_t n, ones_result* result) noexcept nogil:
+        """Those that were away are there again; who was to be called meanwhile is called now."""
+        cdef Kind* kind = &self.kinds[c.ctx.kind]
+        cdef size_t i
+        c.away = False
+        self.away -= 1
+        if c.open == WOKEN:
+            self.after(c, cohort, c.turn.rows, 0, n, self.now_ns, WOKEN, 0, result)
+        elif result.leavers:
+            self.after(c, cohort, NULL, 0, n, self.now_ns, TOGETHER, 0, result)
+        c.open = -1
+        self.join(&c.awake, c.joining.rows, c.joining.n)
+        c.joining.n = 0
+        for i in range(c.called.n):
+            kind.states[c.called.rows[i]] = SLEEPING
+            if self.wheel.add(c.base + c.called.rows[i], self.ceil(self.now_ns)) < 0:
+                self.starved = True
+        c.called.n = 0
+        c.version += 1
+
+    def heard(self, Py_ssize_t cohort, uint16_t topic):
+        """The lines of a topic that those of a cohort who were away have not read yet, and those of the pass before. To be asked
+        for each topic that they read before `send`; `forget_heard` when all were."""
+        cdef Cohort* c = self.at(cohort)
+        cdef const nano_line* lines
+        cdef uint64_t count
+        cdef size_t i
+        found = bytearray()
+        for i in range(c.unread_n):
+            if c.unread[i].topic == topic:
+                found += (<const char*> &c.unread[i])[:sizeof(nano_line)]
+        bus_inbox(self.lines, topic, &lines, &count)
+        found += (<const char*> lines)[:count * sizeof(nano_line)]
+        return bytes(found)
+
+    def forget_heard(self, Py_ssize_t cohort):
+        """What was not read has been."""
+        self.at(cohort).unread_n = 0
+
+    cdef void note_unread(self) noexcept nogil:
+        """Before the messages of a pass go: they are kept for those who are away."""
+        cdef Py_ssize_t i
+        cdef uint32_t t
+        cdef Cohort* c
+        cdef const nano_line* lines
+        cdef nano_line* grown
+        cdef uint64_t count, fits
+        for i in range(self.cohorts_n):
+            c = self.cohorts[i]
+            if not c.away or c.sent == self.made - 1:  # a pass that is over has been counted
+                continue
+            for t in range(c.ctx.topics):
+                bus_inbox(self.lines, c.reads[t], &lines, &count)
+                fits = min(count, <uint64_t> (UNREAD_MAX - c.unread_n))
+                if c.unread_n + fits > c.unread_room:
+                    grown = <nano_line*> realloc(c.unread, max(<size_t> 64, 2 * (c.unread_n + fits)) * sizeof(nano_line))
+                    if grown == NULL:
+                        self.starved = True
+                        return
+                    c.unread = grown
+                    c.unread_room = max(<size_t> 64, 2 * (c.unread_n + fits))
+                memcpy(c.unread + c.unread_n, lines, fits * sizeof(nano_line))
+                c.unread_n += fits
+                self.lines.topic[c.reads[t]].counters.dropped += count - fits

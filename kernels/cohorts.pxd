@@ -126,6 +126,12 @@ cdef struct Cohort:
     uint8_t form
     uint8_t on_overrun
     bint due
+    bint pending                        # its native agents are to be called in the open pass
+    bint away                           # Python's agents tick, on a thread of their own
+    uint64_t sent                       # pass since which they do
+    nano_line* unread                   # published since, to topics that they read
+    size_t unread_n
+    size_t unread_room
     bint whole                          # never cut into parts
     nano_ctx ctx
     Link link
@@ -200,7 +206,7 @@ cdef inline void drop_cohort(Cohort* c) noexcept:
         free(c.tallies[t])
     for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
                <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
-               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.tallies, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
+               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.tallies, <uintptr_t> c.unread, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
                <uintptr_t> c.room.wakes, <uintptr_t> c.room.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.room.left_by, <uintptr_t> c.room.outcomes,
                <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.link.rooms, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
         free(<void*> <uintptr_t> it)

@@ -8,6 +8,7 @@ read in the next.
 """
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from kernels.calls cimport Calls
@@ -16,7 +17,8 @@ from kernels.members cimport *
 from kernels.population cimport READY
 from kernels.schedule cimport listed
 from kernels.ticks cimport ticks_now
-from kernels.topics cimport bus_delivered, bus_inbox, bus_turn
+from kernels.lanes cimport SpscLane, lane_spsc_get_many
+from kernels.topics cimport bus_delivered, bus_inbox, bus_publish, bus_turn, nano_line
 from kernels.wheel cimport Wheel
 
 from kernels import saved_cohorts
@@ -69,6 +71,20 @@ time is over, so that signals are seen. `step` also says OPEN: somebody is due, 
 
 cdef enum:
     GO_ = -1
+    AWAY_NS = 100_000                   # so often somebody who comes back is looked for
+    DRAINED = 1024                      # lines at once
+
+cdef extern from "atomics.h" nogil:
+    uint64_t relaxed_load(void*) noexcept
+    void relaxed_store(void*, uint64_t) noexcept
+
+
+cdef inline bint knocked(uint64_t* at) noexcept nogil:
+    if relaxed_load(at) == 0:
+        return False
+    relaxed_store(at, 0)
+    return True
+
 
 FAILED_EVENT, DONE_EVENT, SUSPENDED_EVENT, KILLED_EVENT = NANO_FAILED, NANO_DONE, OVER + ON_SUSPEND, OVER + ON_KILL
 NEVER = UINT64_MAX
@@ -82,6 +98,10 @@ cdef class Passes(Calls):
     took. All methods are called by one thread.
     """
     cdef int64_t origin
+    cdef bint apart                     # Python's part has a thread of its own
+    cdef SpscLane ring                  # what it publishes, in real time
+    cdef uint64_t knocked               # it has something to settle
+    cdef nano_line* drained
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -108,6 +128,8 @@ cdef class Passes(Calls):
         """The pass is over, after Python's part of it, or all turns that were granted."""
         if not self.inside:
             raise RuntimeError("no pass is open")
+        if self.apart:
+            self.rest()
         self.inside = False
         for i in range(self.cohorts_n):
             self.cohorts[i].due = False
@@ -317,7 +339,14 @@ cdef class Passes(Calls):
             why = self.reach(at, until, began)
             if why != GO_:
                 return why
-            if self.native(wheel, self.now_ns):
+            if self.apart:
+                if knocked(&self.knocked):
+                    return LOOK_
+                if self.mark(wheel, self.now_ns):
+                    self.inside = True
+                    return PYTHON_DUE_
+                self.call_pending(self.now_ns)
+            elif self.native(wheel, self.now_ns):
                 self.inside = True
                 return PYTHON_DUE_
             self.made += 1
@@ -354,6 +383,11 @@ cdef class Passes(Calls):
     cdef bint hold(self, uint64_t at, int64_t began) noexcept nogil:
         """Wait for an instant; True when signals should be looked for first."""
         cdef int64_t target = self.origin + <int64_t> at, now = clock_monotonic_ns()
+        while self.away and target - now > AWAY_NS and now - began < 50_000_000:
+            wait_until(now + AWAY_NS, 0)  # until they are back
+            if knocked(&self.knocked):
+                return True
+            now = clock_monotonic_ns()
         if target - now > 60_000_000:
             wait_until(now + 50_000_000, 0)
             return True
@@ -381,17 +415,100 @@ cdef class Passes(Calls):
             if c.form == FORM_PYTHON:
                 c.due = True
                 python = True
-            elif c.awake.n == 0:
-                pass
-            elif together and not c.whole:
-                self.cut(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
-            else:
-                if together:
-                    self.run_opened(now)  # what was before it in order is before it
-                self.call_alone(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+            elif c.awake.n:
+                self.call_together(c, i, now, together)
         if together:
             self.run_opened(now)
         return python
+
+    cdef void call_together(self, Cohort* c, Py_ssize_t i, uint64_t now, bint together) noexcept nogil:
+        """Call all of a cohort that are awake, or open that call for the crew; what was before it in order is before it."""
+        if together and not c.whole:
+            self.cut(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+            return
+        if together:
+            self.run_opened(now)
+        self.call_alone(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+
+    # --- with Python's part on a thread of its own ------------------------------------------------------------------------
+
+    def set_apart(self, bint apart, SpscLane ring=None):
+        """After PYTHON_DUE, native agents are yet to be called, by `rest`, while Python's tick on another thread. In real time
+        that one may be late (`send`); what it puts on `ring` is published at the end of the pass, and `knock` makes `run`
+        return."""
+        if self.inside or self.away:
+            raise RuntimeError("a pass waits to be finished")
+        if ring is not None and self.drained == NULL:
+            self.drained = <nano_line*> malloc(DRAINED * sizeof(nano_line))
+            if self.drained == NULL:
+                raise MemoryError("no memory for a ring")
+        if self.ring is not None:
+            self.drain()
+        self.apart = apart
+        self.ring = ring
+
+    def __dealloc__(self):
+        free(self.drained)
+
+    def knock(self):
+        """From another thread: have `run` return soon, LOOK."""
+        relaxed_store(&self.knocked, 1)
+
+    def rest(self):
+        """Call the native agents of the open pass."""
+        with nogil:
+            self.call_pending(self.now_ns)
+        if self.starved:
+            self.starved = False
+            raise MemoryError("no memory to go on with every agent")
+
+    cdef bint mark(self, Wheel wheel, uint64_t now) noexcept nogil:
+        """Note who is due; whether some of Python's are, and are there."""
+        cdef Py_ssize_t i
+        cdef Cohort* c
+        cdef bint python = self.wake(wheel, now)
+        for i in range(self.cohorts_n):
+            if self.nexts[i] > now:
+                continue
+            c = self.cohorts[i]
+            self.advance(c, i, now)
+            if c.form != FORM_PYTHON:
+                c.pending = c.awake.n > 0
+            elif c.away:
+                c.missed += c.awake.n
+            else:
+                c.due = True
+                python = True
+        return python
+
+    cdef void call_pending(self, uint64_t now) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef Cohort* c
+        cdef bint together = False
+        cdef uint64_t cost = 0
+        if self.crew is not None:
+            for i in range(self.cohorts_n):
+                c = self.cohorts[i]
+                if c.pending and not c.whole:
+                    cost += self.costs(c, c.awake.n)
+            together = cost >= self.alone
+        for i in range(self.cohorts_n):
+            c = self.cohorts[i]
+            if c.pending:
+                c.pending = False
+                self.call_together(c, i, now, together)
+        if together:
+            self.run_opened(now)
+
+    cdef void drain(self) noexcept nogil:
+        """Publish what the other thread has."""
+        cdef int64_t n = 1, i
+        cdef const nano_line* it
+        while n > 0:
+            n = lane_spsc_get_many(self.ring.lane, self.drained, DRAINED)
+            for i in range(n):
+                it = &self.drained[i]
+                bus_publish(self.lines, it.topic, it.kind, it.row, it.payload, sizeof(it.payload))
 
     cdef bint worth_it(self, uint64_t now) noexcept nogil:
         """Whether what is due now takes long enough for several threads."""
@@ -461,7 +578,7 @@ cdef class Passes(Calls):
                         c.called_since = now
                     self.join(&c.called, rows, i - begin)
                     c.version += 1
-                    c.due = c.form == FORM_PYTHON
+                    c.due = c.form == FORM_PYTHON and not c.away
                     python = python or c.due
                 else:
                     self.call(c, owner, rows, 0, i - begin, now, WOKEN, 0)
@@ -474,6 +591,10 @@ cdef class Passes(Calls):
         cdef Cohort* c
         if self.lines == NULL:
             return
+        if self.ring is not None:
+            self.drain()
+        if self.away:
+            self.note_unread()
         bus_turn(self.lines)
         for i in range(self.cohorts_n):
             c = self.cohorts[i]

@@ -276,8 +276,8 @@ cdef class Schedule:
         if n == 0:
             return
         c.version += 1
-        # while some of those awake wait for their turn, nobody comes among them
-        self.join(&c.joining if self.ordered else &c.awake, rows, n)
+        # while some of those awake wait for their turn, or have it elsewhere, nobody comes among them
+        self.join(&c.joining if self.ordered or c.away else &c.awake, rows, n)
 
     cdef void join(self, Members* m, const uint32_t* rows, size_t n) noexcept nogil:
         if not join_members(m, rows, n):

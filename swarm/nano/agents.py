@@ -94,15 +94,18 @@ class Agents(Sequence[Kind]):
 
     def kill(self, which: Iterable[int] | None = None) -> None:
         """End some of them (by position), or all: their rows are freed."""
+        self._swarm.outside("ended")
         self._swarm.passes.remove(self._state.number, self._mine(which))
         self._swarm.left(self.cohort)
 
     def suspend(self, which: Iterable[int] | None = None) -> None:
         """Have some of them, or all, not ticked until `resume`."""
+        self._swarm.outside("suspended")
         self._swarm.passes.suspend(self._state.number, self._mine(which))
 
     def resume(self, which: Iterable[int] | None = None, *, at_ns: int | None = None) -> None:
         """Have suspended or sleeping ones ticked again, now or from an instant on."""
+        self._swarm.outside("resumed")
         self._swarm.passes.resume(self._state.number, self._mine(which), at_ns)
 
     def _mine(self, which: Iterable[int] | None) -> list[int]:

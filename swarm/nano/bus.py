@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from operator import length_hint
+from struct import Struct
 from typing import Any, NamedTuple
 
 from kernels.draws import random_at, uniform_at
+from kernels.lanes import SpscLane
 from kernels.passes import Passes
 from kernels.topics import Bus
 from swarm.nano.arrays import numpy
@@ -14,6 +16,7 @@ from swarm.nano.errors import NanoError
 
 LINE_BYTES = 64
 PAYLOAD_BYTES = 56
+_LINE = Struct("<HHI56s")
 TOPICS_MAX = 1024
 
 
@@ -28,10 +31,18 @@ class Message(NamedTuple):
 class Port:
     """The bus as the agents of one cohort see it: the topics that their kind declared."""
 
-    __slots__ = ("_bus", "_kind", "_numbers", "_passes", "_read", "_ticking", "rows")
+    __slots__ = (
+        "_bus", "_drops", "_kind", "_numbers", "_passes", "_read", "_ticking", "heard", "number", "outbox", "ring", "rows",
+    )  # fmt: skip
 
     def __init__(
-        self, bus: Bus, passes: Passes, kind: int, numbers: Mapping[str, int], read: Mapping[str, int]
+        self,
+        bus: Bus,
+        passes: Passes,
+        kind: int,
+        numbers: Mapping[str, int],
+        read: Mapping[str, int],
+        drops: frozenset[str] = frozenset(),
     ) -> None:
         self._bus = bus
         self._passes = passes
@@ -39,12 +50,22 @@ class Port:
         self._numbers = numbers
         """Topics that may be written, and their numbers."""
         self._read = read
+        self._drops = drops
+        """Topics that lose what they have no room for, and tell nobody."""
         self._ticking: Any = None
         self.rows: Any = ()
+        self.heard: dict[int, bytes] | None = None
+        """What was published, by topic, to agents that tick on a thread of their own while passes go on."""
+        self.outbox: list[bytes] | None = None
+        """Where lines go in virtual time until native agents have published theirs."""
+        self.ring: SpscLane | None = None
+        """And in real time."""
+        self.number = -1
+        """Of the pass, while it is not that of `passes`."""
 
     def read(self, topic: str) -> list[Message]:
         """Messages that were published to a topic in the pass before, in the order (kind, row, sequence)."""
-        lines = memoryview(self._bus.inbox(self._number(self._read, topic, "read"))).cast("B")
+        lines = memoryview(self._lines(self._number(self._read, topic, "read"))).cast("B")
         found = []
         for at in range(0, len(lines), LINE_BYTES):
             kind, row = (
@@ -58,26 +79,45 @@ class Port:
         """The same as a structured array (topic, kind, row, payload), without a copy; good until the pass is over."""
         np = numpy()
         line = np.dtype([("topic", "<u2"), ("kind", "<u2"), ("row", "<u4"), ("payload", "V56")])
-        return np.frombuffer(self._bus.inbox(self._number(self._read, topic, "read")), dtype=line)
+        return np.frombuffer(self._lines(self._number(self._read, topic, "read")), dtype=line)
+
+    def _lines(self, number: int) -> Any:
+        return self._bus.inbox(number) if self.heard is None else self.heard.get(number, b"")
 
     def publish(self, topic: str, payload: bytes, row: int | None = None) -> bool:
-        """Publish up to 56 bytes; False when the topic has no room. `row` is that of the agent that ticks now."""
+        """Publish up to 56 bytes; False when the topic has no room and blocks. `row` is that of the agent that ticks now.
+
+        What a topic that drops has no room for is lost and counted; nobody is told, as with native agents."""
         number = self._number(self._numbers, topic, "write to")
         if len(payload) > PAYLOAD_BYTES:
             raise NanoError(
                 f"a message of {len(payload)} bytes to {topic!r}; it has room for {PAYLOAD_BYTES}",
                 hint="what is larger travels by reference: publish where it lies",
             )
-        return bool(self._bus.publish(number, self._kind, self._row() if row is None else row, payload))
+        row = self._row() if row is None else row
+        if self.outbox is not None:
+            self.outbox.append(_LINE.pack(number, self._kind, row, payload))
+            return True
+        if self.ring is not None:
+            return self.ring.put(_LINE.pack(number, self._kind, row, payload))
+        return self._bus.publish(number, self._kind, row, payload) or topic in self._drops
 
     def random(self, draw: int = 0) -> int:
         """64 random bits of the agent that ticks now: those that `nano_random()` gives a native tick in its place, so they
         depend on (seed, kind, row, pass, draw) alone."""
-        return random_at(self._passes.seed, self._kind, self._row(), self._passes.number, draw)
+        return random_at(self._passes.seed, self._kind, self._row(), self._pass(), draw)
 
     def uniform(self, draw: int = 0) -> float:
         """The same as a number in [0, 1), as `nano_uniform()` has it."""
-        return uniform_at(self._passes.seed, self._kind, self._row(), self._passes.number, draw)
+        return uniform_at(self._passes.seed, self._kind, self._row(), self._pass(), draw)
+
+    @property
+    def reads(self) -> Collection[int]:
+        """Numbers of the topics that may be read."""
+        return self._read.values()
+
+    def _pass(self) -> int:
+        return self._passes.number if self.number < 0 else self.number
 
     def _row(self) -> int:
         """Of the agent that ticks now: as many have been taken off the list as it is shorter."""

@@ -28,7 +28,9 @@ class PythonCohort:
         self.number = number
         self.failures: list[tuple[int, BaseException]] = []
         """(row, what its tick raised), the last few."""
-        self._port = port
+        self.port = port
+        self.blocks = any(each.full == "block" for each in form.kind.topics_written.values())
+        """They are told at once when there is no room for what they publish."""
         self._generators = form.name == "generator"
         self._version = -1
         self._idle = 0
@@ -62,7 +64,7 @@ class PythonCohort:
                 raise BadTick(f"{agent!r} has no tick", hint="an agent has a method tick(now_ns, bus)")
             return agent
         assert form.make is not None
-        agent = form.make(state.handle(row), self._port)
+        agent = form.make(state.handle(row), self.port)
         if not hasattr(agent, "send"):
             raise BadTick(f"{form.make!r} returned {agent!r}", hint="a generator function is wanted: one that yields")
         next(agent)  # up to its first yield, where it waits for the first instant
@@ -77,23 +79,28 @@ class PythonCohort:
 
     def run(self, passes: Passes, now_ns: int) -> None:
         """Tick those that are due."""
+        self.ready(passes)
+        passes.settle(self.number, *self.tick(now_ns))
+
+    def ready(self, passes: Passes) -> None:
+        """Know who is due."""
         version = passes.version(self.number)
         if version != self._version:
             self._rows = passes.rows_due(self.number)
             self._due = self._those(self._rows)
             self._version = version
-        self._tick(passes, now_ns)
 
     def run_turn(self, passes: Passes, now_ns: int, woken: bool, agents: int) -> int:
         """Tick the next of those that are owed a turn, at most so many; how many there were."""
         self._rows = passes.turn_of(self.number, woken, agents)
         self._due = self._those(self._rows)
         self._version = -1
-        self._tick(passes, now_ns)
+        passes.settle(self.number, *self.tick(now_ns))
         return len(self._rows)
 
-    def _tick(self, passes: Passes, now_ns: int) -> None:
-        port, due = self._port, self._due
+    def tick(self, now_ns: int) -> tuple[list[tuple[int, int, int]], int, int]:
+        """Tick those that are due: who leaves, as `Passes.settle` wants it, what it took, and how many had nothing to do."""
+        port, due = self.port, self._due
         port.rows = self._rows
         iterator = iter(due)
         port._ticking = iterator
@@ -114,7 +121,7 @@ class PythonCohort:
                     leavers.append((place, FAILED, 0))
         finally:
             port._ticking = None
-        passes.settle(self.number, leavers, counter() - began, self._idle)
+        return leavers, counter() - began, self._idle
 
     def _failed(self, row: int, error: BaseException) -> None:
         self.failures.append((row, error))

@@ -87,7 +87,8 @@ def save(swarm: NanoSwarm) -> bytes:
     header = {
         "seed": swarm.seed, "time": swarm.time, "resolution_ns": swarm.passes.resolution_ns, "now_ns": swarm.now_ns,
         "passes": swarm.passes.made, "topic_lines": swarm.topic_lines, "spin_ns": swarm.passes.spin_ns,
-        "cores": swarm.cores, "capacity": swarm.capacity, "topology": swarm.topology.save() if swarm.topology is not None else None,
+        "cores": swarm.cores, "capacity": swarm.capacity, "python_thread": swarm.python_thread,
+        "topology": swarm.topology.save() if swarm.topology is not None else None,
         "kinds": kinds, "cohorts": cohorts, "topics": topics, "sections": lengths,
     }  # fmt: skip
     return _joined(bytes(msgpack.packb(header)), sections)
@@ -107,7 +108,7 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None
     header, sections = parts(blob)
     swarm = NanoSwarm(
         seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
-        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, capacity=header["capacity"],
+        topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, capacity=header["capacity"], python_thread=header["python_thread"],
         topology=topologies.load(header["topology"]) if header["topology"] is not None else None,
     )  # fmt: skip
     swarm.cores = header["cores"] if cores is None else cores

@@ -36,6 +36,7 @@ from swarm.nano.bus import TOPICS_MAX, Port
 from swarm.nano.errors import BadTick, NanoError, PopulationFull
 from swarm.nano.kinds import Form, Kind, form_of
 from swarm.nano.numa import Machine
+from swarm.nano.python_thread import PythonThread
 from swarm.nano.python_ticks import PythonCohort
 from swarm.nano.reports import CohortReport, Durations, Report
 from swarm.nano.topologies import Mesh
@@ -106,6 +107,11 @@ class NanoSwarm:
     turn within what a pass may cost: the time to the next instant, times `capacity`. In virtual time a tick costs what its
     budget declares, nothing without one, and the capacity is 1 unless it is given; in real time it is the number of cores, and
     a turn costs what was measured, on all of them. Who gets no turn is still due in the next pass.
+    With `python_thread`, agents that are objects or generators tick on a thread of their own while native ones do. In virtual
+    time a pass ends when both have, and nothing that comes out is another. In real time passes do not wait: turns that Python's
+    agents are late for are missed, and messages reach them with their next one. Their ticks must not spawn, suspend or end
+    agents, and keep to their own rows. Not with a topology.
+
     One thread uses a swarm.
     """
 
@@ -120,6 +126,7 @@ class NanoSwarm:
         topology: Topology | None = None,
         cores: int | None = None,
         capacity: float | None = None,
+        python_thread: bool = False,
     ) -> None:
         if time not in ("virtual", "real"):
             raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
@@ -146,6 +153,13 @@ class NanoSwarm:
             raise NanoError(
                 f"cores={cores!r} and a mesh of {mesh.cores}", hint="give the number of cores once, or the same one"
             )
+        if python_thread and topology is not None:
+            raise NanoError(
+                "python_thread=True and a topology",
+                hint="a topology grants Python's turns between those of others: choose one",
+            )
+        self.python_thread = bool(python_thread)
+        self._beside: PythonThread | None = None
         self._mesh = mesh
         self._crew: Crew | None = None
         self.capacity = capacity
@@ -241,6 +255,7 @@ class NanoSwarm:
         (`Agents.resume`). They begin at `start_ns`, or now. Nothing is added when anything is wrong: PopulationFull
         without room, BadTick, NanoError.
         """
+        self.outside("spawned")
         form = form_of(what)
         if not isinstance(count, int) or count < 1:
             raise NanoError(f"{count!r} agents of {form.kind.__name__}", hint="spawn one agent at least")
@@ -281,8 +296,9 @@ class NanoSwarm:
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
+            drops = frozenset(each.topic for each in form.kind.topics_written.values() if each.full == "drop")
             cohort.python = PythonCohort(
-                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads)
+                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads, drops)
             )
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
@@ -412,6 +428,14 @@ class NanoSwarm:
             each.busy_ns += spent_ns
             each.over += each.budget_ns is not None and spent_ns > each.budget_ns
 
+    def outside(self, what: str) -> None:
+        """NanoError in a tick that runs beside native passes: agents cannot be changed under them."""
+        if self._beside is not None and self._beside.here:
+            raise NanoError(
+                f"agents cannot be {what} by a tick with python_thread=True: native passes are running",
+                hint="return nano.DONE or nano.Sleep, or change others between two runs",
+            )
+
     def left(self, cohort: int) -> None:
         """Agents of a cohort were ended from outside: Python's are let go."""
         it = self._cohorts[cohort]
@@ -446,7 +470,15 @@ class NanoSwarm:
             self.passes.employ(self._crew, mesh.chunk_ns, mesh.alone_ns)
         self._running = True
         try:
-            self._advance(until_ns, limit)
+            if self.python_thread and any(each.python is not None for each in self._cohorts):
+                self._beside = PythonThread(self.passes, self.bus)
+            try:
+                self._advance(until_ns, limit)
+            finally:
+                beside, self._beside = self._beside, None
+                if beside is not None:
+                    beside.close()
+                    self._events()
         finally:
             self._running = False
             self.passes.halt()
@@ -462,13 +494,17 @@ class NanoSwarm:
             else:
                 why = self.passes.run(until_ns, most - self.passes.made)
             if why == PYTHON_DUE:
+                due = [python for number in self.passes.due if (python := self._cohorts[number].python) is not None]
                 try:
-                    for number in self.passes.due:
-                        python = self._cohorts[number].python
-                        assert python is not None
-                        python.run(self.passes, self.now_ns)
+                    if self._beside is not None:
+                        self._beside.run_pass(due, self.now_ns)
+                    else:
+                        for python in due:
+                            python.run(self.passes, self.now_ns)
                 finally:
                     self.passes.finish()
+            if self._beside is not None:
+                self._beside.settle()
             self._events()
             if self.passes.real:
                 self._demote()

@@ -200,7 +200,7 @@ def test_messages_are_read_one_pass_later_in_the_order_of_who_sent_them():
     assert report.topics == {"words": {"published": 6, "dropped": 0, "blocked": 0, "delivered": 6}}
 
 
-def test_a_topic_without_room_drops_or_tells():
+def test_a_topic_without_room_drops_and_counts_or_tells():
     told = []
 
     def kind(full):
@@ -217,7 +217,7 @@ def test_a_topic_without_room_drops_or_tells():
         flock = nano.NanoSwarm(topic_lines=3)
         flock.spawn(kind(full), 5, rate_hz=10)
         report = flock.run_for(seconds=0.1)
-        assert told[-5:] == [True, True, True, False, False]
+        assert told[-5:] == [True, True, True, full == "drop", full == "drop"]
         assert report.topics["noise"][counted] == 2
     with pytest.raises(nano.NanoError, match="full='drop'"):
         flock.spawn(kind("drop"), 1)

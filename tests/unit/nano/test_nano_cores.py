@@ -19,7 +19,7 @@ from swarm.nano import topologies
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-NAMES = ("lone", "crowd", "grind", "mean")
+NAMES = ("lone", "crowd", "grind", "mean", "beat")
 
 
 def compiled(folder: Path) -> Path:
