@@ -166,14 +166,13 @@ class Leading:
         if message.flags & wire.REJECTED:
             if peer.damaged:
                 peer.lost()
-            elif not peer.full and (
-                message.round <= peer.match or (peer.flow is not Flow.STREAM and message.round != peer.next - 1)
-            ):
+            if peer.flow is not Flow.STREAM and message.round != peer.next - 1 and not peer.full:
+                return  # not of the probe that is under way
+            if message.round <= peer.match and not peer.full:
                 return  # of before: it is known better
-            if message.index < log.base.index:
-                meet = message.index
-            else:
-                meet = log.hint(message.index, message.log_term)[0]
+            meet, term = log.hint(message.index, message.log_term)
+            if message.index < meet or message.log_term < term:
+                meet = log.base.index - 1  # before all that is still here: it takes the snapshot
             peer.rejected(meet + 1)
             peer.paused = peer.full
         elif message.index <= log.last:
@@ -201,7 +200,7 @@ class Leading:
     def chunk_taken(self, peer: Progress, message: Message) -> None:
         """An answer to a chunk of a snapshot."""
         self._heard(peer, message)
-        if peer.flow is not Flow.SNAPSHOT or message.index != self._replica.log.base.index:
+        if peer.flow is not Flow.SNAPSHOT or message.index != peer.snapshot_index:
             return
         if message.offset != peer.snapshot_offset and message.offset <= len(self._replica.log.base.data):
             peer.snapshot_offset = message.offset
@@ -331,6 +330,8 @@ class Leading:
         if not peer.ready:
             return
         replica, snapshot = self._replica, self._replica.log.base
+        if peer.snapshot_index != snapshot.index:
+            peer.snapshot_index, peer.snapshot_offset = snapshot.index, 0
         start = peer.snapshot_offset
         message = Message(
             replica.group,

@@ -25,7 +25,7 @@ class Progress:
 
     __slots__ = (
         "_config", "_inflight", "_inflight_bytes", "active", "commit", "damaged", "flow", "full", "id", "match", "next",
-        "paused", "round", "snapshot_offset",
+        "paused", "round", "snapshot_index", "snapshot_offset",
     )  # fmt: skip
 
     def __init__(self, id: bytes, next: int, config: RaftConfig) -> None:
@@ -46,6 +46,8 @@ class Progress:
         self.full = False
         self.round = 0
         """The last round of heartbeats that it answered."""
+        self.snapshot_index = 0
+        """The snapshot that is being sent, and how much of it has come there."""
         self.snapshot_offset = 0
         self._config = config
         self._inflight: deque[tuple[int, int]] = deque()
@@ -109,7 +111,7 @@ class Progress:
     def send_snapshot(self) -> None:
         """It lacks what is no longer here."""
         self._become(Flow.SNAPSHOT)
-        self.snapshot_offset = 0
+        self.snapshot_index = self.snapshot_offset = 0
 
     def lost(self) -> None:
         """What is known of its log does not hold any more: it is damaged."""
