@@ -618,6 +618,7 @@ cdef class Passes(Calls):
     def restore_cohort(self, Py_ssize_t cohort, saved):
         """Put a cohort, just added with the saved rows, into the saved state. ValueError when that does not fit."""
         saved_cohorts.restore_cohort(self, cohort, saved)
+        self.deliver()
 
     def restore(self, uint64_t now_ns, uint64_t made):
         """Go on at an instant, after so many passes. ValueError for a schedule that has begun."""

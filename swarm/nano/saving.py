@@ -193,8 +193,9 @@ def _aligned(at: int) -> int:
 def _fill(population: Population, said: dict[str, Any], sections: list[memoryview]) -> None:
     try:
         population.restore(sections[said["states"]], sections[said["generations"]])
+        first, stop = said.get("first", 0), said.get("stop", population.top)  # a part has a stretch of them
         for index, number in enumerate(said["fields"]):
-            column = memoryview(population.column(index))
+            column = memoryview(population.column(index, first, stop))
             saved = sections[number].cast(column.format)
             if len(saved) != len(column):
                 raise ValueError(f"field {index} has {len(saved)} values for {len(column)} rows")
@@ -213,11 +214,14 @@ def _kind(said: dict[str, Any]) -> type[Kind]:
         raise SchemaMismatch(
             f"the kind {said['name']} is not found", hint="its module must be importable here", kind=said["name"]
         )
-    if schema_of(kind) != said["schema"]:
+    schema = schema_of(kind)
+    if schema != said["schema"]:
         raise SchemaMismatch(
-            f"{said['name']} declares other fields than when the population was saved",
+            f"{said['name']} declares other fields than when the population was saved: the hash of its schema is "
+            f"{schema.hex()}, saved was {said['schema'].hex()}",
             hint="load it with the fields of then, and copy what is needed into a new population",
-        )
+            kind=said["name"], schema=schema.hex(), saved=said["schema"].hex(),
+        )  # fmt: skip
     return kind
 
 

@@ -82,7 +82,7 @@ class Mark:
 class _Cohort:
     """What the swarm knows of one spawn."""
 
-    __slots__ = ("agents", "budget", "demoted", "form", "group", "over", "period_ns", "python", "state", "was")
+    __slots__ = ("absent", "agents", "budget", "demoted", "form", "group", "over", "period_ns", "python", "state", "was")
 
     def __init__(self, form: Form, state: KindState, group: str, budget: Budget | None, period_ns: int) -> None:
         self.form, self.state, self.group, self.budget = form, state, group, budget
@@ -90,6 +90,7 @@ class _Cohort:
         self.agents: Agents | None = None
         self.python: PythonCohort | None = None
         self.demoted = self.over = 0
+        self.absent = False
 
 
 class NanoSwarm:
@@ -288,10 +289,13 @@ class NanoSwarm:
         period_ns: int,
         periods: array[int] | None,
         start_ns: int | None,
+        absent: bool = False,
     ) -> Agents:
+        # `absent`: all of it is in other parts of a spread population; here it reads nothing
         if self.topology is not None:
             self.topology.bind([group], self.seed)
         cohort = _Cohort(form, state, group, budget, period_ns)
+        cohort.absent = absent
         number = len(self._cohorts)
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
@@ -307,7 +311,7 @@ class NanoSwarm:
             sampling=budget.sampling if budget is not None else 0,
             on_overrun=_ACTS[budget.on_overrun] if budget is not None else WARN,
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
-            reads=[self.topics[topic] for topic in form.kind.topics_read.values()],
+            reads=[] if absent else [self.topics[topic] for topic in form.kind.topics_read.values()],
             writes=[self.topics[each.topic] for each in form.kind.topics_written.values()],
             whole=form.whole,
             keep=form,
@@ -326,8 +330,9 @@ class NanoSwarm:
         periods.frombytes(bytes(saved["periods"]))
         whole = range(rows[0], rows[-1] + 1) if rows and rows[-1] - rows[0] + 1 == len(rows) else rows
         agents = self._add(
-            form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None
-        )
+            form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None,
+            absent=said.get("absent", False),
+        )  # fmt: skip
         it = self._cohorts[agents.cohort]
         it.demoted = said["demoted"]
         self.passes.restore_cohort(agents.cohort, saved)
