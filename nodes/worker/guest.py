@@ -653,6 +653,9 @@ class Guest:
             self.reported = ((run, index), now)
             self.channel.event(run, index, "progress", {"done": done, "total": total, "note": note[:200]})
 
+    def told(self) -> list[bytes]:
+        return []  # home workers alone hear
+
     def waiting(self, begins: bool) -> None:
         if self.current is not None:
             self.channel.send(BLOCKED if begins else UNBLOCKED, slot=self.current[2], run=self.current[0])

@@ -18,7 +18,9 @@ native code for one agent or for a batch of them (`nano.h`). Native ticks run wi
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from swarm.nano.agents import Agents
 from swarm.nano.budget import Budget
@@ -45,11 +47,19 @@ from swarm.nano.saving import load
 from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.topologies import Hierarchical, Mesh, Priority, Quantum, RoundRobin, Share
 
+if TYPE_CHECKING:
+    from swarm.nano.fleet import FleetReport as FleetReport
+    from swarm.nano.fleet import PopulationRun as PopulationRun
+    from swarm.nano.fleet import submit as submit
+
+_LATER = {"FleetReport": "swarm.nano.fleet", "PopulationRun": "swarm.nano.fleet", "submit": "swarm.nano.fleet"}
+"""Imported when first used: who only simulates needs no fleet."""
+
 __all__ = [
-    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "Hierarchical", "Kind", "Mesh",
-    "Message", "NanoError", "NanoSwarm", "PopulationFull", "Priority", "Quantum", "Report", "RoundRobin", "SchemaMismatch",
+    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "FleetReport", "Hierarchical", "Kind", "Mesh",
+    "Message", "NanoError", "NanoSwarm", "PopulationFull", "PopulationRun", "Priority", "Quantum", "Report", "RoundRobin", "SchemaMismatch",
     "Share", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
-    "include", "load", "reads", "u8", "u16", "u32", "u64", "writes",
+    "include", "load", "reads", "submit", "u8", "u16", "u32", "u64", "writes",
 ]  # fmt: skip
 
 
@@ -58,3 +68,12 @@ def include() -> str:
     import kernels
 
     return str(Path(kernels.__path__[0]))
+
+
+def __getattr__(name: str) -> Any:
+    where = _LATER.get(name)
+    if where is None:
+        raise AttributeError(f"module 'swarm.nano' has no attribute {name!r}")
+    value = getattr(importlib.import_module(where), name)
+    globals()[name] = value
+    return value

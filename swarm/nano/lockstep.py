@@ -108,7 +108,9 @@ def in_step(parts: Sequence[Part], *, until_ns: int = NEVER, passes: int | None 
             break
         for part in parts:
             part.run(at_ns)
-        sent = {(a.number, b.number): [bytes(each) for each in a.lines(b.reads)] for a in parts for b in parts if a is not b}
+        sent = {
+            (a.number, b.number): [bytes(each) for each in a.lines(b.reads)] for a in parts for b in parts if a is not b
+        }
         for (_, to), lines in sent.items():
             for each in lines:
                 parts[to].arrive(each)
@@ -119,4 +121,3 @@ def in_step(parts: Sequence[Part], *, until_ns: int = NEVER, passes: int | None 
         for part in parts:
             part.flock.passes.run(until_ns)  # nobody is due before it
     return made
-

@@ -106,7 +106,8 @@ def _by_load(header: Mapping[str, Any], rows: Sequence[Any], kinds: Sequence[int
             f"{len(work)} {'kind' if len(work) == 1 else 'kinds'} cannot be spread over {count} nodes by kinds",
             hint="by='rows' gives each node a part of each kind, whose ticks then see only the rows of their own part",
         )
-    load, where = [0.0] * count, {}
+    load = [0.0] * count
+    where: dict[int, int] = {}
     for kind in sorted(work, key=lambda number: (-work[number], number)):
         # whoever has nothing yet comes first, so that no part stays empty
         part = min(range(count), key=lambda at: (at in where.values(), load[at], at))
@@ -122,7 +123,9 @@ def _by_name(header: Mapping[str, Any], by: Mapping[str, int], count: int) -> di
     for name, part in by.items():
         number = names.get(name, short.get(name))
         if number is None:
-            raise NanoError(f"there is no kind {name!r} in the population", hint=f"there are {', '.join(sorted(names))}")
+            raise NanoError(
+                f"there is no kind {name!r} in the population", hint=f"there are {', '.join(sorted(names))}"
+            )
         if not isinstance(part, int) or not 0 <= part < count:
             raise NanoError(f"{name} cannot be in part {part!r}", hint=f"parts are numbered from 0 to {count - 1}")
         where[number] = part
@@ -190,7 +193,9 @@ def gather(whole: Any, how: Cut, blobs: Sequence[Any]) -> Any:
     found = [parts(blob) for blob in blobs]
     ends = {(header["now_ns"], header["passes"]) for header, _ in found}
     if len(found) != how.parts or len(ends) != 1:
-        raise SchemaMismatch(f"{len(found)} of {how.parts} parts, at {len(ends)} different instants, make no population")
+        raise SchemaMismatch(
+            f"{len(found)} of {how.parts} parts, at {len(ends)} different instants, make no population"
+        )
     out: list[Any] = []
 
     def section(content: Any) -> int:

@@ -82,7 +82,19 @@ class Mark:
 class _Cohort:
     """What the swarm knows of one spawn."""
 
-    __slots__ = ("absent", "agents", "budget", "demoted", "form", "group", "over", "period_ns", "python", "state", "was")
+    __slots__ = (
+        "absent",
+        "agents",
+        "budget",
+        "demoted",
+        "form",
+        "group",
+        "over",
+        "period_ns",
+        "python",
+        "state",
+        "was",
+    )
 
     def __init__(self, form: Form, state: KindState, group: str, budget: Budget | None, period_ns: int) -> None:
         self.form, self.state, self.group, self.budget = form, state, group, budget

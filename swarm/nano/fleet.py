@@ -1,0 +1,578 @@
+"""Populations in the fleet: submitted as tasks with progress, moved while they run, spread over nodes.
+
+The driver of a population is a thread of the process that submitted it. It keeps the last state that all parts saved after the
+same pass, starts the parts, and when one is lost starts all of them again from there, elsewhere. In virtual time what comes of it
+is the same to the last bit, so that nothing need be known of what the lost ones did since.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from kernels.passes import NEVER
+from swarm.errors import FleetNotFound, NotFound, SwarmError, TaskCancelled, TaskLost, TaskQuarantined, WorkerCrashed
+from swarm.nano.arrays import numpy
+from swarm.nano.errors import NanoError
+from swarm.nano.part_task import START_S, Ending, Plan, Saved, run_part
+from swarm.nano.partition import By, Cut, cut, gather, split
+from swarm.nano.reports import Report
+from swarm.nano.saving import load, parts
+from swarm.nano.scheduling import NanoSwarm
+from swarm.nano.sources import refuse_while_put, sources_of
+from transport.mesh import TOKEN_BYTES, key_pair
+
+if TYPE_CHECKING:
+    from swarm.client.sync import Fleet
+
+SAVE_EVERY_S: Final = 5.0
+RESTARTS_MAX: Final = 3
+"""How often it is begun again from the same state: what kills its worker each time would go on doing so."""
+TELL_EVERY_S: Final = 0.25
+_LOST: Final = (TaskLost, WorkerCrashed, TaskQuarantined, FleetNotFound)
+
+
+@dataclass(frozen=True)
+class Stint:
+    """What one node did of a population, from when it began there to where it was last saved."""
+
+    node: str
+    part: int
+    passes: int
+    ticks: int
+    wall_s: float
+    report: Report = field(repr=False)
+
+
+@dataclass(frozen=True)
+class FleetReport:
+    """What came of a population that ran in the fleet; `blob` is its state, which `load` makes a NanoSwarm again.
+
+    `restarts` counts how often parts were lost and all begun again from their last common state, `moves` how often it was
+    moved. `lines` are messages that crossed between parts.
+    """
+
+    now_ns: int
+    passes: int
+    wall_s: float
+    stints: tuple[Stint, ...]
+    failures: tuple[str, ...]
+    restarts: int
+    moves: int
+    lines: int
+    stopped: bool
+    blob: Any = field(repr=False)
+
+    @property
+    def ticks(self) -> int:
+        """Ticks that count: those after the last common state of a part that was lost were made again."""
+        return sum(stint.ticks for stint in self.stints)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Where it ran, in order."""
+        return tuple(dict.fromkeys(stint.node for stint in self.stints))
+
+    def load(self, **more: Any) -> NanoSwarm:
+        """The population as it is now, to look into or to go on with; see `nano.load`."""
+        return load(self.blob, **more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; without the blob."""
+        return {
+            "now_s": self.now_ns / 1e9, "passes": self.passes, "ticks": self.ticks, "wall_s": self.wall_s,
+            "nodes": list(self.nodes), "restarts": self.restarts, "moves": self.moves, "lines": self.lines,
+            "stopped": self.stopped, "failures": list(self.failures), "bytes": len(self.blob),
+            "stints": [
+                {"node": each.node, "part": each.part, "passes": each.passes, "ticks": each.ticks, "wall_s": each.wall_s}
+                for each in self.stints
+            ],
+        }  # fmt: skip
+
+
+def submit(
+    fleet: Fleet,
+    what: NanoSwarm | Any,
+    *,
+    seconds: float | None = None,
+    passes: int | None = None,
+    nodes: int | None = None,
+    on: str | Sequence[str] | None = None,
+    by: By | Mapping[str, int] = "kinds",
+    save_every_s: float | None = SAVE_EVERY_S,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    send_modules: bool = True,
+    **options: Any,
+) -> PopulationRun:
+    """Run a population (a NanoSwarm, or a saved one) in the fleet for a time of its own, or so many passes; a future.
+
+    It is saved, and begins on another node as it is. With `nodes` above 1 it is spread: `by="kinds"` gives each node whole
+    kinds, "rows" gives each a part of every kind, a mapping says which part (from 0) each kind is in; their messages cross
+    after each pass. `on` names the nodes, one for each part. While it runs it is saved every `save_every_s` seconds (None:
+    never), and goes on from there when a node is lost. `progress` is called, in a thread of its own, with what
+    `PopulationRun.progress` has.
+
+    Kinds are found there by their names. Modules that are the caller's own go along as source, to nodes that grant `code`,
+    unless `send_modules` is false. `options` are those of tasks: priority, needs, labels, nice, name, …
+
+    NanoError names what cannot be saved; NotFound a node that is not there. When a node has a kind with other fields, or
+    not at all, the future fails with SchemaMismatch.
+    """
+    refuse_while_put()
+    blob = what.save() if isinstance(what, NanoSwarm) else what
+    header, _ = parts(blob)
+    for each in header["cohorts"]:
+        if each["tick"] == "":
+            kind = header["kinds"][each["kind"]]["name"]
+            raise NanoError(
+                f"the native tick of {kind} has no name by which another process finds it",
+                hint=f"make it a name of the module {kind.partition(':')[0]!r}: `fall = library.fall`",
+                kind=kind,
+            )
+    names = [on] if isinstance(on, str) else list(on or ())
+    count = nodes if nodes is not None else max(1, len(names))
+    if names and len(names) != count:
+        raise NanoError(f"{len(names)} nodes are named for {count} parts", hint="name one node for each part")
+    now_ns, made = header["now_ns"], header["passes"]
+    if (seconds is None) == (passes is None) or not (seconds if seconds is not None else passes or 0) >= 0:
+        raise NanoError("one of seconds and passes is wanted, not negative", hint="submit(fleet, flock, seconds=10)")
+    if count > 1 and header["time"] == "real":
+        raise NanoError(
+            "a population in real time cannot be spread in step",
+            hint="time='virtual', or bridge its topics: nano.Bridge",
+        )
+    if save_every_s is not None and not save_every_s > 0:
+        raise NanoError(f"save_every_s={save_every_s!r}", hint="seconds above 0, or None for never")
+    unknown = {"rerun", "stream", "retries", "timeout_s", "python"} & options.keys()
+    if unknown:
+        raise NanoError(f"a population has no option {min(unknown)!r}", hint="it is begun again by itself")
+    sources = sources_of(each["name"].partition(":")[0] for each in header["kinds"]) if send_modules else {}
+    run = PopulationRun(
+        fleet, blob, cut(blob, count, by), names, sources, options,
+        until_ns=NEVER if seconds is None else now_ns + round(seconds * 1e9),
+        passes=None if passes is None else made + passes, save_every_s=save_every_s,
+    )  # fmt: skip
+    if progress is not None:
+        run.add_progress_callback(progress)
+    run._start()
+    return run
+
+
+class PopulationRun(concurrent.futures.Future[FleetReport]):
+    """A population that runs in the fleet: a future of its `FleetReport`, as `submit` returns it.
+
+    `cancel` ends it without a result, `stop` after its next pass and with one. It lives as long as the connection that it was
+    submitted through.
+    """
+
+    def __init__(
+        self, fleet: Fleet, blob: Any, how: Cut, names: Sequence[str], sources: Mapping[str, str], options: Mapping[str, Any],
+        *, until_ns: int, passes: int | None, save_every_s: float | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._fleet, self._whole, self._cut = fleet, blob, how
+        self._sources, self._options = dict(sources), dict(options)
+        self._until_ns, self._passes, self._save_every_s = until_ns, passes, save_every_s
+        self._names: list[str] = list(names)
+        self._wanted: dict[int, str] = dict(enumerate(names))
+        """Nodes that were asked for, by part."""
+        self._events: queue.SimpleQueue[tuple[int, str, Any, Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._letters = itertools.count(1)
+        self._attempt = 0
+        self._streams: dict[int, Any] = {}
+        self._nodes: dict[int, str] = {}
+        self._blobs: list[Any] = []
+        self._reports: dict[int, tuple[str, Saved]] = {}
+        """What was last saved of each part in this stint, and where: the common state."""
+        self._saving: dict[int, dict[int, Saved]] = {}
+        self._stints: list[Stint] = []
+        self._told: dict[int, tuple[int, bytes]] = {}
+        """Letters that show no effect yet: number -> part, letter."""
+        self._said: dict[int, dict[str, Any]] = {}
+        self._callbacks: list[Callable[[dict[str, Any]], None]] = []
+        self._asked: dict[int, concurrent.futures.Future[Any]] = {}
+        self._stopping = False
+        self._moves: list[concurrent.futures.Future[tuple[str, ...]]] = []
+        self._moved = self._restarts = self._again = 0
+        self._began_s = time.monotonic()
+        self._endings: dict[int, Ending] = {}
+        self._lines = 0
+        self._here: dict[int, int] = {}
+        self._begun: set[int] = set()
+        self._placed_s = 0.0
+        self._keys: list[tuple[bytes, bytes]] = []
+        self._thread = threading.Thread(target=self._drive, name="nano-driver", daemon=True)
+
+    # --- what people ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Where its parts run now, in their order."""
+        return tuple(self._nodes[part] for part in sorted(self._nodes))
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is: "passes" that all parts have made, "now_s" and "until_s" of its time, "agents", "ticks", "wall_s",
+        "nodes", "restarts" and "moves"."""
+        said = list(self._said.values())
+        return {
+            "passes": min((each["passes"] for each in said), default=0),
+            "now_s": min((each["now_ns"] for each in said), default=0) / 1e9,
+            "until_s": None if self._until_ns == NEVER else self._until_ns / 1e9, "until_passes": self._passes,
+            "agents": sum(each["agents"] for each in said), "ticks": sum(each["ticks"] for each in said),
+            "wall_s": time.monotonic() - self._began_s, "nodes": list(self.nodes),
+            "restarts": self._restarts, "moves": self._moved,
+        }  # fmt: skip
+
+    def add_progress_callback(self, function: Callable[[dict[str, Any]], None]) -> None:
+        """Have `function(progress)` called, in the driver's thread, whenever there is news."""
+        self._callbacks.append(function)
+
+    def move(self, to: str | Sequence[str], *, timeout: float | None = 60.0) -> tuple[str, ...]:
+        """Have it go on elsewhere: after a pass it is saved, ends where it is, and begins there. `to` names a node, or one for each
+        part. Returns where it then runs; NotFound when there is no such node, TimeoutError, and NanoError when it ended before."""
+        names = [to] if isinstance(to, str) else list(to)
+        if len(names) != self._cut.parts:
+            raise NanoError(f"{len(names)} nodes are named for {self._cut.parts} parts", hint="name one for each part")
+        self._members(names)
+        done: concurrent.futures.Future[tuple[str, ...]] = concurrent.futures.Future()
+        self._events.put((-1, "move", names, done))
+        return done.result(timeout)
+
+    def save(self, *, timeout: float | None = 60.0) -> Any:
+        """Its state after a pass from now on, as one blob, while it goes on; NanoError when it ended before."""
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._events.put((-1, "save", None, done))
+        return done.result(timeout)
+
+    def stop(self) -> None:
+        """Have it end after a pass; its result is what came of it until then."""
+        self._events.put((-1, "stop", None, None))
+
+    def cancel(self) -> bool:
+        """End it without a result."""
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()
+        self._events.put((-1, "cancel", None, None))
+        return True
+
+    # --- the driver ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._blobs = split(self._whole, self._cut)
+        if self._names:
+            self._members(self._names)
+        self._thread.start()
+
+    def _drive(self) -> None:
+        try:
+            self._place()
+            while self._step():
+                pass
+        except BaseException as error:
+            self._end_streams()
+            if not self.done():
+                self._finish(None, error)
+        finally:
+            for waiting in (*self._moves, *self._asked.values()):
+                if not waiting.done():
+                    waiting.set_exception(
+                        NanoError("the population ended before", hint="its result has what came of it")
+                    )
+            while True:
+                try:
+                    _, what, _, done = self._events.get_nowait()
+                except queue.Empty:
+                    break
+                if what in ("move", "save"):
+                    done.set_exception(NanoError("the population has ended", hint="its result has what came of it"))
+
+    def _finish(self, report: FleetReport | None, error: BaseException | None) -> None:
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                assert report is not None
+                self.set_result(report)
+        except concurrent.futures.InvalidStateError:
+            pass  # it was cancelled meanwhile
+
+    def _step(self) -> bool:
+        """Take the next event; False when it is over."""
+        try:
+            attempt, what, about, more = self._events.get(timeout=TELL_EVERY_S)
+        except queue.Empty:
+            self._tell_again()
+            self._check_begun()
+            return True
+        if attempt == -1:
+            return self._ask(what, about, more)
+        if attempt != self._attempt:
+            return True  # of a part that was given up
+        part = more
+        match what:
+            case "here":
+                self._here[part] = about
+                if len(self._here) == self._cut.parts and self._cut.parts > 1:
+                    self._introduce()
+            case "begun":
+                self._begun.add(part)
+                if len(self._begun) == self._cut.parts:
+                    self._told.clear()
+                    self._on_begun()
+            case "progress":
+                self._said[part] = about
+                self._news()
+            case "saved":
+                self._saved(part, about)
+            case "ended":
+                return self._ended(part, about)
+            case "failed":
+                return self._failed(part, about)
+        return True
+
+    def _ask(self, what: str, about: Any, done: Any) -> bool:
+        if what == "cancel":
+            self._end_streams()
+            return False
+        if what == "stop":
+            self._stopping = True
+        elif what == "move":
+            self._wanted = dict(enumerate(about))
+            self._moves.append(done)
+        elif what == "save":
+            number = next(self._letters)
+            self._asked[number] = done
+            if len(self._begun) == self._cut.parts:
+                self._letter(number, 0, {"do": "save"})
+            return True
+        if len(self._begun) == self._cut.parts:
+            self._letter(next(self._letters), 0, {"do": "stop"})
+        return True
+
+    def _on_begun(self) -> None:
+        self._saving.clear()
+        for number in self._asked:
+            self._letter(number, 0, {"do": "save"})
+        if self._moves and list(self.nodes) == [self._wanted.get(part) for part in range(self._cut.parts)]:
+            for waiting in self._moves:
+                waiting.set_result(self.nodes)
+            self._moves.clear()
+            self._moved += 1
+        if self._stopping or self._moves:
+            self._letter(next(self._letters), 0, {"do": "stop"})
+        self._news()
+
+    # --- letters ------------------------------------------------------------------------------------------------------
+
+    def _letter(self, number: int, part: int, said: dict[str, Any]) -> None:
+        letter = bytes(msgpack.packb({"n": number, **said}))
+        self._told[number] = (part, letter)
+        self._streams[part].future.tell(letter)
+
+    def _tell_again(self) -> None:
+        for part, letter in self._told.values():
+            if part in self._streams:
+                self._streams[part].future.tell(letter)
+
+    def _introduce(self) -> None:
+        """Tell each part where those before it listen."""
+        hosts = {member["name"]: _host(member["address"]) for member in self._fleet.members()}
+        for part in range(self._cut.parts):
+            where = {
+                other: f"{'127.0.0.1' if self._nodes[other] == self._nodes[part] else hosts.get(self._nodes[other], '127.0.0.1')}:{self._here[other]}"
+                for other in range(part)
+            }
+            self._letter(
+                next(self._letters), part, {"do": "meet", "where": {str(key): value for key, value in where.items()}}
+            )
+
+    def _check_begun(self) -> None:
+        if len(self._begun) == self._cut.parts or time.monotonic() - self._placed_s < START_S:
+            return
+        part = min(set(range(self._cut.parts)) - self._begun)
+        where = self._nodes.get(part, "?")
+        if part in self._here:
+            raise NanoError(
+                f"part {part} on {where} did not begin within {START_S:g} s: it did not hear of the others",
+                hint="a firewall between the nodes? parts of a population talk over ports of their own",
+            )
+        raise NanoError(
+            f"part {part} did not begin on {where} within {START_S:g} s",
+            hint="are its slots taken? `swarm status` shows it",
+        )
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    def _members(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Nodes that take tasks; NotFound when one of the names is not among them."""
+        found = [each for each in self._fleet.members() if each["state"] == "alive"]
+        known = {each["name"] for each in found}
+        for name in names:
+            if name not in known:
+                raise NotFound(f"there is no node {name!r}", hint=f"there are {', '.join(sorted(known))}")
+        return found
+
+    def _choose(self, avoid: frozenset[str]) -> dict[int, str]:
+        """A node for each part: those asked for while they are there, else the ones with the most room."""
+        members = self._members(())
+        free = {each["name"]: float(each["slots"]) - float(each["busy"]) for each in members if each["slots"] >= 1}
+        better = {name: room for name, room in free.items() if name not in avoid} or free
+        if not better:
+            raise NanoError("no node of the fleet takes tasks", hint="`swarm members` shows them")
+        chosen: dict[int, str] = {}
+        for part in range(self._cut.parts):
+            wanted = self._wanted.get(part, "")
+            if wanted in better:
+                chosen[part] = wanted
+        for part in range(self._cut.parts):
+            if part not in chosen:
+                taken = list(chosen.values())
+                chosen[part] = min(better, key=lambda name: (taken.count(name), -better[name], name))
+        return dict(sorted(chosen.items()))
+
+    def _place(self, avoid: frozenset[str] = frozenset()) -> None:
+        """Start all parts from the last common state."""
+        self._attempt += 1
+        self._told.clear()
+        self._endings.clear()
+        self._here.clear()
+        self._begun.clear()
+        self._reports.clear()
+        self._saving.clear()
+        self._placed_s = time.monotonic()
+        self._nodes = self._choose(avoid)
+        count = self._cut.parts
+        self._keys = [key_pair() for _ in range(count)] if count > 1 else []
+        token = secrets.token_bytes(TOKEN_BYTES)
+        options = {"name": "nano"} | self._options
+        asked = options.pop("labels", None) or ()
+        labels = [asked] if isinstance(asked, str) else list(asked)
+        for part in range(count):
+            plan = Plan(
+                part, count, self._until_ns, self._passes, self._save_every_s, self._sources,
+                tuple(public for public, _ in self._keys), self._keys[part][1] if self._keys else b"", token,
+            )  # fmt: skip
+            stream = self._fleet.stream(
+                run_part, plan, numpy().frombuffer(self._blobs[part], dtype="u1"),
+                rerun=False, labels=[*labels, f"node:{self._nodes[part]}"], **options,
+            )  # fmt: skip
+            self._streams[part] = stream
+            threading.Thread(
+                target=self._read, args=(self._attempt, part, stream), name=f"nano-part-{part}", daemon=True
+            ).start()
+
+    def _read(self, attempt: int, part: int, stream: Any) -> None:
+        try:
+            for what, about in stream:
+                self._events.put((attempt, what, about, part))
+            self._events.put((attempt, "ended", stream.future.result(), part))
+        except BaseException as error:
+            self._events.put((attempt, "failed", error, part))
+
+    def _end_streams(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.close()
+
+    # --- what parts say -----------------------------------------------------------------------------------------------
+
+    def _saved(self, part: int, saved: Saved) -> None:
+        self._said[part] = {
+            "passes": saved.passes, "now_ns": saved.now_ns, "agents": sum(line.agents for line in saved.report.cohorts),
+            "ticks": self._said.get(part, {}).get("ticks", 0),
+        }  # fmt: skip
+        for number in saved.asked:
+            self._told.pop(number, None)
+        at = self._saving.setdefault(saved.passes, {})
+        at[part] = saved
+        if len(at) < self._cut.parts:
+            return
+        self._blobs = [at[number].blob for number in range(self._cut.parts)]
+        self._reports = {number: (self._nodes[number], at[number]) for number in at}
+        self._saving = {passes: those for passes, those in self._saving.items() if passes > saved.passes}
+        self._again = 0
+        asked = [self._asked.pop(number) for number in at[0].asked if number in self._asked]
+        if asked:
+            blob = gather(self._whole, self._cut, self._blobs)
+            for waiting in asked:
+                waiting.set_result(blob)
+
+    def _keep_stints(self, those: Mapping[int, tuple[str, Saved]]) -> None:
+        for part, (node, saved) in sorted(those.items()):
+            report = saved.report
+            self._stints.append(Stint(node, part, report.passes, report.ticks, report.wall_s, report))
+
+    def _ended(self, part: int, ending: Ending) -> bool:
+        self._endings[part] = ending
+        if len(self._endings) < self._cut.parts:
+            return True
+        endings = [self._endings[number] for number in range(self._cut.parts)]
+        self._endings.clear()
+        self._streams.clear()
+        self._blobs = [each.saved.blob for each in endings]
+        self._keep_stints({number: (each.node, each.saved) for number, each in enumerate(endings)})
+        self._lines += sum(each.lines_out for each in endings)
+        self._again = 0
+        for number, each in enumerate(endings):
+            self._said[number] = {
+                "passes": each.saved.passes, "now_ns": each.saved.now_ns,
+                "agents": sum(line.agents for line in each.saved.report.cohorts), "ticks": self._said.get(number, {}).get("ticks", 0),
+            }  # fmt: skip
+        if all(each.stopped for each in endings) and not self._stopping:
+            self._place()  # it moves
+            return True
+        last = endings[0].saved
+        self._finish(
+            FleetReport(
+                last.now_ns, last.passes, time.monotonic() - self._began_s, tuple(self._stints),
+                tuple(each for ending in endings for each in ending.failures), self._restarts, self._moved, self._lines,
+                any(each.stopped for each in endings), gather(self._whole, self._cut, self._blobs),
+            ),
+            None,
+        )  # fmt: skip
+        self._news()
+        return False
+
+    def _failed(self, part: int, error: BaseException) -> bool:
+        if not isinstance(error, _LOST):
+            if isinstance(error, TaskCancelled | concurrent.futures.CancelledError):
+                error = TaskCancelled(
+                    f"part {part} of the population was cancelled", hint="by `swarm task cancel`, or the fleet stops"
+                )
+            raise error
+        self._end_streams()
+        self._again += 1
+        if self._again > RESTARTS_MAX:
+            hint = error.hint if isinstance(error, SwarmError) else ""
+            raise type(error)(
+                f"the population was lost {self._again} times after the same pass, last on {self._nodes[part]}: {error}",
+                hint=hint or "a native tick that crashes? run it here: `swarm nano run`",
+            ) from error
+        self._restarts += 1
+        self._keep_stints(self._reports)
+        lost = self._nodes[part]
+        self._place(frozenset({lost}))
+        return True
+
+    def _news(self) -> None:
+        progress = self.progress
+        for function in self._callbacks:
+            with contextlib.suppress(Exception):  # whose callback it is has to see to it
+                function(progress)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
