@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nodes.cli import nano_evolve
+from nodes.cli import nano_evolve, nano_spawn
 from nodes.cli.arguments import add_common_arguments, duration
 from nodes.cli.files import check_writable, write_whole
 from nodes.cli.screen import print_json, say, table
@@ -58,13 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     profile.add_argument("--passes", type=int, metavar="N", help="so many passes, in place of a time")
     profile.add_argument("--calls", type=int, default=100_000, metavar="N", help="keep the last N calls (100000)")
     evolve = nano_evolve.add_arguments(actions)
-    for each in (run, go_on, inspect, benchmark, profile, evolve):
+    spawn = actions.add_parser(
+        "spawn", help="run a population in the fleet, spread over nodes if wanted", description=nano_spawn.ABOUT
+    )
+    nano_spawn.add_arguments(spawn)
+    for each in (run, spawn, go_on, inspect, benchmark, profile, evolve):
         add_common_arguments(each, action=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
     match args.action:
+        case "spawn":
+            return nano_spawn.run(args)
         case "benchmark":
             return _benchmark(args)
         case "inspect":

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.nano.agents import Agents
 from swarm.nano.budget import Budget
 from swarm.nano.bus import Message
-from swarm.nano.errors import BadTick, NanoError, PopulationFull, SchemaMismatch
+from swarm.nano.errors import BadTick, KindNotThere, NanoError, PopulationFull, SchemaMismatch
 from swarm.nano.fields import (
     boolean,
     f32,
@@ -56,7 +56,7 @@ _LATER = {"FleetReport": "swarm.nano.fleet", "PopulationRun": "swarm.nano.fleet"
 """Imported when first used: who only simulates needs no fleet."""
 
 __all__ = [
-    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "FleetReport", "Hierarchical", "Kind", "Mesh",
+    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "FleetReport", "Hierarchical", "Kind", "KindNotThere", "Mesh",
     "Message", "NanoError", "NanoSwarm", "PopulationFull", "PopulationRun", "Priority", "Quantum", "Report", "RoundRobin", "SchemaMismatch",
     "Share", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
     "include", "load", "reads", "submit", "u8", "u16", "u32", "u64", "writes",

@@ -22,3 +22,9 @@ class BadTick(NanoError, TypeError):
 
 class SchemaMismatch(NanoError, ValueError):
     """A saved population does not fit the kinds of this program, or is damaged."""
+
+
+class KindNotThere(SchemaMismatch):
+    """A node has not got a kind of the population that was submitted, or one with other fields."""
+
+    exit_code = ExitCode.REFUSED

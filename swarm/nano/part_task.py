@@ -16,7 +16,7 @@ import msgpack
 from kernels.passes import NEVER
 from swarm import tasks
 from swarm.nano.arrays import numpy
-from swarm.nano.errors import NanoError
+from swarm.nano.errors import KindNotThere, NanoError, SchemaMismatch
 from swarm.nano.lockstep import HEADER, SAVE, STOP, Part
 from swarm.nano.reports import Report
 from swarm.nano.saving import load
@@ -82,8 +82,8 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
     with put(plan.sources):
         try:
             flock = load(blob)
-        except NanoError as error:
-            raise type(error)(
+        except SchemaMismatch as error:
+            raise KindNotThere(
                 f"on {node}: {error.message}" if node else error.message,
                 hint=error.hint,
                 **{**error.facts, "node": node},
