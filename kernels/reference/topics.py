@@ -17,11 +17,13 @@ class _Topic:
     full: str
     outbox: list[tuple[int, int, bytes]] = field(default_factory=list)  # kind, row, line; in the order of publishing
     inbox: list[bytes] = field(default_factory=list)
+    arrived: list[tuple[int, int, bytes]] = field(default_factory=list)
     subscribers: set[int] = field(default_factory=set)
     published: int = 0
     dropped: int = 0
     blocked: int = 0
     delivered: int = 0
+    lost: int = 0
 
 
 class Bus:
@@ -60,8 +62,33 @@ class Bus:
     def turn(self) -> None:
         """What was published becomes the inbox, sorted by (kind, row), equal ones as they were published."""
         for topic in self._topics:
+            room = topic.lines_max - len(topic.outbox)
+            topic.lost += max(0, len(topic.arrived) - room)
+            topic.outbox += topic.arrived[:room]
+            topic.arrived = []
             topic.inbox = [line for _, _, line in sorted(topic.outbox, key=lambda sent: sent[:2])]
             topic.outbox = []
+
+    def arrive(self, lines: bytes) -> int:
+        """Lines that were published elsewhere; how many found room so far."""
+        taken = 0
+        for at in range(0, len(lines), LINE):
+            topic, kind, row = HEADER.unpack_from(lines, at)
+            to = self._topics[topic]
+            if len(to.arrived) == to.lines_max:
+                to.lost += 1
+                continue
+            to.arrived.append((kind, row, lines[at : at + LINE]))
+            taken += 1
+        return taken
+
+    def lost(self, topic: int) -> int:
+        """Lines that arrived and found no room."""
+        return self._topics[topic].lost
+
+    def outbox(self, topic: int) -> bytes:
+        """The lines published in this pass so far."""
+        return b"".join(line for _, _, line in self._topics[topic].outbox)
 
     def inbox(self, topic: int) -> bytes:
         """The lines of the pass before."""

@@ -42,6 +42,7 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
         if not isinstance(path, str) or not path.endswith(".py") or not Path(path).is_file():
             continue
         found[name] = Path(path).read_text(encoding="utf-8")
+        wanted += _imports(found[name], name)
         for value in vars(module).values():
             other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if isinstance(other, str):

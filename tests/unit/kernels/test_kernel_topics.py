@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import random
 import struct
 
@@ -10,15 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.lanes import SpscLane
 from kernels.reference import topics as reference
-from kernels.topics import Bus
+from kernels.topics import Bus, BusLink
 
 KINDS = st.sampled_from([0, 1, 2, 255, 256, 65535])
 ROWS = st.integers(0, 9) | st.sampled_from([255, 256, 2**16, 2**24, 2**32 - 1]) | st.integers(0, 2**32 - 1)
 SENDS = st.tuples(st.just("publish"), st.integers(0, 2), KINDS, ROWS, st.binary(max_size=56))
 LINES = st.lists(st.tuples(st.integers(0, 2), KINDS, ROWS, st.binary(min_size=56, max_size=56)), max_size=30)
 STEPS = st.lists(
-    SENDS | SENDS | st.tuples(st.just("turn")) | st.tuples(st.just("publish_many"), LINES), min_size=1, max_size=40
+    SENDS | SENDS | st.tuples(st.just("turn")) | st.tuples(st.sampled_from(["publish_many", "arrive"]), LINES),
+    min_size=1,
+    max_size=40,
 )
 
 
@@ -34,7 +38,7 @@ def pair(*topics: tuple[int, str]) -> tuple[Bus, reference.Bus]:
 
 
 def shown(bus: Bus | reference.Bus) -> list[tuple[bytes, int, tuple[int, ...]]]:
-    return [(bytes(bus.inbox(t)), bus.pending(t), bus.counters(t)) for t in range(3)]
+    return [(bytes(bus.inbox(t)), bytes(bus.outbox(t)), bus.pending(t), bus.counters(t), bus.lost(t)) for t in range(3)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -42,7 +46,7 @@ def shown(bus: Bus | reference.Bus) -> list[tuple[bytes, int, tuple[int, ...]]]:
 def test_a_bus_does_what_the_reference_does(rooms, steps):
     bus, twin = pair((rooms[0], "drop"), (rooms[1], "block"), (rooms[2], "drop"))
     for name, *arguments in [*steps, ("turn",)]:
-        if name == "publish_many":
+        if name in ("publish_many", "arrive"):
             arguments = [b"".join(line(*one) for one in arguments[0])]
         assert getattr(bus, name)(*arguments) == getattr(twin, name)(*arguments)
         assert shown(bus) == shown(twin)
@@ -246,3 +250,92 @@ def test_other_mistakes_are_named():
         bus.add(1)
     with pytest.raises(ValueError, match="at most 1024 topics"):
         bus.add(1)
+
+
+def linked(lines: int = 16) -> tuple[Bus, Bus, BusLink, BusLink, mmap.mmap]:
+    """Two buses: topic 1 of one is topic 0 of the other, by the name 3; and back, topic 1 there is topic 0 here, by the name 0."""
+    here, there = Bus(), Bus()
+    for bus in (here, there):
+        bus.add(100)
+        bus.add(100)
+    forth, back = mmap.mmap(-1, SpscLane.nbytes(lines)), bytearray(SpscLane.nbytes(lines))
+    one = BusLink(2, {1: 3}, {0: 0}, SpscLane.create(forth), SpscLane.create(back))
+    other = BusLink(2, {1: 0}, {3: 0}, SpscLane(back), SpscLane(forth))
+    here.join(one)
+    there.join(other)
+    return here, there, one, other, forth
+
+
+def test_a_link_carries_topics_both_ways_in_their_order():
+    here, there, one, other, _ = linked()
+    for row in (9, 2):
+        here.publish(1, 5, row, b"from here")
+    here.publish(0, 5, 1, b"stays")
+    there.publish(0, 5, 4, b"own")
+    there.publish(1, 7, 7, b"from there")
+    here.turn()
+    there.turn()
+    assert bytes(there.inbox(0)) == line(0, 5, 2, b"from here") + line(0, 5, 4, b"own") + line(0, 5, 9, b"from here")
+    assert bytes(here.inbox(0)) == line(0, 5, 1, b"stays")
+    here.turn()
+    assert bytes(here.inbox(0)) == line(0, 7, 7, b"from there")
+    assert one.counters() == (2, 0, 1, 0)
+    assert other.counters() == (1, 0, 2, 0)
+    assert there.counters(0) == (1, 0, 0, 0), "what arrives is not published here"
+    here.part(one)
+    here.publish(1, 5, 1, b"not sent")
+    here.turn()
+    assert one.counters() == (2, 0, 1, 0)
+
+
+def test_a_link_that_is_full_drops_and_counts():
+    here, there, one, other, _ = linked(4)
+    for row in range(7):
+        here.publish(1, 1, row)
+    here.turn()
+    there.turn()
+    assert one.counters()[:2] == (4, 3)
+    assert [bytes(there.inbox(0))[at + 4] for at in range(0, 256, 64)] == [0, 1, 2, 3]
+
+
+def test_lines_of_a_peer_are_not_trusted():
+    here, there, one, other, forth = linked(4)
+    lane = SpscLane(forth)
+    lane.put_many(line(3, 1, 1) + line(2, 1, 1) + line(9, 1, 1) + line(65535, 65535, 2**32 - 1))
+    there.turn()
+    assert other.counters() == (0, 0, 1, 3), "three are of topics that nobody agreed on"
+    forth[128:136] = (2**40).to_bytes(8, "little")  # the producer's counter
+    there.turn()
+    with pytest.raises(ValueError, match="damaged"):
+        other.counters()
+    there.publish(0, 1, 1, b"goes on")
+    there.turn()
+    assert len(there.inbox(0)) == 64
+
+
+def test_links_that_do_not_fit_are_refused():
+    bus = Bus()
+    bus.add(4)
+    with pytest.raises(ValueError, match="2 topics; this one has 1"):
+        bus.join(BusLink(2, {}, {}))
+    with pytest.raises(ValueError, match="no topic 7"):
+        bus.join(BusLink(1, {}, {0: 7}))
+    with pytest.raises(OverflowError):
+        BusLink(1, {0: 70_000}, {})
+    with pytest.raises(ValueError, match="at most 1024"):
+        BusLink(1, {}, {5000: 0})
+    link = BusLink(1, {}, {})
+    bus.join(link)
+    with pytest.raises(RuntimeError):
+        bus.join(link)
+
+
+def test_a_bus_with_a_link_can_be_let_go_in_any_order():
+    here, there, one, other, forth = linked()
+    del one, forth
+    here.publish(1, 1, 1)
+    here.turn()
+    del here
+    gc.collect()
+    there.turn()
+    assert len(there.inbox(0)) == 64
