@@ -188,6 +188,8 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         """Nodes that were asked for, by part."""
         self._events: queue.SimpleQueue[tuple[int, str, Any, Any]] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._over = False
+        """Nobody takes events any more; guarded by the lock."""
         self._letters = itertools.count(1)
         self._attempt = 0
         self._streams: dict[int, Any] = {}
@@ -246,15 +248,12 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         if len(names) != self._cut.parts:
             raise NanoError(f"{len(names)} nodes are named for {self._cut.parts} parts", hint="name one for each part")
         self._members(names)
-        done: concurrent.futures.Future[tuple[str, ...]] = concurrent.futures.Future()
-        self._events.put((-1, "move", names, done))
-        return done.result(timeout)
+        where: tuple[str, ...] = self._ask_driver("move", names).result(timeout)
+        return where
 
     def save(self, *, timeout: float | None = 60.0) -> Any:
         """Its state after a pass from now on, as one blob, while it goes on; NanoError when it ended before."""
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._events.put((-1, "save", None, done))
-        return done.result(timeout)
+        return self._ask_driver("save", None).result(timeout)
 
     def stop(self) -> None:
         """Have it end after a pass; its result is what came of it until then."""
@@ -267,6 +266,14 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self.set_running_or_notify_cancel()
         self._events.put((-1, "cancel", None, None))
         return True
+
+    def _ask_driver(self, what: str, about: Any) -> concurrent.futures.Future[Any]:
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            if self._over:
+                raise NanoError("the population has ended", hint="its result has what came of it")
+            self._events.put((-1, what, about, done))
+        return done
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
@@ -286,6 +293,8 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             if not self.done():
                 self._finish(None, error)
         finally:
+            with self._lock:
+                self._over = True
             for waiting in (*self._moves, *self._asked.values()):
                 if not waiting.done():
                     waiting.set_exception(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import tempfile
+import time as clocks
+from pathlib import Path
 
 from kernels.passes import TICKS
 from swarm import nano
@@ -71,3 +75,46 @@ def population(seed: int = 3, birds: int = 40, singers: int = 5, time: str = "vi
     stones = flock.spawn(Stone.native_many(move), 50, rate_hz=10_000)
     stones.v[:] = range(50)
     return flock
+
+
+def marker() -> Path:
+    """Where workers that tick a Slow agent leave their process id."""
+    folder = Path(tempfile.gettempdir()) / "swarm-test-slow"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def unmark() -> None:
+    """Forget those of before."""
+    for each in marker().iterdir():
+        each.unlink()
+
+
+class Slow(nano.Kind, capacity=100):
+    """Takes its time, if it is told to, and leaves word of where it runs."""
+
+    pause_s: nano.f64
+    x: nano.f64
+    told: nano.u32
+    songs = nano.reads("songs")
+    calls = nano.writes("calls")
+
+    def tick(self, now_ns, bus):
+        if self.pause_s:
+            clocks.sleep(self.pause_s)
+        if not self.told % 16 and self.row == 0:
+            (marker() / str(os.getpid())).touch()
+        self.told += 1
+        self.x += bus.uniform() + sum(message.payload[0] for message in bus.read("songs"))
+        bus.publish("calls", bytes([self.row]))
+
+
+class Deadly(nano.Kind, capacity=4):
+    """Kills the process that ticks it, in its third tick."""
+
+    n: nano.u64
+
+    def tick(self, now_ns, bus):
+        self.n += 1
+        if self.n == 3:
+            os.kill(os.getpid(), 9)

@@ -1,0 +1,313 @@
+"""Populations on a fleet of real nodes: submitted, moved, spread, and gone on with after kill -9; always the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import swarm
+from swarm import nano
+from swarm.client.sync import Fleet
+from swarm.nano.fleet import RESTARTS_MAX
+from tests.e2e.fleets import ROOT, Nodes, until
+from tests.unit.nano import kinds_to_save, kinds_to_spread
+from tests.unit.nano.kinds_to_spread import population
+from tests.unit.nano.test_partition import content
+
+END_S = 0.01
+LONG_S = 3.0
+"""Of a population whose run takes so long that something can happen meanwhile."""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path_factory.mktemp("p"))
+    for name in ("oak", "elm", "ash"):
+        nodes.start(name, "--workers", "2")
+    yield nodes
+    assert set(nodes.stop_all().values()) == {0}
+
+
+def all_there(fleet: Fleet, count: int = 3) -> None:
+    until(lambda: sum(each["state"] == "alive" for each in fleet.members()) == count, 30, "the members")
+
+
+@pytest.fixture(scope="module")
+def fleet(nodes: Nodes) -> Iterator[Fleet]:
+    with nodes.connect("oak") as fleet:
+        all_there(fleet)
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def alone() -> nano.NanoSwarm:
+    """What comes of it in one process."""
+    flock = population()
+    flock.run_for(seconds=END_S)
+    return flock
+
+
+def slow(seconds_a_pass: float = 0.01) -> nano.NanoSwarm:
+    """A population that takes a while: its passes are slow, and few."""
+    flock = nano.NanoSwarm(seed=8)
+    flock.spawn(kinds_to_spread.Slow, 12, rate_hz=100).pause_s[:1] = seconds_a_pass
+    flock.spawn(kinds_to_spread.Singer, 3, rate_hz=100)
+    return flock
+
+
+def test_submitted_it_runs_elsewhere_and_comes_back(fleet, alone):
+    said: list[dict[str, object]] = []
+    run = nano.submit(fleet, population(), seconds=END_S, on="elm", progress=said.append)
+    report = run.result(60)
+    assert content(report.blob) == content(alone.save())
+    assert report.nodes == ("elm",)
+    assert (report.passes, report.now_ns) == (alone.passes.made, alone.now_ns)
+    assert report.ticks == sum(alone.passes.statistics(n)["ticks"] for n in range(4))
+    assert said[-1]["passes"] == report.passes
+    assert report.load().agents == alone.agents
+    json.dumps(report.to_dict())
+
+
+def test_so_many_passes(fleet):
+    flock = population()
+    flock.run_for(passes=7)
+    report = nano.submit(fleet, flock.save(), passes=50).result(60)
+    flock.run_for(passes=50)
+    assert content(report.blob) == content(flock.save())
+
+
+@pytest.mark.parametrize(("parts", "by"), [(2, "kinds"), (3, "kinds"), (2, "rows"), (3, "rows")])
+def test_spread_it_is_the_same(fleet, alone, parts, by):
+    report = nano.submit(fleet, population(), seconds=END_S, nodes=parts, by=by).result(120)
+    assert content(report.blob) == content(alone.save())
+    assert len(report.nodes) == parts
+    assert report.lines > 100
+
+
+def test_it_moves_while_it_runs(fleet):
+    flock = slow()
+    run = nano.submit(fleet, flock, seconds=LONG_S, on="oak")
+    until(lambda: run.progress["passes"] > 10, 30, "progress")
+    assert run.move("ash") == ("ash",) == run.nodes
+    taken = nano.load(run.save())
+    report = run.result(90)
+    assert [stint.node for stint in report.stints] == ["oak", "ash"]
+    assert all(stint.passes > 0 for stint in report.stints)
+    assert report.moves == 1
+    flock.run_for(seconds=LONG_S)
+    assert content(report.blob) == content(flock.save())
+    taken.run_for(ns=flock.now_ns - taken.now_ns)
+    assert content(taken.save()) == content(flock.save()), "what was saved on the way leads to the same"
+    with pytest.raises(nano.NanoError, match="ended"):
+        run.move("elm", timeout=10)
+
+
+def test_a_spread_one_moves_too(fleet):
+    flock = slow()
+    run = nano.submit(fleet, flock, seconds=LONG_S, on=["oak", "elm"], by="rows")
+    until(lambda: run.progress["passes"] > 10, 30, "progress")
+    assert run.move(["elm", "ash"]) == ("elm", "ash")
+    report = run.result(90)
+    flock.run_for(seconds=LONG_S)
+    assert content(report.blob) == content(flock.save())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_worker_that_is_killed_costs_what_was_not_saved(fleet, parts):
+    flock = slow()
+    victims: set[int] = set()
+    kinds_to_spread.unmark()
+    run = nano.submit(fleet, flock, seconds=LONG_S, nodes=parts, by="rows", save_every_s=0.2)
+    until(lambda: run.progress["passes"] > 50, 60, "progress")
+    for found in Path("/proc").glob("[0-9]*/comm"):
+        pid = int(found.parent.name)
+        if pid != os.getpid() and (kinds_to_spread.marker() / str(pid)).exists():
+            victims.add(pid)
+    assert victims
+    os.kill(min(victims), signal.SIGKILL)
+    report = run.result(120)
+    assert report.restarts == 1
+    flock.run_for(seconds=LONG_S)
+    assert content(report.blob) == content(flock.save())
+
+
+def test_a_node_that_is_killed_costs_what_was_not_saved(tmp_path):
+    nodes = Nodes(tmp_path)
+    try:
+        for name in ("oak", "elm", "ash"):
+            nodes.start(name, "--workers", "2")
+        with nodes.connect("oak") as fleet:
+            all_there(fleet)
+            flock = slow()
+            run = nano.submit(fleet, flock, seconds=LONG_S, on=["elm", "ash"], by="rows", save_every_s=0.2)
+            until(lambda: run.progress["passes"] > 50, 60, "progress")
+            nodes.kill("elm")
+            report = run.result(120)
+            assert report.restarts == 1
+            assert "elm" not in run.nodes
+            assert report.nodes[:2] == ("elm", "ash"), "what was saved before counts"
+            flock.run_for(seconds=LONG_S)
+            assert content(report.blob) == content(flock.save())
+    finally:
+        nodes.stop_all()
+
+
+def test_what_crashes_each_time_is_given_up(fleet):
+    flock = nano.NanoSwarm()
+    flock.spawn(kinds_to_spread.Deadly, 1, rate_hz=100)
+    with pytest.raises(swarm.TaskError, match=f"lost {RESTARTS_MAX + 1} times after the same pass") as failed:
+        nano.submit(fleet, flock, seconds=1).result(120)
+    assert failed.value.hint
+
+
+def test_stop_ends_it_with_what_there_is_and_cancel_without(fleet):
+    run = nano.submit(fleet, slow(), seconds=1e6)
+    until(lambda: run.progress["passes"] > 3, 30, "progress")
+    run.stop()
+    report = run.result(30)
+    assert report.stopped
+    assert 3 < report.passes < 10_000
+    run = nano.submit(fleet, slow(), seconds=1e6)
+    until(lambda: run.progress["passes"] > 3, 30, "progress")
+    assert run.cancel()
+    assert run.cancelled()
+    until(lambda: all(each["busy"] == 0 for each in fleet.members()), 30, "the workers are free again")
+
+
+def test_real_time_runs_in_real_time_and_moves(fleet):
+    flock = population(time="real")
+    began = time.monotonic()
+    run = nano.submit(fleet, flock, seconds=1.5, on="elm")
+    until(lambda: run.progress["passes"] > 0, 30, "progress")
+    run.move("oak")
+    report = run.result(60)
+    assert report.now_ns == 1_500_000_000
+    assert time.monotonic() - began >= 1.0
+    assert {stint.node for stint in report.stints} == {"elm", "oak"}
+    with pytest.raises(nano.NanoError, match="real time cannot be spread"):
+        nano.submit(fleet, flock, seconds=1, nodes=2)
+
+
+def test_what_cannot_travel_is_refused_by_name(fleet, monkeypatch):
+    def forever(agent, bus):
+        while True:
+            yield
+
+    flock = nano.NanoSwarm()
+    flock.spawn(kinds_to_save.Walker.generators(forever), 1, rate_hz=1)
+    with pytest.raises(nano.NanoError, match="generators of Walker cannot be saved"):
+        nano.submit(fleet, flock, seconds=1)
+    nameless = nano.NanoSwarm()
+    nameless.spawn(kinds_to_spread.Stone.native_many(kinds_to_spread.TICKS["move_many"]), 1, rate_hz=1)
+    with pytest.raises(nano.NanoError, match="native tick of .*Stone has no name"):
+        nano.submit(fleet, nameless, seconds=1)
+    with pytest.raises(swarm.SwarmError, match="no node 'birch'") as failed:
+        nano.submit(fleet, population(), seconds=1, on="birch")
+    assert "elm" in failed.value.hint
+    for wrong in (
+        {"seconds": -1},
+        {},
+        {"seconds": 1, "passes": 1},
+        {"seconds": 1, "save_every_s": 0},
+        {"seconds": 1, "retries": 2},
+    ):
+        with pytest.raises(nano.NanoError):
+            nano.submit(fleet, population(), **wrong)
+
+
+def test_a_kind_that_is_not_there_and_one_with_other_fields_are_told_by_the_node(fleet, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text(
+        "from swarm import nano\n"
+        "class Snail(nano.Kind, capacity=4):\n"
+        "    x: nano.f64\n"
+        "    def tick(self, now_ns, bus):\n"
+        "        self.x += 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here  # type: ignore[import-not-found]
+
+    snails = nano.NanoSwarm()
+    snails.spawn(only_here.Snail, 2, rate_hz=10)
+    with pytest.raises(nano.KindNotThere, match="on elm: the kind only_here:Snail is not found") as failed:
+        nano.submit(fleet, snails, seconds=1, on="elm", send_modules=False).result(60)
+    assert "importable" in failed.value.hint
+    assert nano.submit(fleet, snails, seconds=1, on="elm").result(60).ticks == 20
+    run = nano.submit(fleet, population(), passes=1, on="elm")
+    assert run.result(60).passes == 1
+    blob = population().save()
+    changed = {
+        name: source.replace("    heard: nano.u64", "    heard: nano.u32")
+        if name.endswith("kinds_to_spread")
+        else source
+        for name, source in run._sources.items()
+    }
+    assert changed != run._sources
+    from swarm.nano.part_task import Plan, run_part
+
+    stream = fleet.stream(run_part, Plan(0, 1, 1000, None, None, changed), blob, labels=["node:elm"])
+    with pytest.raises(nano.KindNotThere, match=r"hash of its schema is [0-9a-f]{32}, saved was [0-9a-f]{32}"):
+        list(stream)
+
+
+def test_on_the_command_line(nodes, fleet, tmp_path):
+    script = tmp_path / "flies.py"
+    script.write_text(
+        "from swarm import nano\n"
+        "class Fly(nano.Kind, capacity=100):\n"
+        "    x: nano.f64\n"
+        "    def tick(self, now_ns, bus):\n"
+        "        self.x += bus.uniform()\n"
+        "def population():\n"
+        "    flock = nano.NanoSwarm(seed=1)\n"
+        "    flock.spawn(Fly, 10, rate_hz=100)\n"
+        "    return flock\n"
+    )
+    saved = tmp_path / "flies.blob"
+    done = nodes.cli("nano", "spawn", str(script), "--seconds", "2s", "--on", "ash", "--save", str(saved), "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["nodes"], said["ticks"], said["now_s"]) == (["ash"], 2000, 2.0)
+    shown = nodes.cli("nano", "spawn", str(script), "--nodes", "2", "--by", "rows")
+    assert shown.returncode == 0, shown.stderr
+    assert b"NODE" in shown.stdout
+    assert b"runs on" in shown.stderr
+    for words, status in (
+        ((str(script), "--on", "birch"), 6), ((str(tmp_path / "none.py"),), 2), ((str(script), "--nodes", "0"), 2),
+        ((str(script), "--nodes", "5"), 1),
+    ):  # fmt: skip
+        refused = nodes.cli("nano", "spawn", *words)
+        assert refused.returncode == status, refused.stderr
+        assert b"hint" in refused.stderr
+    env = {**nodes.env, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    go_on = subprocess.run(
+        [sys.executable, "-m", "nodes.cli", "nano", "spawn", str(saved), "--seconds", "1s", "--json"],
+        env=env, cwd=tmp_path, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert go_on.returncode == 0, go_on.stderr
+    assert json.loads(go_on.stdout)["now_s"] == 3.0
+
+
+def test_ctrl_c_saves_what_there_is(nodes, fleet, tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text("from tests.e2e.test_nano_fleet import slow\npopulation = slow\n")
+    saved = tmp_path / "saved"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nodes.cli", "nano", "spawn", str(script), "--seconds", "100000s", "--save", str(saved)],
+        env={**nodes.env, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert b"runs on" in running.stderr.readline()
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert b"saved at" in err
+    assert nano.load(saved.read_bytes()).agents == 15
