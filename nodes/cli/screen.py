@@ -47,16 +47,18 @@ def print_json(value: object) -> None:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None) -> str:
-    """Columns side by side; numbers to the right, the widest text cut where it would not fit.
+    """Columns side by side; numbers to the right, the widest text cut where it would not fit on a terminal.
 
-    A column whose title ends in ``>`` is aligned to the right.
+    A column whose title ends in ``>`` holds numbers: it is aligned to the right, and never cut. What goes to a file or another
+    program is whole.
     """
     right = [title.endswith(">") for title in titles]
     cells = [[title.rstrip(">") for title in titles], *([_cell(value) for value in row] for row in rows)]
     widths = [max(_width(row[column]) for row in cells) for column in range(len(titles))]
+    texts = [column for column in range(len(titles)) if not right[column]]
     room = (width or screen_columns()) - 2 * (len(titles) - 1)
-    while sum(widths) > room:
-        widest = max(range(len(widths)), key=widths.__getitem__)
+    while texts and sum(widths) > room and (width or sys.stdout.isatty()):
+        widest = max(texts, key=widths.__getitem__)
         if widths[widest] <= 4:
             break
         widths[widest] -= 1
