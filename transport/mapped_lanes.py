@@ -139,6 +139,11 @@ class MappedLane:
         """Lines that wait to be taken, just now."""
         return self._opened().waiting
 
+    @property
+    def lane(self) -> SpscLane:
+        """The ring, for loops that run without the GIL. ValueError when it is closed."""
+        return self._opened()
+
     def _opened(self) -> SpscLane:
         if self._lane is None:
             raise ValueError("the lane is closed")

@@ -34,17 +34,20 @@ def key_pair() -> tuple[bytes, bytes]:
 class Mesh:
     """One of several processes, numbered from 0. It listens for those with higher numbers and connects to those with lower.
 
+    `queued` bounds how many messages wait for a peer that takes none; 0 is no bound, for turns, which never are more than two.
     One thread uses it. OSError when no port can be had.
     """
 
-    def __init__(self, me: int, publics: Sequence[bytes], secret: bytes, token: bytes) -> None:
+    def __init__(self, me: int, publics: Sequence[bytes], secret: bytes, token: bytes, *, queued: int = 0) -> None:
         self.me = me
+        self._queued = queued
         self._publics, self._secret, self._token = list(publics), secret, token
         self._context = zmq.Context(1)
         self._poller = zmq.Poller()
         self._router = self._socket(zmq.ROUTER)
         self._router.curve_server = True
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.port = self._router.bind_to_random_port("tcp://*")
         self._poller.register(self._router, zmq.POLLIN)
         self._routes: dict[int, bytes] = {}
@@ -53,6 +56,7 @@ class Mesh:
         self._waiting: dict[int, list[tuple[int, list[Any]]]] = {peer: [] for peer in self.peers}
         self._sent: dict[int, list[tuple[int, list[bytes]]]] = {peer: [] for peer in self.peers}
         self._next: dict[int, int] = dict.fromkeys(self.peers, 0)
+        self._thrown: list[Any] = []
 
     @property
     def peers(self) -> list[int]:
@@ -62,7 +66,7 @@ class Mesh:
     def _socket(self, kind: int) -> Any:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.SNDHWM, self._queued)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -81,6 +85,15 @@ class Mesh:
             self._dealers[peer] = dealer
             self._poller.register(dealer, zmq.POLLIN)
             dealer.send_multipart([HELLO, self._token])
+
+    def reconnect(self, peer: int, address: str) -> None:
+        """Connect to where a peer with a lower number is now."""
+        dealer = self._dealers.pop(peer, None)
+        if dealer is not None:
+            self._poller.unregister(dealer)
+            dealer.close()
+        self._welcome.discard(peer)
+        self.connect({peer: address})
 
     @property
     def joined(self) -> bool:
@@ -101,16 +114,34 @@ class Mesh:
         del kept[:-KEPT]
         self._send(peer, *kept[-1])
 
+    def throw(self, peer: int, body: Any) -> bool:
+        """Send something that is not numbered and not sent again; False when it is lost here already."""
+        return self._out(peer, [b"", bytes(body)])
+
+    def catch(self, timeout_s: float) -> list[Any]:
+        """What peers threw since the last time; waits for it for so long."""
+        if not self._thrown:
+            self._read(timeout_s)
+        caught, self._thrown = self._thrown, []
+        return caught
+
     def _send(self, peer: int, number: int, parts: Sequence[bytes]) -> None:
-        route = self._routes.get(peer)
-        head = [NUMBER.pack(number)]
+        self._out(peer, [NUMBER.pack(number), *parts])  # what is lost is sent again when no answer comes
+
+    def _out(self, peer: int, frames: Sequence[bytes]) -> bool:
+        route, dealer = self._routes.get(peer), self._dealers.get(peer)
         try:
             if route is not None:
-                self._router.send_multipart([route, *head, *parts], zmq.DONTWAIT)
-            elif peer in self._dealers:
-                self._dealers[peer].send_multipart([*head, *parts], zmq.DONTWAIT)
-        except zmq.Again:
-            pass  # it is sent again when no answer comes
+                self._router.send_multipart([route, *frames], zmq.DONTWAIT)
+            elif dealer is not None:
+                dealer.send_multipart(frames, zmq.DONTWAIT)
+            else:
+                return False
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            return False
+        return True
 
     def receive(self, peer: int, number: int, timeout_s: float) -> list[Any] | None:
         """The parts of message `number` of a peer, or None when it does not come in time."""
@@ -160,6 +191,8 @@ class Mesh:
                 if len(frames) == 2 and hmac.compare_digest(frames[1], self._token):
                     self._welcome.add(peer)
                 return
+        if not frames[0] and len(frames) == 2:
+            self._thrown.append(frames[1])
         if len(frames[0]) != NUMBER.size:
             return
         (number,) = NUMBER.unpack(frames[0])

@@ -48,18 +48,63 @@ from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.topologies import Hierarchical, Mesh, Priority, Quantum, RoundRobin, Share
 
 if TYPE_CHECKING:
+    from swarm.nano.bridge import Bridge as Bridge
+    from swarm.nano.bridge import End as End
+    from swarm.nano.bridge import ends as ends
     from swarm.nano.fleet import FleetReport as FleetReport
     from swarm.nano.fleet import PopulationRun as PopulationRun
     from swarm.nano.fleet import submit as submit
 
-_LATER = {"FleetReport": "swarm.nano.fleet", "PopulationRun": "swarm.nano.fleet", "submit": "swarm.nano.fleet"}
+_LATER = dict.fromkeys(("FleetReport", "PopulationRun", "submit"), "swarm.nano.fleet") | dict.fromkeys(
+    ("Bridge", "End", "ends"), "swarm.nano.bridge"
+)
 """Imported when first used: who only simulates needs no fleet."""
 
 __all__ = [
-    "DONE", "FAILED", "IDLE", "WORKED", "Agents", "BadTick", "Budget", "CohortReport", "FleetReport", "Hierarchical", "Kind", "KindNotThere", "Mesh",
-    "Message", "NanoError", "NanoSwarm", "PopulationFull", "PopulationRun", "Priority", "Quantum", "Report", "RoundRobin", "SchemaMismatch",
-    "Share", "Sleep", "boolean", "f32", "f64", "i8", "i16", "i32", "i64",
-    "include", "load", "reads", "submit", "u8", "u16", "u32", "u64", "writes",
+    "DONE",
+    "FAILED",
+    "IDLE",
+    "WORKED",
+    "Agents",
+    "BadTick",
+    "Bridge",
+    "Budget",
+    "CohortReport",
+    "End",
+    "FleetReport",
+    "Hierarchical",
+    "Kind",
+    "KindNotThere",
+    "Mesh",
+    "Message",
+    "NanoError",
+    "NanoSwarm",
+    "PopulationFull",
+    "PopulationRun",
+    "Priority",
+    "Quantum",
+    "Report",
+    "RoundRobin",
+    "SchemaMismatch",
+    "Share",
+    "Sleep",
+    "boolean",
+    "ends",
+    "f32",
+    "f64",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "include",
+    "load",
+    "reads",
+    "submit",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "writes",
 ]  # fmt: skip
 
 

@@ -23,13 +23,15 @@ import msgpack
 from kernels.passes import NEVER
 from swarm.errors import FleetNotFound, NotFound, SwarmError, TaskCancelled, TaskLost, TaskQuarantined, WorkerCrashed
 from swarm.nano.arrays import numpy
+from swarm.nano.bridge import Bridge, Pass
+from swarm.nano.bridge import passes as bridge_passes
 from swarm.nano.errors import NanoError
 from swarm.nano.part_task import START_S, Ending, Plan, Saved, run_part
 from swarm.nano.partition import By, Cut, cut, gather, split
 from swarm.nano.reports import Report
 from swarm.nano.saving import load, parts
 from swarm.nano.scheduling import NanoSwarm
-from swarm.nano.sources import refuse_while_put, sources_of
+from swarm.nano.sources import Source, refuse_while_put, sources_of
 from transport.mesh import TOKEN_BYTES, key_pair
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def submit(
     by: By | Mapping[str, int] = "kinds",
     save_every_s: float | None = SAVE_EVERY_S,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    bridge: Sequence[str] = (),
     send_modules: bool = True,
     **options: Any,
 ) -> PopulationRun:
@@ -121,6 +124,8 @@ def submit(
     after each pass. `on` names the nodes, one for each part. While it runs it is saved every `save_every_s` seconds (None:
     never), and goes on from there when a node is lost. `progress` is called, in a thread of its own, with what
     `PopulationRun.progress` has.
+
+    `bridge` names topics that a swarm here may join by `PopulationRun.bridge`, for a population on one node.
 
     Kinds are found there by their names. Modules that are the caller's own go along as source, to nodes that grant `code`,
     unless `send_modules` is false. `options` are those of tasks: priority, needs, labels, nice, name, …
@@ -153,6 +158,14 @@ def submit(
         )
     if save_every_s is not None and not save_every_s > 0:
         raise NanoError(f"save_every_s={save_every_s!r}", hint="seconds above 0, or None for never")
+    if bridge and (count > 1 or isinstance(bridge, str)):
+        raise NanoError(f"bridge={bridge!r} with {count} nodes", hint="a list of topics, and a population on one node")
+    for topic in bridge:
+        if topic not in {each["name"] for each in header["topics"]}:
+            raise NanoError(
+                f"the population has no topic {topic!r}",
+                hint=f"there are {', '.join(t['name'] for t in header['topics'])}",
+            )
     unknown = {"rerun", "stream", "retries", "timeout_s", "python"} & options.keys()
     if unknown:
         raise NanoError(f"a population has no option {min(unknown)!r}", hint="it is begun again by itself")
@@ -160,7 +173,7 @@ def submit(
     run = PopulationRun(
         fleet, blob, cut(blob, count, by), names, sources, options,
         until_ns=NEVER if seconds is None else now_ns + round(seconds * 1e9),
-        passes=None if passes is None else made + passes, save_every_s=save_every_s,
+        passes=None if passes is None else made + passes, save_every_s=save_every_s, topics=tuple(bridge),
     )  # fmt: skip
     if progress is not None:
         run.add_progress_callback(progress)
@@ -176,13 +189,19 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
     """
 
     def __init__(
-        self, fleet: Fleet, blob: Any, how: Cut, names: Sequence[str], sources: Mapping[str, str], options: Mapping[str, Any],
-        *, until_ns: int, passes: int | None, save_every_s: float | None,
+        self, fleet: Fleet, blob: Any, how: Cut, names: Sequence[str], sources: Mapping[str, Source], options: Mapping[str, Any],
+        *, until_ns: int, passes: int | None, save_every_s: float | None, topics: tuple[str, ...],
     ) -> None:  # fmt: skip
         super().__init__()
         self._fleet, self._whole, self._cut = fleet, blob, how
         self._sources, self._options = dict(sources), dict(options)
         self._until_ns, self._passes, self._save_every_s = until_ns, passes, save_every_s
+        self._topics = topics
+        self._pass: Pass | None = None
+        self._other_pass: Pass | None = None
+        if topics:
+            self._pass, self._other_pass = bridge_passes()
+        self._bridge: Bridge | None = None
         self._names: list[str] = list(names)
         self._wanted: dict[int, str] = dict(enumerate(names))
         """Nodes that were asked for, by part."""
@@ -205,6 +224,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._callbacks: list[Callable[[dict[str, Any]], None]] = []
         self._asked: dict[int, concurrent.futures.Future[Any]] = {}
         self._stopping = False
+        self._where: list[concurrent.futures.Future[str]] = []
         self._moves: list[concurrent.futures.Future[tuple[str, ...]]] = []
         self._moved = self._restarts = self._again = 0
         self._began_s = time.monotonic()
@@ -255,6 +275,15 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         """Its state after a pass from now on, as one blob, while it goes on; NanoError when it ended before."""
         return self._ask_driver("save", None).result(timeout)
 
+    def bridge(self, flock: NanoSwarm, *, timeout: float = 60.0, **more: Any) -> Bridge:
+        """Join the topics that were named to `submit` to those of a swarm of this process; one at a time. It follows when
+        the population moves. `more` is as for `Bridge`. TimeoutError when the population has not begun."""
+        if self._other_pass is None:
+            raise NanoError("no topics were named", hint="submit(…, bridge=[…])")
+        address: str = self._ask_driver("where", None).result(timeout)
+        self._bridge = Bridge(flock, self._other_pass.at(address), self._topics, **more)
+        return self._bridge
+
     def stop(self) -> None:
         """Have it end after a pass; its result is what came of it until then."""
         self._events.put((-1, "stop", None, None))
@@ -295,17 +324,17 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         finally:
             with self._lock:
                 self._over = True
-            for waiting in (*self._moves, *self._asked.values()):
+            for waiting in (*self._moves, *self._asked.values(), *self._where):
                 if not waiting.done():
                     waiting.set_exception(
                         NanoError("the population ended before", hint="its result has what came of it")
                     )
             while True:
                 try:
-                    _, what, _, done = self._events.get_nowait()
+                    *_, done = self._events.get_nowait()
                 except queue.Empty:
                     break
-                if what in ("move", "save"):
+                if isinstance(done, concurrent.futures.Future):
                     done.set_exception(NanoError("the population has ended", hint="its result has what came of it"))
 
     def _finish(self, report: FleetReport | None, error: BaseException | None) -> None:
@@ -356,6 +385,10 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         if what == "cancel":
             self._end_streams()
             return False
+        if what == "where":
+            self._where.append(done)
+            self._answer_where()
+            return True
         if what == "stop":
             self._stopping = True
         elif what == "move":
@@ -371,7 +404,19 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             self._letter(next(self._letters), 0, {"do": "stop"})
         return True
 
+    def _answer_where(self) -> None:
+        if len(self._begun) < self._cut.parts or not self._topics:
+            return
+        hosts = {member["name"]: _host(member["address"]) for member in self._fleet.members()}
+        address = f"{hosts.get(self._nodes[0], '127.0.0.1')}:{self._here[0]}"
+        for waiting in self._where:
+            waiting.set_result(address)
+        self._where.clear()
+        if self._bridge is not None and self._bridge._carrier is not None:
+            self._bridge._carrier.point(address)
+
     def _on_begun(self) -> None:
+        self._answer_where()
         self._saving.clear()
         for number in self._asked:
             self._letter(number, 0, {"do": "save"})
@@ -473,6 +518,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             plan = Plan(
                 part, count, self._until_ns, self._passes, self._save_every_s, self._sources,
                 tuple(public for public, _ in self._keys), self._keys[part][1] if self._keys else b"", token,
+                self._pass, self._topics,
             )  # fmt: skip
             stream = self._fleet.stream(
                 run_part, plan, numpy().frombuffer(self._blobs[part], dtype="u1"),

@@ -16,12 +16,13 @@ import msgpack
 from kernels.passes import NEVER
 from swarm import tasks
 from swarm.nano.arrays import numpy
+from swarm.nano.bridge import Bridge, Pass
 from swarm.nano.errors import KindNotThere, NanoError, SchemaMismatch
 from swarm.nano.lockstep import HEADER, SAVE, STOP, Part
 from swarm.nano.reports import Report
 from swarm.nano.saving import load
 from swarm.nano.scheduling import Mark, NanoSwarm
-from swarm.nano.sources import put
+from swarm.nano.sources import Source, put
 from transport.mesh import Mesh
 
 PROGRESS_S: Final = 0.2
@@ -43,10 +44,13 @@ class Plan:
     passes: int | None
     """Passes in all since the population began, at which it ends."""
     save_every_s: float | None
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
     publics: tuple[bytes, ...] = ()
     secret: bytes = b""
     token: bytes = b""
+    bridge: Pass | None = None
+    """Where a swarm elsewhere may join these topics."""
+    topics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
                 **{**error.facts, "node": node},
             ) from None
         runner = _Runner(plan, flock, node)
+        if plan.parts == 1 and plan.bridge is not None:
+            with Bridge(flock, plan.bridge, plan.topics) as bridge:
+                yield ("here", bridge.port)
+                yield ("begun", None)
+                return (yield from runner.alone())
         if plan.parts == 1:
             yield ("here", 0)
             yield ("begun", None)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from swarm.errors import PayloadTooLarge
 from swarm.nano.errors import NanoError
@@ -26,12 +26,19 @@ ASIDE: Final = "__mp_main__"
 _putting: list[str] = []
 
 
-def sources_of(names: Iterable[str]) -> dict[str, str]:
+class Source(NamedTuple):
+    """A module: where it lies at the caller's, and what stands in it."""
+
+    file: str
+    text: str
+
+
+def sources_of(names: Iterable[str]) -> dict[str, Source]:
     """The source of these modules and of those that they use, by name, as far as they are the caller's own.
 
     PayloadTooLarge beyond CODE_BYTES_MAX together.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Source] = {}
     wanted = list(names)
     while wanted:
         name = wanted.pop()
@@ -41,13 +48,13 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
             continue
         if not isinstance(path, str) or not path.endswith(".py") or not Path(path).is_file():
             continue
-        found[name] = Path(path).read_text(encoding="utf-8")
-        wanted += _imports(found[name], name)
+        found[name] = Source(path, Path(path).read_text(encoding="utf-8"))
+        wanted += _imports(found[name].text, name)
         for value in vars(module).values():
             other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if isinstance(other, str):
                 wanted.append(other)
-    size = sum(map(len, found.values()))
+    size = sum(len(each.text) for each in found.values())
     if size > CODE_BYTES_MAX:
         raise PayloadTooLarge(
             f"the modules of the kinds take {size} bytes; at most {CODE_BYTES_MAX} are carried",
@@ -58,7 +65,7 @@ def sources_of(names: Iterable[str]) -> dict[str, str]:
 
 
 @contextmanager
-def put(sources: Mapping[str, str]) -> Iterator[None]:
+def put(sources: Mapping[str, Source]) -> Iterator[None]:
     """Have these modules by their names, in place of any others, until the block is left."""
     before: dict[str, ModuleType | None] = {}
 
@@ -90,20 +97,20 @@ class _Unread(ModuleType):
     """One whose source was not run yet: whoever imports it from another runs it."""
 
 
-def _run(name: str, source: str, sources: Mapping[str, str], set_module: Any) -> None:
+def _run(name: str, source: Source, sources: Mapping[str, Source], set_module: Any) -> None:
     module = ModuleType(ASIDE if name == MAIN else name)
-    file = f"<{name}, sent along>"
+    file, text = source
     module.__file__ = file
     if any(other.startswith(f"{name}.") for other in sources):
         module.__path__ = []
     module.__package__ = name if hasattr(module, "__path__") else name.rpartition(".")[0]
     set_module(name, module)
     # names that its imports will look for are run first, whatever the order in which they are listed
-    code = compile(source, file, "exec", dont_inherit=True)
-    for other in _imports(source, name):
+    code = compile(text, file, "exec", dont_inherit=True)
+    for other in _imports(text, name):
         if isinstance(sys.modules.get(other), _Unread):
             _run(other, sources[other], sources, set_module)
-    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)  # tracebacks show what ran
     _putting.append(name)
     try:
         exec(code, module.__dict__)  # noqa: S102 - granted: who may send pickles may send this

@@ -19,6 +19,7 @@ from swarm.client.sync import Fleet
 from swarm.nano.fleet import RESTARTS_MAX
 from tests.e2e.fleets import ROOT, Nodes, until
 from tests.unit.nano import kinds_to_save, kinds_to_spread
+from tests.unit.nano import test_bridge as bridged
 from tests.unit.nano.kinds_to_spread import population
 from tests.unit.nano.test_partition import content
 
@@ -244,9 +245,7 @@ def test_a_kind_that_is_not_there_and_one_with_other_fields_are_told_by_the_node
     assert run.result(60).passes == 1
     blob = population().save()
     changed = {
-        name: source.replace("    heard: nano.u64", "    heard: nano.u32")
-        if name.endswith("kinds_to_spread")
-        else source
+        name: source._replace(text=source.text.replace("    heard: nano.u64", "    heard: nano.u32"))
         for name, source in run._sources.items()
     }
     assert changed != run._sources
@@ -311,3 +310,24 @@ def test_ctrl_c_saves_what_there_is(nodes, fleet, tmp_path):
     assert running.returncode == 130, err
     assert b"saved at" in err
     assert nano.load(saved.read_bytes()).agents == 15
+
+
+def test_a_swarm_here_joins_a_population_there_and_follows_it(fleet):
+    asks = bridged.swarm_of(bridged.Asks, 5)
+    there = bridged.swarm_of(bridged.Answers)
+    with pytest.raises(nano.NanoError, match="no topic 'prices'"):
+        nano.submit(fleet, there, seconds=1, bridge=["prices"])
+    run = nano.submit(fleet, there, seconds=60, on="elm", bridge=["questions", "answers"])
+    with run.bridge(asks) as bridge:
+        until(lambda: bridge.joined, 30, "the other side")
+        asks.run_for(seconds=0.5)
+        answered = sum(asks.cohorts[0].answered)
+        assert answered > 20
+        run.move("ash")
+        until(lambda: bridge.joined, 30, "the other side, elsewhere")
+        asks.run_for(seconds=1.0)
+        assert sum(asks.cohorts[0].answered) > answered + 20
+    run.stop()
+    report = run.result(30)
+    assert {stint.node for stint in report.stints} == {"elm", "ash"}
+    assert report.load().cohorts[0][0].heard > 40

@@ -9,6 +9,7 @@ import pytest
 
 from swarm import nano
 from swarm.nano import sources
+from swarm.nano.sources import Source
 
 KIND = """
 from swarm import nano
@@ -57,7 +58,7 @@ def test_a_module_and_what_it_uses_go_along(tmp_path, monkeypatch, package):
 def test_another_module_of_that_name_is_back_afterwards(monkeypatch):
     mine = type(sys)("snails")
     monkeypatch.setitem(sys.modules, "snails", mine)
-    with sources.put({"snails": "X = 1"}):
+    with sources.put({"snails": Source("/x/snails.py", "X = 1")}):
         assert sys.modules["snails"].X == 1
     assert sys.modules["snails"] is mine
 
@@ -65,7 +66,9 @@ def test_another_module_of_that_name_is_back_afterwards(monkeypatch):
 def test_a_script_is_main_there_too_and_does_not_run():
     before = sys.modules["__main__"]
     script = KIND.format(package="").replace("from numbers_of_it import STEP", "STEP = 1.0")
-    with sources.put({"__main__": f"{script}\nif __name__ == '__main__':\n    raise SystemExit('it ran')\n"}):
+    with sources.put(
+        {"__main__": Source("s.py", f"{script}\nif __name__ == '__main__':\n    raise SystemExit('it ran')\n")}
+    ):
         kind = sys.modules["__main__"].Snail
         assert kind.__module__ == "__main__"
         flock = nano.NanoSwarm()
@@ -77,14 +80,14 @@ def test_a_script_is_main_there_too_and_does_not_run():
 def test_a_script_that_submits_when_it_is_imported_is_told():
     script = "from swarm import nano\nnano.submit(None, nano.NanoSwarm(), seconds=1)\n"
     with pytest.raises(nano.NanoError, match="submits a population when it is imported") as failed:
-        with sources.put({"__main__": script}):
+        with sources.put({"__main__": Source("s.py", script)}):
             pass
     assert "__main__" in failed.value.hint
 
 
 def test_a_module_that_cannot_be_run_there_says_why():
     with pytest.raises(nano.NanoError, match="snails, which was sent along, cannot be run here: ModuleNotFoundError"):
-        with sources.put({"snails": "import no_such_module_anywhere"}):
+        with sources.put({"snails": Source("s.py", "import no_such_module_anywhere")}):
             pass
     assert "snails" not in sys.modules
 
