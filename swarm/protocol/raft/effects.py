@@ -117,6 +117,13 @@ class Changed:
 
 
 @dataclass(slots=True)
+class Removed:
+    """The leader says that this node is no member any more: close the group, and keep its vote. It stands for no election."""
+
+    group: bytes
+
+
+@dataclass(slots=True)
 class Repaired:
     """A log that was damaged has all that it ever acknowledged: this member votes and counts again."""
 
@@ -132,7 +139,19 @@ class Stranger:
 
 
 Effect = (
-    Sync | Send | Apply | Install | ReadReady | ReadLost | Leading | Following | Changed | Repaired | Stranger | Fact
+    Sync
+    | Send
+    | Apply
+    | Install
+    | ReadReady
+    | ReadLost
+    | Leading
+    | Following
+    | Changed
+    | Removed
+    | Repaired
+    | Stranger
+    | Fact
 )
 
 

@@ -39,6 +39,11 @@ class Election:
             wait_s += config.preferred_delay_s
         self.at = (replica.now if since is None else since) + wait_s
 
+    def refrain(self) -> None:
+        """Does not stand until a leader is heard again."""
+        self.withdraw()
+        self.at = float("inf")
+
     @property
     def eligible(self) -> bool:
         """Whether this member may stand: it votes, its log is whole, and it can write what it would have to."""

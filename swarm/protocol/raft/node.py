@@ -14,7 +14,7 @@ from swarm.protocol.raft.effects import Effect, Proposed, Refusal, Send, Strange
 from swarm.protocol.raft.entries import FormatError, Recovered
 from swarm.protocol.raft.neighbours import Neighbours
 from swarm.protocol.raft.raft import Raft
-from swarm.protocol.raft.wire import BEAT_NONE, Kind, Message
+from swarm.protocol.raft.wire import BEAT_NONE, Message
 
 _NO_GROUP = b""
 _NEVER = float("inf")
@@ -105,6 +105,14 @@ class RaftNode:
         raft = self._touch(now, group)
         return Refusal.UNKNOWN_GROUP if raft is None else raft.transfer(self._now, to)
 
+    def campaign(self, now: float, group: bytes) -> Refusal | None:
+        """`Raft.campaign`."""
+        raft = self._touch(now, group)
+        if raft is None:
+            return Refusal.UNKNOWN_GROUP
+        raft.campaign(self._now)
+        return None
+
     def add_learner(self, now: float, group: bytes, id: bytes) -> Proposed | Refusal:
         """`Raft.add_learner`."""
         raft = self._touch(now, group)
@@ -152,10 +160,8 @@ class RaftNode:
                     self._effects.append(Stranger(message.group, sender))
                 continue
             self._dirty[message.group] = None
-            if raft.rests and not raft.leads and message.kind != Kind.HEARTBEAT:
-                # Its leader's node was heard, and so was its leader.
-                raft.wake(self._now, self._heard_at(raft))
-            raft.step(self._now, sender, message)
+            # A leader at rest was heard when its node was.
+            raft.step(self._now, sender, message, self._heard_at(raft) if raft.rests else None)
 
     def synced(self, now: float, number: int) -> None:
         """The storage has done the sync `number`, and all before it."""

@@ -18,7 +18,7 @@ from swarm.protocol.raft.config import (
 )
 from swarm.protocol.raft.effects import Following as FollowingEvent
 from swarm.protocol.raft.effects import Leading as LeadingEvent
-from swarm.protocol.raft.effects import Proposed, Refusal, Write
+from swarm.protocol.raft.effects import Proposed, Refusal, Removed, Write
 from swarm.protocol.raft.election import Ballot, Election
 from swarm.protocol.raft.entries import Members, Recovered
 from swarm.protocol.raft.following import Following
@@ -132,6 +132,15 @@ class Raft:
         self._enter(now)
         return Refusal.NOT_LEADER if self._leading is None else self._leading.transfer(to)
 
+    def campaign(self, now: float) -> None:
+        """Stands for election now, without waiting: for a group that was just made. Who hears a leader says no, as ever."""
+        self._enter(now)
+        if self._leading is None:
+            self._resting = False
+            self._replica.leader = None
+            self._election.stand(Ballot.PRE_VOTE)
+            self._poll()
+
     def add_learner(self, now: float, id: bytes) -> Proposed | Refusal:
         """Adds a member without a vote."""
         members = self._replica.members
@@ -175,12 +184,15 @@ class Raft:
 
     # What comes.
 
-    def step(self, now: float, sender: bytes, message: Message) -> None:
-        """A message came from a node whose id is authenticated."""
+    def step(self, now: float, sender: bytes, message: Message, heard_at: float | None = None) -> None:
+        """A message came from a node whose id is authenticated. `heard_at` is when the node of the leader was heard last,
+        for a group at rest."""
         self._enter(now)
         kind = message.kind
-        if self.rests and not (kind == Kind.HEARTBEAT_REPLY or (kind == Kind.HEARTBEAT and message.flags & wire.REST)):
-            self.wake(now, None)
+        if kind == Kind.PRE_VOTE and sender not in self._replica.members.all and self._dismiss(sender):
+            return
+        if self.rests and not self._leaves_at_rest(sender, message):
+            self.wake(now, heard_at)
         if kind == Kind.PRE_VOTE:
             self._election.asked_before(sender, message)
             return
@@ -287,6 +299,10 @@ class Raft:
             replica.leader = None
             self._poll()
             return
+        if message.kind == Kind.REMOVED:
+            self._election.refrain()
+            replica.events.append(Removed(replica.group))
+            return
         if replica.damaged:
             if message.kind == Kind.REPAIR_REPLY:
                 self._following.repair_goal(message)
@@ -298,6 +314,21 @@ class Raft:
             self._resting = self._following.heartbeat(sender, message)
         elif message.kind == Kind.SNAPSHOT:
             self._following.snapshot(sender, message)
+
+    def _leaves_at_rest(self, sender: bytes, message: Message) -> bool:
+        if message.kind == Kind.PRE_VOTE:
+            return sender not in self._replica.members.all
+        return message.kind == Kind.HEARTBEAT_REPLY or (
+            message.kind == Kind.HEARTBEAT and bool(message.flags & wire.REST)
+        )
+
+    def _dismiss(self, sender: bytes) -> bool:
+        """Somebody that is no member asks for votes: whoever leads knows whether that is committed, and says so."""
+        replica = self._replica
+        if self._leading is None or replica.members_index > replica.commit:
+            return False
+        replica.send(sender, Message(replica.group, Kind.REMOVED, replica.term))
+        return True
 
     def _answer_stale(self, sender: bytes, message: Message) -> None:
         """Somebody is behind: it learns the term from the answer."""

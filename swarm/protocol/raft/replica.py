@@ -20,6 +20,7 @@ from swarm.protocol.raft.effects import (
     Leading,
     ReadLost,
     ReadReady,
+    Removed,
     Repaired,
     Write,
 )
@@ -27,7 +28,7 @@ from swarm.protocol.raft.entries import Entry, EntryKind, Members, Recovered, Sn
 from swarm.protocol.raft.log import Log
 from swarm.protocol.raft.wire import Message
 
-Event = Apply | Changed | Following | Install | Leading | ReadLost | ReadReady | Repaired | Fact
+Event = Apply | Changed | Following | Install | Leading | ReadLost | ReadReady | Removed | Repaired | Fact
 
 
 class Replica:

@@ -21,6 +21,7 @@ TRANSFER        be a candidate now (TimeoutNow, 3.10)
 REPAIR          r nonce: this member's log is damaged, what must it have?
 REPAIR_REPLY    r nonce; i all entries up to here
 STALE           t a term above that of whoever believed to lead
+REMOVED         whoever asked for votes is no member any more, and that is committed
 ==============  ==========================================================================================
 
 Everything that is read here may be hostile: what does not match raises `FormatError`, and nothing else.
@@ -68,9 +69,10 @@ class Kind(IntEnum):
     REPAIR = 12
     REPAIR_REPLY = 13
     STALE = 14
+    REMOVED = 15
 
 
-FROM_LEADER = frozenset((Kind.APPEND, Kind.HEARTBEAT, Kind.SNAPSHOT, Kind.TRANSFER, Kind.REPAIR_REPLY))
+FROM_LEADER = frozenset((Kind.APPEND, Kind.HEARTBEAT, Kind.SNAPSHOT, Kind.TRANSFER, Kind.REPAIR_REPLY, Kind.REMOVED))
 """Only who leads in its term sends these."""
 
 REJECTED, DAMAGED, FULL, REST, BY_TRANSFER = 1, 2, 4, 8, 16
@@ -188,7 +190,7 @@ def _message(fields: dict[str, Any]) -> Message | None:
     group, kind = get("g"), get("k")
     if type(group) is not bytes or not 0 < len(group) <= GROUP_BYTES_MAX or type(kind) is not int:
         _bad("message")
-    if not Kind.PRE_VOTE <= kind <= Kind.STALE:
+    if not Kind.PRE_VOTE <= kind <= Kind.REMOVED:
         return None
     numbers = (get("t", 0), get("i", 0), get("l", 0), get("c", 0), get("r", 0), get("f", 0), get("o", 0))
     for number in numbers:

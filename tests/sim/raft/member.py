@@ -15,6 +15,7 @@ from swarm.protocol.raft.effects import (
     Proposed,
     ReadLost,
     ReadReady,
+    Removed,
     Repaired,
     Send,
     Stranger,
@@ -159,6 +160,8 @@ class Member:
             elif kind is Stranger:
                 self.open(self.now, effect.group, Recovered())
                 world.note(f"{self.number} joins {effect.group.decode()}")
+            elif kind is Removed:
+                world.note(f"{self.number} hears that it was removed from {effect.group.decode()}")
             elif kind is Repaired:
                 world.note(f"{self.number} has repaired {effect.group.decode()}")
             else:

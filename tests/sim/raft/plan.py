@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from swarm.protocol.raft.config import RaftConfig
@@ -35,23 +35,31 @@ class Plan:
     duration_s: float
     eager: bool
     """The operator acts as soon as there is a leader."""
+    meddles: bool
+    """The operator changes members at random, by whoever believes to lead."""
+    ambushes: float
+    """How likely a new leader is cut off or crashes within milliseconds: the moment at which things are half done."""
     steps: list[Step] = field(default_factory=list)
 
 
 FAULTS = (
     "crash", "crash", "crash", "part", "part", "cut", "weather", "pause", "clock", "slow", "fsync", "full", "rot", "wipe",
-    "transfer", "members", "members", "storm", "pick", "ambush", "ambush",
+    "transfer", "members", "storm", "pick",
 )  # fmt: skip
 """Kinds of steps besides proposals and reads; each seed has some of them. Arguments are floats in [0, 1)."""
 
 
+VOTERS = (3, 3, 3, 3, 3, 5, 5, 5, 4, 2)
+"""Even numbers since they are on the way from one odd number to another, and where changes of members can go wrong."""
+
+
 def draw(seed: int, members: int | None = None) -> Plan:
-    """The plan of a seed, of 3 or 5 voters."""
+    """The plan of a seed."""
     rng = Random(f"raft {seed}")
     random = rng.random
     config = RaftConfig(
         heartbeat_s=0.1 if random() < 0.3 else 0.19,
-        append_entries=1 + int(6 * random()),
+        append_entries=1 if random() < 0.3 else 2 + int(6 * random()),
         append_bytes=60 + int(400 * random()),
         inflight_messages=1 + int(5 * random()),
         snapshot_chunk_bytes=8 + int(60 * random()),
@@ -62,7 +70,7 @@ def draw(seed: int, members: int | None = None) -> Plan:
     )
     plan = Plan(
         seed,
-        voters=members or (3 if random() < 0.6 else 5),
+        voters=members or VOTERS[int(random() * len(VOTERS))],
         spares=2,
         groups=1 if random() < 0.9 else 3,
         config=config,
@@ -71,15 +79,29 @@ def draw(seed: int, members: int | None = None) -> Plan:
         snapshot_bytes=int(120 * random()),
         duration_s=2.0 + 5.0 * random(),
         eager=random() < 0.5,
+        meddles=random() < 0.25,
+        ambushes=0.8 if random() < 0.25 else 0.0,
     )
+    style = random()
+    if style < 0.12:
+        # Every leader changes the members as it begins, and is cut off with one other.
+        plan.voters, plan.groups, plan.duration_s = members or 4, 1, 8.0
+        plan.meddles = plan.eager = True
+        plan.ambushes = 0.9
+    elif style < 0.24:
+        # Every leader is gone before it has committed anything, and comes back (figure 8 of the paper).
+        plan.ambushes, plan.groups, plan.duration_s = 0.95, 1, 8.0
+        plan.config = replace(plan.config, append_entries=1)
     kinds = sorted({FAULTS[int(random() * len(FAULTS))] for _ in range(1 + int(7 * random()))})
     pause_s = 0.15 + 1.2 * random()
+    if style < 0.24:
+        kinds, pause_s = ["crash", "part"], 1.0
     at = 1.0 * random()
     while at < plan.duration_s:
         kind = kinds[int(random() * len(kinds))]
         plan.steps.append(Step(at, kind, (random(), random(), random())))
         at += pause_s * 2 * random()
-    pace_s = 0.015 + 0.15 * random() ** 2
+    pace_s = 0.2 if style < 0.24 else 0.015 + 0.15 * random() ** 2
     # In some runs nobody wants anything for a while: groups go to rest, and are disturbed there.
     calm = (1.0, 1.0 + 3.0 * random()) if random() < 0.25 else (0.0, 0.0)
     at = 0.2 * random()

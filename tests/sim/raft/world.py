@@ -42,7 +42,6 @@ class World:
         self.disks: dict[int, Disk] = {}
         self.clocks: dict[int, Clock] = {}
         self.wiped: set[int] = set()
-        self._ambushes: list[tuple[float, float, float]] = []
         self.quiet = False
         """The faults are over."""
         names = [b"g%d" % number for number in range(plan.groups)]
@@ -132,7 +131,10 @@ class World:
         return False
 
     def spares(self, number: int) -> bool:
-        """Whether every group can do without this node for good, or until it is repaired: of two voters none can go."""
+        """Whether every group can do without this node for good, or until it is repaired: of two voters none can go, and
+        with somebody who changes members as he likes there may be only two."""
+        if self.plan.meddles:
+            return False
         views = [
             raft.members.voters
             for member in self.running()
@@ -314,28 +316,23 @@ class World:
             self._cut_pairs(pairs + [(b, a) for a, b in pairs], 0.5 + 2.0 * how_long)
             self._storm(who, which, 0.2)
 
-    def _ambush(self, how: float, when: float, again: float) -> None:
-        self._ambushes.append((how, when, again))
-
     def leading(self, number: int, group: bytes) -> None:
-        """A node has begun to lead: the moment at which things are half done."""
+        """A node has begun to lead."""
         if self.quiet:
             return
+        random, sim = self.rng.random, self.sim
         if self.plan.eager:
-            self.sim.at(self.sim.now + 0.002 * self.rng.random(), self._see_to_members)
-        if self._ambushes:
-            how, when, again = self._ambushes.pop()
-            # Things take a trip of a message, or a few, of half a millisecond each.
-            delay_s = 0.008 * when**2
-            numbers = sorted(self.members)
-            kept = numbers[int(how * 10 % 1.0 * len(numbers))]
-            if how < 0.5:
-                self.sim.at(self.sim.now + delay_s, lambda: self.crash(number, 0.02 + 2.0 * again**2))
+            sim.at(sim.now + 0.002 * random(), self._see_to_members)
+        if random() < self.plan.ambushes:
+            # A message takes half a millisecond.
+            at, again_s = sim.now + 0.006 * random(), 0.02 + 2.0 * random() ** 2
+            if random() < 0.5:
+                sim.at(at, lambda: self.crash(number, again_s))
             else:
+                numbers = sorted(self.members)
+                kept = numbers[int(random() * len(numbers))]
                 pairs = [(number, other) for other in numbers if other not in (number, kept)]
-                self.sim.at(
-                    self.sim.now + delay_s, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], 2.0 * again)
-                )
+                sim.at(at, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], again_s))
 
     # The operator, who sees to it that the groups have the members they should have.
 
@@ -346,13 +343,29 @@ class World:
     def _see_to_members(self) -> None:
         for group in sorted(self.targets):
             for leader in self.leaders(group):
-                if not self.sim.slots[leader.number].paused and self._next_change(group, leader) is not None:
+                if not self.sim.slots[leader.number].paused:
+                    self._next_change(group, leader)
                     leader.turn()
                     self.sim.settle(leader.number)
+
+    def _meddle(self, group: bytes, leader: Member) -> None:
+        """Any change, wise or not."""
+        raft = leader.node.group(group)
+        assert raft is not None
+        members, random = raft.members, self.rng.random
+        what, who = random(), random()
+        if what < 0.4 and members.learners:
+            leader.node.promote(leader.now, group, members.learners[int(who * len(members.learners))])
+        elif what < 0.6 and len(members.voters) > 2:
+            leader.node.remove(leader.now, group, members.voters[int(who * len(members.voters))])
+        elif len(members.all) < 6:
+            leader.node.add_learner(leader.now, group, id_of(self.pick(who)))
 
     def _next_change(self, group: bytes, leader: Member) -> Any:
         raft = leader.node.group(group)
         assert raft is not None
+        if self.plan.meddles and not self.quiet:
+            return self._meddle(group, leader)
         target = {id_of(number) for number in self.targets[group]}
         members = raft.members
         for id in members.learners:
