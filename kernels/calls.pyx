@@ -47,11 +47,16 @@ cdef class Calls(Schedule):
     cdef void call(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
                    uint64_t now, int how, size_t place) noexcept nogil:
         """Tick n agents; those GRANTED are the stretch from `place` on of those that are awake."""
+        if self.beats != NULL:
+            beat_enter(self.beats, owner, rows[0] if rows != NULL else first,
+                       rows[n - 1] if rows != NULL else first + <uint32_t> n - 1, n, self.made, now)
         if self.crew is not None and not c.whole and self.costs(c, n) >= self.alone:
             self.cut(c, owner, rows, first, n, now, how, place)
             self.run_opened(now)
         else:
             self.call_alone(c, owner, rows, first, n, now, how, place)
+        if self.beats != NULL:
+            beat_leave(self.beats)
 
     cdef void call_alone(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n,
                          uint64_t now, int how, size_t place) noexcept nogil:
@@ -74,6 +79,8 @@ cdef class Calls(Schedule):
             if result.over and self.real and c.on_overrun:
                 for i in range(n):
                     c.room.over_places[i] = <uint32_t> i
+        elif c.how.sampling == 0:
+            tally_note(c.spent, result.spent // n, n)
         if self.traces.ticks_room:
             self.traces.note_ticks(c, owner, rows, first, 0, n, result.outcome, result.spent, now, self.made, self.real)
         self.close(c, owner, rows, first, n, now, how, place, result.spent, &result)
@@ -254,6 +261,8 @@ cdef class Calls(Schedule):
                 end = max(end, each.result.began + each.result.spent)
                 if c.form == FORM_MANY:
                     tally_note(c.spent, each.result.spent * PARTS // each.n, each.n)
+                elif c.how.sampling == 0:
+                    tally_note(c.spent, each.result.spent // each.n, each.n)
                 if self.traces.ticks_room:
                     self.traces.note_ticks(c, it.owner, each.idx, each.first, each.start, each.n, each.result.outcome,
                                            each.result.spent, now, self.made, self.real)
@@ -380,6 +389,8 @@ cdef class Calls(Schedule):
         cdef const uint32_t* rows
         if self.ordered and c.open < 0:
             raise RuntimeError("nobody of this cohort has a turn")
+        if self.beats != NULL:
+            beat_leave(self.beats)
         if c.away:
             n = c.turn.n if c.open == WOKEN else c.awake.n
         else:
@@ -417,6 +428,13 @@ cdef class Calls(Schedule):
             tally_note(c.spent, spent * PARTS // n, n)
         for i in range(5):
             c.made.outcomes[i] += result.outcomes[i]
+        if n and c.how.budget and spent > c.how.budget * n:
+            c.over += n
+            result.over = n
+            if self.real and c.on_overrun:
+                for i in range(n):
+                    c.room.over_places[i] = <uint32_t> i
+                self.punish(c, &result)
         if c.away:
             self.back(c, <uint32_t> cohort, n, &result)
         elif self.ordered:

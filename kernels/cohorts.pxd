@@ -40,6 +40,12 @@ cdef extern from "tally.h" nogil:
     uint64_t tally_middle(size_t) noexcept
     void tally_note(uint64_t*, uint64_t, uint64_t) noexcept
 
+cdef extern from "beat.h" nogil:
+    ctypedef struct beat:
+        pass
+    void beat_enter(beat*, uint32_t, uint32_t, uint32_t, uint64_t, uint64_t, uint64_t) noexcept
+    void beat_leave(beat*) noexcept
+
 cdef extern from "passes.h" nogil:
     ctypedef struct ones_result:
         uint64_t outcomes[5]
@@ -143,6 +149,9 @@ cdef struct Cohort:
     uint64_t missed
     uint64_t* spent                     # tallies, of counter ticks
     uint64_t* late                      # and of ns
+    uint64_t* jitter
+    uint64_t last_late                  # ns; UINT64_MAX before the first instant
+    uint32_t* lates                     # likewise of each row, + 1, where each has a period of its own
     uint64_t** tallies                  # of each thread of a crew, the first one being `spent`; NULL before they are needed
     uint32_t tallies_n
     call_room room                      # for as many agents as are called at once
@@ -206,7 +215,7 @@ cdef inline void drop_cohort(Cohort* c) noexcept:
         free(c.tallies[t])
     for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
                <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
-               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.tallies, <uintptr_t> c.unread, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
+               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.jitter, <uintptr_t> c.lates, <uintptr_t> c.tallies, <uintptr_t> c.unread, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
                <uintptr_t> c.room.wakes, <uintptr_t> c.room.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.room.left_by, <uintptr_t> c.room.outcomes,
                <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.link.rooms, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
         free(<void*> <uintptr_t> it)

@@ -323,6 +323,13 @@ cdef class Passes(Calls):
             raise RuntimeError("no pass is open")
         return self.made
 
+    @property
+    def next_ns(self):
+        """The instant at which somebody will be due; NEVER when nobody will."""
+        cdef Wheel wheel = self.wheel
+        cdef uint64_t at = self.soonest(wheel)
+        return min(at, max(self.now_ns, self.behind_until)) if self.behind() else at
+
     def halt(self):
         """Real time stands still until the next `run`."""
         self.origin = 0
@@ -406,7 +413,7 @@ cdef class Passes(Calls):
         """The native part of a pass; whether Python has one."""
         cdef Py_ssize_t i
         cdef Cohort* c
-        cdef bint python = self.wake(wheel, now), together = self.crew is not None and self.worth_it(now)
+        cdef bint python = self.wake(wheel, now), together = self.crew is not None and self.beats == NULL and self.worth_it(now)
         for i in range(self.cohorts_n):
             if self.nexts[i] > now:
                 continue
@@ -425,6 +432,9 @@ cdef class Passes(Calls):
         """Call all of a cohort that are awake, or open that call for the crew; what was before it in order is before it."""
         if together and not c.whole:
             self.cut(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)
+            return
+        if self.beats != NULL:
+            self.call(c, <uint32_t> i, c.awake.rows, c.awake.first, c.awake.n, now, TOGETHER, 0)  # one at a time, named
             return
         if together:
             self.run_opened(now)
@@ -524,15 +534,30 @@ cdef class Passes(Calls):
         return False
 
     cdef void advance(self, Cohort* c, Py_ssize_t i, uint64_t now) noexcept nogil:
-        cdef uint64_t behind = now - c.next, skipped
+        cdef uint64_t behind = now - c.next, skipped, late
         if self.real:
-            tally_note(c.late, <uint64_t> (clock_monotonic_ns() - self.origin) - c.next, max(<size_t> 1, c.awake.n))
+            late = <uint64_t> (clock_monotonic_ns() - self.origin) - c.next
+            tally_note(c.late, late, max(<size_t> 1, c.awake.n))
+            if c.last_late != UINT64_MAX:
+                tally_note(c.jitter, max(late, c.last_late) - min(late, c.last_late), max(<size_t> 1, c.awake.n))
+            c.last_late = late
             if behind >= c.period:
                 skipped = behind // c.period
                 c.missed += skipped * c.awake.n
                 c.next += skipped * c.period
         c.next += c.period
         self.nexts[i] = c.next
+
+    cdef inline void note_late(self, Cohort* c, uint32_t row, uint64_t late) noexcept nogil:
+        """How late an agent is that the wheel woke; of one with a period of its own, also how unevenly it comes."""
+        cdef uint64_t before
+        tally_note(c.late, late, 1)
+        if c.lates != NULL:
+            before = c.lates[row]
+            late = min(late, <uint64_t> 0xFFFFFFFE)
+            if before:
+                tally_note(c.jitter, max(late, before - 1) - min(late, before - 1), 1)
+            c.lates[row] = <uint32_t> late + 1
 
     cdef bint wake(self, Wheel wheel, uint64_t now) noexcept nogil:
         """Call the agents that wait in the wheel until now; whether there are some of Python's."""
@@ -569,7 +594,7 @@ cdef class Passes(Calls):
                     rows[i - begin] = number - kind.base
                     kind.states[number - kind.base] = READY
                     if self.real:
-                        tally_note(c.late, began - kind.wakes[number - kind.base], 1)
+                        self.note_late(c, number - kind.base, began - kind.wakes[number - kind.base])
                     i += 1
                 if c.periods == NULL and self.nexts[owner] <= now:
                     self.enter(c, rows, i - begin)  # its cohort is due at this very instant: it goes with them
@@ -608,6 +633,32 @@ cdef class Passes(Calls):
     def due(self):
         """Numbers of Python's cohorts that are due in the open pass."""
         return [i for i in range(self.cohorts_n) if self.cohorts[i].due]
+
+    # --- being watched from outside -----------------------------------------------------------------------------------
+
+    def watch(self, line):
+        """Have a writable buffer of 64 bytes, aligned to 8, tell who is ticked just now (see beat.h); None ends that."""
+        cdef uint64_t[::1] words
+        self.beats = NULL
+        self.watcher = None
+        if line is not None:
+            words = memoryview(line).cast("B").cast("Q")
+            if words.shape[0] < 8:
+                raise ValueError("a beat is written to 64 bytes")
+            self.watcher = words
+            self.beats = <beat*> &words[0]
+
+    @property
+    def watched(self):
+        """Whether somebody looks who is ticked."""
+        return self.beats != NULL
+
+    def ticking(self, Py_ssize_t cohort):
+        """The agents of `rows_due`, or `turn_of`, are about to be ticked: for who watches."""
+        cdef Cohort* c = self.at(cohort)
+        cdef Members* m = &c.turn if self.ordered else &c.called if c.called.n else &c.awake
+        if self.beats != NULL and m.n:
+            beat_enter(self.beats, <uint32_t> cohort, member(m, 0), member(m, <Py_ssize_t> m.n - 1), m.n, self.made, self.now_ns)
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
-from kernels.cohorts cimport Cohort, Event, Kind
+from kernels.cohorts cimport Cohort, Event, Kind, beat
 from kernels.members cimport Members
 from kernels.population cimport Population
 from kernels.ticks cimport Calibration, ticks_clock
@@ -36,6 +36,8 @@ cdef class Schedule:
     cdef bint inside                    # a pass waits for Python's part of it
     cdef bint ordered                   # a topology says who gets a turn
     cdef uint64_t behind_until          # an instant at which those still owed a turn may have it
+    cdef beat* beats                    # who is ticked just now, for who watches from outside; NULL when nobody does
+    cdef object watcher                 # the memory that it lies in
     cdef bint starved                   # memory ran out inside a pass
     cdef readonly Calibration clock     # of what calls take
     cdef const ticks_clock* counts
@@ -52,6 +54,7 @@ cdef class Schedule:
     cdef void join(self, Members* m, const uint32_t* rows, size_t n) noexcept nogil
     cdef void deliver(self) noexcept nogil
     cdef uint64_t ceil(self, uint64_t at) noexcept nogil
+    cdef int rouse(self, Cohort* c, list rows) except -1
     cdef Population kind_population(self, uint32_t kind)
     cdef int forget(self, uint32_t kind, uint32_t row) except -1
     cdef bint is_owed(self, Cohort* c, uint32_t row) noexcept nogil

@@ -124,7 +124,9 @@ cdef class Schedule:
             self.fill(c, population, kind, form, address)
             c.spent = <uint64_t*> calloc(TALLY_BUCKETS, 8)
             c.late = <uint64_t*> calloc(TALLY_BUCKETS, 8)
-            if c.spent == NULL or c.late == NULL:
+            c.jitter = <uint64_t*> calloc(TALLY_BUCKETS, 8)
+            c.last_late = UINT64_MAX
+            if c.spent == NULL or c.late == NULL or c.jitter == NULL:
                 raise MemoryError("no memory for a cohort")
             self.wire(c, reads, writes)
             set_members(c, rows)
@@ -134,7 +136,9 @@ cdef class Schedule:
                 if <size_t> own.shape[0] != c.awake.n:
                     raise ValueError(f"{own.shape[0]} periods for {c.awake.n} agents")
                 c.periods = <uint64_t*> calloc(population.capacity, 8)
-                if c.periods == NULL:
+                if self.real:
+                    c.lates = <uint32_t*> calloc(population.capacity, 4)
+                if c.periods == NULL or (self.real and c.lates == NULL):
                     raise MemoryError("no memory for the periods of a cohort")
         except BaseException:
             drop_cohort(c)
@@ -337,19 +341,47 @@ cdef class Schedule:
                 population.states[row] = SUSPENDED
 
     def resume(self, uint32_t kind, rows, at_ns=None):
-        """Have suspended or sleeping agents called again, from an instant (now) on."""
+        """Have suspended or sleeping agents, and those that no rate calls, called again, from an instant (now) on."""
         cdef Population population = self.kind_population(kind)
         cdef uint32_t row
         cdef uint64_t at = self.ceil(self.now_ns if at_ns is None else max(self.now_ns, at_ns))
         cdef Cohort* c
-        for row in sorted(rows):
+        cdef Py_ssize_t i
+        cdef list wanted = sorted(rows)
+        for i in range(self.cohorts_n):
+            c = self.cohorts[i]
+            if c.ctx.kind == kind and c.period == 0 and c.periods == NULL:
+                self.rouse(c, wanted)
+        for row in wanted:
             if population.state(row) not in (SLEEPING, SUSPENDED):
                 continue
-            self.wheel.cancel(self.kinds[kind].base + row)
             c = self.cohorts[self.kinds[kind].owner[row]]
+            self.wheel.cancel(self.kinds[kind].base + row)
             population.states[row] = SLEEPING
             if self.wait(c, row, at) < 0:
                 raise MemoryError("no memory in the timer wheel")
+
+    cdef int rouse(self, Cohort* c, list rows) except -1:
+        """Take rows, ascending, from those of a cohort that are awake and have no rate: they are about to wait for an instant."""
+        cdef size_t kept = 0, i
+        cdef uint32_t row
+        cdef Py_ssize_t at = 0, n = len(rows)
+        if n == 0 or c.awake.n == 0:
+            return 0
+        if not own_rows(&c.awake):
+            raise MemoryError("no memory for the rows of a cohort")
+        for i in range(c.awake.n):
+            row = c.awake.rows[i]
+            while at < n and rows[at] < row:
+                at += 1
+            if at < n and rows[at] == row:
+                self.kinds[c.ctx.kind].states[row] = SLEEPING
+            else:
+                c.awake.rows[kept] = row
+                kept += 1
+        c.awake.n = kept
+        c.version += 1
+        return 0
 
     cdef Population kind_population(self, uint32_t kind):
         if kind >= self.kinds_n:
@@ -403,13 +435,15 @@ cdef class Schedule:
 
     def durations(self, Py_ssize_t cohort, which="spent"):
         """(middle of a bucket, count) of what ticks took ("spent", counter ticks in "parts" of the statistics) or how late
-        passes were ("late", ns)."""
+        passes were ("late", ns), or by how much that differed from the instant before ("jitter", ns)."""
         cdef Cohort* c = self.at(cohort)
         cdef size_t i
-        if which not in ("spent", "late"):
-            raise ValueError(f"{which!r}; there are 'spent' and 'late'")
+        if which not in ("spent", "late", "jitter"):
+            raise ValueError(f"{which!r}; there are 'spent', 'late' and 'jitter'")
         if which == "late":
             return [(tally_middle(i), c.late[i]) for i in range(TALLY_BUCKETS) if c.late[i]]
+        if which == "jitter":
+            return [(tally_middle(i), c.jitter[i]) for i in range(TALLY_BUCKETS) if c.jitter[i]]
         return [(tally_middle(i), n) for i in range(TALLY_BUCKETS) if (n := noted(c, i))]
 
 

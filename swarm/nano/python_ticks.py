@@ -106,6 +106,8 @@ class PythonCohort:
         port._ticking = iterator
         leavers: list[tuple[int, int, int]] = []
         self._idle = 0
+        if passes.watched:
+            passes.ticking(self.number)
         began = counter()
         loop = self._sends if self._generators else self._ticks
         try:

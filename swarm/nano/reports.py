@@ -60,6 +60,8 @@ class CohortReport:
     budget_ns: float | None
     tick_ns: Durations = field(repr=False)
     late_ns: Durations = field(repr=False)
+    jitter_ns: Durations = field(repr=False)
+    """By how much the lateness of an instant differed from that of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Report:
         """For JSON: quantiles in place of the counts."""
         said = asdict(self) | {"ticks_per_s": self.ticks_per_s, "violations": self.violations}
         for cohort, each in zip(self.cohorts, said["cohorts"], strict=True):
-            for name in ("tick_ns", "late_ns"):
+            for name in ("tick_ns", "late_ns", "jitter_ns"):
                 durations: Durations = getattr(cohort, name)
                 each[name] = {
                     "p50": durations.quantile(0.5), "p99": durations.quantile(0.99), "p999": durations.quantile(0.999),

@@ -75,7 +75,7 @@ class Mark:
     passes: int
     wall_ns: int
     counts: list[dict[str, int]]
-    durations: list[tuple[Durations, Durations]]
+    durations: list[tuple[Durations, ...]]
     topics: dict[str, tuple[int, int, int, int]]
 
 
@@ -590,9 +590,12 @@ class NanoSwarm:
         return Mark(
             self.now_ns, self.passes.made, clocks.perf_counter_ns(),
             [self.passes.statistics(number) for number in numbers],
-            [(Durations(self.passes.durations(n)), Durations(self.passes.durations(n, "late"))) for n in numbers],
+            [self._durations(n) for n in numbers],
             {topic: self.bus.counters(number) for topic, number in self.topics.items()},
         )  # fmt: skip
+
+    def _durations(self, number: int) -> tuple[Durations, ...]:
+        return tuple(Durations(self.passes.durations(number, which)) for which in ("spent", "late", "jitter"))
 
     def report(self, since: Mark) -> Report:
         """What was done since a mark."""
@@ -603,16 +606,19 @@ class NanoSwarm:
             now = self.passes.statistics(number)
             known = number < len(since.counts)
             was = since.counts[number] if known else dict.fromkeys(now, 0)
-            spent, late = Durations(self.passes.durations(number)), Durations(self.passes.durations(number, "late"))
+            spent, late, jitter = self._durations(number)
             if known:
-                spent, late = spent.since(since.durations[number][0]), late.since(since.durations[number][1])
+                spent, late, jitter = (
+                    these.since(those)
+                    for these, those in zip((spent, late, jitter), since.durations[number], strict=True)
+                )
             lines.append(CohortReport(
                 cohort=number, kind=each.state.kind.__name__, form=each.form.name, group=each.group,
                 agents=now["agents"], awake=now["awake"],
                 **{name: now[name] - was[name] for name in ("ticks", "idle", "worked", "slept", "failed", "done", "missed")},
                 violations=now["over"] - was["over"], busy_ns=(now["busy"] - was["busy"]) * ns_per,
                 tick_ns=Durations([(at * ns_per / now["parts"], n) for at, n in spent.counts]),
-                late_ns=late, budget_ns=each.budget.ns if each.budget is not None else None,
+                late_ns=late, jitter_ns=jitter, budget_ns=each.budget.ns if each.budget is not None else None,
             ))  # fmt: skip
         names = ("published", "dropped", "blocked", "delivered")
         said = {

@@ -15,6 +15,7 @@ from kernels.passes import (
     DONE_EVENT,
     ENOUGH,
     FAILED_EVENT,
+    KILLED_EVENT,
     MANY,
     NEVER,
     ONE,
@@ -521,3 +522,93 @@ def test_the_number_of_a_pass_is_known_while_python_has_its_part():
         schedule.settle(0, [], 1, 0)
         schedule.finish()
     assert seen == [0, 1, 2] and schedule.made == 3
+
+
+def test_python_agents_that_take_too_long_together_are_over_their_budget():
+    for real in (False, True):
+        passes = Passes(0, 1000, None, real)
+        population = Population(8, [("x", "d")])
+        kind = passes.add_kind(population)
+        passes.add_cohort(kind, population.claim(4), PYTHON, period_ns=1000, budget=10, on_overrun=2)
+        assert passes.run(NEVER, 1) == PYTHON_DUE
+        passes.settle(0, [(1, 2, 10**9), (2, 4, 0)], spent=40)
+        passes.finish()
+        assert passes.statistics(0)["over"] == 0 and passes.statistics(0)["awake"] == 2, "as long as they may"
+        passes.run(NEVER, 1)
+        passes.settle(0, [(1, 2, 10**9)], spent=21)
+        passes.finish()
+        assert passes.statistics(0)["over"] == 2
+        said = [(row, what) for _, row, _, what in passes.take_events()]
+        assert said == [(2, DONE_EVENT), *([(0, KILLED_EVENT), (3, KILLED_EVENT)] if real else [])]
+        assert passes.statistics(0)["awake"] == (0 if real else 1)
+
+
+def test_lateness_and_jitter_are_counted_of_every_instant_of_real_time():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1000, None, True)
+    population = Population(16, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(3), MANY, ticks.many(0), period_ns=1_000_000)
+    passes.add_cohort(kind, population.claim(2), MANY, ticks.many(1), periods_ns=array("Q", [1_000_000, 2_000_000]))
+    while passes.now_ns < 20_000_000:
+        passes.run(20_000_000)
+    for cohort, alike in ((0, 3), (1, 2)):
+        late = sum(count for _, count in passes.durations(cohort, "late"))
+        jitter = sum(count for _, count in passes.durations(cohort, "jitter"))
+        assert late == passes.statistics(cohort)["ticks"], "each tick is as late as its pass"
+        assert jitter == late - alike, "all but the first of each differ from one before"
+    with pytest.raises(ValueError, match="jitter"):
+        passes.durations(0, "luck")
+
+
+def test_in_virtual_time_nothing_is_late():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    passes.add_cohort(passes.add_kind(population), population.claim(3), MANY, ticks.many(0), period_ns=10)
+    passes.run(100)
+    assert passes.durations(0, "late") == passes.durations(0, "jitter") == []
+
+
+def test_agents_called_one_by_one_without_a_guard_have_their_times_too():
+    ticks = Recorded(lambda cohort, row, now: (1, 0))
+    passes = Passes(0, 1)
+    population = Population(8, [("x", "d")])
+    passes.add_cohort(passes.add_kind(population), population.claim(3), ONE, ticks.one(0), period_ns=10)
+    passes.run(100)
+    assert sum(count for _, count in passes.durations(0)) == 30 and min(passes.durations(0))[0] > 0
+
+
+def test_who_watches_sees_whom_is_ticked():
+    line = array("Q", [0] * 8)
+    seen = []
+    passes = Passes(0, 1)
+    population = Population(16, [("x", "d")])
+    kind = passes.add_kind(population)
+
+    def said(cohort: int, row: int, now: int) -> tuple[int, int]:
+        seen.append((cohort, row, tuple(line[1:7])))
+        return (reference.SLEEP, now + 3) if row == 4 else (reference.WORKED, 0)
+
+    ticks = Recorded(said)
+    passes.add_cohort(kind, population.claim(2), ONE, ticks.one(0), period_ns=10)
+    passes.add_cohort(kind, population.claim(3), MANY, ticks.many(1), period_ns=10)
+    passes.add_cohort(kind, population.claim(2), PYTHON, period_ns=10)
+    assert not passes.watched
+    passes.watch(line)
+    assert passes.watched
+    passes.run(5)
+    first, second = (1, 0, 1, 2, 0, 0), (2, 2, 4, 3, 0, 0)
+    assert seen == [(0, 0, first), (0, 1, first), *((1, row, second) for row in (2, 3, 4))]
+    passes.ticking(2)
+    assert tuple(line[1:7]) == (3, 5, 6, 2, 0, 0)
+    passes.settle(2, [])
+    passes.finish()
+    assert line[1] == 0 and line[0] == 6, "three calls began, and ended"
+    passes.run(5)
+    assert seen[-1] == (1, 4, (2, 4, 4, 1, 1, 3)), "the one that slept, in the pass after"
+    passes.watch(None)
+    passes.run(15)
+    assert line[0] == 8 and not passes.watched
+    with pytest.raises(ValueError, match="64"):
+        passes.watch(array("Q", [0] * 7))
