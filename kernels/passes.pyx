@@ -496,7 +496,7 @@ cdef class Passes(Calls):
         cdef Cohort* c
         cdef bint together = False
         cdef uint64_t cost = 0
-        if self.crew is not None:
+        if self.crew is not None and self.beats == NULL:
             for i in range(self.cohorts_n):
                 c = self.cohorts[i]
                 if c.pending and not c.whole:

@@ -408,3 +408,20 @@ def test_random_numbers_of_python_are_those_of_native_ticks_in_its_place():
         )
         for number in range(2) for row in range(3)
     }  # fmt: skip
+
+
+def test_agents_without_a_rate_tick_when_they_are_woken():
+    flock = nano.NanoSwarm()
+    flock.spawn(Counter, 2, rate_hz=10)
+    idle = flock.spawn(Counter, 4)
+    assert flock.run_for(seconds=1).cohorts[1].ticks == 0
+    idle.resume([1, 3])
+    assert flock.run_for(seconds=1).cohorts[1].ticks == 2
+    idle.resume(at_ns=2_500_000_000)
+    idle.resume([0], at_ns=2_100_000_000)
+    assert [flock.run_for(seconds=0.25).cohorts[1].ticks for _ in range(4)] == [1, 0, 3, 0]
+    idle.kill([2])
+    idle.resume()
+    assert flock.run_for(seconds=1).cohorts[1].ticks == 3
+    again = flock.passes.statistics(1)
+    assert (again["awake"], again["ticks"]) == (3, 9)
