@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.nano.agents import Agents
+from swarm.nano.alerts import Alert, Raised
+from swarm.nano.anomalies import Anomalies, Anomaly
 from swarm.nano.budget import Budget
 from swarm.nano.bus import Message
 from swarm.nano.errors import BadTick, KindNotThere, NanoError, PopulationFull, SchemaMismatch
@@ -66,6 +68,9 @@ __all__ = [
     "IDLE",
     "WORKED",
     "Agents",
+    "Alert",
+    "Anomalies",
+    "Anomaly",
     "BadTick",
     "Bridge",
     "Budget",
@@ -83,6 +88,7 @@ __all__ = [
     "PopulationRun",
     "Priority",
     "Quantum",
+    "Raised",
     "Report",
     "RoundRobin",
     "SchemaMismatch",

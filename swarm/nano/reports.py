@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swarm.nano.alerts import Raised
+    from swarm.nano.anomalies import Anomaly
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class Report:
     ticks: int
     cohorts: tuple[CohortReport, ...]
     topics: dict[str, dict[str, int]] = field(default_factory=dict)
+    alerts: tuple[Raised, ...] = ()
+    """Alerts that were raised, or still lasted, in its time."""
+    anomalies: tuple[Anomaly, ...] = ()
+    """Changes of behaviour that were found in its time."""
 
     @property
     def ticks_per_s(self) -> float:

@@ -19,6 +19,7 @@ from kernels.population import Population
 from swarm.nano.budget import Budget
 from swarm.nano.errors import NanoError, SchemaMismatch
 from swarm.nano.kinds import Form, Kind, form_of
+from swarm.nano.watching import Watch
 
 if TYPE_CHECKING:
     from swarm.nano.scheduling import NanoSwarm
@@ -89,6 +90,8 @@ def save(swarm: NanoSwarm) -> bytes:
         "passes": swarm.passes.made, "topic_lines": swarm.topic_lines, "spin_ns": swarm.passes.spin_ns,
         "cores": swarm.cores, "capacity": swarm.capacity, "python_thread": swarm.python_thread,
         "topology": swarm.topology.save() if swarm.topology is not None else None,
+        "window_ns": swarm._window_ns,
+        "watched": swarm.watched.save(name_of) if swarm.watched is not None else None,
         "kinds": kinds, "cohorts": cohorts, "topics": topics, "sections": lengths,
     }  # fmt: skip
     return _joined(bytes(msgpack.packb(header)), sections)
@@ -109,6 +112,7 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None
     swarm = NanoSwarm(
         seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
         topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, capacity=header["capacity"], python_thread=header["python_thread"],
+        window_s=header.get("window_ns", 100_000_000) / 1e9,
         topology=topologies.load(header["topology"]) if header["topology"] is not None else None,
     )  # fmt: skip
     swarm.cores = header["cores"] if cores is None else cores
@@ -131,11 +135,20 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None
                 saved[name] = sections[saved[name]]
             budget = Budget(*each["budget"]) if each["budget"] else None
             swarm._restore(form, kind, each, saved, budget)
+        if header.get("watched") is not None:
+            swarm.watched = Watch.restore(header["watched"], _function)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         if isinstance(error, NanoError):
             raise
         raise SchemaMismatch(f"the blob does not hold together: {error}") from error
     return swarm
+
+
+def _function(name: str) -> Any:
+    found = _found(name, load=True)
+    if not callable(found):
+        raise SchemaMismatch(f"the function {name} of an alert is not found", hint="its module must be importable here")
+    return found
 
 
 def parts(blob: Any) -> tuple[dict[str, Any], list[memoryview]]:

@@ -7,7 +7,7 @@ import struct
 import time as clocks
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from kernels.crew import THREADS_MAX, Crew
@@ -30,6 +30,8 @@ from kernels.passes import (
 from kernels.population import Population
 from kernels.topics import Bus
 from swarm.nano.agents import Agents, KindState, Rows
+from swarm.nano.alerts import Alert, metric_of
+from swarm.nano.anomalies import Anomalies
 from swarm.nano.arrays import numpy
 from swarm.nano.budget import Budget
 from swarm.nano.bus import TOPICS_MAX, Port
@@ -41,9 +43,11 @@ from swarm.nano.python_ticks import PythonCohort
 from swarm.nano.reports import CohortReport, Durations, Report
 from swarm.nano.topologies import Mesh
 from swarm.nano.topologies.contract import UNBOUNDED_NS, Due, Topology
+from swarm.nano.watching import Watch
 
 TOPIC_LINES: Final = 65_536
 RESOLUTION_NS: Final = 1_000
+WINDOW_S: Final = 0.1
 DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
 _SPAN: Final = struct.Struct("=QQQQII")
@@ -125,7 +129,7 @@ class NanoSwarm:
     agents are late for are missed, and messages reach them with their next one. Their ticks must not spawn, suspend or end
     agents, and keep to their own rows. Not with a topology.
 
-    One thread uses a swarm.
+    `window_s` of the swarm's time is what alerts and anomalies are taken of (`watch`). One thread uses a swarm.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class NanoSwarm:
         cores: int | None = None,
         capacity: float | None = None,
         python_thread: bool = False,
+        window_s: float = WINDOW_S,
     ) -> None:
         if time not in ("virtual", "real"):
             raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
@@ -179,6 +184,10 @@ class NanoSwarm:
         if cores is None:
             cores = mesh.cores or (Machine.read().cpus if mesh is topology else 1)
         self.cores = cores
+        if not isinstance(window_s, int | float) or not 1e-6 <= window_s <= 1e6:
+            raise NanoError(f"window_s={window_s!r}", hint="a window is 0.000001 to 1,000,000 seconds")
+        self.watched: Watch | None = None
+        self._window_ns = max(1, round(window_s * 1e9))
         self.topology = topology
         if topology is not None:
             self.passes.order()
@@ -453,6 +462,51 @@ class NanoSwarm:
                 hint="return nano.DONE or nano.Sleep, or change others between two runs",
             )
 
+    # --- alerts and anomalies -----------------------------------------------------------------------------------------
+
+    def watch(self, what: Alert | Anomalies, of: type[Kind] | Agents | str | None = None) -> None:
+        """Look at every cohort and topic once a window (`window_s` of the swarm's time), between two passes.
+
+        `of` narrows that to the cohorts of a kind, to those that one `spawn` made, or to a topic, or kind, by name. What was
+        raised and found stands in `report.alerts` and `report.anomalies`. In virtual time there are metrics of counts and of
+        declared costs only, so what follows is the same for a seed; NanoError for those that are measured.
+        """
+        if not isinstance(what, Alert | Anomalies):
+            raise NanoError(f"{what!r} cannot be watched for", hint="give a nano.Alert(...), or nano.Anomalies()")
+        if of is not None and not isinstance(of, str):
+            if isinstance(of, Agents):
+                if of.cohort >= len(self._cohorts) or self._cohorts[of.cohort].agents is not of:
+                    raise NanoError(f"{of!r} are of another swarm", hint="give what spawn() of this swarm returned")
+            elif not (isinstance(of, type) and issubclass(of, Kind)):
+                raise NanoError(f"of={of!r}", hint="a kind, what spawn() returned, or the name of a topic or kind")
+            if isinstance(what, Alert) and metric_of(what.metric).of == "topic":
+                raise NanoError(f"{what.metric} is of a topic, not of {of!r}", hint="of='the name of the topic'")
+        watched = self.watched or Watch(self._window_ns, self.now_ns)
+        watched.add(what, of.cohort if isinstance(of, Agents) else of.__name__ if isinstance(of, type) else of, self)
+        self.watched = watched
+
+    def counts(self, cohort: int) -> tuple[dict[str, float], float | None]:
+        """Counts of a cohort since its beginning by name, "busy_ns" among them; and its budget, ns."""
+        counts: dict[str, float] = dict(self.passes.statistics(cohort))
+        budget = self._cohorts[cohort].budget
+        return counts | {"busy_ns": counts["busy"] / _per_ns()}, budget.ns if budget is not None else None
+
+    def durations(self, cohort: int) -> tuple[Durations, Durations, Durations]:
+        """What ticks of a cohort took since its beginning, how late they were, and how much that differed; ns."""
+        ns = 1.0 / _per_ns() / self.passes.statistics(cohort)["parts"]
+        spent, late, jitter = (Durations(self.passes.durations(cohort, which)) for which in ("spent", "late", "jitter"))
+        return Durations([(at * ns, times) for at, times in spent.counts]), late, jitter
+
+    def demote(self, cohort: int) -> bool:
+        """Halve the rate of a cohort, down to 1/64 of what it was; whether that was done."""
+        it = self._cohorts[cohort]
+        if not it.period_ns or it.demoted >= DEMOTED_MAX:
+            return False
+        it.demoted += 1
+        it.period_ns *= 2
+        self.passes.set_period(cohort, it.period_ns)
+        return True
+
     def left(self, cohort: int) -> None:
         """Agents of a cohort were ended from outside: Python's are let go."""
         it = self._cohorts[cohort]
@@ -506,10 +560,13 @@ class NanoSwarm:
         while self.passes.made < last:
             most = min((each.next_pass for each in self.critics), default=last)
             most = min(last, most)
+            edge_ns = until_ns
+            if self.watched is not None and (until_ns != NEVER or self.passes.next_ns != NEVER):
+                edge_ns = min(until_ns, self.watched.next_ns)
             if self.topology is not None:
-                why = self._ordered(self.topology, until_ns)
+                why = self._ordered(self.topology, edge_ns, until_ns)
             else:
-                why = self.passes.run(until_ns, most - self.passes.made)
+                why = self.passes.run(edge_ns, most - self.passes.made)
             if why == PYTHON_DUE:
                 due = [python for number in self.passes.due if (python := self._cohorts[number].python) is not None]
                 try:
@@ -527,12 +584,14 @@ class NanoSwarm:
                 self._demote()
             if self.critics:
                 self._criticise()
-            if why == REACHED or (why == ENOUGH and self.passes.made < most):
+            if self.watched is not None and self.now_ns >= self.watched.next_ns:
+                self.watched.look(self)
+            if (why == REACHED and edge_ns == until_ns) or (why == ENOUGH and self.passes.made < most):
                 return
 
-    def _ordered(self, topology: Topology, until_ns: int) -> int:
-        """One pass in which the topology says who gets a turn."""
-        why = self.passes.step(until_ns)
+    def _ordered(self, topology: Topology, edge_ns: int, until_ns: int) -> int:
+        """One pass before `edge_ns` in which the topology says who gets a turn."""
+        why = self.passes.step(edge_ns)
         if why != OPEN:
             return why
         try:
@@ -576,10 +635,8 @@ class NanoSwarm:
             if each.budget is None or each.budget.on_overrun != "demote" or not each.period_ns:
                 continue
             over = self.passes.statistics(number)["over"]
-            if over > each.over and each.demoted < DEMOTED_MAX:
-                each.demoted += 1
-                each.period_ns *= 2
-                self.passes.set_period(number, each.period_ns)
+            if over > each.over:
+                self.demote(number)
             each.over = over
 
     # --- reporting ----------------------------------------------------------------------------------------------------
@@ -634,6 +691,13 @@ class NanoSwarm:
             seconds=(self.now_ns - since.now_ns) / 1e9, wall_s=(clocks.perf_counter_ns() - since.wall_ns) / 1e9,
             passes=self.passes.made - since.passes,
             ticks=sum(line.ticks for line in lines), cohorts=tuple(lines), topics=said,
+            alerts=tuple(
+                replace(each) for each in (self.watched.alerts if self.watched is not None else ())
+                if each.to_ns is None or each.to_ns + self._window_ns > since.now_ns
+            ),
+            anomalies=tuple(
+                each for each in (self.watched.anomalies if self.watched is not None else ()) if each.found_ns > since.now_ns
+            ),
         )  # fmt: skip
 
     # --- profiling ----------------------------------------------------------------------------------------------------
