@@ -1,6 +1,7 @@
 """The agents of one kind: their fields, as columns or as rows, and which rows are in use."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import Buffer
 
@@ -40,3 +41,5 @@ class Population:
     def column(self, field: int, start: int = 0, stop: int | None = None) -> Column: ...
     def bookkeeping(self, which: str) -> Column: ...
     def restore(self, states: Buffer, generations: Buffer) -> None: ...
+
+def share(places: Any) -> None: ...

@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 cdef extern from "reserve.h" nogil:
     void* reserve(size_t) noexcept
+    void* reserve_in(int, size_t) noexcept
     void expect(void*, size_t) noexcept
     void release(void*, size_t) noexcept
 
@@ -25,6 +26,19 @@ cdef enum:
 FORMATS = {"d": 8, "f": 4, "q": 8, "i": 4, "h": 2, "b": 1, "Q": 8, "I": 4, "H": 2, "B": 1, "?": 1}
 """Formats of fields, as `struct` names them, and their bytes."""
 CAPACITY_MAX = (1 << 32) - 2
+
+
+SHARE = None
+
+
+def share(places):
+    """Have populations that are made from now on lie where other processes can see them; None ends that.
+
+    `places.place(nbytes)` returns the descriptor of a file of memory of that size for a column, and
+    `places.placed(address, nbytes)` is told where that was put.
+    """
+    global SHARE
+    SHARE = places
 
 
 cdef int ascending(const void* a, const void* b) noexcept nogil:
@@ -98,7 +112,12 @@ cdef class Population:
         PyMem_Free(self.widths)
 
     cdef void* block(self, size_t nbytes) except NULL:
-        cdef void* start = reserve(nbytes)
+        cdef void* start
+        if SHARE is None:
+            start = reserve(nbytes)
+        else:
+            start = reserve_in(SHARE.place(nbytes), nbytes)
+            SHARE.placed(<uintptr_t> start, nbytes)
         if start == NULL:
             raise MemoryError(f"no address space for {nbytes:,} bytes of a population of {self.capacity:,} agents")
         self.blocks[self.blocks_n] = start

@@ -21,6 +21,13 @@ static inline void *reserve(size_t bytes)
     return start == MAP_FAILED ? NULL : start;
 }
 
+/* The same, in a file of memory that other processes map as well. */
+static inline void *reserve_in(int fd, size_t bytes)
+{
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    return start == MAP_FAILED ? NULL : start;
+}
+
 /* Bytes of reserved space that are about to be written: large pages for those that they fill whole, so that a million agents
  * cost tens of page faults instead of thousands, and no memory more. See madvise(2). */
 static inline void expect(void *start, size_t bytes)

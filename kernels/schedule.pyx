@@ -433,6 +433,13 @@ cdef class Schedule:
             raise ValueError("only a cohort with one rate for all can be given another")
         c.period = max(self.ceil(period_ns), self.resolution_ns)
 
+    def set_budget(self, Py_ssize_t cohort, uint64_t budget):
+        """Another budget for a cohort that has one, counter ticks an agent: a tick of the clock is another time than before."""
+        cdef Cohort* c = self.at(cohort)
+        if c.budget == 0 or budget == 0:
+            raise ValueError("only a cohort with a budget can be given another")
+        c.budget = budget
+
     def durations(self, Py_ssize_t cohort, which="spent"):
         """(middle of a bucket, count) of what ticks took ("spent", counter ticks in "parts" of the statistics) or how late
         passes were ("late", ns), or by how much that differed from the instant before ("jitter", ns)."""

@@ -43,6 +43,7 @@ from swarm.nano.fields import (
     u64,
     writes,
 )
+from swarm.nano.isolation import Isolated, PopulationLost, isolate
 from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Kind, Sleep
 from swarm.nano.reports import CohortReport, Report
 from swarm.nano.saving import load
@@ -78,6 +79,7 @@ __all__ = [
     "End",
     "FleetReport",
     "Hierarchical",
+    "Isolated",
     "Kind",
     "KindNotThere",
     "Mesh",
@@ -85,6 +87,7 @@ __all__ = [
     "NanoError",
     "NanoSwarm",
     "PopulationFull",
+    "PopulationLost",
     "PopulationRun",
     "Priority",
     "Quantum",
@@ -103,6 +106,7 @@ __all__ = [
     "i32",
     "i64",
     "include",
+    "isolate",
     "load",
     "reads",
     "submit",

@@ -6,7 +6,7 @@ import math
 import struct
 import time as clocks
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -48,6 +48,8 @@ from swarm.nano.watching import Watch
 TOPIC_LINES: Final = 65_536
 RESOLUTION_NS: Final = 1_000
 WINDOW_S: Final = 0.1
+REFIT_S: Final = 1.0
+"""In real time the clock is compared with the system's after so long, and with every report."""
 DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
 _SPAN: Final = struct.Struct("=QQQQII")
@@ -162,6 +164,7 @@ class NanoSwarm:
         self._kinds: dict[type[Kind], KindState] = {}
         self._cohorts: list[_Cohort] = []
         self._running = False
+        self._refitted_s = clocks.monotonic()
         self.critics: list[CriticRuns] = []
         self._traced = self._spanned = 0
         if capacity is not None and not (isinstance(capacity, int | float) and 0.0 < capacity <= 1e6):
@@ -187,6 +190,8 @@ class NanoSwarm:
         if not isinstance(window_s, int | float) or not 1e-6 <= window_s <= 1e6:
             raise NanoError(f"window_s={window_s!r}", hint="a window is 0.000001 to 1,000,000 seconds")
         self.watched: Watch | None = None
+        self.between: Callable[[], None] | None = None
+        """Called between two passes, now and then: of an isolated population, for its parent."""
         self._window_ns = max(1, round(window_s * 1e9))
         self.topology = topology
         if topology is not None:
@@ -259,6 +264,17 @@ class NanoSwarm:
         """Ticks of the clock that calls are measured by, a ns."""
         return self.passes.clock.hz * 1e-9
 
+    def _ticks_of(self, budget: Budget | None) -> int:
+        return max(1, round(budget.ns * self._per_ns())) if budget is not None else 0
+
+    def _refit(self) -> None:
+        """Have the clock compare itself with the system's, and budgets follow."""
+        self.passes.clock.refit()
+        for number, each in enumerate(self._cohorts):
+            if each.budget is not None:
+                self.passes.set_budget(number, self._ticks_of(each.budget))
+        self._refitted_s = clocks.monotonic()
+
     # --- spawning -----------------------------------------------------------------------------------------------------
 
     def spawn(
@@ -328,7 +344,7 @@ class NanoSwarm:
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
             period_ns=period_ns, periods_ns=periods,
-            budget=max(1, round(budget.ns * self._per_ns())) if budget is not None else 0,
+            budget=self._ticks_of(budget),
             sampling=budget.sampling if budget is not None else 0,
             on_overrun=_ACTS[budget.on_overrun] if budget is not None else WARN,
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
@@ -489,11 +505,11 @@ class NanoSwarm:
         """Counts of a cohort since its beginning by name, "busy_ns" among them; and its budget, ns."""
         counts: dict[str, float] = dict(self.passes.statistics(cohort))
         budget = self._cohorts[cohort].budget
-        return counts | {"busy_ns": counts["busy"] / _per_ns()}, budget.ns if budget is not None else None
+        return counts | {"busy_ns": counts["busy"] / self._per_ns()}, budget.ns if budget is not None else None
 
     def durations(self, cohort: int) -> tuple[Durations, Durations, Durations]:
         """What ticks of a cohort took since its beginning, how late they were, and how much that differed; ns."""
-        ns = 1.0 / _per_ns() / self.passes.statistics(cohort)["parts"]
+        ns = 1.0 / self._per_ns() / self.passes.statistics(cohort)["parts"]
         spent, late, jitter = (Durations(self.passes.durations(cohort, which)) for which in ("spent", "late", "jitter"))
         return Durations([(at * ns, times) for at, times in spent.counts]), late, jitter
 
@@ -582,10 +598,14 @@ class NanoSwarm:
             self._events()
             if self.passes.real:
                 self._demote()
+                if clocks.monotonic() - self._refitted_s >= REFIT_S:
+                    self._refit()
             if self.critics:
                 self._criticise()
             if self.watched is not None and self.now_ns >= self.watched.next_ns:
                 self.watched.look(self)
+            if self.between is not None:
+                self.between()
             if (why == REACHED and edge_ns == until_ns) or (why == ENOUGH and self.passes.made < most):
                 return
 
@@ -656,7 +676,7 @@ class NanoSwarm:
 
     def report(self, since: Mark) -> Report:
         """What was done since a mark."""
-        self.passes.clock.refit()
+        self._refit()
         ns_per = 1.0 / self._per_ns()
         lines = []
         for number, each in enumerate(self._cohorts):
