@@ -436,9 +436,9 @@ cdef class Schedule:
     def set_budget(self, Py_ssize_t cohort, uint64_t budget):
         """Another budget for a cohort that has one, counter ticks an agent: a tick of the clock is another time than before."""
         cdef Cohort* c = self.at(cohort)
-        if c.budget == 0 or budget == 0:
+        if c.how.budget == 0 or budget == 0:
             raise ValueError("only a cohort with a budget can be given another")
-        c.budget = budget
+        c.how.budget = budget
 
     def durations(self, Py_ssize_t cohort, which="spent"):
         """(middle of a bucket, count) of what ticks took ("spent", counter ticks in "parts" of the statistics) or how late

@@ -80,6 +80,8 @@ class PythonCohort:
     def run(self, passes: Passes, now_ns: int) -> None:
         """Tick those that are due."""
         self.ready(passes)
+        if passes.watched:
+            passes.ticking(self.number)
         passes.settle(self.number, *self.tick(now_ns))
 
     def ready(self, passes: Passes) -> None:
@@ -95,6 +97,8 @@ class PythonCohort:
         self._rows = passes.turn_of(self.number, woken, agents)
         self._due = self._those(self._rows)
         self._version = -1
+        if passes.watched:
+            passes.ticking(self.number)
         passes.settle(self.number, *self.tick(now_ns))
         return len(self._rows)
 
@@ -106,8 +110,6 @@ class PythonCohort:
         port._ticking = iterator
         leavers: list[tuple[int, int, int]] = []
         self._idle = 0
-        if passes.watched:
-            passes.ticking(self.number)
         began = counter()
         loop = self._sends if self._generators else self._ticks
         try:
