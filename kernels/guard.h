@@ -76,15 +76,25 @@ static inline int guard_chain(struct guard *g)
     return guard_take(g, took);
 }
 
-/* How many agents until the next that is measured: 1 to 2 * every - 1, each as likely (xorshift64*: Vigna, 2016). */
-static inline uint64_t guard_distance(struct guard *g)
+/* How many agents until the next that is measured, one in `every` on average: 1 to 2 * every - 1, each as likely (xorshift64*:
+ * Vigna, 2016). `draw` is the state of the generator, not 0. */
+static inline uint64_t guard_drawn(uint64_t *draw, uint64_t every)
 {
-    uint64_t x = g->draw;
+    uint64_t x = *draw;
     x ^= x >> 12;
     x ^= x << 25;
     x ^= x >> 27;
-    g->draw = x;
-    return 1 + ((x * 0x2545F4914F6CDD1Du) >> 32) * (2 * g->every - 1) / ((uint64_t)1 << 32);
+    *draw = x;
+    return 1 + ((x * 0x2545F4914F6CDD1Du) >> 32) * (2 * every - 1) / ((uint64_t)1 << 32);
+}
+
+static inline uint64_t guard_distance(struct guard *g) { return guard_drawn(&g->draw, g->every); }
+
+/* What a reading of the counter is after another; 0 for one below it: a core's counter that lags. */
+static inline uint64_t guard_since(uint64_t now, uint64_t last)
+{
+    uint64_t took = now - last;
+    return __builtin_expect(took >> 63, 0) ? 0 : took;
 }
 
 static inline int guard_look(struct guard *g)

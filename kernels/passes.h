@@ -2,6 +2,7 @@
 #ifndef SWARM_PASSES_H
 #define SWARM_PASSES_H
 
+#include "guard.h"
 #include "motions.h"
 #include "nano.h"
 #include "tally.h"
@@ -48,21 +49,25 @@ ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size
     const int chained = guard == ONES_CHAINED || guard == ONES_TRACED;
     const struct ticks_clock own = *clock; /* a tick may write anywhere, so that the other would be looked at each time */
     uint64_t worked = 0, over = 0, last = chained ? ticks_now(&own) : 0;
-    uint32_t until_sample = 0;
+    uint64_t draw = 0, until_sample = 0;
     size_t leavers = 0;
+    if (guard == ONES_SAMPLED) {
+        /* drawn anew for each call, so that a population of a regular order is not always measured at the same places */
+        draw = nano_random_at(ctx->seed, ctx->kind, first + (uint32_t)n, ctx->pass, 0xFFFF) | 1;
+        /* the lesser of two: how far it is to the next one for who begins to look anywhere between two */
+        uint64_t one = guard_drawn(&draw, sampling), other = guard_drawn(&draw, sampling);
+        until_sample = one < other ? one : other;
+    }
     for (size_t i = 0; i < n; i++) {
         int sampled = chained;
-        if (guard == ONES_SAMPLED) {
-            sampled = until_sample == 0;
-            if (sampled) {
-                until_sample = sampling;
-                last = ticks_now(&own);
-            }
-            until_sample--;
+        if (guard == ONES_SAMPLED && __builtin_expect(--until_sample == 0, 0)) {
+            sampled = 1;
+            until_sample = guard_drawn(&draw, sampling);
+            last = ticks_now(&own);
         }
         unsigned outcome = (unsigned)tick(cols, idx ? idx[i] : first + (uint32_t)i, now_ns, ctx);
         if (sampled) {
-            uint64_t end = ticks_now(&own), spent = end - last;
+            uint64_t end = ticks_now(&own), spent = guard_since(end, last);
             last = end;
             tally_note(counts, spent, 1);
             if (__builtin_expect(spent > budget, 0))
@@ -92,7 +97,7 @@ ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size
 }
 
 /* Every agent measured by one reading of the counter: the end of one is the beginning of the next. `sampling` of 0 measures
- * none, 1 each, n the first of each n. `places` has room for n. With `spends`, what each took goes there, and its outcome to
+ * none, 1 each, n one of n on average. `places` has room for n. With `spends`, what each took goes there, and its outcome to
  * ctx->outcomes: for traces. */
 static inline void ones_run(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size_t n, uint64_t now_ns,
                             nano_ctx *ctx, uint32_t sampling, uint64_t budget, const struct ticks_clock *clock,
@@ -175,12 +180,12 @@ static inline void call_run(const call_tick *how, void **cols, const uint32_t *i
         ones_run((nano_tick)how->tick, cols, idx, first, n, now_ns, ctx, how->sampling,
                  how->budget ? how->budget : UINT64_MAX, how->clock, counts, room->places, room->wakes, room->left_by,
                  room->over_places, room->spends, result);
-        result->spent = ticks_now(how->clock) - result->began;
+        result->spent = guard_since(ticks_now(how->clock), result->began);
         result->outcome = NANO_EACH;
         return;
     }
     int outcome = ((nano_tick_many)how->tick)(cols, idx, n, now_ns, ctx);
-    result->spent = ticks_now(how->clock) - result->began;
+    result->spent = guard_since(ticks_now(how->clock), result->began);
     result->outcome = outcome;
     if (how->budget && result->spent > how->budget * n)
         result->over = n;

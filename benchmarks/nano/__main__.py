@@ -9,7 +9,7 @@ import time
 
 from benchmarks.fleet import line
 
-TOPICS = ("ticks", "simd", "python_agents", "lanes", "time", "rates", "memory", "jitter", "pace", "saving")
+TOPICS = ("ticks", "simd", "cores", "python_agents", "lanes", "time", "rates", "memory", "jitter", "pace", "saving")
 
 
 def run(topic: str) -> None:

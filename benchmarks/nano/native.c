@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "nano.h"
 #include "tally.h"
 #include "ticks.h"
 
@@ -75,4 +76,19 @@ uint64_t bucket_middle(size_t bucket)
 uint64_t counter(void)
 {
     return ticks_read();
+}
+
+/* A batch tick that computes: 50 steps of a recurrence for each agent, from x. */
+int grind(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx)
+{
+    double *x = (double *)cols[0];
+    (void)now_ns, (void)ctx;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = idx ? idx[i] : i;
+        double value = x[at];
+        for (int k = 0; k < 50; k++)
+            value = value * 0.999 + 0.5 / (1.0 + value * value);
+        x[at] = value;
+    }
+    return NANO_WORKED;
 }

@@ -30,6 +30,14 @@ def numba():
         for _ in range(passes):
             move(x, v)
 
+    @numba.njit(fastmath=False, parallel=True)
+    def grind(x):
+        for i in numba.prange(x.shape[0]):
+            value = x[i]
+            for _ in range(50):
+                value = value * 0.999 + 0.5 / (1.0 + value * value)
+            x[i] = value
+
     columns = {}
 
     def answer(question):
@@ -39,6 +47,13 @@ def numba():
             moves(*columns[n], 1)
             move(*columns[n])
         x, v = columns[n]
+        if "threads" in question:  # on the wall's clock: what several threads take together is not the question
+            numba.set_num_threads(min(question["threads"], numba.config.NUMBA_NUM_THREADS))
+            grind(x)
+            began = time.perf_counter_ns()
+            for _ in range(passes):
+                grind(x)
+            return {"ns": (time.perf_counter_ns() - began) / (passes * n)}
         if question["called"] == "once":
             return timed(passes, n, lambda: moves(x, v, passes))
 

@@ -23,6 +23,7 @@ from kernels.passes import (
     PYTHON,
     PYTHON_DUE,
     REACHED,
+    TICKS,
     Passes,
 )  # fmt: skip
 from kernels.population import Population
@@ -336,6 +337,17 @@ def test_durations_are_counted_by_the_clock_that_is_trusted(counter):
     for ticks_, _ in found:
         assert 1_900_000 < clock.duration_ns(ticks_) < took
     assert 3_900_000 < clock.duration_ns(passes.statistics(0)["busy"]) < took
+
+
+@pytest.mark.parametrize("agents", [3, 10, 200, 5000])
+def test_one_of_so_many_is_measured_however_many_a_call_has(agents):
+    passes = Passes(7, 1)
+    population = Population(agents, [("x", "d"), ("v", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(agents), ONE, TICKS["move"], period_ns=1, sampling=64)
+    passes.run(NEVER, 200_000 // agents)
+    measured = sum(count for _, count in passes.durations(0))
+    assert measured == pytest.approx(passes.statistics(0)["ticks"] / 64, rel=0.1)
 
 
 def test_overruns_are_counted_and_act_in_real_time_only():
