@@ -7,11 +7,12 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from swarm import nano
 from swarm.errors import SwarmError, UsageError
 from swarm.nano import NanoSwarm
 
@@ -40,6 +41,36 @@ def population_of(what: str) -> NanoSwarm:
         said = f"{len(found)} populations are" if found else "no population is"
         raise UsageError(f"{said} in {what}", hint=HINT)
     return found[0]
+
+
+def prepared(
+    what: str, blob: bytes | None = None, cores: int | None = None, alerts: Sequence[str] = (), anomalies: bool = False
+) -> NanoSwarm:
+    """The population of a script, or of a blob that was saved, with what a command line says to look at.
+
+    Here, or in the process of an isolated one. UsageError for an alert that is none, or is of nobody there.
+    """
+    if blob is not None:
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # kinds of a script that lies here, as `run` found it
+        flock = nano.load(blob)
+    else:
+        flock = population_of(what)
+    if cores is not None:
+        flock.cores = cores
+    for words in alerts:
+        try:
+            alert, of = nano.Alert.spoken(words)
+            if of is not None and of not in {*flock.topics, *(kind.__name__ for kind in flock.kinds)}:
+                raise UsageError(
+                    f"--alert of {of!r}: there is no such kind or topic", hint="name one of the population's"
+                )
+            flock.watch(alert, of=of)
+        except nano.NanoError as error:
+            raise UsageError(f"--alert: {error}", hint=error.hint) from None
+    if anomalies:
+        flock.watch(nano.Anomalies())
+    return flock
 
 
 def _made(what: Any, where: str) -> list[NanoSwarm]:

@@ -96,11 +96,18 @@ def python_page() -> str:
 _NANO_MEMBERS: Final = {
     "NanoSwarm": (
         "spawn", "run_for", "save", "spawn_critic", "critics", "cohorts", "kinds", "agents", "now_ns", "seed", "time", "failures",
-        "mark", "report", "keep_spans", "trace_events",
+        "mark", "report", "watch", "keep_spans", "trace_events",
     ),
     "Kind": ("native", "native_many", "objects", "generators", "row", "generation"),
     "Agents": ("rows", "alive", "kill", "suspend", "resume"),
     "Budget": (),
+    "Alert": (),
+    "Raised": (),
+    "Anomalies": (),
+    "Anomaly": (),
+    "Isolated": (
+        "run_for", "mark", "report", "save", "failures", "call", "cohorts", "incidents", "agents", "now_ns", "pid", "kill", "close",
+    ),
     "Report": ("ticks_per_s", "violations", "to_dict"),
     "Sleep": (),
 }  # fmt: skip
@@ -109,6 +116,7 @@ _NANO_MEMBERS: Final = {
 def nano_page() -> str:
     """Markdown: what `from swarm import nano` gives."""
     from swarm import nano
+    from swarm.nano.alerts import METRICS
 
     lines = [
         "# Nano-agents",
@@ -124,8 +132,12 @@ def nano_page() -> str:
                 lines += ["", f"### {member}", "", _words(found.__doc__)]
             elif found is not None:
                 lines += ["", *_function(member, getattr(kind, member), "###")]
-    for name in ("load", "include", "reads", "writes"):
+    for name in ("isolate", "load", "include", "reads", "writes"):
         lines += ["", *_function(f"nano.{name}", getattr(nano, name), "##")]
+    lines += ["", "## Metrics", "", "What alerts and anomalies are taken of.", ""]
+    lines += ["| metric | of each | in virtual time | |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        lines.append(f"| `{name}` | {metric.of} | {'no' if metric.measured else 'yes'} | {metric.about} |")
     lines += ["", "## Topologies", "", "| topology | |", "|---|---|"]
     for name in ("RoundRobin", "Priority", "Hierarchical", "Mesh", "Quantum"):
         lines.append(f"| `nano.{name}` | {_words(inspect.getdoc(getattr(nano, name))).splitlines()[0]} |")

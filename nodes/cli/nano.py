@@ -16,7 +16,7 @@ from swarm.errors import UsageError
 from swarm.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from swarm.nano import NanoSwarm, Report
+    from swarm.nano import Isolated, NanoSwarm, Report
 
 FORMS: Final = ("native_many", "native", "generator", "object")
 
@@ -62,6 +62,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "spawn", help="run a population in the fleet, spread over nodes if wanted", description=nano_spawn.ABOUT
     )
     nano_spawn.add_arguments(spawn)
+    for each in (run, go_on):
+        each.add_argument(
+            "--alert", metavar="WORDS", action="append", default=[],
+            help="raise an alert: METRIC > VALUE [until VALUE] [for TIME] [of KIND|TOPIC] [then ACTION], as in"
+            ' "late_p99_ns > 50us for 1s"; may be repeated',
+        )  # fmt: skip
+        each.add_argument("--anomalies", action="store_true", help="flag what leaves its own history")
+        each.add_argument("--isolate", action="store_true", help="in a process of its own, under a watchdog")
+        each.add_argument(
+            "--watchdog",
+            type=duration,
+            default=1.0,
+            metavar="TIME",
+            help="how long a call may take, with --isolate (1s)",
+        )
+        each.add_argument(
+            "--checkpoint", type=duration, metavar="TIME",
+            help="with --isolate, save it so often, and go on from there without the cohort at which it was lost",
+        )  # fmt: skip
     for each in (run, spawn, go_on, inspect, benchmark, profile, evolve):
         add_common_arguments(each, action=True)
 
@@ -77,16 +96,26 @@ def run(args: argparse.Namespace) -> int:
             return _inspect(args)
         case "evolve":
             return nano_evolve.run(args)
-        case "resume":
-            from swarm import nano
+        case "profile":
+            from nodes.nano_scripts import population_of
 
-            if "" not in sys.path:
-                sys.path.insert(0, "")  # kinds of a script that lies here, as `run` found it
-            return _run(args, nano.load(_read(args.blob)))
-    from nodes.nano_scripts import population_of
+            return _profile(args, population_of(args.what))
+    from nodes.nano_scripts import prepared
 
-    flock = population_of(args.what)
-    return _profile(args, flock) if args.action == "profile" else _run(args, flock)
+    if args.passes is not None and args.passes < 0:
+        raise UsageError(f"--passes {args.passes}", hint="a number of passes is not negative")
+    if args.checkpoint is not None and not args.isolate:
+        raise UsageError("--checkpoint without --isolate", hint="only an isolated population goes on after it was lost")
+    if args.save:
+        check_writable(args.save)
+    blob = _read(args.blob) if args.action == "resume" else None
+    what = ("" if blob is not None else args.what, blob, args.cores, args.alert, args.anomalies)
+    if not args.isolate:
+        return _run(args, prepared(*what))
+    from swarm import nano
+
+    with nano.isolate(prepared, *what, watchdog_s=args.watchdog, checkpoint_s=args.checkpoint) as isolated:
+        return _run(args, isolated)
 
 
 def _profile(args: argparse.Namespace, flock: NanoSwarm) -> int:
@@ -105,15 +134,9 @@ def _profile(args: argparse.Namespace, flock: NanoSwarm) -> int:
     return ExitCode.OK
 
 
-def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:
+def _run(args: argparse.Namespace, flock: NanoSwarm | Isolated) -> int:
     from nodes.cli.nano_live import live
 
-    if args.passes is not None and args.passes < 0:
-        raise UsageError(f"--passes {args.passes}", hint="a number of passes is not negative")
-    if args.cores is not None:
-        flock.cores = args.cores
-    if args.save:
-        check_writable(args.save)
     mark = flock.mark()
     try:
         if args.live and sys.stderr.isatty() and not args.json:
@@ -129,12 +152,16 @@ def _run(args: argparse.Namespace, flock: NanoSwarm) -> int:
         blob = flock.save()
         write_whole(args.save, blob)
         say(f"saved {flock.agents:,} agents at {flock.now_ns / 1e9:g} s, {len(blob):,} bytes: {args.save}")
+    incidents = [str(each) for each in getattr(flock, "incidents", ())]
     if args.json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | ({"incidents": incidents} if args.isolate else {}))
     else:
         print(shown(report))
+        for each in incidents:
+            say(f"{each}; it went on from its last checkpoint")
         for kind, row, error in flock.failures():
-            say(f"{kind.__name__} {row}: {type(error).__name__}: {error}")
+            words = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+            say(f"{kind if isinstance(kind, str) else kind.__name__} {row}: {words}")
     return ExitCode.FAILED if any(line.failed for line in report.cohorts) else ExitCode.OK
 
 
@@ -153,6 +180,9 @@ def shown(report: Report) -> str:
     if report.topics:
         topics = [(name, *(f"{counted:,}" for counted in each.values())) for name, each in report.topics.items()]
         said.append(table(("TOPIC", "PUBLISHED>", "DROPPED>", "BLOCKED>", "DELIVERED>"), topics))
+    for title, found in (("ALERTS", report.alerts), ("ANOMALIES", report.anomalies)):
+        if found:
+            said.append("\n".join([title, *map(str, found)]))
     said.append(
         f"{report.passes:,} passes over {report.seconds:g} s in {report.wall_s:.3g} s: "
         f"{_rate(report.ticks, report.wall_s)} ticks a second"

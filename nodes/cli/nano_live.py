@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 from nodes.cli.screen import table
 
 if TYPE_CHECKING:
-    from swarm.nano import NanoSwarm, Report
+    from swarm.nano import Isolated, NanoSwarm, Report
 
 REFRESH_S: Final = 0.5
 STEP_MIN_NS: Final = 1_000
+SHOWN: Final = 8
+"""Alerts, and anomalies, at most: the last ones."""
 
 
-def live(flock: NanoSwarm, seconds: float, passes: int | None) -> None:
+def live(flock: NanoSwarm | Isolated, seconds: float, passes: int | None) -> None:
     """Run it in steps that take about as long as somebody looks."""
     end_ns = flock.now_ns + round(seconds * 1e9)
     left = passes
@@ -44,17 +46,21 @@ def live(flock: NanoSwarm, seconds: float, passes: int | None) -> None:
 
 
 def screen(report: Report, now_ns: int) -> str:
-    """Ticks a second, use of the budget, lateness and violations, a line a cohort."""
+    """Ticks a second, use of the budget, lateness, jitter and violations, a line a cohort; then alerts and anomalies."""
     rows = []
     for line in report.cohorts:
         mean = line.busy_ns / line.ticks if line.ticks else 0.0
         rows.append((
             line.kind, line.form, f"{line.awake:,}", f"{line.ticks / report.wall_s / 1e6:,.2f} M",
             f"{mean / line.budget_ns:.0%}" if line.budget_ns else "", f"{line.tick_ns.quantile(0.99):.0f} ns",
-            f"{line.late_ns.quantile(0.99) / 1e3:.1f} us" if line.late_ns.count else "", f"{line.violations:,}",
+            f"{line.late_ns.quantile(0.99) / 1e3:.1f} us" if line.late_ns.count else "",
+            f"{line.jitter_ns.quantile(0.99) / 1e3:.1f} us" if line.jitter_ns.count else "", f"{line.violations:,}",
         ))  # fmt: skip
-    titles = ("KIND", "FORM", "AWAKE>", "TICKS/S>", "BUDGET>", "P99>", "LATE>", "OVER>")
-    return f"{now_ns / 1e9:.3f} s, {report.ticks_per_s / 1e6:,.1f} M ticks a second\n{table(titles, rows)}\n"
+    titles = ("KIND", "FORM", "AWAKE>", "TICKS/S>", "BUDGET>", "P99>", "LATE>", "JITTER>", "OVER>")
+    said = [f"{now_ns / 1e9:.3f} s, {report.ticks_per_s / 1e6:,.1f} M ticks a second", table(titles, rows)]
+    said += [f"alert    {each}" for each in report.alerts[-SHOWN:]]
+    said += [f"anomaly  {each}" for each in report.anomalies[-SHOWN:]]
+    return "\n".join(said) + "\n"
 
 
 def _draw(text: str, lines: int) -> int:

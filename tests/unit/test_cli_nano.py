@@ -39,6 +39,31 @@ def failing():
 
 def nothing():
     return 5
+
+def real():
+    flock = nano.NanoSwarm(time="real")
+    flock.spawn(Cell, 10, rate_hz=200, budget=nano.Budget(1, on_overrun="demote"))
+    return flock
+
+def overrun(what):
+    def build():
+        flock = nano.NanoSwarm(time="real")
+        flock.spawn(Cell, 10, rate_hz=200, budget=nano.Budget(1, on_overrun=what))
+        flock.spawn(Cell, 10, rate_hz=200)
+        return flock
+    return build
+
+warned, demoted, suspended, killed = map(overrun, ("warn", "demote", "suspend", "kill"))
+
+class Stuck(Cell):
+    def tick(self, now_ns, bus):
+        while now_ns >= 500_000_000:
+            pass
+
+def stuck():
+    flock = population()
+    flock.spawn(Stuck, 5, rate_hz=1000)
+    return flock
 """
 
 
@@ -149,3 +174,95 @@ def test_the_live_view_draws_over_itself(script):
     assert process.returncode == 0
     assert b"M ticks a second" in shown and b"BUDGET" in shown and b"\x1b[J" in shown
     assert "5,000 passes over 5 s" in out
+
+
+def test_what_follows_an_overrun_is_seen(script, capsys):
+    seen = {}
+    for what in ("warned", "demoted", "suspended", "killed"):
+        status, out, _ = swarm(capsys, "run", f"{script}:{what}", "--seconds", "300ms", "--json")
+        first, second = json.loads(out)["cohorts"]
+        assert status == 0 and first["violations"] >= 10 and second["violations"] == 0 and second["budget_ns"] is None
+        assert second["awake"] == 10 and second["late_ns"]["count"] == second["ticks"] > 0
+        assert second["jitter_ns"]["count"] == second["ticks"] - 10
+        seen[what] = (first["awake"], first["ticks"])
+    assert seen["warned"][0] == seen["demoted"][0] == 10 and seen["suspended"] == seen["killed"] == (0, 10)
+    assert seen["demoted"][1] < seen["warned"][1]
+
+
+def test_alerts_are_raised_and_shown(script, capsys):
+    words = (
+        "run",
+        script,
+        "--seconds",
+        "300ms",
+        "--alert",
+        "ticks_per_s > 50/ms of Cell",
+        "--alert",
+        "dropped_per_s > 1",
+    )
+    status, out, _ = swarm(capsys, *words)
+    assert status == 0
+    assert "ALERTS\nCell (cohort 0): ticks_per_s > 50000/s: 100000/s from 0 s\n" in out
+    status, out, _ = swarm(capsys, *words, "--json")
+    (raised,) = json.loads(out)["alerts"]
+    assert (raised["metric"], raised["value"], raised["to_ns"]) == ("ticks_per_s", 100_000.0, None)
+    status, out, _ = swarm(
+        capsys, "run", script, "--seconds", "300ms", "--alert", "ticks_per_s > 1 then suspend", "--json"
+    )
+    assert json.loads(out)["cohorts"][0]["awake"] == 0
+    assert json.loads(out)["anomalies"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("luck > 5", "no metric 'luck'"), ("late_p99_ns > 1", "virtual time"), ("ticks_per_s", "is no alert"),
+        ("ticks_per_s > 5 of Bird", "no such kind or topic"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", [(), ("--isolate",)])
+def test_an_alert_that_is_none_is_said(script, capsys, words, said, where):
+    status, _, err = swarm(capsys, "run", script, "--alert", words, *where)
+    assert status == 2 and said in err and "hint:" in err
+
+
+def test_isolated_it_does_the_same(script, capsys):
+    here = swarm(capsys, "run", script, "--seconds", "200ms", "--save", "here.blob", "--json")
+    there = swarm(capsys, "run", script, "--seconds", "200ms", "--save", "there.blob", "--json", "--isolate")
+    ours, theirs = json.loads(here[1]), json.loads(there[1])
+    assert (ours["ticks"], ours["passes"], ours["topics"]) == (theirs["ticks"], theirs["passes"], theirs["topics"])
+    assert theirs["incidents"] == [] and "incidents" not in ours
+    assert open("here.blob", "rb").read() == open("there.blob", "rb").read()
+    status, out, _ = swarm(capsys, "resume", "there.blob", "--passes", "5", "--isolate", "--json")
+    assert status == 0 and json.loads(out)["passes"] == 5
+    status, out, err = swarm(capsys, "run", f"{script}:failing", "--passes", "3", "--isolate")
+    assert status == 1 and "Cell 7: ValueError: not me" in err
+    assert swarm(capsys, "run", script, "--checkpoint", "1s")[0] == 2
+
+
+def test_an_endless_tick_is_ended_and_named(script, capsys):
+    status, _, err = swarm(capsys, "run", f"{script}:stuck", "--isolate", "--watchdog", "300ms")
+    assert status == 1
+    assert (
+        "while Stuck ticked (cohort 1, rows 0 to 4, pass 500)" in err
+        and "did not come back for" in err
+        and "hint:" in err
+    )
+    status, out, err = swarm(
+        capsys, "run", f"{script}:stuck", "--isolate", "--watchdog", "300ms", "--checkpoint", "0s", "--json"
+    )
+    said = json.loads(out)
+    assert status == 0 and said["cohorts"][0]["ticks"] == 100_000 and said["cohorts"][1]["awake"] == 0
+    assert len(said["incidents"]) == 1 and "Stuck" in said["incidents"][0]
+
+
+def test_the_live_view_shows_lateness_jitter_and_alerts(script):
+    from nodes.cli.nano_live import screen
+    from nodes.nano_scripts import prepared
+
+    flock = prepared(f"{script}:real", alerts=["violations_ratio > 10%"])
+    shown = screen(flock.run_for(seconds=0.4), flock.now_ns)
+    title = shown.splitlines()[1].split()
+    assert title == ["KIND", "FORM", "AWAKE", "TICKS/S", "BUDGET", "P99", "LATE", "JITTER", "OVER"]
+    assert len(shown.splitlines()[2].split()) == len(title) + 4, "with units"
+    assert "alert    Cell (cohort 0): violations_ratio > 10 %: 100 %" in shown
