@@ -114,6 +114,7 @@ cdef struct Cohort:
     uint32_t fields_n
     uint32_t base                       # row 0 of the kind in the wheel's numbers
     uint64_t size                       # members it was made with
+    uint64_t living                     # of these, how many have not ended
     Members awake                       # those that tick together
     Members called                      # whom the wheel woke between, and who wait for their part of the pass
     Members joining                     # who are awake with the others from the next instant on
@@ -177,6 +178,12 @@ cdef enum:
     LOOK_PASSES = 64
     WOKEN_ROOM = 16384
     COHORTS_MAX = 1 << 20
+
+cdef extern from *:
+    """
+    #define FOREVER (UINT64_C(1) << 63)  /* ns: what is due then or later never comes */
+    """
+    uint64_t FOREVER
 
 
 cdef inline bint scratch(Cohort* c, size_t n) noexcept nogil:

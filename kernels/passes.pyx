@@ -117,8 +117,11 @@ cdef class Passes(Calls):
             raise RuntimeError("a pass waits to be finished")
         if self.real and self.origin == 0:
             self.origin = clock_monotonic_ns() - <int64_t> self.now_ns
+        self.still()
+        self.ticking = True
         with nogil:
             why = self.go(wheel, until_ns, passes)
+        self.ticking = False
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
@@ -153,9 +156,12 @@ cdef class Passes(Calls):
             raise RuntimeError("a pass waits to be finished" if self.inside else "this schedule makes its passes itself")
         if not self.now_ns <= at_ns <= self.soonest(wheel):
             raise ValueError(f"a pass at {at_ns} ns, after {self.now_ns} and before somebody is due at {self.soonest(wheel)}")
+        self.still()
         self.now_ns = at_ns
+        self.ticking = True
         with nogil:
             python = self.native(wheel, at_ns)
+        self.ticking = False
         self.inside = True
         if self.starved:
             self.starved = False
@@ -178,8 +184,11 @@ cdef class Passes(Calls):
             raise RuntimeError("a pass waits to be finished" if self.inside else "order() was not called")
         if self.real and self.origin == 0:
             self.origin = clock_monotonic_ns() - <int64_t> self.now_ns
+        self.still()
+        self.ticking = True
         with nogil:
             why = self.go_step(wheel, until_ns)
+        self.ticking = False
         return why
 
     cdef int go_step(self, Wheel wheel, uint64_t until) noexcept nogil:
@@ -246,11 +255,14 @@ cdef class Passes(Calls):
         cdef uint64_t began = ticks_now(self.counts)
         if not self.inside or c.form == FORM_PYTHON or agents > (c.called.n if woken else c.owed):
             raise ValueError(f"{agents} agents of cohort {cohort} cannot be granted a turn")
+        self.still()
+        self.ticking = True
         with nogil:
             while agents:
                 agents -= self.grant_some(c, <uint32_t> cohort, woken, agents)
                 if self.starved:
                     break
+        self.ticking = False
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
@@ -419,10 +431,12 @@ cdef class Passes(Calls):
                 continue
             c = self.cohorts[i]
             self.advance(c, i, now)
+            if c.awake.n == 0:
+                continue  # all of them sleep, or have ended
             if c.form == FORM_PYTHON:
                 c.due = True
                 python = True
-            elif c.awake.n:
+            else:
                 self.call_together(c, i, now, together)
         if together:
             self.run_opened(now)
@@ -482,8 +496,10 @@ cdef class Passes(Calls):
                 continue
             c = self.cohorts[i]
             self.advance(c, i, now)
+            if c.awake.n == 0:
+                continue
             if c.form != FORM_PYTHON:
-                c.pending = c.awake.n > 0
+                c.pending = True
             elif c.away:
                 c.missed += c.awake.n
             else:
@@ -546,6 +562,8 @@ cdef class Passes(Calls):
                 c.missed += skipped * c.awake.n
                 c.next += skipped * c.period
         c.next += c.period
+        if c.next >= FOREVER:
+            c.next = UINT64_MAX
         self.nexts[i] = c.next
 
     cdef inline void note_late(self, Cohort* c, uint32_t row, uint64_t late) noexcept nogil:

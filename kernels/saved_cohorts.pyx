@@ -22,6 +22,7 @@ def save_cohort(Schedule self not None, Py_ssize_t cohort):
     cdef uint64_t* periods_at
     cdef uint32_t* awake_at
 
+    self.still()
     if self.inside:
         raise RuntimeError("a pass waits to be finished")
     for row in range(population.top):

@@ -18,7 +18,7 @@ cdef class Schedule:
     cdef Kind* kinds
     cdef Py_ssize_t kinds_n
     cdef list populations
-    cdef list kept                      # what must live as long as its address is used
+    cdef dict kept                      # of each cohort, what must live as long as its address is used
     cdef Wheel wheel
     cdef Bus bus
     cdef nano_bus* lines                # of the bus; NULL without one
@@ -34,6 +34,7 @@ cdef class Schedule:
     cdef readonly uint64_t spin_ns
     cdef readonly bint real
     cdef bint inside                    # a pass waits for Python's part of it
+    cdef bint ticking                   # native ticks run: who is scheduled stays as it is
     cdef bint ordered                   # a topology says who gets a turn
     cdef uint64_t behind_until          # an instant at which those still owed a turn may have it
     cdef beat* beats                    # who is ticked just now, for who watches from outside; NULL when nobody does
@@ -44,6 +45,8 @@ cdef class Schedule:
 
     cdef bint blocks(self, Cohort* c) noexcept nogil
     cdef int grow_cohorts(self) except -1
+    cdef int place(self, Cohort* c, Py_ssize_t into) except -1
+    cdef int still(self) except -1
     cdef int fill(self, Cohort* c, Population population, uint32_t kind, int form, uintptr_t address) except -1
     cdef int wire(self, Cohort* c, reads, writes) except -1
     cdef Kind* kind_of(self, uint32_t number) noexcept nogil

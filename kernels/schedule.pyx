@@ -41,7 +41,7 @@ cdef class Schedule:
         self.counts = &self.clock.clock
         self.wheel = Wheel(1024, resolution_ns)
         self.populations = []
-        self.kept = []
+        self.kept = {}
         self.woken = <uint32_t*> malloc(WOKEN_ROOM * 4)
         self.scratch_rows = <uint32_t*> malloc(WOKEN_ROOM * 4)
         if self.woken == NULL or self.scratch_rows == NULL:
@@ -93,6 +93,7 @@ cdef class Schedule:
     def add_cohort(
         self, uint32_t kind, rows, int form, uintptr_t address=0, *, uint64_t period_ns=0, periods_ns=None,
         uint64_t budget=0, uint32_t sampling=0, int on_overrun=0, first_ns=None, reads=(), writes=(), whole=False, keep=None,
+        Py_ssize_t into=-1,
     ):
         """Schedule rows of a kind; returns the cohort's number.
 
@@ -100,7 +101,8 @@ cdef class Schedule:
         `periods_ns`, a buffer of u64 for each row, each on its own; with neither only when woken. `budget` is in
         counter ticks an agent; `sampling` 0 measures batches only, 1 each agent, n one of n. `reads` and `writes` are
         numbers of the bus's topics. A `whole` cohort is never cut into parts for several threads, nor is one that
-        writes to a topic that blocks, which must be told at once whether there is room. `keep` lives as long as the schedule.
+        writes to a topic that blocks, which must be told at once whether there is room. `keep` lives as long as the cohort.
+        `into` names a cohort all of whose agents have ended (`is_over`): it becomes this one, and its counts go on.
         """
         cdef Population population
         cdef Cohort* c
@@ -108,14 +110,17 @@ cdef class Schedule:
         cdef uint32_t row
         cdef const uint64_t[::1] own
         cdef uint64_t at
+        self.still()
         if kind >= self.kinds_n:
             raise IndexError(f"kind {kind} of {self.kinds_n}")
+        if into >= 0 and not self.is_over(into):
+            raise ValueError(f"some of the agents of cohort {into} have not ended")
         if form not in (FORM_MANY, FORM_ONE, FORM_PYTHON) or (form != FORM_PYTHON and address == 0):
             raise ValueError("a native tick needs its address")
-        if self.cohorts_n >= COHORTS_MAX:
+        if into < 0 and self.cohorts_n >= COHORTS_MAX:
             raise OverflowError(f"more than {COHORTS_MAX} cohorts")
         population = self.populations[kind]
-        if self.cohorts_n == self.cohorts_room:
+        if into < 0 and self.cohorts_n == self.cohorts_room:
             self.grow_cohorts()
         c = <Cohort*> calloc(1, sizeof(Cohort))
         if c == NULL:
@@ -130,7 +135,7 @@ cdef class Schedule:
                 raise MemoryError("no memory for a cohort")
             self.wire(c, reads, writes)
             set_members(c, rows)
-            c.size = c.awake.n
+            c.size = c.living = c.awake.n
             if periods_ns is not None:
                 own = memoryview(periods_ns).cast("B").cast("Q")
                 if <size_t> own.shape[0] != c.awake.n:
@@ -150,13 +155,11 @@ cdef class Schedule:
         c.next = UINT64_MAX
         c.open = -1
         at = self.ceil(self.now_ns if first_ns is None else first_ns)
+        into = self.place(c, into)
         for i in range(<Py_ssize_t> c.awake.n):
             row = member(&c.awake, i)
-            self.kinds[kind].owner[row] = <uint32_t> self.cohorts_n
-        self.cohorts[self.cohorts_n] = c
-        self.cohorts_n += 1
-        if keep is not None:
-            self.kept.append(keep)
+            self.kinds[kind].owner[row] = <uint32_t> into
+        self.kept[into] = keep
         if periods_ns is not None:
             for i in range(<Py_ssize_t> c.awake.n):
                 row = member(&c.awake, i)
@@ -168,8 +171,44 @@ cdef class Schedule:
         elif period_ns:
             c.period = max(self.ceil(period_ns), self.resolution_ns)
             c.next = at
-        self.nexts[self.cohorts_n - 1] = c.next
-        return self.cohorts_n - 1
+        self.nexts[into] = c.next
+        return into
+
+    def is_over(self, Py_ssize_t cohort):
+        """Whether all agents of a cohort have ended, and nothing of this pass is to come for it."""
+        cdef Cohort* c = self.at(cohort)
+        cdef size_t i
+        if c.living or c.due or c.away or c.pending or c.owed or c.open >= 0 or c.awake.n or c.called.n or c.joining.n:
+            return False
+        for i in range(self.events_n):
+            if self.events[i].cohort == <uint32_t> cohort:
+                return False
+        return True
+
+    cdef int place(self, Cohort* c, Py_ssize_t into) except -1:
+        """Put a cohort at the end, or in the place of one that is over, whose counts it takes; its number."""
+        cdef Cohort* was
+        if into < 0:
+            self.cohorts[self.cohorts_n] = c
+            self.cohorts_n += 1
+            return <int> (self.cohorts_n - 1)
+        was = self.cohorts[into]
+        c.spent, was.spent = was.spent, c.spent
+        c.late, was.late = was.late, c.late
+        c.jitter, was.jitter = was.jitter, c.jitter
+        c.tallies, was.tallies = was.tallies, c.tallies
+        c.tallies_n, was.tallies_n = was.tallies_n, c.tallies_n
+        c.calls, c.busy, c.made, c.ticks, c.over, c.missed = was.calls, was.busy, was.made, was.ticks, was.over, was.missed
+        c.version = was.version + 1
+        drop_cohort(was)
+        self.cohorts[into] = c
+        return <int> into
+
+    cdef int still(self) except -1:
+        """RuntimeError while native ticks run: they are called with what would be changed."""
+        if self.ticking:
+            raise RuntimeError("a native tick cannot change who is scheduled: let a Python tick do so, or do it between two passes")
+        return 0
 
     cdef bint blocks(self, Cohort* c) noexcept nogil:
         """Whether it writes to a topic that blocks."""
@@ -272,6 +311,8 @@ cdef class Schedule:
         self.events_n += 1
 
     cdef int wait(self, Cohort* c, uint32_t row, uint64_t at) noexcept nogil:
+        if at >= FOREVER:
+            at = UINT64_MAX
         self.kinds[c.ctx.kind].wakes[row] = at
         return self.wheel.add(c.base + row, at)
 
@@ -301,6 +342,8 @@ cdef class Schedule:
 
     cdef uint64_t ceil(self, uint64_t at) noexcept nogil:
         cdef uint64_t rest = at % self.resolution_ns
+        if at >= FOREVER:
+            return UINT64_MAX
         return at if rest == 0 else at + self.resolution_ns - rest
 
     # --- agents -----------------------------------------------------------------------------------------------------
@@ -317,7 +360,9 @@ cdef class Schedule:
             out.append((it.cohort, it.row, it.now_ns, it.what))
             if it.what == NANO_DONE or it.what == OVER + ON_KILL:
                 population = self.populations[self.cohorts[it.cohort].ctx.kind]
-                population.drop(it.row)
+                if population.state(it.row) and self.kinds[self.cohorts[it.cohort].ctx.kind].owner[it.row] == it.cohort:
+                    population.drop(it.row)
+                    self.cohorts[it.cohort].living -= 1
         self.events_n = 0
         return out
 
@@ -325,16 +370,19 @@ cdef class Schedule:
         """End agents, wherever they wait: their rows are freed. Those that are not in use are passed over."""
         cdef Population population = self.kind_population(kind)
         cdef uint32_t row
+        self.still()
         for row in sorted(rows):
             if population.state(row) == 0:
                 continue
             self.forget(kind, row)
             population.drop(row)
+            self.cohorts[self.kinds[kind].owner[row]].living -= 1
 
     def suspend(self, uint32_t kind, rows):
         """Have agents not called until they are resumed."""
         cdef Population population = self.kind_population(kind)
         cdef uint32_t row
+        self.still()
         for row in sorted(rows):
             if population.state(row) in (READY, SLEEPING):
                 self.forget(kind, row)
@@ -348,6 +396,7 @@ cdef class Schedule:
         cdef Cohort* c
         cdef Py_ssize_t i
         cdef list wanted = sorted(rows)
+        self.still()
         for i in range(self.cohorts_n):
             c = self.cohorts[i]
             if c.ctx.kind == kind and c.period == 0 and c.periods == NULL:

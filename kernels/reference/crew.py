@@ -10,8 +10,9 @@ def deal(costs: Sequence[int], threads: int) -> list[int]:
     """The thread in whose part of the total cost the middle of the chunk lies; a chunk costs 1 more than declared."""
     if threads < 1:
         raise ValueError("a crew of no threads")
-    total = float(sum(cost + 1.0 for cost in costs))
-    before, dealt = 0.0, []
+    total, before, dealt = 0.0, 0.0, []
+    for cost in costs:  # since Python 3.12 sum() adds floats otherwise than one by one
+        total += cost + 1.0
     for cost in costs:
         dealt.append(min(threads - 1, int((before + (cost + 1.0) / 2.0) / total * threads)))
         before += cost + 1.0

@@ -10,6 +10,7 @@ from kernels.population import Population
 from swarm.nano.arrays import numpy
 from swarm.nano.errors import NanoError
 from swarm.nano.kinds import Kind
+from swarm.nano.numbers import instant
 
 if TYPE_CHECKING:
     from swarm.nano.scheduling import NanoSwarm
@@ -90,13 +91,17 @@ class Agents(Sequence[Kind]):
     def alive(self) -> list[bool]:
         """Which of them live: a row that was freed, or given to another cohort since, counts as dead."""
         state, passes, number = self._state.population.state, self._swarm.passes, self._state.number
+        if not self._swarm.lives(self):
+            return [False] * len(self._rows)
         return [state(row) != 0 and passes.cohort_of(number, row) == self.cohort for row in self._rows]
 
     def kill(self, which: Iterable[int] | None = None) -> None:
         """End some of them (by position), or all: their rows are freed."""
         self._swarm.outside("ended")
-        self._swarm.passes.remove(self._state.number, self._mine(which))
-        self._swarm.left(self.cohort)
+        mine = self._mine(which)
+        if mine:
+            self._swarm.passes.remove(self._state.number, mine)
+            self._swarm.left(self.cohort)
 
     def suspend(self, which: Iterable[int] | None = None) -> None:
         """Have some of them, or all, not ticked until `resume`."""
@@ -106,11 +111,13 @@ class Agents(Sequence[Kind]):
     def resume(self, which: Iterable[int] | None = None, *, at_ns: int | None = None) -> None:
         """Have suspended or sleeping ones ticked again, now or from an instant on."""
         self._swarm.outside("resumed")
-        self._swarm.passes.resume(self._state.number, self._mine(which), at_ns)
+        self._swarm.passes.resume(self._state.number, self._mine(which), instant("at_ns", at_ns))
 
     def _mine(self, which: Iterable[int] | None) -> list[int]:
         population, passes, number = self._state.population, self._swarm.passes, self._state.number
         rows = self._rows if which is None else [self._rows[at] for at in which]
+        if not self._swarm.lives(self):
+            return []
         return [row for row in rows if population.state(row) and passes.cohort_of(number, row) == self.cohort]
 
     def __len__(self) -> int:

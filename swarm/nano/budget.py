@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swarm.nano.errors import NanoError
+from swarm.nano.numbers import real
 
 Guard = Literal["none", "sampled", "chained"]
 Overrun = Literal["warn", "demote", "suspend", "kill"]
 SAMPLED_ONE_OF = 16
+BUDGET_MAX_NS = 10**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,11 @@ class Budget:
     on_overrun: Overrun = "warn"
 
     def __post_init__(self) -> None:
-        if not self.ns > 0:
-            raise NanoError(f"a budget of {self.ns} ns", hint="a budget is a positive number of nanoseconds a tick")
+        if not real(self.ns) or not 0 < self.ns <= BUDGET_MAX_NS:
+            raise NanoError(
+                f"a budget of {self.ns!r} ns",
+                hint=f"a budget is a positive number of nanoseconds a tick, at most {BUDGET_MAX_NS:,}",
+            )
         if self.guard not in ("none", "sampled", "chained"):
             raise NanoError(f"guard={self.guard!r}", hint="a guard is 'chained', 'sampled' or 'none'")
         if self.on_overrun not in ("warn", "demote", "suspend", "kill"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,9 @@ BY_NAME: dict[str, FieldType] = {
 }
 
 
+PLAIN = (float, int, bool, "float", "int", "bool")
+
+
 @dataclass(frozen=True, slots=True)
 class Reads:
     """A topic whose messages of the pass before a tick sees."""
@@ -65,8 +69,8 @@ def writes(topic: str, *, full: Full = "drop") -> Any:
 
 
 def _topic(name: str) -> str:
-    if not isinstance(name, str) or not name or len(name) > 64:
-        raise NanoError(f"{name!r} is no name of a topic", hint="a topic is named by 1 to 64 characters")
+    if not isinstance(name, str) or not name or len(name) > 64 or not name.isprintable():
+        raise NanoError(f"{name!r} is no name of a topic", hint="a topic is named by 1 to 64 printable characters")
     return name
 
 
@@ -78,7 +82,23 @@ def fields_of(kind: type) -> dict[str, FieldType]:
             declared = _field_type(base, name, said)
             if declared is not None:
                 found[name] = declared
+            else:
+                _check_no_field(base, name, said)
     return found
+
+
+def _check_no_field(owner: type, name: str, said: Any) -> None:
+    """Refuse what was meant as a field, and is none: a number of no fixed size, or a name that this module has not."""
+    hint = f"fields are numbers of fixed size: {name}: nano.f64, or one of {', '.join(BY_NAME)}"
+    if said in PLAIN and name not in owner.__dict__:
+        said = said if isinstance(said, str) else said.__name__
+        raise NanoError(f"{owner.__name__}.{name}: {said} is no field", hint=hint)
+    if isinstance(said, str):
+        module, dot, attribute = said.strip().partition(".")
+        known = getattr(sys.modules.get(owner.__module__), module, None)
+        meant = module == "nano" if known is None else getattr(known, "__name__", None) == "swarm.nano"
+        if dot and meant and attribute.isidentifier() and not hasattr(sys.modules["swarm.nano"], attribute):
+            raise NanoError(f"{owner.__name__}.{name}: there is no type {said}", hint=hint)
 
 
 def _field_type(owner: type, name: str, said: Any) -> FieldType | None:

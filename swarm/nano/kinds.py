@@ -22,6 +22,9 @@ DONE: Final = 4
 """The agent has ended: its row is freed."""
 
 Layout = Literal["columns", "rows"]
+FIELDS_MAX: Final = 256
+TAKEN: Final = frozenset(("alive", "cohort", "kill", "kind", "resume", "rows", "suspend"))
+"""Attributes of `Agents`, behind which a field would not be found."""
 DEFAULT_CAPACITY: Final = 1 << 20
 
 
@@ -83,7 +86,7 @@ class Kind:
     _views: Any
 
     def __init_subclass__(cls, *, layout: Layout | None = None, capacity: int | None = None, **more: Any) -> None:
-        super().__init_subclass__(**more)
+        super().__init_subclass__()
         if layout is not None:
             if layout not in ("columns", "rows"):
                 raise NanoError(f"layout {layout!r} of {cls.__name__}", hint="a layout is 'columns' or 'rows'")
@@ -93,7 +96,16 @@ class Kind:
                 hint = f"a capacity is a whole number of agents from 1 to {CAPACITY_MAX:,}"
                 raise NanoError(f"capacity {capacity!r} of {cls.__name__}", hint=hint)
             cls.capacity = capacity
+        if more:
+            raise NanoError(
+                f"class {cls.__name__}(nano.Kind, {', '.join(f'{name}=…' for name in more)})",
+                hint="a kind takes capacity= and layout=",
+            )
         cls.fields = fields_of(cls)
+        if len(cls.fields) > FIELDS_MAX:
+            raise NanoError(
+                f"{cls.__name__} declares {len(cls.fields)} fields", hint=f"a kind has at most {FIELDS_MAX}"
+            )
         reads, writes = dict(cls.topics_read), dict(cls.topics_written)
         for name, declared in cls.__dict__.items():
             if isinstance(declared, Reads):
@@ -102,8 +114,11 @@ class Kind:
                 writes[name] = declared
         cls.topics_read, cls.topics_written = reads, writes
         for index, (name, type) in enumerate(cls.fields.items()):
-            if name.startswith("_") or name in ("tick", "row", "generation"):
-                raise NanoError(f"a field of {cls.__name__} cannot be named {name!r}", hint="choose another name")
+            if name.startswith("_") or name == "tick" or hasattr(Kind, name) or name in TAKEN:
+                raise NanoError(
+                    f"a field of {cls.__name__} cannot be named {name!r}",
+                    hint="kinds or their agents have an attribute of this name: choose another",
+                )
             setattr(cls, name, Field(name, index, type))
 
     @property
@@ -117,6 +132,8 @@ class Kind:
         return self._generation
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_views"):
+            return f"<{type(self).__name__} of no population>"
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self).fields)
         return f"<{type(self).__name__} {self._row}: {values}>"
 
@@ -162,6 +179,8 @@ def form_of(what: Any) -> Form:
         if inspect.isgeneratorfunction(tick):
             return Form(what, "generator", 0, what.tick)  # type: ignore[attr-defined]
         return Form(what, "object")
+    if isinstance(what, Kind):
+        raise BadTick(f"{what!r} is an agent, not a kind", hint=f"spawn the class: {type(what).__name__}")
     raise BadTick(f"{what!r} cannot be spawned", hint="spawn a subclass of nano.Kind, or one of its forms")
 
 

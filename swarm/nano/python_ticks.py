@@ -16,6 +16,7 @@ from swarm.nano.agents import KindState
 from swarm.nano.bus import Port
 from swarm.nano.errors import BadTick
 from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Form, Sleep
+from swarm.nano.numbers import NS_MAX
 
 _SLEEP = 2
 FAILURES_KEPT = 16
@@ -67,7 +68,12 @@ class PythonCohort:
         agent = form.make(state.handle(row), self.port)
         if not hasattr(agent, "send"):
             raise BadTick(f"{form.make!r} returned {agent!r}", hint="a generator function is wanted: one that yields")
-        next(agent)  # up to its first yield, where it waits for the first instant
+        try:
+            next(agent)  # up to its first yield, where it waits for the first instant
+        except StopIteration:
+            raise BadTick(
+                f"{form.make!r} returned before its first yield", hint="a generator yields once for each tick"
+            ) from None
         return agent
 
     def forget(self, row: int) -> None:
@@ -150,7 +156,8 @@ class PythonCohort:
     def _outcome(self, outcome: Any, place: int, leavers: list[tuple[int, int, int]]) -> None:
         """Note an outcome that is not None."""
         if isinstance(outcome, Sleep):
-            leavers.append((place, _SLEEP, max(0, int(outcome.until_ns))))
+            until_ns = outcome.until_ns
+            leavers.append((place, _SLEEP, NS_MAX if until_ns >= NS_MAX else max(0, int(until_ns))))
         elif outcome in (FAILED, DONE):
             leavers.append((place, outcome, 0))
         elif outcome == IDLE:

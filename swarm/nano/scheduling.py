@@ -6,7 +6,8 @@ import math
 import struct
 import time as clocks
 from array import array
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -38,6 +39,7 @@ from swarm.nano.bus import TOPICS_MAX, Port
 from swarm.nano.errors import BadTick, NanoError, PopulationFull
 from swarm.nano.kinds import Form, Kind, form_of
 from swarm.nano.numa import Machine
+from swarm.nano.numbers import instant, real, whole
 from swarm.nano.python_thread import PythonThread
 from swarm.nano.python_ticks import PythonCohort
 from swarm.nano.reports import CohortReport, Durations, Report
@@ -50,6 +52,13 @@ RESOLUTION_NS: Final = 1_000
 WINDOW_S: Final = 0.1
 REFIT_S: Final = 1.0
 """In real time the clock is compared with the system's after so long, and with every report."""
+LAST_NS: Final = (1 << 63) - 1
+"""The last instant of a swarm's time."""
+SPIN_MAX_S: Final = 3600
+GROUP_CHARACTERS: Final = 256
+COHORTS_KEPT: Final = 64
+"""Of spawns alike, so many keep a cohort of their own after all their agents have ended; then it is used again."""
+_LOOKED_AT: Final = 8
 DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
 _SPAN: Final = struct.Struct("=QQQQII")
@@ -71,6 +80,10 @@ class CriticRuns:
     """Looks that took longer than `budget_ns`."""
     lost: int = 0
     """Ticks that it did not see, since others had taken their place before it looked."""
+    failed: int = 0
+    """Looks that raised; the population goes on without what they would have found."""
+    error: Exception | None = None
+    """What the last of them raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +163,32 @@ class NanoSwarm:
     ) -> None:
         if time not in ("virtual", "real"):
             raise NanoError(f"time={time!r}", hint="time is 'virtual' or 'real'")
+        seed, resolution_ns, topic_lines, cores = whole(seed), whole(resolution_ns), whole(topic_lines), whole(cores)
         if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
             raise NanoError(f"seed {seed!r}", hint="a seed is a whole number of 64 bits, not negative")
         if not isinstance(resolution_ns, int) or not 1 <= resolution_ns <= 1_000_000_000:
             raise NanoError(f"resolution_ns={resolution_ns!r}", hint="a resolution is 1 to 1,000,000,000 ns")
-        if not isinstance(topic_lines, int) or topic_lines < 1:
-            raise NanoError(f"topic_lines={topic_lines!r}", hint="a topic has room for one message at least")
+        if not isinstance(topic_lines, int) or not 1 <= topic_lines < 1 << 32:
+            raise NanoError(
+                f"topic_lines={topic_lines!r}", hint="a topic has room for 1 to 4,294,967,295 messages of a pass"
+            )
+        if not real(spin_s) or not 0 <= spin_s <= SPIN_MAX_S:
+            raise NanoError(
+                f"spin_s={spin_s!r}", hint=f"how long to spin before an instant: 0 to {SPIN_MAX_S:,} seconds"
+            )
+        if topology is not None and (isinstance(topology, type) or not callable(getattr(topology, "bind", None))):
+            raise NanoError(
+                f"topology={topology!r}",
+                hint="give an object: nano.RoundRobin(), nano.Priority(…), nano.Mesh() and so on",
+            )
         self.topic_lines = topic_lines
         self.bus = Bus()
-        self.passes = Passes(seed, resolution_ns, self.bus, time == "real", int(max(0.0, spin_s) * 1e9))
+        self.passes = Passes(seed, resolution_ns, self.bus, time == "real", int(spin_s * 1e9))
         self.topics: dict[str, int] = {}
         self._full: dict[str, str] = {}
         self._kinds: dict[type[Kind], KindState] = {}
         self._cohorts: list[_Cohort] = []
+        self._alike: dict[tuple[Any, ...], deque[int]] = {}
         self._running = False
         self._refitted_s = clocks.monotonic()
         self.critics: list[CriticRuns] = []
@@ -243,7 +269,11 @@ class NanoSwarm:
 
     @property
     def cohorts(self) -> Sequence[Agents]:
-        """What each `spawn` made, in their order."""
+        """What each `spawn` made, in their order.
+
+        Where very many spawns follow each other, a new one takes the place of one whose agents have all ended: of the
+        same kind, form, group and budget, whose line in reports goes on with it.
+        """
         return [each.agents for each in self._cohorts if each.agents is not None]
 
     @property
@@ -295,10 +325,16 @@ class NanoSwarm:
         """
         self.outside("spawned")
         form = form_of(what)
+        count = whole(count)
         if not isinstance(count, int) or count < 1:
             raise NanoError(f"{count!r} agents of {form.kind.__name__}", hint="spawn one agent at least")
         if budget is not None and not isinstance(budget, Budget):
             budget = Budget(budget)
+        if not isinstance(group, str) or len(group) > GROUP_CHARACTERS:
+            raise NanoError(
+                f"group={group!r}", hint=f"a group is named by text, of at most {GROUP_CHARACTERS} characters"
+            )
+        start_ns = instant("start_ns", start_ns)
         period_ns, periods = self._periods(rate_hz, count)
         state = self._kind(form.kind)
         try:
@@ -327,13 +363,16 @@ class NanoSwarm:
         periods: array[int] | None,
         start_ns: int | None,
         absent: bool = False,
+        restoring: bool = False,
     ) -> Agents:
         # `absent`: all of it is in other parts of a spread population; here it reads nothing
         if self.topology is not None:
             self.topology.bind([group], self.seed)
         cohort = _Cohort(form, state, group, budget, period_ns)
         cohort.absent = absent
-        number = len(self._cohorts)
+        alike = self._alike.setdefault((state.number, form.name, group, budget, absent), deque())
+        into = None if restoring else self._over(alike)  # a saved cohort keeps its number
+        number = len(self._cohorts) if into is None else into
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
@@ -350,13 +389,33 @@ class NanoSwarm:
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
             reads=[] if absent else [self.topics[topic] for topic in form.kind.topics_read.values()],
             writes=[self.topics[each.topic] for each in form.kind.topics_written.values()],
-            whole=form.whole,
-            keep=form,
+            whole=form.whole, keep=form, into=-1 if into is None else into,
         )  # fmt: skip
         assert found == number
         cohort.agents = Agents(self, state, rows, number)
-        self._cohorts.append(cohort)
+        if into is None:
+            self._cohorts.append(cohort)
+            alike.append(number)
+        else:
+            was, self._cohorts[into] = self._cohorts[into], cohort
+            cohort.over = was.over
+            if cohort.python is not None and was.python is not None:
+                cohort.python.failures = was.python.failures
         return cohort.agents
+
+    def _over(self, alike: deque[int]) -> int | None:
+        """A cohort of these whose agents have all ended, where there are many; looks at a few, in turn."""
+        if len(alike) < COHORTS_KEPT:
+            return None
+        for _ in range(_LOOKED_AT):
+            alike.rotate(-1)
+            if self.passes.is_over(alike[-1]):
+                return alike[-1]
+        return None
+
+    def lives(self, agents: Agents) -> bool:
+        """Whether agents still have their cohort: another spawn takes it when all of them have ended."""
+        return self._cohorts[agents.cohort].agents is agents
 
     def _restore(
         self, form: Form, kind: type[Kind], said: dict[str, Any], saved: dict[str, Any], budget: Budget | None
@@ -368,7 +427,7 @@ class NanoSwarm:
         whole = range(rows[0], rows[-1] + 1) if rows and rows[-1] - rows[0] + 1 == len(rows) else rows
         agents = self._add(
             form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None,
-            absent=said.get("absent", False),
+            absent=said.get("absent", False), restoring=True,
         )  # fmt: skip
         it = self._cohorts[agents.cohort]
         it.demoted = said["demoted"]
@@ -377,11 +436,19 @@ class NanoSwarm:
     def _periods(self, rate_hz: float | Sequence[float] | None, count: int) -> tuple[int, array[int] | None]:
         if rate_hz is None:
             return 0, None
-        if isinstance(rate_hz, int | float):
-            return self._period(rate_hz), None
-        if len(rate_hz) != count:
-            raise NanoError(f"{len(rate_hz)} rates for {count} agents", hint="give one rate, or one for each agent")
-        return 0, array("Q", [self._period(float(each)) for each in rate_hz])
+        if real(rate_hz):
+            return self._period(float(rate_hz)), None  # type: ignore[arg-type]
+        given: Any = rate_hz
+        hint = "give one rate, or one for each agent"
+        try:
+            rates = [float(each) for each in given] if not isinstance(given, str | bytes | Mapping | Set) else None
+        except (TypeError, ValueError, OverflowError):
+            rates = None
+        if rates is None:
+            raise NanoError(f"rate_hz={rate_hz!r} is no rate", hint=hint)
+        if len(rates) != count:
+            raise NanoError(f"{len(rates)} rates for {count} agents", hint=hint)
+        return 0, array("Q", [self._period(each) for each in rates])
 
     def _period(self, rate_hz: float) -> int:
         resolution = self.passes.resolution_ns
@@ -440,8 +507,11 @@ class NanoSwarm:
         kept for it. Its own time is counted against `budget_ns`; see `critics`. In virtual time a traced tick costs what its
         budget declares. Returns the object.
         """
+        every, traces = whole(every), whole(traces)
         if not isinstance(every, int) or every < 1 or not isinstance(traces, int) or traces < 1:
             raise NanoError(f"every={every!r}, traces={traces!r}", hint="both are whole numbers above 0")
+        if budget_ns is not None and (not real(budget_ns) or not budget_ns > 0):
+            raise NanoError(f"budget_ns={budget_ns!r}", hint="a budget is a positive number of nanoseconds a look")
         it = critic() if isinstance(critic, type) else critic
         if not callable(getattr(it, "observe", None)) or not callable(getattr(it, "reflect", None)):
             raise BadTick(f"{it!r} is no critic", hint="a critic has observe(traces) and reflect(now_ns)")
@@ -461,11 +531,15 @@ class NanoSwarm:
         for each in self.critics:
             began = clocks.perf_counter_ns()
             each.lost += lost
-            each.critic.observe(seen)
-            if each.next_pass <= self.passes.made:
-                each.next_pass = self.passes.made + each.every
-                each.critic.reflect(self.now_ns)
-                each.runs += 1
+            try:
+                each.critic.observe(seen)
+                if each.next_pass <= self.passes.made:
+                    each.next_pass = self.passes.made + each.every
+                    each.critic.reflect(self.now_ns)
+                    each.runs += 1
+            except Exception as error:
+                each.next_pass = max(each.next_pass, self.passes.made + 1)
+                each.failed, each.error = each.failed + 1, error
             spent_ns = clocks.perf_counter_ns() - began
             each.busy_ns += spent_ns
             each.over += each.budget_ns is not None and spent_ns > each.budget_ns
@@ -539,13 +613,19 @@ class NanoSwarm:
         A tick that raises or fails suspends its agent, and the rest goes on. Ctrl-C ends it between two passes.
         """
         given = [each for each in (seconds, ns, passes) if each is not None]
-        if len(given) != 1 or not given[0] >= 0 or not math.isfinite(given[0]):
+        if len(given) != 1 or not real(given[0]) or not given[0] >= 0 or given[0] == math.inf:
             raise NanoError(
                 "run_for() wants one of seconds, ns and passes, not negative", hint="run_for(seconds=1) for instance"
             )
         if passes is not None:
-            return self._run(NEVER, int(passes))
-        return self._run(self.now_ns + (int(ns) if ns is not None else round((seconds or 0.0) * 1e9)), None)
+            return self._run(NEVER, min(int(passes), NEVER // 2))
+        until_ns = self.now_ns + (int(ns) if ns is not None else round((seconds or 0.0) * 1e9))
+        if until_ns > LAST_NS:
+            raise NanoError(
+                f"{given[0]} {'ns' if ns is not None else 'seconds'} more than now lie beyond a swarm's time",
+                hint="it counts 2^63 ns, which are 292 years",
+            )
+        return self._run(until_ns, None)
 
     def _run(self, until_ns: int, limit: int | None) -> Report:
         if self._running:
