@@ -7,16 +7,18 @@ STAMP := $(VENV)/.built
 SOURCES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.h) setup.py pyproject.toml
 SEEDS ?= 20
 N ?= 100
+EVENTS ?= 1000000
 # Files of tests under way at once: most of them wait for processes of their own longer than they compute.
 JOBS ?= 3
 
-.PHONY: help build run test lan sim stops bench bench-nano lint types docs wheel clean check-tools
+.PHONY: help build run test lan sim stops soak bench bench-nano lint types docs wheel clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
 	@echo "make test   build, run the tests            make lint   ruff, mypy, import contracts"
 	@echo "make sim    random faults, SEEDS=$(SEEDS)         make lan    tests in network namespaces (root)"
 	@echo "make stops  stop a node N=$(N) times, at random moments and with work under way: nothing may be left"
+	@echo "make soak   populations of nano-agents live and die, EVENTS=$(EVENTS) of each kind: nothing may stay behind (an hour or two)"
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
 	@echo "make bench-nano  the same of nano-agents; peers are installed into .venv-bench (ONLY=\"ticks saving\" for some of it)"
 	@echo "make build  only build                       make wheel  a wheel in dist/"
@@ -60,6 +62,9 @@ sim: $(VENV)/.dev
 
 stops: $(VENV)/.dev
 	@$(PY) -m tests.stops --count $(N)
+
+soak: $(VENV)/.dev
+	@$(PY) -m tests.soak --events $(EVENTS)
 
 bench: $(VENV)/.dev
 	@$(PY) -m benchmarks

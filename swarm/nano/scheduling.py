@@ -56,7 +56,7 @@ LAST_NS: Final = (1 << 63) - 1
 """The last instant of a swarm's time."""
 SPIN_MAX_S: Final = 3600
 GROUP_CHARACTERS: Final = 256
-COHORTS_KEPT: Final = 64
+COHORTS_KEPT: Final = 16
 """Of spawns alike, so many keep a cohort of their own after all their agents have ended; then it is used again."""
 _LOOKED_AT: Final = 8
 DEMOTED_MAX: Final = 6
