@@ -671,7 +671,7 @@ cdef class Passes(Calls):
         """Whether somebody looks who is ticked."""
         return self.beats != NULL
 
-    def ticking(self, Py_ssize_t cohort):
+    def announce(self, Py_ssize_t cohort):
         """The agents of `rows_due`, or `turn_of`, are about to be ticked: for who watches."""
         cdef Cohort* c = self.at(cohort)
         cdef Members* m = &c.turn if self.ordered else &c.called if c.called.n else &c.awake

@@ -12,7 +12,10 @@ NS_MAX = (1 << 64) - 1
 
 
 def whole(value: Any) -> Any:
-    """A whole number as an int, also where it is one of NumPy's; anything else as it is, for the caller to refuse."""
+    """A whole number as an int, also where it is one of NumPy's; anything else, a truth value too, as it is, for the caller
+    to refuse."""
+    if isinstance(value, bool):
+        return value
     try:
         return operator.index(value)
     except TypeError:

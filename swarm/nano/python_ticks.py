@@ -87,7 +87,7 @@ class PythonCohort:
         """Tick those that are due."""
         self.ready(passes)
         if passes.watched:
-            passes.ticking(self.number)
+            passes.announce(self.number)
         passes.settle(self.number, *self.tick(now_ns))
 
     def ready(self, passes: Passes) -> None:
@@ -104,7 +104,7 @@ class PythonCohort:
         self._due = self._those(self._rows)
         self._version = -1
         if passes.watched:
-            passes.ticking(self.number)
+            passes.announce(self.number)
         passes.settle(self.number, *self.tick(now_ns))
         return len(self._rows)
 

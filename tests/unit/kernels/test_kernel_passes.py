@@ -612,7 +612,7 @@ def test_who_watches_sees_whom_is_ticked():
     passes.run(5)
     first, second = (1, 0, 1, 2, 0, 0), (2, 2, 4, 3, 0, 0)
     assert seen == [(0, 0, first), (0, 1, first), *((1, row, second) for row in (2, 3, 4))]
-    passes.ticking(2)
+    passes.announce(2)
     assert tuple(line[1:7]) == (3, 5, 6, 2, 0, 0)
     passes.settle(2, [])
     passes.finish()
