@@ -2,7 +2,8 @@
  *
  * A kind of agents keeps its state in columns (one array a field) or in rows (64-byte aligned records). Its ticks are
  * functions of the two types below, compiled by anybody: C, Cython, Numba's @cfunc, Rust. They run without the GIL, on
- * any core, and must touch nothing of Python's.
+ * any core, and must touch nothing of Python's. On several cores, calls of one cohort run at the same time, each with rows
+ * and a context of its own: a tick writes its own rows and reads no other's, unless its kind was spawned as `whole`.
  *
  * `python -c "from swarm import nano; print(nano.include())"` prints the folder of this header.
  */
@@ -51,14 +52,16 @@ struct nano_ctx {
     const uint64_t *inbox_count;
     uint8_t *outcomes;           /* an enum nano_outcome for each agent of the call; read where NANO_EACH is returned */
     uint64_t *wake_ns;           /* when each agent that returned NANO_SLEEP wants to be called next */
-    /* Publish a line to the topic, numbered as the kind declared what it writes. 1, or 0 when there was no room. */
+    /* Publish a line to the topic, numbered as the kind declared what it writes. 1, or 0 when the topic blocks and has no room,
+     * or is none of the kind's. What a topic that drops has no room for is lost and counted when the pass is over: who
+     * publishes beside others cannot be told. */
     int (*publish)(nano_ctx *ctx, uint32_t topic, uint32_t row, const void *payload, size_t size);
     void *bus;
 };
 
 /* A tick of n agents at once, the primary form. cols: the address of each field's column. Where idx is NULL the agents are
  * the n rows that the columns begin with (their first one has the number ctx->first); else they are the rows idx[0..n-1],
- * ascending. Returns one outcome for all of them, or NANO_EACH. */
+ * ascending. Agents that are due together come in one call or in several. Returns one outcome for all of them, or NANO_EACH. */
 typedef int (*nano_tick_many)(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx);
 
 /* A tick of one agent: cols as above, counted from row 0. */

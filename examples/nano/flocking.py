@@ -160,7 +160,7 @@ def population(boids: int = 100_000, seed: int = 1987, native: bool = True) -> n
     side = side_of(boids)
     library = ticks.compiled(SOURCE, BOIDS=boids, CELLS=side, **LAW) if native else None
     flock = nano.NanoSwarm(seed=seed)
-    tick = Boid.native_many(library.flock if library is not None else over_numpy(side))
+    tick = Boid.native_many(library.flock if library is not None else over_numpy(side), whole=True)
     them = flock.spawn(tick, boids, rate_hz=RATE_HZ)
     anywhere = np.random.default_rng(seed)
     them.x[:], them.y[:] = anywhere.uniform(0, side, (2, boids))
