@@ -9,13 +9,13 @@ from kernels.passes import TICKS
 from swarm import nano
 
 
-def measure(form: str, agents: int, seconds: float) -> dict[str, Any]:
+def measure(form: str, agents: int, seconds: float, cores: int = 1) -> dict[str, Any]:
     """Ticks of one form for about so many seconds, each agent once a pass.
 
     Native ticks move x by v; generators and objects do nothing. A batch is measured whole, a native tick of one agent by the
     chained guard, Python's by their part of the pass.
     """
-    flock = nano.NanoSwarm(seed=1)
+    flock = nano.NanoSwarm(seed=1, cores=cores)
 
     class Mover(nano.Kind, capacity=agents):
         x: nano.f64

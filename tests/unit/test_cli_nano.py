@@ -266,3 +266,48 @@ def test_the_live_view_shows_lateness_jitter_and_alerts(script):
     assert title == ["KIND", "FORM", "AWAKE", "TICKS/S", "BUDGET", "P99", "LATE", "JITTER", "OVER"]
     assert len(shown.splitlines()[2].split()) == len(title) + 4, "with units"
     assert "alert    Cell (cohort 0): violations_ratio > 10 %: 100 %" in shown
+
+
+NATIVE = """
+from kernels.passes import TICKS
+from swarm import nano
+
+class Stone(nano.Kind, capacity=400_000):
+    x: nano.f64
+    v: nano.f64
+
+fall = TICKS["move_many"]
+
+def population():
+    flock = nano.NanoSwarm(seed=4)
+    flock.spawn(Stone.native_many(fall), 400_000, rate_hz=1000).v[:] = range(400_000)
+    return flock
+"""
+
+
+def test_cores_change_what_runs_and_not_what_comes_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stones_of_cli.py").write_text(NATIVE)
+    from swarm import nano
+
+    try:
+        columns = []
+        for cores in ("1", "3"):
+            words = ("stones_of_cli.py", "--passes", "6", "--cores", cores, "--save", f"{cores}.nano", "--json")
+            status, out, _ = swarm(capsys, "run", *words)
+            assert status == 0
+            assert json.loads(out)["ticks"] == 6 * 400_000
+            kind = sys.modules["stones_of_cli"]
+            again = nano.load((tmp_path / f"{cores}.nano").read_bytes(), ticks={"Stone": kind.fall})
+            assert again.cores == int(cores)
+            columns.append(again.cohorts[0].x.tobytes())
+        assert columns[0] == columns[1] != bytes(len(columns[0]))
+        status, _, err = swarm(capsys, "run", "stones_of_cli.py", "--cores", "0")
+        assert status != 0 and "cores" in err
+        status, out, _ = swarm(
+            capsys, "benchmark", "--form", "native_many", "--agents", "300000", "--seconds", "50ms", "--cores", "2"
+        )
+        assert status == 0 and "2 cores" in out
+    finally:
+        sys.modules.pop("stones_of_cli", None)

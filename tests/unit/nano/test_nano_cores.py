@@ -286,3 +286,60 @@ def test_who_is_due_in_a_pass_costs_by_capacity_and_not_by_cores(ticks):
         done.append(flock.run_for(seconds=0.05).ticks)
     assert done[0] == done[1] == pytest.approx(50_000, abs=1000)
     assert done[2] == done[3] == pytest.approx(100_000, abs=1000)
+
+
+def test_who_failed_and_who_ended_is_told_in_the_order_of_rows(ticks):
+    told = []
+    for cores in (1, 4):
+        flock = parted(nano.NanoSwarm(seed=6, cores=cores))
+        flock.spawn(Talker.native(ticks["lone"]), 3000, rate_hz=1000)
+        flock.spawn(Walker.native_many(ticks["crowd"]), 3000, rate_hz=1000)
+        seen = []
+        take = flock.passes.take_events
+        flock.passes = Told(flock.passes, lambda take=take, seen=seen: seen.append(take()) or seen[-1])
+        flock.run_for(passes=1)
+        told.append([event for events in seen for event in events])
+    assert told[0] == told[1]
+    assert len(told[0]) > 10
+    for cohort in (0, 1):
+        rows = [row for number, row, *_ in told[0] if number == cohort]
+        assert rows == sorted(rows)
+
+
+class Told:
+    """Passes, whose events are listened to."""
+
+    def __init__(self, passes, take_events):
+        self._passes, self.take_events = passes, take_events
+
+    def __getattr__(self, name):
+        return getattr(self._passes, name)
+
+
+def test_more_cohorts_than_are_opened_at_once(ticks):
+    found = []
+    for cores in (1, 3):
+        flock = parted(nano.NanoSwarm(seed=8, cores=cores, topic_lines=500))
+        for number in range(300):
+            flock.spawn(Talker.native_many(ticks["crowd"]), 5 + number % 7, rate_hz=1000 * (1 + number % 2))
+        flock.run_for(passes=9)
+        found.append(history(flock))
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_of_fork_goes_on_alone(ticks):
+    flock = parted(nano.NanoSwarm(seed=8, cores=3))
+    flock.spawn(Talker.native_many(ticks["crowd"]), 2000, rate_hz=1000)
+    flock.run_for(passes=3)
+    came, went = os.pipe()
+    child = os.fork()
+    if child == 0:
+        flock.run_for(passes=3)
+        os.write(went, history(flock).encode())
+        os._exit(0)
+    os.close(went)
+    flock.run_for(passes=3)
+    with os.fdopen(came) as answer:
+        assert answer.read() == history(flock)
+    assert os.waitpid(child, 0)[1] == 0
