@@ -26,7 +26,7 @@ from kernels import population
 from swarm.errors import SwarmError
 from swarm.nano.saving import load, save
 from swarm.nano.scheduling import Mark, NanoSwarm
-from swarm.nano.wire import FDS_MAX, PAGE, PHASES, STOP, receive, send
+from swarm.nano.wire import BEAT, BESIDE, FDS_MAX, PAGE, PHASES, STOP, receive, send
 
 CHECK_S: Final = 0.05
 _PDEATHSIG: Final = 1
@@ -124,7 +124,8 @@ class Worker:
         self.flock = made
         for number in said["suspend"]:
             made.cohorts[number].suspend()
-        made.passes.watch(self._words[8:16])
+        made.passes.watch(self._words[BEAT : BEAT + 8])
+        made.beat_beside = self._words[BESIDE : BESIDE + 8]
         made.between = self._between
         if self._checkpoint_s is not None:
             self._checkpoint(save(made))
@@ -170,7 +171,7 @@ class Worker:
     # --- between two passes -------------------------------------------------------------------------------------------
 
     def _between(self) -> None:
-        self._words[8] += 1
+        self._words[BEAT] += 1
         if self._words[STOP]:
             raise _Stopped
         if self._checkpoint_s is not None and time.monotonic() - self._saved_s >= self._checkpoint_s:

@@ -24,6 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import cloudpickle
@@ -33,7 +34,7 @@ from swarm.nano.arrays import numpy
 from swarm.nano.errors import NanoError
 from swarm.nano.reports import Report
 from swarm.nano.scheduling import Mark, NanoSwarm
-from swarm.nano.wire import BEAT, PAGE, PHASES, STOP, receive, send
+from swarm.nano.wire import BEAT, BESIDE, PAGE, PHASES, STOP, receive, send
 
 WATCHDOG_MIN_S: Final = 0.1
 BLOCKED_TIMES: Final = 10
@@ -53,6 +54,15 @@ class PopulationLost(NanoError):
     """
 
 
+@dataclass(slots=True)
+class _Stood:
+    """For how long one beat is the same."""
+
+    count: int = -1
+    stood_s: float = 0.0
+    spent_s: float = 0.0
+
+
 class _Child:
     """One worker process, and the thread that began it, watches it and waits for its end.
 
@@ -63,6 +73,8 @@ class _Child:
         self.watchdog_s = watchdog_s
         self.why: str | None = None
         self.status: int | None = None
+        self.stuck: int | None = None
+        """Whose beat had stopped."""
         self._pidfd = -1
         self._lock = threading.Lock()
         self._failed: OSError | None = None
@@ -117,7 +129,7 @@ class _Child:
         """Until it has ended. A call is over its time when the same one has used the processor for that long, or has stood
         for ten times as long; only what was seen pass between two looks counts, so a machine that stood still is no reason."""
         look_s = min(0.25, max(0.01, self.watchdog_s / 8))
-        seen, stood_s, spent_s = -1, 0.0, 0.0
+        clocks = {BEAT: _Stood(), BESIDE: _Stood()}
         last_s, used_s = time.monotonic(), _processor_s(process.pid)
         while True:
             try:
@@ -128,14 +140,18 @@ class _Child:
             now_s, now_used_s = time.monotonic(), _processor_s(process.pid)
             passed_s, used = min(now_s - last_s, 2 * look_s), min(now_used_s - used_s, now_s - last_s)
             last_s, used_s = now_s, now_used_s
-            count = self.words[BEAT]
-            if PHASES.names[self.words[PHASES.at] % len(PHASES.names)] != "running" or count != seen:
-                seen, stood_s, spent_s = count, 0.0, 0.0
-                continue
-            stood_s += passed_s
-            spent_s += used
-            if spent_s >= self.watchdog_s or stood_s >= self.watchdog_s * BLOCKED_TIMES:
-                self.kill(f"did not come back for {max(spent_s, min(stood_s, now_s)):.2g} s")
+            runs = PHASES.names[self.words[PHASES.at] % len(PHASES.names)] == "running"
+            for line, it in clocks.items():
+                count = self.words[line]
+                if not runs or count != it.count or (line == BESIDE and not self.words[line + 1]):
+                    it.count, it.stood_s, it.spent_s = count, 0.0, 0.0
+                    continue
+                it.stood_s += passed_s
+                it.spent_s += used
+                if it.spent_s >= self.watchdog_s or it.stood_s >= self.watchdog_s * BLOCKED_TIMES:
+                    if self.words[line + 1]:
+                        self.stuck = line
+                    self.kill(f"did not come back for {max(it.spent_s, it.stood_s):.2g} s")
 
     def kill(self, why: str) -> None:
         """End it now, whatever it does."""
@@ -427,7 +443,8 @@ class Isolated:
             child.kill("did not answer any more")
             child.join()
         status, words = child.status or 0, child.words
-        number = words[BEAT + 1] - 1 if words[BEAT + 1] else None
+        line = child.stuck or (BEAT if words[BEAT + 1] or not words[BESIDE + 1] else BESIDE)
+        number = words[line + 1] - 1 if words[line + 1] else None
         kind = rows = None
         where = (
             "between two passes"
@@ -437,8 +454,8 @@ class Isolated:
         if number is not None:
             if number < len(self._cohorts):
                 kind = self._kinds[self._cohorts[number][0]][0]
-            rows = (words[BEAT + 2], words[BEAT + 3])
-            where = f"while {kind or 'agents'} ticked (cohort {number}, rows {rows[0]} to {rows[1]}, pass {words[BEAT + 5]})"
+            rows = (words[line + 2], words[line + 3])
+            where = f"while {kind or 'agents'} ticked (cohort {number}, rows {rows[0]} to {rows[1]}, pass {words[line + 5]})"
         name = signal.Signals(-status).name if status < 0 else None
         why = child.why or (f"died of {name}" if name else f"ended with status {status}")
         hint = "mend that tick; with checkpoint_s=… a population goes on from its last checkpoint without that cohort"
@@ -446,7 +463,7 @@ class Isolated:
             hint = "checkpoint_s=… lets it go on from its last checkpoint"
         return PopulationLost(
             f"the isolated population {why} {where}", hint=hint, why=why, kind=kind, cohort=number, rows=rows,
-            agents=words[BEAT + 4] if number is not None else None, now_ns=words[BEAT + 6] if number is not None else None,
+            agents=words[line + 4] if number is not None else None, now_ns=words[line + 6] if number is not None else None,
             signal=name, asked=(child.why or "").startswith("was "),
         )  # fmt: skip
 

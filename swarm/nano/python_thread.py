@@ -29,8 +29,10 @@ Outcome = tuple[list[tuple[int, int, int]], int, int] | BaseException
 class PythonThread:
     """The thread, while a swarm runs."""
 
-    def __init__(self, passes: Passes, bus: Bus) -> None:
+    def __init__(self, passes: Passes, bus: Bus, beat: memoryview | None = None) -> None:
         self._passes, self._bus = passes, bus
+        self._beat = beat
+        """Eight words that tell who is ticked here, as kernels/beat.h has it; None when nobody looks."""
         self._jobs: SimpleQueue[tuple[PythonCohort, int] | None] = SimpleQueue()
         self._done: SimpleQueue[tuple[PythonCohort, Outcome]] = SimpleQueue()
         self._away = 0
@@ -60,13 +62,25 @@ class PythonThread:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             cohort, now_ns = job
+            if self._beat is not None:
+                self._tell(self._beat, cohort, now_ns)
             try:
                 outcome: Outcome = cohort.tick(now_ns)
             except BaseException as error:  # what is no Exception ends the run, where it is waited for
                 outcome = error
+            if self._beat is not None:
+                self._beat[1] = 0
+                self._beat[0] += 1
             self._done.put((cohort, outcome))
             if self._ring is not None:
                 self._passes.knock()
+
+    def _tell(self, beat: memoryview, cohort: PythonCohort, now_ns: int) -> None:
+        rows = cohort.rows_due
+        beat[2], beat[3], beat[4] = (rows[0], rows[-1], len(rows)) if len(rows) else (0, 0, 0)
+        beat[5], beat[6] = self._passes.made, now_ns
+        beat[1] = cohort.number + 1
+        beat[0] += 1
 
     def run_pass(self, cohorts: Sequence[PythonCohort], now_ns: int) -> None:
         """Python's part of a pass, and its native part at the same time; the caller finishes the pass."""
@@ -90,6 +104,8 @@ class PythonThread:
     def _joined(self, cohort: PythonCohort, now_ns: int) -> BaseException | None:
         """What a cohort came to in virtual time."""
         if cohort.blocks:  # it is told at once whether there is room, so it is its turn only now
+            if self._passes.watched:
+                self._passes.ticking(cohort.number)
             self._passes.settle(cohort.number, *cohort.tick(now_ns))
             return None
         of, outcome = self._done.get()

@@ -90,6 +90,11 @@ class PythonCohort:
             passes.announce(self.number)
         passes.settle(self.number, *self.tick(now_ns))
 
+    @property
+    def rows_due(self) -> Sequence[int]:
+        """Of those that tick now."""
+        return self._rows
+
     def ready(self, passes: Passes) -> None:
         """Know who is due."""
         version = passes.version(self.number)

@@ -218,6 +218,8 @@ class NanoSwarm:
         self.watched: Watch | None = None
         self.between: Callable[[], None] | None = None
         """Called between two passes, now and then: of an isolated population, for its parent."""
+        self.beat_beside: memoryview | None = None
+        """Where Python's thread tells whom it ticks, likewise."""
         self._window_ns = max(1, round(window_s * 1e9))
         self.topology = topology
         if topology is not None:
@@ -638,7 +640,7 @@ class NanoSwarm:
         self._running = True
         try:
             if self.python_thread and any(each.python is not None for each in self._cohorts):
-                self._beside = PythonThread(self.passes, self.bus)
+                self._beside = PythonThread(self.passes, self.bus, self.beat_beside)
             try:
                 self._advance(until_ns, limit)
             finally:

@@ -12,8 +12,10 @@ import msgpack
 
 PAGE: Final = 4096
 STOP: Final = 1
-"""The word of the page by which the parent asks for the end of a run. Words 8 to 15 are the beat (kernels/beat.h)."""
+"""The word of the page by which the parent asks for the end of a run."""
 BEAT: Final = 8
+"""Words 8 to 15 are the beat (kernels/beat.h) of the thread that makes the passes, 16 to 23 that of Python's own, if any."""
+BESIDE: Final = 16
 FDS_MAX: Final = 200
 """Files beside one frame; the system takes 253."""
 FRAME_MAX: Final = 1 << 30

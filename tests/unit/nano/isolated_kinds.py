@@ -81,8 +81,10 @@ def bad(tick, rate_hz=100):
     return flock
 
 
-def endless_python():
-    flock = birds()
+def endless_python(**options):
+    flock = nano.NanoSwarm(seed=7, **options)
+    for _ in range(2):
+        flock.spawn(Bird.native_many(TICKS["move_many"]), 10, rate_hz=100)
     cells = flock.spawn(Cell, 5, rate_hz=100)
     cells.wrong_at[:] = 500_000_000
     return flock

@@ -127,9 +127,15 @@ def test_a_tick_that_goes_wrong_ends_the_worker_alone_and_is_named(tick, why):
         assert flock.run_for(seconds=1).ticks == 1300, "and the next one is as good as ever"
 
 
-def test_an_endless_loop_in_python_is_seen_too():
-    with nano.isolate(kinds.endless_python, watchdog_s=0.3) as flock, pytest.raises(nano.PopulationLost) as caught:
-        flock.run_for(seconds=1)
+@pytest.mark.parametrize(
+    "options", [{}, {"python_thread": True}, {"python_thread": True, "time": "real"}, {"topology": nano.RoundRobin()}]
+)
+def test_an_endless_loop_in_python_is_seen_too(options):
+    with (
+        nano.isolate(kinds.endless_python, **options, watchdog_s=0.3) as flock,
+        pytest.raises(nano.PopulationLost) as caught,
+    ):
+        flock.run_for(seconds=3)
     assert (caught.value.kind, caught.value.cohort, caught.value.rows) == ("Cell", 2, (0, 4))
 
 
