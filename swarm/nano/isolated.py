@@ -24,6 +24,7 @@ import cloudpickle
 
 from kernels import population
 from swarm.errors import SwarmError
+from swarm.nano.errors import BadTick
 from swarm.nano.saving import load, save
 from swarm.nano.scheduling import Mark, NanoSwarm
 from swarm.nano.wire import BEAT, BESIDE, FDS_MAX, PAGE, PHASES, STOP, receive, send
@@ -107,7 +108,11 @@ class Worker:
         if hasattr(os, "memfd_create"):
             population.share(self._shares)
         build, args, kwargs = pickle.loads(said["build"])  # noqa: S301 - it is our parent's
-        made = build(*args, **kwargs)
+        try:
+            made = build(*args, **kwargs)
+        except BadTick as error:
+            error.add_note("an address is another one in each process: let the function that builds look it up")
+            raise
         if not isinstance(made, NanoSwarm):
             raise TypeError(f"{build!r} returned {made!r}, which is no NanoSwarm")
         main = sys.modules["__main__"]

@@ -241,7 +241,14 @@ class Isolated:
             raise NanoError(f"checkpoint_s={checkpoint_s!r}", hint="seconds between two checkpoints, or None for none")
         if not isinstance(restarts, int) or restarts < 0:
             raise NanoError(f"restarts={restarts!r}", hint="how often it may go on from a checkpoint, not negative")
-        self._build = cloudpickle.dumps((build, tuple(args), dict(kwargs or {})))
+        try:
+            self._build = cloudpickle.dumps((build, tuple(args), dict(kwargs or {})))
+        except Exception as error:
+            raise NanoError(
+                f"{build!r} cannot be sent to another process: {error}",
+                hint="define it in a module that can be imported, or let it load by itself what cannot be copied: "
+                "libraries, addresses, open files",
+            ) from error
         self._watchdog_s, self._checkpoint_s, self._restarts = float(watchdog_s), checkpoint_s, restarts
         self.incidents: list[PopulationLost] = []
         """What it went on after."""

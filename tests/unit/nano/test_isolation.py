@@ -98,6 +98,13 @@ def test_what_is_raised_there_is_raised_here():
         flock.call(lambda swarm: 1 // 0)
     with pytest.raises(nano.NanoError, match="was closed"):
         flock.run_for(seconds=1)
+    held = threading.Lock()
+    with pytest.raises(nano.NanoError, match="cannot be sent") as caught:
+        nano.isolate(lambda: held)
+    assert "module" in caught.value.hint
+    with pytest.raises(nano.BadTick) as bad:
+        nano.isolate(lambda address: kinds.birds().spawn(kinds.Bird.native_many(address)), 8)
+    assert any("another one in each process" in note for note in bad.value.__notes__)
     for words in ({"watchdog_s": 0}, {"checkpoint_s": -1}, {"restarts": -1}, {"watchdog_s": "1"}):
         with pytest.raises(nano.NanoError):
             nano.isolate(kinds.birds, **words)
