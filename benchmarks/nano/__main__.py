@@ -9,7 +9,20 @@ import time
 
 from benchmarks.fleet import line
 
-TOPICS = ("ticks", "simd", "cores", "python_agents", "lanes", "time", "rates", "memory", "jitter", "pace", "saving")
+TOPICS = (
+    "ticks",
+    "simd",
+    "cores",
+    "python_agents",
+    "lanes",
+    "time",
+    "rates",
+    "memory",
+    "jitter",
+    "pace",
+    "saving",
+    "fleet",
+)
 
 
 def run(topic: str) -> None:

@@ -232,7 +232,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._lines = 0
         self._here: dict[int, int] = {}
         self._begun: set[int] = set()
-        self._placed_s = 0.0
+        self._placed_s = self._told_s = 0.0
         self._keys: list[tuple[bytes, bytes]] = []
         self._thread = threading.Thread(target=self._drive, name="nano-driver", daemon=True)
 
@@ -349,11 +349,13 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
 
     def _step(self) -> bool:
         """Take the next event; False when it is over."""
+        if time.monotonic() - self._told_s >= TELL_EVERY_S:  # also while there is news all the time
+            self._told_s = time.monotonic()
+            self._tell_again()
+            self._check_begun()
         try:
             attempt, what, about, more = self._events.get(timeout=TELL_EVERY_S)
         except queue.Empty:
-            self._tell_again()
-            self._check_begun()
             return True
         if attempt == -1:
             return self._ask(what, about, more)
