@@ -110,6 +110,10 @@ _NANO_MEMBERS: Final = {
     ),
     "Report": ("ticks_per_s", "violations", "to_dict"),
     "Sleep": (),
+    "PopulationRun": ("result", "progress", "add_progress_callback", "nodes", "move", "save", "bridge", "stop", "cancel"),
+    "FleetReport": ("ticks", "nodes", "load", "to_dict"),
+    "Bridge": ("joined", "counts", "close"),
+    "End": ("fds", "text", "of", "close"),
 }  # fmt: skip
 
 
@@ -132,7 +136,7 @@ def nano_page() -> str:
                 lines += ["", f"### {member}", "", _words(found.__doc__)]
             elif found is not None:
                 lines += ["", *_function(member, getattr(kind, member), "###")]
-    for name in ("isolate", "load", "include", "reads", "writes"):
+    for name in ("isolate", "load", "submit", "ends", "include", "reads", "writes"):
         lines += ["", *_function(f"nano.{name}", getattr(nano, name), "##")]
     lines += ["", "## Metrics", "", "What alerts and anomalies are taken of.", ""]
     lines += ["| metric | of each | in virtual time | |", "|---|---|---|---|"]
