@@ -38,6 +38,7 @@ class Part:
                 hint="time='virtual', topology=None",
             )
         self.flock = flock
+        flock.employ()
         self.number = number
         self.reads = reads_of(flock)
         self.lines_out = 0

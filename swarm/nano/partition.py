@@ -53,7 +53,7 @@ class Cut:
 
 def cut(blob: Any, count: int, by: By | Mapping[str, int] = "kinds") -> Cut:
     """Say who gets what. "kinds" leaves each kind whole, the busiest to the part with the least to do; "rows" gives each part
-    as many neighbouring agents of each cohort; a mapping names the part (from 0) of each kind. NanoError when there are not
+    as many neighbouring agents of each cohort (one that is ``whole`` stays so); a mapping names the part (from 0) of each kind. NanoError when there are not
     enough kinds, or the mapping is not about those there are."""
     np = numpy()
     header, sections = parts(blob)
@@ -66,7 +66,7 @@ def cut(blob: Any, count: int, by: By | Mapping[str, int] = "kinds") -> Cut:
     rows = [np.frombuffer(sections[each["state"]["rows"]], dtype="<u4") for each in cohorts]
     kinds = tuple(each["kind"] for each in cohorts)
     if by == "rows":
-        pieces = [tuple(np.array_split(mine, count)) for mine in rows]
+        pieces = _by_rows(cohorts, rows, count)
         has = [frozenset(part for part, piece in enumerate(each) if len(piece)) or frozenset({0}) for each in pieces]
         return Cut(count, tuple(pieces), tuple(has), kinds)
     if by == "kinds":
@@ -94,6 +94,22 @@ def _cannot_be_cut(header: Mapping[str, Any]) -> NanoError | None:
             hint="run it on one node (nodes=1), or without a topology: each part has a core of its own",
         )
     return None
+
+
+def _by_rows(cohorts: Sequence[Mapping[str, Any]], rows: Sequence[Any], count: int) -> list[tuple[Any, ...]]:
+    """An equal stretch of each cohort for each part; one whose tick looks at others of its kind is left whole."""
+    np = numpy()
+    none = np.zeros(0, dtype="<u4")
+    load = [0] * count
+    pieces = []
+    for each, mine in zip(cohorts, rows, strict=True):
+        if each["whole"]:
+            part = load.index(min(load))
+            load[part] += len(mine)
+            pieces.append(tuple(mine if number == part else none for number in range(count)))
+        else:
+            pieces.append(tuple(np.array_split(mine, count)))
+    return pieces
 
 
 def _by_load(header: Mapping[str, Any], rows: Sequence[Any], kinds: Sequence[int], count: int) -> dict[int, int]:

@@ -633,10 +633,7 @@ class NanoSwarm:
         if self._running:
             raise NanoError("the swarm runs already", hint="an agent's tick cannot run its own swarm")
         began = self.mark()
-        if self._cores > 1 and self._crew is None:
-            mesh = self._mesh
-            self._crew = Mesh(self._cores, placement=mesh.placement).crew()
-            self.passes.employ(self._crew, mesh.chunk_ns, mesh.alone_ns)
+        self.employ()
         self._running = True
         try:
             if self.python_thread and any(each.python is not None for each in self._cohorts):
@@ -652,6 +649,13 @@ class NanoSwarm:
             self._running = False
             self.passes.halt()
         return self.report(began)
+
+    def employ(self) -> None:
+        """Have the other cores ready, where it has several: running does it."""
+        if self._cores > 1 and self._crew is None:
+            mesh = self._mesh
+            self._crew = Mesh(self._cores, placement=mesh.placement).crew()
+            self.passes.employ(self._crew, mesh.chunk_ns, mesh.alone_ns)
 
     def _advance(self, until_ns: int, limit: int | None) -> None:
         last = NEVER if limit is None else self.passes.made + limit

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from swarm import nano
 from swarm.nano import partition, saving
 from swarm.nano.lockstep import Part, in_step
+from tests.unit.nano import kinds_to_spread
 from tests.unit.nano.kinds_to_spread import Bird, Singer, population
 
 
@@ -70,6 +71,32 @@ def test_a_part_has_its_own_agents_and_nothing_else():
         if counts:
             assert [part.agents for part in loaded[:2]] == counts
     assert content(partition.gather(whole, how, partition.split(whole, how))) == content(whole)
+
+
+def test_what_is_whole_is_not_cut():
+    flock = population()
+    stones = kinds_to_spread.Stone.native_many(kinds_to_spread.move, whole=True)
+    flock.spawn(stones, 30, rate_hz=10_000)
+    flock.spawn(stones, 20, rate_hz=10_000)
+    how = partition.cut(flock.save(), 2, "rows")
+    sizes = [[len(part) for part in each] for each in how.cohorts]
+    assert sizes == [[20, 20], [3, 2], [4, 3], [25, 25], [30, 0], [0, 20]]
+    end_ns = flock.now_ns + 1_000_000
+    whole = flock.save()
+    flock.run_for(ns=1_000_000)
+    assert content(spread(whole, 2, "rows", end_ns)) == content(flock.save())
+
+
+def test_parts_of_a_swarm_of_several_cores_are_the_same():
+    flock = population()
+    whole = flock.save()
+    how = partition.cut(whole, 2, "rows")
+    parts = [nano.load(blob) for blob in partition.split(whole, how)]
+    for each in parts:
+        each.cores = 2
+    in_step([Part(each, number) for number, each in enumerate(parts)], until_ns=1_000_000)
+    flock.run_for(ns=1_000_000)
+    assert content(partition.gather(whole, how, [each.save() for each in parts])) == content(flock.save())
 
 
 def test_cuts_that_cannot_be_are_refused():
