@@ -120,9 +120,10 @@ def submit(
     """Run a population (a NanoSwarm, or a saved one) in the fleet for a time of its own, or so many passes; a future.
 
     It is saved, and begins on another node as it is. With `nodes` above 1 it is spread: `by="kinds"` gives each node whole
-    kinds, "rows" gives each a part of every kind, a mapping says which part (from 0) each kind is in; their messages cross
-    after each pass. `on` names the nodes, one for each part. While it runs it is saved every `save_every_s` seconds (None:
-    never), and goes on from there when a node is lost. `progress` is called, in a thread of its own, with what
+    kinds, "rows" gives each a part of every kind, a mapping says which part (from 0) each kind is in. In virtual time all
+    make each pass together, after which their messages cross; in real time each makes its own, and messages cross each
+    millisecond, at most once. `on` names the nodes, one for each part. While it runs it is saved every `save_every_s` seconds
+    (None: never), and goes on from there when a node is lost. `progress` is called, in a thread of its own, with what
     `PopulationRun.progress` has.
 
     `bridge` names topics that a swarm here may join by `PopulationRun.bridge`, for a population on one node.
@@ -151,11 +152,6 @@ def submit(
     now_ns, made = header["now_ns"], header["passes"]
     if (seconds is None) == (passes is None) or not (seconds if seconds is not None else passes or 0) >= 0:
         raise NanoError("one of seconds and passes is wanted, not negative", hint="submit(fleet, flock, seconds=10)")
-    if count > 1 and header["time"] == "real":
-        raise NanoError(
-            "a population in real time cannot be spread in step",
-            hint="time='virtual', or bridge its topics: nano.Bridge",
-        )
     if save_every_s is not None and not save_every_s > 0:
         raise NanoError(f"save_every_s={save_every_s!r}", hint="seconds above 0, or None for never")
     if bridge and (count > 1 or isinstance(bridge, str)):
@@ -218,8 +214,10 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         """What was last saved of each part in this stint, and where: the common state."""
         self._saving: dict[int, dict[int, Saved]] = {}
         self._stints: list[Stint] = []
-        self._told: dict[int, tuple[int, bytes]] = {}
-        """Letters that show no effect yet: number -> part, letter."""
+        self._real = parts(blob)[0]["time"] == "real" and how.parts > 1
+        """Its parts make their passes each by itself."""
+        self._told: dict[tuple[int, int], bytes] = {}
+        """Letters that show no effect yet, by number and part."""
         self._said: dict[int, dict[str, Any]] = {}
         self._callbacks: list[Callable[[dict[str, Any]], None]] = []
         self._asked: dict[int, concurrent.futures.Future[Any]] = {}
@@ -230,7 +228,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._began_s = time.monotonic()
         self._endings: dict[int, Ending] = {}
         self._lines = 0
-        self._here: dict[int, int] = {}
+        self._here: dict[int, Any] = {}
         self._begun: set[int] = set()
         self._placed_s = self._told_s = 0.0
         self._keys: list[tuple[bytes, bytes]] = []
@@ -400,10 +398,10 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             number = next(self._letters)
             self._asked[number] = done
             if len(self._begun) == self._cut.parts:
-                self._letter(number, 0, {"do": "save"})
+                self._order(number, "save")
             return True
         if len(self._begun) == self._cut.parts:
-            self._letter(next(self._letters), 0, {"do": "stop"})
+            self._order(next(self._letters), "stop")
         return True
 
     def _answer_where(self) -> None:
@@ -421,25 +419,30 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._answer_where()
         self._saving.clear()
         for number in self._asked:
-            self._letter(number, 0, {"do": "save"})
+            self._order(number, "save")
         if self._moves and list(self.nodes) == [self._wanted.get(part) for part in range(self._cut.parts)]:
             for waiting in self._moves:
                 waiting.set_result(self.nodes)
             self._moves.clear()
             self._moved += 1
         if self._stopping or self._moves:
-            self._letter(next(self._letters), 0, {"do": "stop"})
+            self._order(next(self._letters), "stop")
         self._news()
 
     # --- letters ------------------------------------------------------------------------------------------------------
 
     def _letter(self, number: int, part: int, said: dict[str, Any]) -> None:
         letter = bytes(msgpack.packb({"n": number, **said}))
-        self._told[number] = (part, letter)
+        self._told[number, part] = letter
         self._streams[part].future.tell(letter)
 
+    def _order(self, number: int, what: str) -> None:
+        """Tell the part that says it to the others in step, or each of them."""
+        for part in range(self._cut.parts if self._real else 1):
+            self._letter(number, part, {"do": what})
+
     def _tell_again(self) -> None:
-        for part, letter in self._told.values():
+        for (_, part), letter in self._told.items():
             if part in self._streams:
                 self._streams[part].future.tell(letter)
 
@@ -448,12 +451,18 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         hosts = {member["name"]: _host(member["address"]) for member in self._fleet.members()}
         for part in range(self._cut.parts):
             where = {
-                other: f"{'127.0.0.1' if self._nodes[other] == self._nodes[part] else hosts.get(self._nodes[other], '127.0.0.1')}:{self._here[other]}"
+                other: f"{'127.0.0.1' if self._nodes[other] == self._nodes[part] else hosts.get(self._nodes[other], '127.0.0.1')}:{self._port(other, part)}"
                 for other in range(part)
+                if self._port(other, part)
             }
             self._letter(
                 next(self._letters), part, {"do": "meet", "where": {str(key): value for key, value in where.items()}}
             )
+
+    def _port(self, of: int, to: int) -> int:
+        """Where a part listens for another; in real time it has a port for each."""
+        here = self._here[of]
+        return here if isinstance(here, int) else here.get(to, 0)
 
     def _check_begun(self) -> None:
         if len(self._begun) == self._cut.parts or time.monotonic() - self._placed_s < START_S:
@@ -513,6 +522,10 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         count = self._cut.parts
         self._keys = [key_pair() for _ in range(count)] if count > 1 else []
         token = secrets.token_bytes(TOKEN_BYTES)
+        bridges: list[dict[int, Pass]] = [{} for _ in range(count)]
+        for one in range(count if self._real else 0):
+            for other in range(one + 1, count):
+                bridges[one][other], bridges[other][one] = bridge_passes()
         options = {"name": "nano"} | self._options
         asked = options.pop("labels", None) or ()
         labels = [asked] if isinstance(asked, str) else list(asked)
@@ -520,7 +533,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             plan = Plan(
                 part, count, self._until_ns, self._passes, self._save_every_s, self._sources,
                 tuple(public for public, _ in self._keys), self._keys[part][1] if self._keys else b"", token,
-                self._pass, self._topics,
+                self._pass, self._topics, bridges[part],
             )  # fmt: skip
             stream = self._fleet.stream(
                 run_part, plan, numpy().frombuffer(self._blobs[part], dtype="u1"),
@@ -552,8 +565,9 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             "ticks": self._said.get(part, {}).get("ticks", 0),
         }  # fmt: skip
         for number in saved.asked:
-            self._told.pop(number, None)
-        at = self._saving.setdefault(saved.passes, {})
+            self._told.pop((number, part), None)
+        # in step all are at the same pass; in real time each is where it is
+        at = self._saving.setdefault(-1 if self._real else saved.passes, {})
         at[part] = saved
         if len(at) < self._cut.parts:
             return
@@ -561,7 +575,8 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._reports = {number: (self._nodes[number], at[number]) for number in at}
         self._saving = {passes: those for passes, those in self._saving.items() if passes > saved.passes}
         self._again = 0
-        asked = [self._asked.pop(number) for number in at[0].asked if number in self._asked]
+        waited = {number for number, _ in self._told}
+        asked = [self._asked.pop(number) for number in list(self._asked) if number not in waited]
         if asked:
             blob = gather(self._whole, self._cut, self._blobs)
             for waiting in asked:
@@ -591,7 +606,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         if all(each.stopped for each in endings) and not self._stopping:
             self._place()  # it moves
             return True
-        last = endings[0].saved
+        last = max((each.saved for each in endings), key=lambda saved: saved.passes)
         self._finish(
             FleetReport(
                 last.now_ns, last.passes, time.monotonic() - self._began_s, tuple(self._stints),

@@ -6,6 +6,7 @@ do by letters (`swarm.tasks.told`), which may come twice or not at all, so each 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Plan:
     bridge: Pass | None = None
     """Where a swarm elsewhere may join these topics."""
     topics: tuple[str, ...] = ()
+    bridges: dict[int, Pass] = field(default_factory=dict)
+    """In real time: to each of the others."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,20 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
             yield ("here", 0)
             yield ("begun", None)
             return (yield from runner.alone())
+        if flock.time == "real":
+            with contextlib.ExitStack() as stack:
+                joined = {peer: runner.bridge(peer, each) for peer, each in plan.bridges.items() if peer > plan.part}
+                for each in joined.values():
+                    if each is not None:
+                        stack.enter_context(each)
+                yield ("here", {peer: each.port for peer, each in joined.items() if each is not None})
+                for peer, address in runner.told_where().items():
+                    other = runner.bridge(peer, plan.bridges[peer].at(address))
+                    if other is not None:
+                        joined[peer] = stack.enter_context(other)
+                yield ("begun", None)
+                runner.bridges = [each for each in joined.values() if each is not None]
+                return (yield from runner.alone())
         with Mesh(plan.part, plan.publics, plan.secret, plan.token) as mesh:
             yield ("here", mesh.port)
             runner.meet(mesh)
@@ -118,6 +135,31 @@ class _Runner:
         self._wanted: list[int] = []
         """Numbers of letters that want the population saved."""
         self._stop = False
+        self.bridges: list[Bridge] = []
+
+    # --- in real time ---------------------------------------------------------------------------------------------------
+
+    def bridge(self, peer: int, over: Pass) -> Bridge | None:
+        """Join all topics to those of another part; None where nobody here writes or reads any."""
+        flock, mine = self._flock, [each.form.kind for each in self._flock._cohorts if not each.absent]
+        written = {said.topic for kind in mine for said in kind.topics_written.values()}
+        read = {topic for kind in mine for topic in kind.topics_read.values()}
+        if not written and not read:
+            return None
+        return Bridge(flock, over, sorted(flock.topics), sends=sorted(written), receives=sorted(read))
+
+    def told_where(self) -> dict[int, str]:
+        """Where those with lower numbers listen."""
+        ends = time.monotonic() + START_S
+        while time.monotonic() < ends:
+            for letter in self._letters():
+                if letter["do"] == "meet":
+                    return {int(part): str(address) for part, address in letter["where"].items()}
+            time.sleep(0.02)
+        raise NanoError(
+            f"part {self._plan.part} on {self._node} was not told of the others in {START_S:g} s",
+            hint="did one of them find no free slot? `swarm status` shows it",
+        )
 
     # --- being told ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +240,8 @@ class _Runner:
             took_s = time.monotonic() - began_s
             step = max(1, int(step * min(4.0, max(0.25, SLICE_S / (took_s + 1e-6)))))
             yield from self._progress()
-        return self._ending()
+        counts = [each.counts() for each in self.bridges]
+        return self._ending(sum(each.sent for each in counts), sum(each.received for each in counts))
 
     # --- a part of a population ---------------------------------------------------------------------------------------
 

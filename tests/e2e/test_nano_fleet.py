@@ -193,8 +193,24 @@ def test_real_time_runs_in_real_time_and_moves(fleet):
     assert report.now_ns == 1_500_000_000
     assert time.monotonic() - began >= 1.0
     assert {stint.node for stint in report.stints} == {"elm", "oak"}
-    with pytest.raises(nano.NanoError, match="real time cannot be spread"):
-        nano.submit(fleet, flock, seconds=1, nodes=2)
+
+
+def test_in_real_time_parts_run_by_themselves_and_hear_one_another(fleet):
+    flock = bridged.swarm_of(bridged.Asks, 5)
+    flock.spawn(bridged.Answers, 1, rate_hz=500)
+    run = nano.submit(fleet, flock, seconds=4, on=["elm", "ash"], by={"Asks": 0, "Answers": 1}, save_every_s=0.5)
+    until(lambda: run.progress["passes"] > 100, 30, "progress")
+    taken = nano.load(run.save())
+    assert taken.agents == 6
+    assert run.move(["oak", "elm"]) == ("oak", "elm")
+    report = run.result(60)
+    asks, answers = report.load().cohorts
+    assert sum(asks.asked) > 1000
+    assert answers[0].heard > 100
+    assert sum(asks.answered) > 100
+    assert report.lines >= answers[0].heard
+    assert report.now_ns == 4_000_000_000
+    assert report.moves == 1
 
 
 def test_what_cannot_travel_is_refused_by_name(fleet, monkeypatch):
