@@ -120,6 +120,39 @@ def test_dependencies(fleet: Fleet) -> None:
         fleet.submit(abs, failing).result(20)
 
 
+def test_a_generator_that_runs_is_told_something(fleet: Fleet) -> None:
+    def listens() -> Iterator[list[bytes]]:
+        from swarm.tasks import told
+
+        yield told()
+        while True:
+            heard = told()
+            if heard:
+                yield heard
+            if b"enough" in heard:
+                return
+            time.sleep(0.01)
+
+    with fleet.stream(listens) as stream:
+        assert next(stream) == []
+        stream.future.tell(b"first")
+        assert next(stream) == [b"first"]
+        with pytest.raises(ValueError, match="at most"):
+            stream.future.tell(bytes(1 << 20))
+        stream.future.tell(b"enough")
+        assert list(stream)[-1][-1] == b"enough"
+    assert fleet.submit(lambda: __import__("swarm").tasks.told()).result(20) == []
+
+
+def test_a_nodes_name_is_a_label(fleet: Fleet) -> None:
+    assert fleet.submit(lambda: os.environ["SWARM_NODE"], labels=["node:oak"]).result(20) == "oak"
+    nowhere = fleet.submit(abs, -1, labels=["node:birch"])
+    time.sleep(0.3)
+    assert not nowhere.done()
+    nowhere.cancel()
+    assert all(not label.startswith("node:") for each in fleet.members() for label in each["labels"])
+
+
 def test_streams_and_progress(fleet: Fleet) -> None:
     def items(count: int) -> Iterator[int]:
         yield from range(count)
