@@ -243,6 +243,8 @@ class Member:
             if index in machine.waiting and machine.waiting.pop(index) == entry.term:
                 truth.acknowledges(self.number, index, entry.term)
         self._check_state(effect.group)
+        if raft.leads:
+            self.world.committing(self.number)
 
     def _check_state(self, group: bytes) -> None:
         truth, machine = self.world.truths[group], self.machines[group]

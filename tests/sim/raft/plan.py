@@ -39,6 +39,8 @@ class Plan:
     """The operator changes members at random, by whoever believes to lead."""
     ambushes: float
     """How likely a new leader is cut off or crashes within milliseconds: the moment at which things are half done."""
+    delay_s: float = 0.0003
+    """Of a message, at least; up to twice that. The longer, the more is half done at any moment."""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -83,25 +85,28 @@ def draw(seed: int, members: int | None = None) -> Plan:
         ambushes=0.8 if random() < 0.25 else 0.0,
     )
     style = random()
-    if style < 0.12:
+    if style < 0.35:
+        plan.delay_s = 0.003
+    if style < 0.15:
         # Every leader changes the members as it begins, and is cut off with one other.
-        plan.voters, plan.groups, plan.duration_s = members or 4, 1, 8.0
+        plan.voters, plan.groups, plan.duration_s = members or 4, 1, 12.0
         plan.meddles = plan.eager = True
         plan.ambushes = 0.9
-    elif style < 0.24:
+    elif style < 0.35:
         # Every leader is gone before it has committed anything, and comes back (figure 8 of the paper).
-        plan.ambushes, plan.groups, plan.duration_s = 0.95, 1, 8.0
+        plan.ambushes, plan.groups, plan.duration_s = 0.95, 1, 15.0
         plan.config = replace(plan.config, append_entries=1)
+        plan.voters = members or 3
     kinds = sorted({FAULTS[int(random() * len(FAULTS))] for _ in range(1 + int(7 * random()))})
     pause_s = 0.15 + 1.2 * random()
-    if style < 0.24:
-        kinds, pause_s = ["crash", "part"], 1.0
+    if style < 0.35:
+        kinds, pause_s = ["crash", "part"], 3.0
     at = 1.0 * random()
     while at < plan.duration_s:
         kind = kinds[int(random() * len(kinds))]
         plan.steps.append(Step(at, kind, (random(), random(), random())))
         at += pause_s * 2 * random()
-    pace_s = 0.2 if style < 0.24 else 0.015 + 0.15 * random() ** 2
+    pace_s = 0.2 if style < 0.35 else 0.015 + 0.15 * random() ** 2
     # In some runs nobody wants anything for a while: groups go to rest, and are disturbed there.
     calm = (1.0, 1.0 + 3.0 * random()) if random() < 0.25 else (0.0, 0.0)
     at = 0.2 * random()

@@ -33,7 +33,8 @@ class World:
         self.compact_at, self.compact_keep = plan.compact_at, plan.compact_keep
         self.snapshot_bytes = plan.snapshot_bytes
         self.rng = Random(f"world {plan.seed}")
-        self.network = Network(Random(f"network {plan.seed}"))
+        self._usual = Weather(plan.delay_s, plan.delay_s)
+        self.network = Network(Random(f"network {plan.seed}"), self._usual)
         self.sim = Simulator(self.network)
         self.trace = Trace() if trace else None
         self.boots = 0
@@ -42,6 +43,7 @@ class World:
         self.disks: dict[int, Disk] = {}
         self.clocks: dict[int, Clock] = {}
         self.wiped: set[int] = set()
+        self._led_since: dict[int, float] = {}
         self.quiet = False
         """The faults are over."""
         names = [b"g%d" % number for number in range(plan.groups)]
@@ -217,7 +219,7 @@ class World:
         self.sim.at(self.sim.now + 2.0, self._fair)
 
     def _fair(self) -> None:
-        self.network.weather = Weather()
+        self.network.weather = self._usual
 
     def _pause(self, who: float, how_long: float, _: float) -> None:
         number = self.pick(who)
@@ -323,16 +325,27 @@ class World:
         random, sim = self.rng.random, self.sim
         if self.plan.eager:
             sim.at(sim.now + 0.002 * random(), self._see_to_members)
-        if random() < self.plan.ambushes:
-            # A message takes half a millisecond.
-            at, again_s = sim.now + 0.006 * random(), 0.02 + 2.0 * random() ** 2
-            if random() < 0.5:
-                sim.at(at, lambda: self.crash(number, again_s))
-            else:
-                numbers = sorted(self.members)
-                kept = numbers[int(random() * len(numbers))]
-                pairs = [(number, other) for other in numbers if other not in (number, kept)]
-                sim.at(at, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], again_s))
+        self._led_since[number] = sim.now
+        if random() < 0.6 * self.plan.ambushes:
+            # At once, or when things are half done, some messages later.
+            self._ambush(number, 0.0 if random() < 0.5 else 10 * self.plan.delay_s * random())
+
+    def committing(self, number: int) -> None:
+        """A leader has committed something, and nobody else knows: soon after its election it may vanish with that."""
+        if not self.quiet and self.sim.now - self._led_since.get(number, -1.0) < 20 * self.plan.delay_s:
+            if self.rng.random() < 0.5 * self.plan.ambushes:
+                self._ambush(number, 0.0)
+
+    def _ambush(self, number: int, delay_s: float) -> None:
+        random, sim = self.rng.random, self.sim
+        how, again_s = random(), 0.1 + 3.5 * random()
+        if how < 0.2:
+            sim.at(sim.now + delay_s, lambda: self.crash(number, again_s))
+            return
+        numbers = sorted(self.members)
+        kept = numbers[int(random() * len(numbers))] if how < 0.6 else number
+        pairs = [(number, other) for other in numbers if other not in (number, kept)]
+        sim.at(sim.now + delay_s, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], again_s))
 
     # The operator, who sees to it that the groups have the members they should have.
 
@@ -353,12 +366,12 @@ class World:
         raft = leader.node.group(group)
         assert raft is not None
         members, random = raft.members, self.rng.random
-        what, who = random(), random()
-        if what < 0.4 and members.learners:
-            leader.node.promote(leader.now, group, members.learners[int(who * len(members.learners))])
-        elif what < 0.6 and len(members.voters) > 2:
-            leader.node.remove(leader.now, group, members.voters[int(who * len(members.voters))])
-        elif len(members.all) < 6:
+        voters, learners, who = members.voters, members.learners, random()
+        if len(voters) > 3 or (len(voters) == 3 and random() < 0.2):
+            leader.node.remove(leader.now, group, voters[int(who * len(voters))])
+        elif learners:
+            leader.node.promote(leader.now, group, learners[int(who * len(learners))])
+        else:
             leader.node.add_learner(leader.now, group, id_of(self.pick(who)))
 
     def _next_change(self, group: bytes, leader: Member) -> Any:
