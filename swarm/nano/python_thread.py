@@ -105,7 +105,7 @@ class PythonThread:
         """What a cohort came to in virtual time."""
         if cohort.blocks:  # it is told at once whether there is room, so it is its turn only now
             if self._passes.watched:
-                self._passes.ticking(cohort.number)
+                self._passes.announce(cohort.number)
             self._passes.settle(cohort.number, *cohort.tick(now_ns))
             return None
         of, outcome = self._done.get()
