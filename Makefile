@@ -11,7 +11,7 @@ EVENTS ?= 1000000
 # Files of tests under way at once: most of them wait for processes of their own longer than they compute.
 JOBS ?= 3
 
-.PHONY: help build run test lan sim stops soak bench bench-nano lint types docs wheel clean check-tools
+.PHONY: help build run test lan sim stops soak bench bench-nano lint types docs wheel free-threaded clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
 	@echo "make bench-nano  the same of nano-agents; peers are installed into .venv-bench (ONLY=\"ticks saving\" for some of it)"
 	@echo "make build  only build                       make wheel  a wheel in dist/"
+	@echo "make free-threaded PYTHON=python3.13t   kernels and nano-agents on a Python without the lock: build, test"
 
 check-tools:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found"; echo; echo "hint: apt-get install python3 python3-venv python3-dev gcc make"; exit 1; }
@@ -86,6 +87,16 @@ docs: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
+
+FREE := .venv-free-threaded
+
+# The packages that nano-agents need; those of a node are not all to be had for it (docs/design.md, "Nano-agents").
+free-threaded:
+	@$(PYTHON) -c 'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' || { echo "error: $(PYTHON) is no free-threaded Python"; echo; echo "hint: build one with ./configure --disable-gil, then make free-threaded PYTHON=python3.13t"; exit 1; }
+	@test -x $(FREE)/bin/python || $(PYTHON) -m venv $(FREE)
+	@$(FREE)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary "setuptools>=77" "cython>=3.1" numpy blake3 msgpack cloudpickle psutil pytest pytest-timeout hypothesis
+	@$(FREE)/bin/python setup.py --quiet build_ext --inplace
+	@$(FREE)/bin/python -m pytest -q tests/unit/kernels tests/unit/nano
 
 clean:
 	rm -rf build dist *.egg-info kernels/*.so kernels/*.c $(STAMP) $(VENV)/.dev

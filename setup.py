@@ -21,6 +21,9 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": False,
     "embedsignature": True,
+    # Free-threaded Python (3.13t and later) keeps its lock off: nothing here is shared but what is made for it (rings,
+    # deques, crews, by atomics). Any other object is used by one thread at a time, as with the lock.
+    "freethreading_compatible": True,
 }
 ADVICE = {
     "compiler": "no C compiler was found ({what}).",

@@ -53,3 +53,16 @@ def test_a_compiler_without_headers(tmp_path: Path) -> None:
     compiler.chmod(0o755)
     done = check(tmp_path, sys.executable)
     assert done.returncode and "headers of the C library" in done.stdout and "libc6-dev" in done.stdout
+
+
+def test_a_python_with_the_lock_is_not_taken_for_one_without(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("there is no make here")
+    locked = tmp_path / "python"
+    locked.write_text("#!/bin/sh\nexit 1\n")
+    locked.chmod(0o755)
+    done = subprocess.run(
+        [make, "-C", str(ROOT), "free-threaded", f"PYTHON={locked}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode and "is no free-threaded Python" in done.stdout and "--disable-gil" in done.stdout
