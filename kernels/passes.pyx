@@ -118,10 +118,10 @@ cdef class Passes(Calls):
         if self.real and self.origin == 0:
             self.origin = clock_monotonic_ns() - <int64_t> self.now_ns
         self.still()
-        self.ticking = True
+        self.calling = True
         with nogil:
             why = self.go(wheel, until_ns, passes)
-        self.ticking = False
+        self.calling = False
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")
@@ -158,10 +158,10 @@ cdef class Passes(Calls):
             raise ValueError(f"a pass at {at_ns} ns, after {self.now_ns} and before somebody is due at {self.soonest(wheel)}")
         self.still()
         self.now_ns = at_ns
-        self.ticking = True
+        self.calling = True
         with nogil:
             python = self.native(wheel, at_ns)
-        self.ticking = False
+        self.calling = False
         self.inside = True
         if self.starved:
             self.starved = False
@@ -185,10 +185,10 @@ cdef class Passes(Calls):
         if self.real and self.origin == 0:
             self.origin = clock_monotonic_ns() - <int64_t> self.now_ns
         self.still()
-        self.ticking = True
+        self.calling = True
         with nogil:
             why = self.go_step(wheel, until_ns)
-        self.ticking = False
+        self.calling = False
         return why
 
     cdef int go_step(self, Wheel wheel, uint64_t until) noexcept nogil:
@@ -256,13 +256,13 @@ cdef class Passes(Calls):
         if not self.inside or c.form == FORM_PYTHON or agents > (c.called.n if woken else c.owed):
             raise ValueError(f"{agents} agents of cohort {cohort} cannot be granted a turn")
         self.still()
-        self.ticking = True
+        self.calling = True
         with nogil:
             while agents:
                 agents -= self.grant_some(c, <uint32_t> cohort, woken, agents)
                 if self.starved:
                     break
-        self.ticking = False
+        self.calling = False
         if self.starved:
             self.starved = False
             raise MemoryError("no memory to go on with every agent")

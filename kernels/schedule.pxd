@@ -34,7 +34,7 @@ cdef class Schedule:
     cdef readonly uint64_t spin_ns
     cdef readonly bint real
     cdef bint inside                    # a pass waits for Python's part of it
-    cdef bint ticking                   # native ticks run: who is scheduled stays as it is
+    cdef bint calling                   # native ticks run: who is scheduled stays as it is
     cdef bint ordered                   # a topology says who gets a turn
     cdef uint64_t behind_until          # an instant at which those still owed a turn may have it
     cdef beat* beats                    # who is ticked just now, for who watches from outside; NULL when nobody does

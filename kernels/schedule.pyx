@@ -206,7 +206,7 @@ cdef class Schedule:
 
     cdef int still(self) except -1:
         """RuntimeError while native ticks run: they are called with what would be changed."""
-        if self.ticking:
+        if self.calling:
             raise RuntimeError("a native tick cannot change who is scheduled: let a Python tick do so, or do it between two passes")
         return 0
 
