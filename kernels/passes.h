@@ -67,11 +67,15 @@ ones_loop(nano_tick tick, void **cols, const uint32_t *idx, uint32_t first, size
         }
         unsigned outcome = (unsigned)tick(cols, idx ? idx[i] : first + (uint32_t)i, now_ns, ctx);
         if (sampled) {
-            uint64_t end = ticks_now(&own), spent = guard_since(end, last);
+            uint64_t end = ticks_now(&own), spent = end - last;
             last = end;
+            if (__builtin_expect(spent > budget, 0)) {
+                if (spent >> 63)
+                    spent = 0; /* a counter that went backwards: a core's that lags */
+                else
+                    over_places[over++] = (uint32_t)i;
+            }
             tally_note(counts, spent, 1);
-            if (__builtin_expect(spent > budget, 0))
-                over_places[over++] = (uint32_t)i;
             if (guard == ONES_TRACED) {
                 spends[i] = spent;
                 ctx->outcomes[i] = (uint8_t)(outcome <= NANO_DONE ? outcome : NANO_FAILED);
@@ -178,7 +182,7 @@ static inline void call_run(const call_tick *how, void **cols, const uint32_t *i
     result->began = ticks_now(how->clock);
     if (how->one) {
         ones_run((nano_tick)how->tick, cols, idx, first, n, now_ns, ctx, how->sampling,
-                 how->budget ? how->budget : UINT64_MAX, how->clock, counts, room->places, room->wakes, room->left_by,
+                 how->budget ? how->budget : INT64_MAX, how->clock, counts, room->places, room->wakes, room->left_by,
                  room->over_places, room->spends, result);
         result->spent = guard_since(ticks_now(how->clock), result->began);
         result->outcome = NANO_EACH;

@@ -7,6 +7,7 @@ at the next instant at which something is due) or real (the clock is waited for)
 read in the next.
 """
 
+cimport cython
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
@@ -90,6 +91,7 @@ FAILED_EVENT, DONE_EVENT, SUSPENDED_EVENT, KILLED_EVENT = NANO_FAILED, NANO_DONE
 NEVER = UINT64_MAX
 
 
+@cython.final
 cdef class Passes(Calls):
     """The schedule of one population of agents. Instants are ns since its beginning, multiples of `resolution_ns`.
 
