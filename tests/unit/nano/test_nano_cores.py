@@ -343,3 +343,28 @@ def test_a_child_of_fork_goes_on_alone(ticks):
     with os.fdopen(came) as answer:
         assert answer.read() == history(flock)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_tick_that_is_python_after_all_takes_the_lock_on_whatever_thread(ticks):
+    ran = []
+
+    @ctypes.CFUNCTYPE(
+        ctypes.c_int,
+        ctypes.POINTER(ctypes.c_void_p),
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_uint64,
+        ctypes.c_void_p,
+    )
+    def tick(columns, idx, n, now_ns, ctx):
+        ran.append(n)
+        x = (ctypes.c_double * n).from_address(columns[0])
+        for i in range(n):
+            x[i] += 1.0
+        return 1
+
+    flock = parted(nano.NanoSwarm(cores=3))
+    agents = flock.spawn(Talker.native_many(tick), 1000, rate_hz=1000)
+    flock.run_for(passes=10)
+    assert set(agents.x.tolist()) == {10.0}
+    assert sum(ran) == 10_000 and len(ran) > 50
