@@ -71,7 +71,7 @@ class Worker:
         self._words = memoryview(page).cast("Q")
         self._shares = Shares()
         self._told: set[int] = set()
-        self._cohorts_told = 0
+        self._cohorts_told: list[Any] = []
         self._checkpoint_s: float | None = None
         self._saved_s = time.monotonic()
         self.flock: NanoSwarm | None = None
@@ -232,14 +232,16 @@ class Worker:
             kinds.append({"name": kind.__name__, "number": state.number, "columns": columns})
         self._told.update(files)
         cohorts = []
-        for each in flock.cohorts[self._cohorts_told :]:
+        for number, each in enumerate(flock.cohorts):
             rows = each.rows
+            if number < len(self._cohorts_told) and self._cohorts_told[number] is rows:
+                continue  # one all of whose agents have ended may be another now
+            self._cohorts_told[number:] = [rows, *self._cohorts_told[number + 1 :]]
             ranged = [rows.start, rows.stop] if isinstance(rows, range) else None
             cohorts.append({
-                "kind": flock.kinds[each.kind].number, "range": ranged,
+                "number": number, "kind": flock.kinds[each.kind].number, "range": ranged,
                 "rows": None if ranged is not None else array.array("I", rows).tobytes(),
             })  # fmt: skip
-        self._cohorts_told += len(cohorts)
         said = {
             "passes": flock.passes.made,
             "kinds": kinds, "cohorts": cohorts, "agents": flock.agents, "now_ns": flock.now_ns, "seed": flock.seed,

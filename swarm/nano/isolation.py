@@ -441,7 +441,7 @@ class Isolated:
             rows: range | array.array[int] = (
                 range(*it["range"]) if it["range"] is not None else array.array("I", it["rows"])
             )
-            self._cohorts.append((it["kind"], rows))
+            self._cohorts[it["number"] :] = [(it["kind"], rows), *self._cohorts[it["number"] + 1 :]]
 
     def _lost(self) -> PopulationLost:
         """What there is to be said of its end."""

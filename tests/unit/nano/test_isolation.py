@@ -88,6 +88,29 @@ def test_all_else_is_called_there():
         assert cells.n[1] == 10 and "process of their own" in repr(cells)
 
 
+def generation(flock):
+    flock.spawn(kinds.Cell, 3, rate_hz=100).n[:] = [7, 8, 9]
+    flock.cohorts[-1].kill([0, 1])
+    return len(flock.cohorts)
+
+
+def ended(flock):
+    for agents in flock.cohorts:
+        agents.kill()
+
+
+def test_a_cohort_that_is_used_again_is_shown_as_it_is():
+    with nano.isolate(kinds.birds) as flock:
+        seen = 0
+        while (count := flock.call(generation)) > seen and count < 200:
+            seen = count
+            assert [list(agents.n) for agents in flock.cohorts[-1:]] == [[7, 8, 9]]
+            flock.call(ended)
+        assert count < 200, "cohorts are used again"
+        shown = [(agents.kind, list(agents.rows)) for agents in flock.cohorts]
+        assert shown == flock.call(lambda swarm: [(each.kind.__name__, list(each.rows)) for each in swarm.cohorts])
+
+
 def test_what_is_raised_there_is_raised_here():
     with pytest.raises(nano.NanoError, match="not today") as caught:
         nano.isolate(kinds.wrong, "not today")
