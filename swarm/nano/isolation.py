@@ -76,7 +76,7 @@ class _Child:
         self.stuck: int | None = None
         """Whose beat had stopped."""
         self._pidfd = -1
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is garbage is closed in any thread, at any moment
         self._failed: OSError | None = None
         ours, theirs = socket.socketpair()
         self.link = ours
@@ -176,7 +176,11 @@ class _Child:
         """Ask it to end, and see to it that it does."""
         self.link.close()
         os.close(self._life)
-        if not self.join(CLOSE_S):
+        if (
+            threading.current_thread() is self._thread
+        ):  # it was found to be garbage here: this thread reaps it afterwards
+            self.kill("closed")
+        elif not self.join(CLOSE_S):
             self.kill("closed")
             self.join()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from swarm import nano
+from swarm.nano import isolation
 from tests.unit.nano import isolated_kinds as kinds
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
@@ -288,6 +289,18 @@ def test_one_that_nobody_holds_any_more_ends():
     pid = flock.pid
     del flock
     assert gone(pid)
+
+
+def test_one_that_is_found_to_be_garbage_by_its_own_thread_ends(monkeypatch):
+    look = isolation._Child._watch
+
+    def watch(child, process):
+        child.close()
+        look(child, process)
+
+    monkeypatch.setattr(isolation._Child, "_watch", watch)
+    child = isolation._Child(1.0)
+    assert child.join(20.0) and child.status == -signal.SIGKILL
 
 
 def test_it_may_be_begun_by_a_thread_that_ends():
