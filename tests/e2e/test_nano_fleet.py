@@ -151,6 +151,8 @@ def test_a_node_that_is_killed_costs_what_was_not_saved(tmp_path):
             run = nano.submit(fleet, flock, seconds=LONG_S, on=["elm", "ash"], by="rows", save_every_s=0.2)
             until(lambda: run.progress["passes"] > 50, 60, "progress")
             nodes.kill("elm")
+            with pytest.raises(swarm.SwarmError, match="elm"):
+                run.move(["elm", "ash"])  # whether it is known to be gone yet, or not
             report = run.result(120)
             assert report.restarts == 1
             assert "elm" not in run.nodes
