@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -56,10 +55,12 @@ def alone() -> nano.NanoSwarm:
     return flock
 
 
-def slow(seconds_a_pass: float = 0.01) -> nano.NanoSwarm:
+def slow(seconds_a_pass: float = 0.01, mark: int = 0) -> nano.NanoSwarm:
     """A population that takes a while: its passes are slow, and few."""
     flock = nano.NanoSwarm(seed=8)
-    flock.spawn(kinds_to_spread.Slow, 12, rate_hz=100).pause_s[:1] = seconds_a_pass
+    agents = flock.spawn(kinds_to_spread.Slow, 12, rate_hz=100)
+    agents.pause_s[:1] = seconds_a_pass
+    agents.mark[:1] = mark
     flock.spawn(kinds_to_spread.Singer, 3, rate_hz=100)
     return flock
 
@@ -123,20 +124,20 @@ def test_a_spread_one_moves_too(fleet):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_worker_that_is_killed_costs_what_was_not_saved(fleet, parts):
-    flock = slow()
-    victims: set[int] = set()
-    kinds_to_spread.unmark()
+    mark = int(time.monotonic() * 1000) % (1 << 31) + 1
+    flock = slow(mark=mark)
     run = nano.submit(fleet, flock, seconds=LONG_S, nodes=parts, by="rows", save_every_s=0.2)
     until(lambda: run.progress["passes"] > 50, 60, "progress")
-    for found in Path("/proc").glob("[0-9]*/comm"):
-        pid = int(found.parent.name)
-        if pid != os.getpid() and (kinds_to_spread.marker() / str(pid)).exists():
-            victims.add(pid)
-    assert victims
-    os.kill(min(victims), signal.SIGKILL)
+    left = list(kinds_to_spread.marker().glob(f"{mark}-*"))
+    assert len(left) == 1, "one worker ticks it"
+    os.kill(int(left[0].name.partition("-")[2]), signal.SIGKILL)
     report = run.result(120)
     assert report.restarts == 1
+    flock.cohorts[0].mark[:] = 0
     flock.run_for(seconds=LONG_S)
+    flock.cohorts[0].mark[:1] = mark
+    for each in kinds_to_spread.marker().glob(f"{mark}-*"):
+        each.unlink()
     assert content(report.blob) == content(flock.save())
 
 

@@ -78,16 +78,10 @@ def population(seed: int = 3, birds: int = 40, singers: int = 5, time: str = "vi
 
 
 def marker() -> Path:
-    """Where workers that tick a Slow agent leave their process id."""
+    """Where workers that tick a Slow agent leave its mark and their process id."""
     folder = Path(tempfile.gettempdir()) / "swarm-test-slow"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def unmark() -> None:
-    """Forget those of before."""
-    for each in marker().iterdir():
-        each.unlink()
 
 
 class Slow(nano.Kind, capacity=100):
@@ -96,14 +90,15 @@ class Slow(nano.Kind, capacity=100):
     pause_s: nano.f64
     x: nano.f64
     told: nano.u32
+    mark: nano.u32
     songs = nano.reads("songs")
     calls = nano.writes("calls")
 
     def tick(self, now_ns, bus):
         if self.pause_s:
             clocks.sleep(self.pause_s)
-        if not self.told % 16 and self.row == 0:
-            (marker() / str(os.getpid())).touch()
+        if self.mark and not self.told % 16:
+            (marker() / f"{self.mark}-{os.getpid()}").touch()
         self.told += 1
         self.x += bus.uniform() + sum(message.payload[0] for message in bus.read("songs"))
         bus.publish("calls", bytes([self.row]))
