@@ -44,7 +44,7 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(STAMP)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev,twins]"
 	@touch $@
 
 build: $(STAMP)

@@ -121,26 +121,38 @@ def mesa_frames():
     import numpy as np
     import polars
 
-    class Movers(mesa_frames.AgentSet):
+    early = not hasattr(
+        mesa_frames, "AgentSet"
+    )  # 0.1.0a0, the one that PyPI has, names things otherwise than its repository
+
+    class Movers(mesa_frames.AgentSetPolars if early else mesa_frames.AgentSet):
         def __init__(self, model, n):
             super().__init__(model)
-            self += polars.DataFrame({"x": np.zeros(n), "v": np.linspace(-1.0, 1.0, n)})
+            columns = {"x": np.zeros(n), "v": np.linspace(-1.0, 1.0, n)}
+            self += polars.DataFrame({"unique_id": np.arange(n), **columns} if early else columns)
 
         def step(self):
             self["x"] = self["x"] + self["v"] * 1e-3
 
     models = {}
 
+    def made(n):
+        model = mesa_frames.ModelDF() if early else mesa_frames.Model()
+        if early:
+            model.agents += Movers(model, n)
+            return model.agents
+        model.sets += Movers(model, n)
+        return model.sets
+
     def answer(question):
         n, steps = question["agents"], question["passes"]
         if n not in models:
-            models[n] = model = mesa_frames.Model()
-            model.sets += Movers(model, n)
-        model = models[n]
+            models[n] = made(n)
+        agents = models[n]
 
         def run():
             for _ in range(steps):
-                model.sets.do("step")
+                agents.do("step")
 
         return timed(steps, n, run)
 
