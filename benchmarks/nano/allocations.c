@@ -1,6 +1,8 @@
-/* Counts allocations of the program that it is loaded into (LD_PRELOAD): malloc, calloc, realloc, aligned ones and mmap. */
+/* Counts allocations of the program that it is loaded into (LD_PRELOAD): malloc, calloc, realloc, aligned ones, mmap and mremap,
+ * each under every name that a compiler may call it by. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -48,6 +50,40 @@ int posix_memalign(void **out, size_t alignment, size_t n)
     made++;
     *out = __libc_memalign(alignment, n);
     return *out == NULL ? 12 : 0;
+}
+
+void *memalign(size_t alignment, size_t n)
+{
+    made++;
+    return __libc_memalign(alignment, n);
+}
+
+void *valloc(size_t n)
+{
+    made++;
+    return __libc_memalign(4096, n);
+}
+
+void *mmap64(void *at, size_t n, int rights, int flags, int fd, off_t offset)
+{
+    static void *(*real)(void *, size_t, int, int, int, off_t);
+    if (real == NULL)
+        real = (void *(*)(void *, size_t, int, int, int, off_t))dlsym(RTLD_NEXT, "mmap64");
+    made++;
+    return real(at, n, rights, flags, fd, offset);
+}
+
+void *mremap(void *old, size_t size, size_t n, int flags, ...)
+{
+    static void *(*real)(void *, size_t, size_t, int, ...);
+    if (real == NULL)
+        real = (void *(*)(void *, size_t, size_t, int, ...))dlsym(RTLD_NEXT, "mremap");
+    va_list more;
+    va_start(more, flags);
+    void *at = flags & MREMAP_FIXED ? va_arg(more, void *) : NULL;
+    va_end(more);
+    made++;
+    return real(old, size, n, flags, at);
 }
 
 void *mmap(void *at, size_t n, int rights, int flags, int fd, off_t offset)

@@ -13,6 +13,8 @@ from benchmarks.nano import native
 
 AGENTS = 1_000_000
 PYTHON_AGENTS = 200_000
+PASSES_COUNTED = 1_000
+ALLOCATES = "a tick that allocates once"
 
 RESIDENT = """
 import json, sys
@@ -66,22 +68,63 @@ def grown(form: str, agents: int) -> float:
 
 
 def counted(preloaded: Any) -> dict[str, int]:
-    """Allocations by the C library in 1 and in 1,001 passes of native ticks. Run with allocations.c loaded before."""
+    """Allocations by the C library in a thousand passes of native ticks, by how they tick; and in those of a tick that
+    allocates once, which shows that they are counted. Run with allocations.c loaded before."""
     from benchmarks.nano.ticks import flock_of
-    from kernels.passes import NEVER
+    from kernels.passes import NEVER, TICKS
     from swarm import nano
 
     preloaded.allocations.restype = native.ctypes.c_uint64
+
+    class Cell(nano.Kind, capacity=1_000):
+        x: nano.f64
+        v: nano.f64
+        said = nano.writes("said")
+        heard = nano.reads("said")
+
+    def flock_with(form: Any, rate_hz: Any, **how: Any) -> nano.NanoSwarm:
+        flock = nano.NanoSwarm(seed=1, **how)
+        flock.spawn(form, 1_000, rate_hz=rate_hz)
+        return flock
+
+    rates = [100.0 + n for n in range(1_000)]
+    talking = Cell.native(native.library().tick_talks)
+    flocks = {
+        "native": flock_of("native", 1_000, nano.Budget(1e6, "chained")),
+        "native, sampled": flock_of("native", 1_000, nano.Budget(1e6, "sampled")),
+        "native_many": flock_of("native_many", 1_000, None),
+        "native, rates of their own": flock_with(Cell.native(TICKS["move"]), rates),
+        "native_many, rates of their own": flock_with(Cell.native_many(TICKS["move_many"]), rates),
+        "native, with messages": flock_with(talking, 1_000),
+        "native_many, two cores": flock_with(Cell.native_many(TICKS["move_many"]), 1_000, cores=2),
+        ALLOCATES: flock_with(Cell.native(native.library().tick_allocates), 1_000),
+    }
+
+    def run(passes: Any, count: int) -> None:
+        last = passes.made + count
+        while passes.made < last:  # it comes back between, to look for signals
+            passes.run(NEVER, last - passes.made)
+
     found = {}
-    for form, budget in (("native", nano.Budget(1e6, "chained")), ("native_many", None)):
-        flock = flock_of(form, 1_000, budget)
+    for name, flock in flocks.items():
         passes = flock.passes
+        run(passes, 2_000)  # buffers grow to what they need
         made = []
-        for count in (1, 1_001):
+        for count in (1, 1 + PASSES_COUNTED):
             before = preloaded.allocations()
-            passes.run(NEVER, count)
+            run(passes, count)
             made.append(preloaded.allocations() - before)
-        found[form] = made[1] - made[0]
+        found[name] = made[1] - made[0]
+    return found
+
+
+def allocations() -> dict[str, int]:
+    """`counted`, in a process of its own that is told to count."""
+    counter = str(native.compiled("allocations.c", "-ldl"))
+    run = [sys.executable, "-c", ALLOCATIONS]
+    environment = {**os.environ, "LD_PRELOAD": counter}
+    said = subprocess.run(run, check=True, capture_output=True, text=True, timeout=200, env=environment)
+    found: dict[str, int] = json.loads(said.stdout)
     return found
 
 
@@ -94,12 +137,10 @@ def rows() -> None:
         took = json.loads(subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout)
         line(f"memory an agent, two fields, {form}", f"{took:.0f} B", f"{'' if took <= limit else '! '}<= {limit} B")
     try:
-        counter = str(native.compiled("allocations.c", "-ldl"))
-        environment = {**os.environ, "LD_PRELOAD": counter}
-        run = [sys.executable, "-c", ALLOCATIONS]
-        said = subprocess.run(run, check=True, capture_output=True, text=True, timeout=60, env=environment)
+        found = allocations()
     except subprocess.SubprocessError as error:
         line("allocations in the native tick path", "not counted", str(error))
         return
-    for form, made in json.loads(said.stdout).items():
-        line(f"allocations in 1,000 passes, {form}", f"{made}", "" if made == 0 else "! 0")
+    for name, made in found.items():
+        wanted = 1_000 * PASSES_COUNTED if name == ALLOCATES else 0
+        line(f"allocations in {PASSES_COUNTED:,} passes, {name}", f"{made:,}", "" if made == wanted else f"! {wanted}")

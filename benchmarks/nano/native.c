@@ -2,6 +2,7 @@
  * spins from instant to instant. Compiled by benchmarks/nano/native.py with the flags of our kernels. */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
@@ -90,5 +91,25 @@ int grind(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx 
             value = value * 0.999 + 0.5 / (1.0 + value * value);
         x[at] = value;
     }
+    return NANO_WORKED;
+}
+
+/* Publishes what it reads and a number: for the count of allocations. */
+int tick_talks(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
+{
+    uint64_t said[2] = {now_ns, ctx->topics ? ctx->inbox_count[0] : 0};
+    if (row % 8 == 0)
+        nano_publish(ctx, 0, row, said, sizeof said);
+    ((double *)cols[0])[row] += (double)said[1];
+    return NANO_WORKED;
+}
+
+/* Allocates once, so that the count of allocations is seen to count. */
+int tick_allocates(void **cols, uint32_t row, uint64_t now_ns, nano_ctx *ctx)
+{
+    (void)now_ns, (void)ctx;
+    void *volatile taken = malloc(24);
+    ((double *)cols[0])[row] += taken != NULL;
+    free(taken);
     return NANO_WORKED;
 }
