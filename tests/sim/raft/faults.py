@@ -23,88 +23,93 @@ class Fault:
     text: str
     becomes: str
     why: str
+    breaks: tuple[str, ...]
+    """The properties of which one is seen not to hold."""
+    found_by: int
+    """The first seed that sees it, when it was planted."""
 
 
+SAFETY = ("election-safety", "leader-completeness", "state-machine-safety")
 FAULTS = {
     "vote-unsynced": Fault(
         "replica", "self._vote_write = self.written + 1", "self._vote_write = 0",
         "A vote is answered before it is on disk: after a crash its voter votes again in the same term.",
+        SAFETY, 523,
     ),
     "vote-twice": Fault(
         "election", "and replica.vote.candidate in (None, sender)", "and True",
         "A member votes for every candidate of a term.",
+        SAFETY, 34,
     ),
     "vote-log": Fault(
         "log", "(self.last_term, self.last) > (term, index)", "self.last > index",
         "The longer log wins, not the one with the later last term.",
+        SAFETY, 1,
     ),
     "commit-old-term": Fault(
         "leading", "or replica.log.term(index) != replica.term", "or False",
         "An entry of an earlier term is committed by counting its copies (figure 8 of the paper).",
+        SAFETY, 959,
     ),
     "ack-unsynced": Fault(
         "following", "flags=self.flags(), durable=match)", "flags=self.flags(), durable=0)",
         "Entries are acknowledged before they are on disk.",
+        ("durability", *SAFETY), 3,
     ),
     "leader-unsynced": Fault(
         "leading", "return self._replica.log.stable if voter", "return self._replica.log.last if voter",
         "A leader counts itself before its entries are on disk.",
+        ("durability", *SAFETY), 3,
     ),
     "change-early": Fault(
         "leading", "if replica.commit < self._term_start:\n            return Refusal.NOT_YET", "",
         "A leader changes the members before it has committed an entry of its own term (the bug of 2015).",
+        ("liveness", *SAFETY), 482,
     ),
     "change-two": Fault(
         "leading", "if replica.members_index > replica.commit:\n            return Refusal.PENDING", "",
         "A second change of the members begins before the first is committed.",
+        ("liveness", *SAFETY), 117,
     ),
     "damaged-votes": Fault(
         "election", "granted = (\n            not replica.damaged\n            and replica.vote", "granted = (\n            replica.vote",
         "A member whose log is damaged votes.",
-    ),
-    "damaged-counts": Fault(
-        "progress", "return 0 if self.damaged else self.match", "return self.match",
-        "What a damaged member acknowledged and lost counts towards a majority.",
-    ),
-    "repair-early": Fault(
-        "following", "self._goal = message.index", "self._goal = 0",
-        "A damaged log counts as whole before it has what it had acknowledged.",
-    ),
-    "snapshot-truncates": Fault(
-        "following", "if replica.log.term(message.index) == message.log_term:", "if False:",
-        "A late snapshot takes away entries after it that were acknowledged.",
+        SAFETY, 0,
     ),
     "truncate-stable": Fault(
         "log", "self.stable = min(self.stable, first - 1)", "pass",
         "Entries that took the place of others count as on disk because those were.",
+        ("durability", *SAFETY), 3,
     ),
     "conflict-kept": Fault(
         "log", "if self.term(index) != entry.term:", "if index > self.last:",
         "An entry that conflicts with the leader's is kept.",
+        ("durability", *SAFETY), 1,
     ),
     "commit-unmatched": Fault(
         "leading", "commit=min(peer.match, replica.commit)", "commit=replica.commit",
         "A heartbeat tells a member to commit what it may have otherwise.",
+        SAFETY, 2,
     ),
     "read-unconfirmed": Fault(
         "leading", "return 0 if peer.damaged else peer.round", "return self._round",
         "A leader answers reads without asking whether it still leads.",
+        ("linearizable-reads",), 74,
     ),
     "read-early": Fault(
         "leading", "if self._new_reads and replica.commit >= self._term_start:", "if self._new_reads:",
         "A new leader answers reads before it knows what is committed.",
+        ("linearizable-reads",), 17,
     ),
     "term-kept": Fault(
         "replica", "self.vote = Vote(term, candidate)", "self.vote = Vote(term, candidate or self.vote.candidate)",
         "The vote of an earlier term counts in a later one: nobody can be elected.",
-    ),
-    "rest-unknown": Fault(
-        "neighbours", "woken = sorted(neighbour.led | neighbour.followed)", "pass",
-        "Groups at rest sleep on when the node of their leader was restarted.",
+        ("liveness",), 0,
     ),
     "match-unconfirmed": Fault(
         "progress", "self.next = max(self.next, match + 1)", "self.match = max(self.match, self.next - 1)",
         "What was sent counts as acknowledged with the first answer.",
+        ("durability", *SAFETY), 1,
     ),
 }  # fmt: skip
 PACKAGE = "swarm.protocol.raft"

@@ -46,7 +46,7 @@ class Plan:
 
 FAULTS = (
     "crash", "crash", "crash", "part", "part", "cut", "weather", "pause", "clock", "slow", "fsync", "full", "rot", "wipe",
-    "transfer", "members", "storm", "pick",
+    "transfer", "members", "storm", "pick", "betray",
 )  # fmt: skip
 """Kinds of steps besides proposals and reads; each seed has some of them. Arguments are floats in [0, 1)."""
 

@@ -122,7 +122,9 @@ class World:
         for number, disk in self.disks.items():
             for name, shelf in disk.shelves.items():
                 if number in self.wiped:
-                    if any(
+                    # Who does not run cannot be asked whether it still counts on it.
+                    down = any(member is None for other, member in self.members.items() if other not in self.wiped)
+                    if down or any(
                         id_of(number) in raft.members.voters
                         for member in self.running()
                         if (raft := member.node.group(name)) is not None
@@ -268,6 +270,36 @@ class World:
         self.crash(number, 0.02 + 0.5 * which)
         self.disks[number].rot(group, where)
         self.note(f"{number} has a damaged log of {group.decode()} from {self.disks[number].shelf(group).rotten} on")
+
+    def _betray(self, which: float, who: float, how_long: float) -> None:
+        """As many members as can be missed are cut off; one of those that acknowledge meanwhile loses that to rot, and the
+        leader vanishes as the others come back."""
+        group = self.group(which)
+        leaders = self.leaders(group)
+        if not leaders:
+            return
+        leader = leaders[0]
+        raft = leader.node.group(group)
+        assert raft is not None
+        others = [number_of(id) for id in raft.members.voters if number_of(id) != leader.number]
+        if len(others) < 2:
+            return
+        rotten = others.pop(int(who * len(others)))
+        late = others[: len(others) + 2 - raft.members.majority]
+        everybody = sorted(self.members)
+        pairs = [(one, other) for one in late for other in everybody if other not in late]
+        for_s = 0.2 + 0.4 * how_long
+        self._cut_pairs(pairs + [(b, a) for a, b in pairs], for_s)
+
+        def betray() -> None:
+            if not self.quiet and self.spares(rotten) and group in self.disks[rotten].shelves:
+                self.crash(rotten, 0.02)
+                self.disks[rotten].rot(group, 0.999 - 0.5 * how_long**2)
+                self.note(f"{rotten} has a damaged log of {group.decode()}")
+                pairs = [(leader.number, number) for number in everybody if number != leader.number]
+                self._cut_pairs(pairs + [(b, a) for a, b in pairs], 3.0)
+
+        self.sim.at(self.sim.now + for_s - 0.01, betray)
 
     def _wipe(self, who: float, _: float, __: float) -> None:
         number = self.pick(who)

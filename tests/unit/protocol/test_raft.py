@@ -8,7 +8,17 @@ import pytest
 
 from swarm.protocol.raft import wire
 from swarm.protocol.raft.config import ENTRY_BYTES_MAX, RaftConfig
-from swarm.protocol.raft.effects import Apply, Changed, Install, Proposed, ReadLost, ReadReady, Refusal, Repaired
+from swarm.protocol.raft.effects import (
+    Apply,
+    Changed,
+    Install,
+    Proposed,
+    ReadLost,
+    ReadReady,
+    Refusal,
+    Removed,
+    Repaired,
+)
 from swarm.protocol.raft.entries import Entry, EntryKind, Members, Recovered, Snapshot, Vote
 from swarm.protocol.raft.raft import Raft
 from swarm.protocol.raft.wire import Kind, Message
@@ -251,6 +261,58 @@ def test_a_window_bounds_what_is_under_way_to_a_member() -> None:
     cluster.drop = None
     cluster.run(1.0)
     assert cluster.raft(1).commit == cluster.raft(0).commit == cluster.raft(0).last
+
+
+# --- what the simulator has found
+
+
+def test_a_newer_and_shorter_snapshot_takes_the_place_of_one_that_is_being_sent() -> None:
+    cluster = Cluster(config=RaftConfig(snapshot_chunk_bytes=10))
+    cluster.elect()
+    for _ in range(20):
+        propose(cluster, 0)
+    cluster.turn()
+    commit = cluster.raft(0).commit
+    assert cluster.node(0).compact(cluster.now, GROUP, commit - 2, bytes(100))
+    cluster.node(0).add_learner(cluster.now, GROUP, id_of(3))
+    cluster.turn()
+    cluster.drop = lambda source, to, message: message.kind == Kind.SNAPSHOT and message.offset >= 50
+    cluster.add(3, {GROUP: Recovered()})
+    cluster.run(0.5)
+    assert cluster.raft(3).commit == 0
+    assert cluster.node(0).compact(cluster.now, GROUP, commit, b"short")
+    cluster.drop = None
+    cluster.run(0.5)
+    assert [install.snapshot.data for install in of(cluster, 3, Install)] == [b"short"]
+    assert cluster.raft(3).commit == cluster.raft(0).commit
+
+
+def test_who_has_something_else_where_the_leaders_snapshot_ends_gets_the_snapshot() -> None:
+    cluster = Cluster(2)
+    whole = Recovered(Vote(2), Snapshot(2, 2, cluster.members, b"state"))
+    other = Recovered(Vote(1), Snapshot(members=cluster.members), (Entry(1, 1, b"a"), Entry(1, 1, b"b")))
+    cluster.add(0, {GROUP: whole})
+    cluster.add(1, {GROUP: other})
+    frames = cluster.frames
+    cluster.node(0).campaign(cluster.now, GROUP)
+    cluster.turn()
+    assert cluster.raft(1).commit in (2, 3) and cluster.raft(1).last == 3
+    assert [install.snapshot.data for install in of(cluster, 1, Install)] == [b"state"]
+    assert cluster.frames - frames < 30
+
+
+def test_who_was_removed_is_told_and_keeps_nobody_awake() -> None:
+    cluster = Cluster(4)
+    cluster.elect()
+    cluster.cut = lambda source, to: id_of(3) in (source, to)
+    assert isinstance(cluster.node(0).remove(cluster.now, GROUP, id_of(3)), Proposed)
+    cluster.run(3.0)
+    assert not of(cluster, 3, Removed)
+    cluster.cut = lambda source, to: False
+    cluster.run(3.0)
+    assert len(of(cluster, 3, Removed)) == 1
+    assert [cluster.node(number).resting for number in range(3)] == [1, 1, 1]
+    assert cluster.raft(0).leads and cluster.node(3).next_deadline() is None
 
 
 def lone(recovered: Recovered, number: int = 0) -> Raft:
