@@ -71,10 +71,10 @@ FAULTS = {
         "A second change of the members begins before the first is committed.",
         ("liveness", *SAFETY), 117,
     ),
-    "damaged-votes": Fault(
-        "election", "granted = (\n            not replica.damaged\n            and replica.vote", "granted = (\n            replica.vote",
-        "A member whose log is damaged votes.",
-        SAFETY, 0,
+    "damage-ignored": Fault(
+        "replica", "self.damaged = recovered.damaged", "self.damaged = False",
+        "A member whose log was found damaged votes and counts as if it had all that it ever acknowledged.",
+        SAFETY, 12,
     ),
     "truncate-stable": Fault(
         "log", "self.stable = min(self.stable, first - 1)", "pass",
