@@ -14,6 +14,7 @@ from swarm.protocol.raft.config import (
     DEFAULT,
     ENTRY_BYTES_MAX,
     MEMBERS_MAX,
+    SNAPSHOT_BYTES_MAX,
     RaftConfig,
 )
 from swarm.protocol.raft.effects import Following as FollowingEvent
@@ -173,7 +174,9 @@ class Raft:
         )
 
     def compact(self, now: float, index: int, data: bytes) -> bool:
-        """The shell has the state after entry `index` as `data`: the log before it can go. Whether it could."""
+        """The shell has the state after entry `index` as `data`, or a reference to it: the log before it can go. Whether it
+        could: `index` is applied, and on this member's disk."""
+        assert len(data) <= SNAPSHOT_BYTES_MAX, len(data)
         self._enter(now)
         return self._replica.compact(index, data)
 

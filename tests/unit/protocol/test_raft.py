@@ -231,6 +231,26 @@ def test_no_change_of_members_before_something_of_the_own_term_is_committed() ->
     assert cluster.node(0).remove(cluster.now, GROUP, id_of(1)) is Refusal.NOT_YET
 
 
+def test_only_what_is_applied_and_on_disk_gives_way_to_a_snapshot() -> None:
+    cluster = Cluster()
+    cluster.elect()
+    for _ in range(5):
+        propose(cluster, 0)
+    cluster.hold = {id_of(0)}
+    cluster.turn()
+    stable, commit = cluster.raft(0).last - 5, cluster.raft(0).commit
+    assert commit == cluster.raft(0).last  # by the others' disks
+    assert not cluster.node(0).compact(cluster.now, GROUP, commit, b"")
+    assert cluster.node(0).compact(cluster.now, GROUP, stable, b"")
+    assert cluster.raft(0).first == stable + 1
+    assert not cluster.node(0).compact(cluster.now, GROUP, stable, b"")
+    cluster.hold = set()
+    cluster.turn()
+    assert not cluster.node(0).compact(cluster.now, GROUP, commit + 1, b"")
+    assert cluster.node(0).compact(cluster.now, GROUP, commit, b"")
+    assert cluster.raft(0).log_bytes == 0
+
+
 def test_too_much_or_too_large_is_refused_and_leaves_nothing() -> None:
     cluster = Cluster(config=RaftConfig(uncommitted_bytes=1000))
     cluster.elect()
