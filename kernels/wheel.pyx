@@ -130,6 +130,9 @@ cdef inline int insert(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
     number = number_of(self, at_ns)
     if unlikely(number < self.here):
         number = self.here
+        if number == UINT64_MAX:            # the end of time, which is never
+            self.cancel(id)
+            return 0
     had = ~self.missing[id]
     if unlikely(had == number):
         return 0
