@@ -695,6 +695,8 @@ cdef class Passes(Calls):
         """Go on at an instant, after so many passes. ValueError for a schedule that has begun."""
         if self.made or self.now_ns:
             raise ValueError("only a schedule that has not begun can be restored")
+        if now_ns >= FOREVER or made >= FOREVER:
+            raise ValueError(f"an instant of {now_ns} ns after {made} passes is beyond the end of time")
         self.now_ns = now_ns
         self.made = made
         self.deliver()

@@ -77,6 +77,9 @@ def restore_cohort(Schedule self not None, Py_ssize_t cohort, saved):
 
     if len(rows) % 4 or len(awake) % 4 or len(waiting) % 4 or len(wakes) != 2 * len(waiting):
         raise ValueError("columns of rows and instants that do not fit each other")
+    made = tuple(saved["made"])
+    if len(made) != 5:
+        raise ValueError(f"{len(made)} counts of outcomes, of which there are 5")
     if len(periods) != (2 * len(rows) if c.periods != NULL else 0):
         raise ValueError("periods that do not fit the agents")
     for i in range(n):
@@ -112,6 +115,6 @@ def restore_cohort(Schedule self not None, Py_ssize_t cohort, saved):
     c.period = saved["period"]
     c.size = saved["size"]
     c.calls, c.ticks, c.over, c.missed = saved["calls"], saved["ticks"], saved["over"], saved["missed"]
-    for i in range(5):
-        c.made.outcomes[i] = saved["made"][i]
+    for i, times in enumerate(made):
+        c.made.outcomes[i] = times
     c.version += 1

@@ -135,6 +135,9 @@ cdef class Schedule:
                 raise MemoryError("no memory for a cohort")
             self.wire(c, reads, writes)
             set_members(c, rows)
+            if c.awake.n and (c.awake.n > population.top or member(&c.awake, <Py_ssize_t> c.awake.n - 1) >= population.top
+                              or member(&c.awake, 0) >= population.top):
+                raise IndexError(f"rows beyond the {population.top} that the population has used")
             c.size = c.living = c.awake.n
             if periods_ns is not None:
                 own = memoryview(periods_ns).cast("B").cast("Q")

@@ -8,6 +8,7 @@ endian. A blob holds no code and no pickle: a kind is named by module and name a
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ import blake3
 import msgpack
 
 from kernels.population import Population
+from swarm.errors import SwarmError
 from swarm.nano.budget import Budget
 from swarm.nano.errors import NanoError, SchemaMismatch
 from swarm.nano.kinds import Form, Kind, form_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from swarm.nano.scheduling import NanoSwarm
 
 MARK: Final = b"SWARMNANO\x00\x00\x00\x00\x00\x00\x01"
+MADE_SO: Final = "its digest is right, so it was made so: by another program, or another version of this one"
 _ALIGN: Final = 64
 _DIGEST: Final = 32
 _COUNTERS: Final = 4
@@ -105,10 +108,24 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None
     `cores` as it did, or on so many. SchemaMismatch for
     a blob that is damaged, or does not fit the kinds of this program.
     """
+    header, sections = parts(blob)
+    try:
+        return _loaded(header, sections, ticks or {}, cores)
+    except SwarmError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise SchemaMismatch(
+            f"the blob does not hold together: {type(error).__name__}: {error}",
+            hint=MADE_SO,
+        ) from error
+
+
+def _loaded(
+    header: dict[str, Any], sections: list[memoryview], ticks: Mapping[str, Any], cores: int | None
+) -> NanoSwarm:
     from swarm.nano import topologies
     from swarm.nano.scheduling import NanoSwarm
 
-    header, sections = parts(blob)
     swarm = NanoSwarm(
         seed=header["seed"], time=header["time"], resolution_ns=header["resolution_ns"],
         topic_lines=header["topic_lines"], spin_s=header["spin_ns"] / 1e9, capacity=header["capacity"], python_thread=header["python_thread"],
@@ -125,22 +142,17 @@ def load(blob: Any, *, ticks: Mapping[str, Any] | None = None, cores: int | None
         if number is None or swarm._full.get(each["name"]) != each["full"]:
             raise SchemaMismatch(f"the kinds of this program know the topic {each['name']!r} otherwise, or not at all")
         swarm.bus.restore(number, sections[each["inbox"]], each["counters"])
-    try:
-        swarm.passes.restore(header["now_ns"], header["passes"])
-        for each in header["cohorts"]:
-            kind = kinds[each["kind"]]
-            form = _form(kind, each, ticks or {})
-            saved = dict(each["state"])
-            for name in ("rows", "awake", "waiting", "wakes", "periods"):
-                saved[name] = sections[saved[name]]
-            budget = Budget(*each["budget"]) if each["budget"] else None
-            swarm._restore(form, kind, each, saved, budget)
-        if header.get("watched") is not None:
-            swarm.watched = Watch.restore(header["watched"], _function)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        if isinstance(error, NanoError):
-            raise
-        raise SchemaMismatch(f"the blob does not hold together: {error}") from error
+    swarm.passes.restore(header["now_ns"], header["passes"])
+    for each in header["cohorts"]:
+        kind = kinds[each["kind"]]
+        form = _form(kind, each, ticks)
+        saved = dict(each["state"])
+        for name in ("rows", "awake", "waiting", "wakes", "periods"):
+            saved[name] = sections[saved[name]]
+        budget = Budget(*each["budget"]) if each["budget"] else None
+        swarm._restore(form, kind, each, saved, budget)
+    if header.get("watched") is not None:
+        swarm.watched = Watch.restore(header["watched"], _function)
     return swarm
 
 
@@ -167,10 +179,14 @@ def parts(blob: Any) -> tuple[dict[str, Any], list[memoryview]]:
         )
     length = int.from_bytes(view[len(MARK) : len(MARK) + 8], "little")
     at = len(MARK) + 8
-    header = msgpack.unpackb(view[at : at + length], strict_map_key=False)
+    try:
+        header = msgpack.unpackb(view[at : at + length], strict_map_key=False)
+        lengths = [operator.index(size) for size in header["sections"]]
+    except (ValueError, LookupError, TypeError, msgpack.UnpackException) as error:
+        raise SchemaMismatch(f"the header of the saved population cannot be read: {error}", hint=MADE_SO) from error
     at = _aligned(at + length)
     sections = []
-    for size in header["sections"]:
+    for size in lengths:
         sections.append(view[at : at + size])
         at = _aligned(at + size)
     return header, sections
@@ -286,8 +302,13 @@ def _found(name: str, *, load: bool = False) -> Any:
     if module is None and load:
         try:
             module = importlib.import_module(module_name)
-        except ImportError:
-            return None
+        except (ImportError, ValueError, TypeError):
+            return None  # there is none, or what is named is no name
+        except Exception as error:
+            raise SchemaMismatch(
+                f"the module {module_name} cannot be imported: {type(error).__name__}: {error}",
+                hint="mend it, or its path",
+            ) from error
     found: Any = module
     for part in path.split("."):
         found = getattr(found, part, None)
