@@ -94,7 +94,7 @@ FREE := .venv-free-threaded
 free-threaded:
 	@$(PYTHON) -c 'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' || { echo "error: $(PYTHON) is no free-threaded Python"; echo; echo "hint: build one with ./configure --disable-gil, then make free-threaded PYTHON=python3.13t"; exit 1; }
 	@test -x $(FREE)/bin/python || $(PYTHON) -m venv $(FREE)
-	@$(FREE)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary "setuptools>=77" "cython>=3.1" numpy blake3 msgpack cloudpickle psutil pytest pytest-timeout hypothesis
+	@$(FREE)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary "setuptools>=77" "cython>=3.1" numpy blake3 msgpack cloudpickle psutil pyzmq pytest pytest-timeout hypothesis
 	@$(FREE)/bin/python setup.py --quiet build_ext --inplace
 	@$(FREE)/bin/python -m pytest -q tests/unit/kernels tests/unit/nano
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import msgpack
@@ -57,7 +58,7 @@ def spoilt(opened, seed):
                 at = at[key]
             del at[path[-1]]
         else:
-            put(header, path, choice.choice(VALUES))
+            put(header, path, copy.deepcopy(choice.choice(VALUES)))
     if choice.random() < 0.3:
         which = choice.randrange(len(sections))
         content = bytearray(sections[which])
