@@ -137,7 +137,7 @@ class World:
     def spares(self, number: int) -> bool:
         """Whether every group can do without this node for good, or until it is repaired: of two voters none can go, and
         with somebody who changes members as he likes there may be only two."""
-        if self.plan.meddles:
+        if self.plan.meddles or (self.plan.voters < 3 and len(self.running()) + len(self.wiped) < len(self.disks)):
             return False
         views = [
             raft.members.voters
@@ -145,7 +145,7 @@ class World:
             for name in sorted(self.truths)
             if (raft := member.node.group(name)) is not None
         ]
-        return not self.hurt() and all(len(voters) >= 3 for voters in views if id_of(number) in voters)
+        return bool(views) and not self.hurt() and all(len(voters) >= 3 for voters in views if id_of(number) in voters)
 
     # Steps.
 
