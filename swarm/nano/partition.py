@@ -15,7 +15,7 @@ import msgpack
 from kernels.passes import NEVER
 from swarm.nano.arrays import numpy
 from swarm.nano.errors import NanoError, SchemaMismatch
-from swarm.nano.saving import _joined, parts
+from swarm.nano.saving import _joined, parts, unpack_own
 
 By = Literal["kinds", "rows"]
 PARTS_MAX: Final = 255
@@ -191,7 +191,11 @@ def _part(header: dict[str, Any], sections: Sequence[Any], how: Cut, owners: Seq
             state |= dict.fromkeys(_COUNTED, 0) | {"made": [0] * len(state["made"])}
         if me not in has:
             state |= {"next": NEVER, "period": 0}
-        cohorts.append(each | {"state": state, "absent": me not in has})
+        part = each | {"state": state, "absent": me not in has}
+        if each.get("own") is not None:
+            own = unpack_own(sections[each["own"]])
+            part["own"] = section(_own({row: own[row] for row in rows[me].tolist() if row in own}))
+        cohorts.append(part)
     topics = [
         each | {"inbox": section(sections[each["inbox"]]), "counters": each["counters"] if me == 0 else [0, 0, 0, 0]}
         for each in header["topics"]
@@ -298,7 +302,15 @@ def _merged_cohort(number: int, base: dict[str, Any], found: Sequence[Any], how:
         state[name] = sum(said["state"][name] for _, said, _ in mine)
     state["made"] = [sum(said["state"]["made"][at] for _, said, _ in mine) for at in range(len(leader["made"]))]
     state["size"] = base["state"]["size"]
+    if base.get("own") is not None:
+        base = base | {
+            "own": section(_own({k: v for _, said, at in mine for k, v in unpack_own(at[said["own"]]).items()}))
+        }
     return {name: value for name, value in base.items() if name != "absent"} | {"state": state}
+
+
+def _own(own: dict[int, Any]) -> bytes:
+    return bytes(msgpack.packb([sorted(own), [own[row] for row in sorted(own)]]))
 
 
 def _rows(section: Any, top: int, first: int, stop: int) -> Any:

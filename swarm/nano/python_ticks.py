@@ -7,14 +7,14 @@ of the list has come, so that the ordinary costs nothing more.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import length_hint
 from typing import Any
 
 from kernels.passes import Passes, counter
 from swarm.nano.agents import KindState
 from swarm.nano.bus import Port
-from swarm.nano.errors import BadTick
+from swarm.nano.errors import BadTick, NanoError, SchemaMismatch
 from swarm.nano.kinds import DONE, FAILED, IDLE, WORKED, Form, Sleep
 from swarm.nano.numbers import NS_MAX
 
@@ -22,11 +22,36 @@ _SLEEP = 2
 FAILURES_KEPT = 16
 
 
+def saves(what: Any) -> bool:
+    """Whether a kind or an agent says what it keeps of itself beside its fields: by save() and restore(value)."""
+    return callable(getattr(what, "save", None)) and callable(getattr(what, "restore", None))
+
+
+def _put_back(to: Any, value: Any, handle: Any) -> None:
+    try:
+        to.restore(value)
+    except Exception as error:
+        raise SchemaMismatch(
+            f"restore() of {handle!r} raised {type(error).__name__}: {error}",
+            hint="it is given what save() returned when the population was saved",
+        ) from error
+
+
 class PythonCohort:
     """Agents of one cohort whose ticks are Python's, by row."""
 
-    def __init__(self, number: int, form: Form, state: KindState, rows: Sequence[int], port: Port) -> None:
+    def __init__(
+        self,
+        number: int,
+        form: Form,
+        state: KindState,
+        rows: Sequence[int],
+        port: Port,
+        own: Mapping[int, Any] | None = None,
+    ) -> None:
         self.number = number
+        self._form = form
+        self._state = state
         self.failures: list[tuple[int, BaseException]] = []
         """(row, what its tick raised), the last few."""
         self.port = port
@@ -40,7 +65,7 @@ class PythonCohort:
         self._spawned = rows
         # One slot each, in the order of their rows: a mapping by row, and a method bound to each, would take as much memory
         # again as they do.
-        self._agents: list[Any] = [self._agent(form, state, row) for row in rows]
+        self._agents: list[Any] = [self._agent(form, state, row, own or {}) for row in rows]
 
     @property
     def rows(self) -> list[int]:
@@ -58,16 +83,21 @@ class PythonCohort:
         agents, place = self._agents, self._place
         return [agents[place(row)] for row in rows]
 
-    def _agent(self, form: Form, state: KindState, row: int) -> Any:
+    def _agent(self, form: Form, state: KindState, row: int, own: Mapping[int, Any]) -> Any:
+        handle = state.handle(row)
         if not self._generators:
-            agent = state.handle(row) if form.make is None else form.make()
+            agent = handle if form.make is None else form.make()
             if not callable(getattr(agent, "tick", None)):
                 raise BadTick(f"{agent!r} has no tick", hint="an agent has a method tick(now_ns, bus)")
+            if row in own:
+                _put_back(agent if saves(agent) else handle, own[row], handle)
             return agent
         assert form.make is not None
-        agent = form.make(state.handle(row), self.port)
+        agent = form.make(handle, self.port)
         if not hasattr(agent, "send"):
             raise BadTick(f"{form.make!r} returned {agent!r}", hint="a generator function is wanted: one that yields")
+        if row in own:
+            _put_back(agent if saves(agent) else handle, own[row], handle)
         try:
             next(agent)  # up to its first yield, where it waits for the first instant
         except StopIteration:
@@ -75,6 +105,29 @@ class PythonCohort:
                 f"{form.make!r} returned before its first yield", hint="a generator yields once for each tick"
             ) from None
         return agent
+
+    def own(self) -> dict[int, Any] | None:
+        """What those that are no mere rows keep of themselves, by row, as their `save` tells it; None when there is nothing
+        but fields. NanoError where that cannot be told."""
+        form = self._form
+        if form.name == "object" and form.make is None:
+            return None
+        told = {}
+        for row in self.rows:
+            handle = self._state.handle(row)
+            agent = self._agents[self._place(row)]
+            whom: Any = agent if saves(agent) else handle
+            if not saves(whom):
+                what = "generators" if self._generators else "objects"
+                raise NanoError(
+                    f"the {what} of {form.kind.__qualname__} cannot be saved: what they keep is not to be seen from outside",
+                    hint="give the kind, or them, save() and restore(value); or keep it in fields, and use the object form",
+                )
+            try:
+                told[row] = whom.save()
+            except Exception as error:
+                raise NanoError(f"save() of {handle!r} raised {type(error).__name__}: {error}") from error
+        return told
 
     def forget(self, row: int) -> None:
         """An agent has ended."""

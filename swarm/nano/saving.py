@@ -78,8 +78,10 @@ def save(swarm: NanoSwarm) -> bytes:
         saved = swarm.passes.save_cohort(number)
         for name in ("rows", "awake", "waiting", "wakes", "periods"):
             saved[name] = section(saved[name])
+        own = it.python.own() if it.python is not None else None
         budget = it.budget and [it.budget.ns, it.budget.guard, it.budget.on_overrun]
         cohorts.append({
+            "own": None if own is None else section(pack_own(own, it.form.kind)),
             "kind": it.state.number, "form": it.form.name, "tick": _tick_of(it.form), "group": it.group,
             "budget": budget, "period_ns": it.period_ns, "demoted": it.demoted, "whole": it.form.whole, "state": saved,
         })  # fmt: skip
@@ -150,7 +152,8 @@ def _loaded(
         for name in ("rows", "awake", "waiting", "wakes", "periods"):
             saved[name] = sections[saved[name]]
         budget = Budget(*each["budget"]) if each["budget"] else None
-        swarm._restore(form, kind, each, saved, budget)
+        own = unpack_own(sections[each["own"]]) if each.get("own") is not None else None
+        swarm._restore(form, kind, each, saved, budget, own)
     if header.get("watched") is not None:
         swarm.watched = Watch.restore(header["watched"], _function)
     return swarm
@@ -263,22 +266,50 @@ def _tick_of(form: Form) -> str | None:
             if value is form.keep and not isinstance(value, int):
                 return f"{kind.__module__}:{name}"
         return ""
-    if form.name == "generator":
+    if form.make is None or form.make is getattr(kind, "tick", None):
+        return None
+    maker = name_of(form.make)
+    if maker is None:
         raise NanoError(
-            f"the generators of {kind.__qualname__} cannot be saved: where they stand is not to be seen from outside",
-            hint="keep their state in fields and use the object form, or end them before saving",
+            f"{form.make!r}, which makes the agents of {kind.__qualname__}, cannot be saved: it is not found by its name",
+            hint="make it a function or class at the top of a module that can be imported where it is loaded",
         )
-    if form.make is not None:
+    return maker
+
+
+def pack_own(own: Mapping[int, Any], kind: type[Kind]) -> bytes:
+    """What agents keep of themselves, by row. NanoError for what MessagePack has no form for."""
+    try:
+        return bytes(msgpack.packb([list(own), list(own.values())]))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise NanoError(
-            f"the objects that tick {kind.__qualname__} cannot be saved",
-            hint="let the kind itself have the tick: its state is its fields",
-        )
-    return None
+            f"what save() of {kind.__qualname__} returns cannot be saved: {error}",
+            hint="return numbers, texts, bytes, lists and mappings of them",
+        ) from error
+
+
+def unpack_own(section: Any) -> dict[int, Any]:
+    """By row, what `pack_own` packed."""
+    rows, values = msgpack.unpackb(section, strict_map_key=False)
+    return dict(zip(rows, values, strict=True))
 
 
 def _form(kind: type[Kind], said: dict[str, Any], ticks: Mapping[str, Any]) -> Form:
     if said["form"] not in ("native", "native_many"):
-        return form_of(kind)
+        form = form_of(kind)
+        if said["tick"]:
+            make = _found(said["tick"], load=True)
+            if not callable(make):
+                raise SchemaMismatch(
+                    f"{said['tick']}, which makes the agents of {kind.__name__}, is not found",
+                    hint="its module must be importable here",
+                )
+            form = kind.generators(make) if said["form"] == "generator" else kind.objects(make)
+        if form.name != said["form"]:
+            raise SchemaMismatch(
+                f"{kind.__name__} was saved with the form {said['form']}, and has the form {form.name} here"
+            )
+        return form
     given = ticks.get(kind.__name__)
     if isinstance(given, Form):
         if given.kind is not kind or given.name != said["form"]:

@@ -366,6 +366,7 @@ class NanoSwarm:
         start_ns: int | None,
         absent: bool = False,
         restoring: bool = False,
+        own: Mapping[int, Any] | None = None,
     ) -> Agents:
         # `absent`: all of it is in other parts of a spread population; here it reads nothing
         if self.topology is not None:
@@ -380,7 +381,7 @@ class NanoSwarm:
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
             drops = frozenset(each.topic for each in form.kind.topics_written.values() if each.full == "drop")
             cohort.python = PythonCohort(
-                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads, drops)
+                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads, drops), own
             )
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
@@ -420,8 +421,9 @@ class NanoSwarm:
         return self._cohorts[agents.cohort].agents is agents
 
     def _restore(
-        self, form: Form, kind: type[Kind], said: dict[str, Any], saved: dict[str, Any], budget: Budget | None
-    ) -> None:
+        self, form: Form, kind: type[Kind], said: dict[str, Any], saved: dict[str, Any], budget: Budget | None,
+        own: Mapping[int, Any] | None,
+    ) -> None:  # fmt: skip
         """Put a saved cohort back; see `swarm.nano.saving`."""
         rows, periods = array("I"), array("Q")
         rows.frombytes(bytes(saved["rows"]))
@@ -429,7 +431,7 @@ class NanoSwarm:
         whole = range(rows[0], rows[-1] + 1) if rows and rows[-1] - rows[0] + 1 == len(rows) else rows
         agents = self._add(
             form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None,
-            absent=said.get("absent", False), restoring=True,
+            absent=said.get("absent", False), restoring=True, own=own,
         )  # fmt: skip
         it = self._cohorts[agents.cohort]
         it.demoted = said["demoted"]

@@ -48,3 +48,65 @@ def fall(cols, row, now_ns, ctx):
     x = ctypes.c_double.from_address(cols[0] + 64 * row)
     x.value += 1.0 + row
     return 1
+
+
+class Pacer(nano.Kind, capacity=16):
+    """Its generator stands where its fields tell."""
+
+    x: nano.f64
+    turns: nano.u32
+
+    def tick(self, bus):
+        while True:
+            for step in range(self.turns % 4, 4):
+                yield
+                self.x += step
+                self.turns += 1
+
+    def save(self):
+        return None
+
+    def restore(self, saved):
+        assert saved is None
+
+
+class Counted:
+    """What stands in for a generator, and can be saved."""
+
+    def __init__(self, agent, bus):
+        self.agent, self.at = agent, 0
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, now_ns):
+        if now_ns is not None:
+            self.at += 1
+            self.agent.x = self.at * 0.5
+        return
+
+    def save(self):
+        return {"at": self.at}
+
+    def restore(self, saved):
+        self.at = saved["at"]
+
+
+def counted(agent, bus):
+    return Counted(agent, bus)
+
+
+class Tally:
+    """An object of its own class, which writes to nothing but itself."""
+
+    def __init__(self):
+        self.count = 0
+
+    def tick(self, now_ns, bus):
+        self.count += 1
+
+    def save(self):
+        return self.count
+
+    def restore(self, saved):
+        self.count = saved

@@ -8,7 +8,7 @@ import pytest
 
 from swarm import nano
 from swarm.nano import saving
-from tests.unit.nano.kinds_to_save import Falling, Walker, fall
+from tests.unit.nano.kinds_to_save import Falling, Pacer, Tally, Walker, counted, fall
 
 
 def grown() -> nano.NanoSwarm:
@@ -78,7 +78,7 @@ def test_what_cannot_be_saved_is_refused_by_name():
 
     for what, name in (
         (Local, "Local"), (Walker.generators(forever), "generators of Walker"),
-        (Walker.objects(lambda: Walker), "objects that tick Walker"),
+        (Walker.objects(lambda: Walker), "objects of Walker"),
     ):  # fmt: skip
         flock = nano.NanoSwarm()
         try:
@@ -87,6 +87,67 @@ def test_what_cannot_be_saved_is_refused_by_name():
             continue
         with pytest.raises(nano.NanoError, match=name):
             flock.save()
+
+
+def ordinary(seed, capacity=16):
+    flock = nano.NanoSwarm(seed=seed)
+    flock.spawn(Pacer, 4, rate_hz=[100, 200, 300, 400])
+    flock.spawn(Pacer.generators(counted), 3, rate_hz=250)
+    flock.spawn(Pacer.objects(Tally), 3, rate_hz=250)
+    return flock
+
+
+def told(flock):
+    return [[(agent.x, agent.turns) for agent in agents] for agents in flock.cohorts]
+
+
+def test_agents_that_save_and_restore_themselves_go_on_where_they_stood():
+    flock, alone = ordinary(3), ordinary(3)
+    flock.run_for(seconds=0.105)
+    again = nano.load(flock.save())
+    for each in (flock, again):
+        each.run_for(seconds=0.2)
+    alone.run_for(seconds=0.305)
+    assert told(flock) == told(again) == told(alone)
+    assert told(flock)[0][0][0] > 0 and told(flock)[1][0][0] == 77 * 0.5
+    assert again.save() == flock.save()
+
+
+def test_they_are_cut_into_parts_with_their_own_state():
+    from swarm.nano import partition
+
+    flock = ordinary(4)
+    flock.run_for(seconds=0.1)
+    blob = flock.save()
+    how = partition.cut(blob, 2, "rows")
+    pieces = partition.split(blob, how)
+    assert {row for piece in pieces for row in rows_of(piece)} == rows_of(blob) != rows_of(pieces[0])
+    assert nano.load(partition.gather(blob, how, pieces)).save() == blob
+
+
+def rows_of(blob):
+    header, sections = saving.parts(blob)
+    return {(each["tick"], row) for each in header["cohorts"] for row in saving.unpack_own(sections[each["own"]])}
+
+
+def test_what_they_keep_must_be_plain_and_what_raises_is_named(monkeypatch):
+    flock = ordinary(5)
+    flock.run_for(seconds=0.01)
+    blob = flock.save()
+    monkeypatch.setattr(Tally, "save", lambda self: object())
+    with pytest.raises(nano.NanoError, match="what save.. of Pacer returns cannot be saved"):
+        flock.save()
+    monkeypatch.setattr(Tally, "save", lambda self: 1 / 0)
+    with pytest.raises(nano.NanoError, match="save.. of .*Pacer.* raised ZeroDivisionError"):
+        flock.save()
+    monkeypatch.setattr(Tally, "restore", lambda self, value: 1 / 0)
+    with pytest.raises(nano.SchemaMismatch, match="restore.. of .*Pacer.* raised ZeroDivisionError"):
+        nano.load(blob)
+    from tests.unit.nano import kinds_to_save
+
+    monkeypatch.delattr(kinds_to_save, "Tally")
+    with pytest.raises(nano.SchemaMismatch, match="Tally, which makes the agents of Pacer, is not found"):
+        nano.load(blob)
 
 
 def test_another_schema_is_refused(monkeypatch):
