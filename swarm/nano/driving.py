@@ -27,7 +27,7 @@ from swarm.nano.bridge import passes as bridge_passes
 from swarm.nano.errors import NanoError
 from swarm.nano.fleet_reports import FleetReport, Stint
 from swarm.nano.part_task import START_S, Ending, Plan, Saved, run_part
-from swarm.nano.partition import Cut, gather, split
+from swarm.nano.partition import Cut, cut, gather, split
 from swarm.nano.saving import parts
 from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.sources import Source
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 RESTARTS_MAX: Final = 3
 """How often it is begun again from the same state: what kills its worker each time would go on doing so."""
 TELL_EVERY_S: Final = 0.25
+BALANCE_AFTER_S: Final = 2.0
+"""For so long all parts are watched before agents go from one to another; twice as long each time after that."""
+BALANCE_MAX_S: Final = 120.0
+UNEVEN: Final = 1.25
+"""So much busier than the mean a part must be: to cut a population anew costs about a second."""
 _LOST: Final = (TaskLost, WorkerCrashed, TaskQuarantined, FleetNotFound)
 
 
@@ -51,7 +56,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
 
     def __init__(
         self, fleet: Fleet, blob: Any, how: Cut, names: Sequence[str], sources: Mapping[str, Source], options: Mapping[str, Any],
-        *, until_ns: int, passes: int | None, save_every_s: float | None, topics: tuple[str, ...],
+        *, until_ns: int, passes: int | None, save_every_s: float | None, topics: tuple[str, ...], balance: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self._fleet, self._whole, self._cut = fleet, blob, how
@@ -90,7 +95,17 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         self._where: list[concurrent.futures.Future[str]] = []
         self._moves: list[tuple[int, concurrent.futures.Future[tuple[str, ...]]]] = []
         """Who waits for a move, and in which attempt it was asked for: the next one that begins is the answer."""
-        self._moved = self._restarts = self._again = 0
+        self._moved = self._restarts = self._again = self._balanced = 0
+        self._balance_s = BALANCE_AFTER_S if balance else None
+        self._weights = [1.0] * how.parts
+        """What each part gets of what is cut by rows."""
+        self._busy: dict[int, float] = {}
+        """How long each part ticked in this attempt, seconds."""
+        self._begun_s = 0.0
+        self._begun_passes = self._first_passes = parts(blob)[0]["passes"]
+        self._rate = 0.0
+        """Passes a second before it was cut anew."""
+        self._recut = False
         self._began_s = time.monotonic()
         self._endings: dict[int, Ending] = {}
         self._lines = 0
@@ -110,7 +125,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
     @property
     def progress(self) -> dict[str, Any]:
         """How far it is: "passes" that all parts have made, "now_s" and "until_s" of its time, "agents", "ticks", "wall_s",
-        "nodes", "restarts" and "moves"."""
+        "nodes", "restarts", "moves" and "balanced"."""
         said = list(self._said.values())
         return {
             "passes": min((each["passes"] for each in said), default=0),
@@ -118,7 +133,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             "until_s": None if self._until_ns == NEVER else self._until_ns / 1e9, "until_passes": self._passes,
             "agents": sum(each["agents"] for each in said), "ticks": sum(each["ticks"] for each in said),
             "wall_s": time.monotonic() - self._began_s, "nodes": list(self.nodes),
-            "restarts": self._restarts, "moves": self._moved,
+            "restarts": self._restarts, "moves": self._moved, "balanced": self._balanced,
         }  # fmt: skip
 
     def add_progress_callback(self, function: Callable[[dict[str, Any]], None]) -> None:
@@ -238,6 +253,8 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
                     self._on_begun()
             case "progress":
                 self._said[part] = about
+                self._busy[part] = about["busy_s"]
+                self._balance()
                 self._news()
             case "saved":
                 self._saved(part, about)
@@ -281,7 +298,34 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         if self._bridge is not None and self._bridge._carrier is not None:
             self._bridge._carrier.point(address)
 
+    def _balance(self) -> None:
+        """Where all wait for one part, have some of its agents go to the others: after the next pass all are cut anew."""
+        waited_s = time.monotonic() - self._begun_s
+        if self._balance_s is None or self._recut or waited_s < self._balance_s or len(self._busy) < self._cut.parts:
+            return
+        busy = [self._busy[part] for part in range(self._cut.parts)]
+        if max(busy) < 0.5 * waited_s or max(busy) < UNEVEN * sum(busy) / len(busy):
+            return  # to exchange messages takes longer, or they are about as busy as one another
+        rate = (min(each["passes"] for each in self._said.values()) - self._begun_passes) / waited_s
+        if self._balanced and rate < 1.05 * self._rate:
+            self._balance_s = None  # it did not help: a few agents take all the time, wherever they are
+            return
+        self._rate = rate
+        speeds = [weight / max(spent, 0.02 * max(busy)) for weight, spent in zip(self._weights, busy, strict=True)]
+        self._weights = [speed / sum(speeds) for speed in speeds]
+        self._balance_s = min(BALANCE_MAX_S, 2.0 * self._balance_s)
+        self._recut = True
+        self._order(next(self._letters), "stop")
+
+    def _cut_anew(self) -> None:
+        self._whole = gather(self._whole, self._cut, self._blobs)
+        self._cut = cut(self._whole, self._cut.parts, "rows", self._weights)
+        self._blobs = split(self._whole, self._cut)
+        self._balanced += 1
+
     def _on_begun(self) -> None:
+        self._begun_s = time.monotonic()
+        self._begun_passes = min((each["passes"] for each in self._said.values()), default=self._first_passes)
         self._answer_where()
         self._saving.clear()
         for number in self._asked:
@@ -386,6 +430,8 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
     def _place(self, avoid: frozenset[str] = frozenset()) -> None:
         """Start all parts from the last common state."""
         self._attempt += 1
+        self._recut = False
+        self._busy.clear()
         self._told.clear()
         self._endings.clear()
         self._here.clear()
@@ -436,7 +482,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
 
     def _saved(self, part: int, saved: Saved) -> None:
         self._said[part] = {
-            "passes": saved.passes, "now_ns": saved.now_ns, "agents": sum(line.agents for line in saved.report.cohorts),
+            "passes": saved.passes, "now_ns": saved.now_ns, "agents": saved.agents,
             "ticks": self._said.get(part, {}).get("ticks", 0),
         }  # fmt: skip
         for number in saved.asked:
@@ -476,9 +522,11 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
         for number, each in enumerate(endings):
             self._said[number] = {
                 "passes": each.saved.passes, "now_ns": each.saved.now_ns,
-                "agents": sum(line.agents for line in each.saved.report.cohorts), "ticks": self._said.get(number, {}).get("ticks", 0),
+                "agents": each.saved.agents, "ticks": self._said.get(number, {}).get("ticks", 0),
             }  # fmt: skip
         if all(each.stopped for each in endings) and not self._stopping:
+            if self._recut:
+                self._cut_anew()
             self._place()  # it moves
             return True
         last = max((each.saved for each in endings), key=lambda saved: saved.passes)
@@ -486,7 +534,7 @@ class PopulationRun(concurrent.futures.Future[FleetReport]):
             FleetReport(
                 last.now_ns, last.passes, time.monotonic() - self._began_s, tuple(self._stints),
                 tuple(each for ending in endings for each in ending.failures), self._restarts, self._moved, self._lines,
-                any(each.stopped for each in endings), gather(self._whole, self._cut, self._blobs),
+                any(each.stopped for each in endings), gather(self._whole, self._cut, self._blobs), self._balanced,
             ),
             None,
         )  # fmt: skip

@@ -34,6 +34,7 @@ def submit(
     save_every_s: float | None = SAVE_EVERY_S,
     progress: Callable[[dict[str, Any]], None] | None = None,
     bridge: Sequence[str] = (),
+    balance: bool = True,
     send_modules: bool = True,
     **options: Any,
 ) -> PopulationRun:
@@ -45,6 +46,9 @@ def submit(
     millisecond, at most once. `on` names the nodes, one for each part. While it runs it is saved every `save_every_s` seconds
     (None: never), and goes on from there when a node is lost. `progress` is called, in a thread of its own, with what
     `PopulationRun.progress` has.
+
+    With `balance`, a population that is spread by rows in virtual time is cut anew when all wait for one part that is 1.25
+    times as busy as the mean: agents go from there to the others, so that a slow or loaded machine has fewer.
 
     `bridge` names topics that a swarm here may join by `PopulationRun.bridge`, for a population on one node.
 
@@ -90,6 +94,8 @@ def submit(
         fleet, blob, cut(blob, count, by), names, sources, options,
         until_ns=NEVER if seconds is None else now_ns + round(seconds * 1e9),
         passes=None if passes is None else made + passes, save_every_s=save_every_s, topics=tuple(bridge),
+        balance=balance and by == "rows" and count > 1 and header["time"] == "virtual"
+        and not all(each["whole"] for each in header["cohorts"]),
     )  # fmt: skip
     if progress is not None:
         run.add_progress_callback(progress)

@@ -40,6 +40,8 @@ class FleetReport:
     lines: int
     stopped: bool
     blob: Any = field(repr=False)
+    balanced: int = 0
+    """How often agents went from a part that was busy to those that waited for it."""
 
     @property
     def ticks(self) -> int:
@@ -59,7 +61,7 @@ class FleetReport:
         """For JSON; without the blob."""
         return {
             "now_s": self.now_ns / 1e9, "passes": self.passes, "ticks": self.ticks, "wall_s": self.wall_s,
-            "nodes": list(self.nodes), "restarts": self.restarts, "moves": self.moves, "lines": self.lines,
+            "nodes": list(self.nodes), "restarts": self.restarts, "moves": self.moves, "balanced": self.balanced, "lines": self.lines,
             "stopped": self.stopped, "failures": list(self.failures), "bytes": len(self.blob),
             "stints": [
                 {"node": each.node, "part": each.part, "passes": each.passes, "ticks": each.ticks, "wall_s": each.wall_s}

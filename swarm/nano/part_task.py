@@ -64,6 +64,7 @@ class Saved:
     now_ns: int
     blob: Any
     report: Report
+    agents: int
     asked: tuple[int, ...] = ()
     """The letters that asked for it."""
 
@@ -136,6 +137,8 @@ class _Runner:
         """Numbers of letters that want the population saved."""
         self._stop = False
         self.bridges: list[Bridge] = []
+        self._busy_s = 0.0
+        """What passes took, without waiting for the others."""
 
     # --- in real time ---------------------------------------------------------------------------------------------------
 
@@ -195,6 +198,7 @@ class _Runner:
         ticks = sum(flock.passes.statistics(number)["ticks"] for number in range(len(flock._cohorts)))
         return [("progress", {
             "passes": flock.passes.made, "now_ns": flock.now_ns, "agents": flock.agents, "ticks": ticks, "node": self._node,
+            "busy_s": self._busy_s,
         })]  # fmt: skip
 
     def _save(self) -> Saved:
@@ -203,7 +207,7 @@ class _Runner:
         self._saved_s = time.monotonic()
         flock = self._flock
         blob = numpy().frombuffer(flock.save(), dtype="u1")  # travels beside the item, without a copy
-        return Saved(flock.passes.made, flock.now_ns, blob, flock.report(self._began), asked)
+        return Saved(flock.passes.made, flock.now_ns, blob, flock.report(self._began), flock.agents, asked)
 
     def _ending(self, lines_out: int = 0, lines_in: int = 0) -> Ending:
         failures = [
@@ -281,7 +285,9 @@ class _Runner:
                 break
             number += 1
             made = flock.passes.made
+            began_s = time.perf_counter()
             part.run(at_ns)
+            self._busy_s += time.perf_counter() - began_s
             flags = 0
             if plan.part == 0:  # it says for all
                 self._look()

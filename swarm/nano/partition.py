@@ -51,9 +51,9 @@ class Cut:
         return found
 
 
-def cut(blob: Any, count: int, by: By | Mapping[str, int] = "kinds") -> Cut:
+def cut(blob: Any, count: int, by: By | Mapping[str, int] = "kinds", weights: Sequence[float] | None = None) -> Cut:
     """Say who gets what. "kinds" leaves each kind whole, the busiest to the part with the least to do; "rows" gives each part
-    as many neighbouring agents of each cohort (one that is ``whole`` stays so); a mapping names the part (from 0) of each kind. NanoError when there are not
+    as many neighbouring agents of each cohort, or as many as its weight says (one that is ``whole`` stays so); a mapping names the part (from 0) of each kind. NanoError when there are not
     enough kinds, or the mapping is not about those there are."""
     np = numpy()
     header, sections = parts(blob)
@@ -66,7 +66,7 @@ def cut(blob: Any, count: int, by: By | Mapping[str, int] = "kinds") -> Cut:
     rows = [np.frombuffer(sections[each["state"]["rows"]], dtype="<u4") for each in cohorts]
     kinds = tuple(each["kind"] for each in cohorts)
     if by == "rows":
-        pieces = _by_rows(cohorts, rows, count)
+        pieces = _by_rows(cohorts, rows, count, weights)
         has = [frozenset(part for part, piece in enumerate(each) if len(piece)) or frozenset({0}) for each in pieces]
         return Cut(count, tuple(pieces), tuple(has), kinds)
     if by == "kinds":
@@ -96,19 +96,24 @@ def _cannot_be_cut(header: Mapping[str, Any]) -> NanoError | None:
     return None
 
 
-def _by_rows(cohorts: Sequence[Mapping[str, Any]], rows: Sequence[Any], count: int) -> list[tuple[Any, ...]]:
-    """An equal stretch of each cohort for each part; one whose tick looks at others of its kind is left whole."""
+def _by_rows(
+    cohorts: Sequence[Mapping[str, Any]], rows: Sequence[Any], count: int, weights: Sequence[float] | None
+) -> list[tuple[Any, ...]]:
+    """A stretch of each cohort for each part, equal or by weight; one whose tick looks at others of its kind is left whole."""
     np = numpy()
+    ends = np.cumsum(weights)[:-1] / sum(weights) if weights is not None else None
     none = np.zeros(0, dtype="<u4")
-    load = [0] * count
+    load = [0.0] * count
     pieces = []
     for each, mine in zip(cohorts, rows, strict=True):
         if each["whole"]:
             part = load.index(min(load))
-            load[part] += len(mine)
+            load[part] += len(mine) / (weights[part] if weights is not None else 1.0)
             pieces.append(tuple(mine if number == part else none for number in range(count)))
-        else:
+        elif ends is None:
             pieces.append(tuple(np.array_split(mine, count)))
+        else:
+            pieces.append(tuple(np.split(mine, np.round(ends * len(mine)).astype(int))))
     return pieces
 
 

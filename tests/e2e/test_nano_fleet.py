@@ -114,7 +114,7 @@ def test_it_moves_while_it_runs(fleet):
 
 def test_a_spread_one_moves_too(fleet):
     flock = slow()
-    run = nano.submit(fleet, flock, seconds=LONG_S, on=["oak", "elm"], by="rows")
+    run = nano.submit(fleet, flock, seconds=LONG_S, on=["oak", "elm"], by="rows", balance=False)
     until(lambda: run.progress["passes"] > 10, 30, "progress")
     assert run.move(["elm", "ash"]) == ("elm", "ash")
     report = run.result(90)
@@ -122,11 +122,41 @@ def test_a_spread_one_moves_too(fleet):
     assert content(report.blob) == content(flock.save())
 
 
+def uneven() -> nano.NanoSwarm:
+    """A population the first quarter of which takes nearly all the time, where it runs in the fleet."""
+    flock = nano.NanoSwarm(seed=9)
+    agents = flock.spawn(kinds_to_spread.Slow, 40, rate_hz=100)
+    agents.pause_s[:10] = 0.001
+    flock.spawn(kinds_to_spread.Singer, 4, rate_hz=100)
+    return flock
+
+
+def test_agents_go_from_a_part_that_all_wait_for_to_the_others(fleet):
+    said: list[dict[str, object]] = []
+    run = nano.submit(fleet, uneven(), seconds=6, on=["oak", "elm"], by="rows", progress=said.append)
+    report = run.result(120)
+    assert report.balanced >= 1 and report.restarts == report.moves == 0
+    assert said[-1]["agents"] == 44
+    agents = [each.report.cohorts[0].ticks / each.passes for each in report.stints]
+    assert agents[0] == agents[1] == 20, "the first stint, in both parts"
+    assert 0 < min(agents[-2:]) < 20 < max(agents[-2:]), "the last one"
+    flock = uneven()
+    flock.cohorts[0].pause_s[:] = 0.0
+    flock.run_for(seconds=6)
+    flock.cohorts[0].pause_s[:10] = 0.001
+    assert content(report.blob) == content(flock.save()), "nobody can tell from the result"
+
+
+def test_where_a_few_take_all_the_time_it_is_not_cut_for_ever(fleet):
+    report = nano.submit(fleet, slow(0.02), seconds=6, on=["oak", "elm"], by="rows").result(120)
+    assert report.balanced <= 2
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_worker_that_is_killed_costs_what_was_not_saved(fleet, parts):
     mark = int(time.monotonic() * 1000) % (1 << 31) + 1
     flock = slow(mark=mark)
-    run = nano.submit(fleet, flock, seconds=LONG_S, nodes=parts, by="rows", save_every_s=0.2)
+    run = nano.submit(fleet, flock, seconds=LONG_S, nodes=parts, by="rows", save_every_s=0.2, balance=False)
     until(lambda: run.progress["passes"] > 50, 60, "progress")
     left = list(kinds_to_spread.marker().glob(f"{mark}-*"))
     assert len(left) == 1, "one worker ticks it"
@@ -149,7 +179,9 @@ def test_a_node_that_is_killed_costs_what_was_not_saved(tmp_path):
         with nodes.connect("oak") as fleet:
             all_there(fleet)
             flock = slow()
-            run = nano.submit(fleet, flock, seconds=LONG_S, on=["elm", "ash"], by="rows", save_every_s=0.2)
+            run = nano.submit(
+                fleet, flock, seconds=LONG_S, on=["elm", "ash"], by="rows", save_every_s=0.2, balance=False
+            )
             until(lambda: run.progress["passes"] > 50, 60, "progress")
             nodes.kill("elm")
             with pytest.raises(swarm.SwarmError, match="elm"):

@@ -50,7 +50,7 @@ def alone() -> nano.NanoSwarm:
 
 
 def test_a_cut_between_two_parts_costs_time_and_nothing_else(three: LanFleet, alone: nano.NanoSwarm) -> None:
-    run = nano.submit(three.client("h1"), slow(), seconds=LONG_S, on=["h2", "h3"], by="rows")
+    run = nano.submit(three.client("h1"), slow(), seconds=LONG_S, on=["h2", "h3"], by="rows", balance=False)
     until(lambda: run.progress["passes"] > 50, 60)
     three.lan.cut("h2", "h3")
     time.sleep(0.5)
@@ -75,7 +75,9 @@ def test_it_moves_from_host_to_host(three: LanFleet, alone: nano.NanoSwarm) -> N
 
 
 def test_a_host_that_is_unplugged_costs_what_was_not_saved(three: LanFleet, alone: nano.NanoSwarm) -> None:
-    run = nano.submit(three.client("h1"), slow(), seconds=LONG_S, on=["h2", "h3"], by="rows", save_every_s=0.3)
+    run = nano.submit(
+        three.client("h1"), slow(), seconds=LONG_S, on=["h2", "h3"], by="rows", save_every_s=0.3, balance=False
+    )
     until(lambda: run.progress["passes"] > 100, 60)
     three.lan.plug("h3", False)
     report = run.result(180)

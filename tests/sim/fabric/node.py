@@ -136,7 +136,7 @@ class SimNode:
         """A member is known, or said something new of itself."""
         new = node not in self.members
         self.members.add(node)
-        self.fabric.member_seen(node, name, capacity_from(info), load_from(info))
+        self.fabric.member_seen(node, name, capacity_from(info, name), load_from(info))
         if new and self.id < node:
             self.connect(node)
 

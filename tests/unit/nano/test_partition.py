@@ -33,11 +33,30 @@ def content(blob: Any) -> dict[Any, Any]:
     return found
 
 
-def spread(whole: Any, parts: int, by: Any, until_ns: int) -> Any:
-    how = partition.cut(whole, parts, by)
+def spread(whole: Any, parts: int, by: Any, until_ns: int, weights: list[float] | None = None) -> Any:
+    how = partition.cut(whole, parts, by, weights)
     running = [Part(nano.load(blob), number) for number, blob in enumerate(partition.split(whole, how))]
     in_step(running, until_ns=until_ns)
     return partition.gather(whole, how, [part.flock.save() for part in running])
+
+
+def test_weights_say_how_many_agents_a_part_gets():
+    flock = nano.NanoSwarm()
+    flock.spawn(Bird, 100, rate_hz=100)
+    whole = flock.save()
+    assert [partition.cut(whole, 3, "rows").agents(part) for part in range(3)] == [34, 33, 33]
+    how = partition.cut(whole, 3, "rows", [1.0, 0.0, 3.0])
+    assert [how.agents(part) for part in range(3)] == [25, 0, 75]
+    assert [how.cohorts[0][part].tolist() for part in (0, 2)] == [list(range(25)), list(range(25, 100))]
+
+
+@settings(max_examples=8, deadline=None)
+@given(weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=4), seed=st.integers(0, 9))
+def test_parts_of_any_weight_are_one_population(weights, seed):
+    flock = population(seed, 30)
+    whole = flock.save()
+    flock.run_for(ns=200_000)
+    assert content(spread(whole, len(weights), "rows", 200_000, weights)) == content(flock.save())
 
 
 @settings(max_examples=12, deadline=None)
