@@ -53,7 +53,7 @@ run: $(STAMP)
 	@$(PY) -m nodes.demo
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(TESTS)
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lan: $(VENV)/.dev
 	@$(PY) -m pytest -q tests/lan

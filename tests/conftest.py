@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+FIRST = "tests/e2e/test_wheel.py"
+"""It builds all kernels anew, which takes minutes: so others run beside it, and none waits for it in the end."""
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first; else as they were found, by folders, those of users before those of parts."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
