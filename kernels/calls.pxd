@@ -84,8 +84,9 @@ cdef class Calls(Schedule):
                    size_t place) noexcept nogil
     cdef void run_opened(self, uint64_t now) noexcept nogil
     cdef void carry(self, Cohort* c, part* it) noexcept nogil
+    cdef void hand_over(self, Cohort* c) noexcept nogil
     cdef void punish(self, Cohort* c, ones_result* result) noexcept nogil
-    cdef void again(self, Cohort* c, Kind* kind, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil
+    cdef void again(self, Cohort* c, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil
     cdef void after(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                     size_t place, ones_result* result) noexcept nogil
     cdef void back(self, Cohort* c, uint32_t cohort, size_t n, ones_result* result) noexcept nogil

@@ -10,25 +10,8 @@ from kernels.population cimport READY, SLEEPING, SUSPENDED
 from kernels.crew cimport Crew, crew_chunk
 from kernels.schedule cimport Schedule, listed
 from kernels.ticks cimport ticks_now, ticks_of_ns
-from kernels.topics cimport bus_carry, bus_inbox, nano_line
+from kernels.topics cimport bus_carry, bus_inbox, bus_outbox, nano_line
 from kernels.traces cimport Traces
-
-
-cdef extern from "soon.h" nogil:
-    enum:
-        SOON_AHEAD
-    void soon(const void*) noexcept
-
-
-cdef inline uint64_t following(Cohort* c, uint64_t wake, uint64_t period, uint64_t now) noexcept nogil:
-    """The instant, beyond this one, at which an agent with a rate of its own is due after `wake`; those left out are missed."""
-    cdef uint64_t skipped
-    wake += period
-    if wake <= now:
-        skipped = (now - wake) // period + 1
-        c.missed += skipped
-        wake += skipped * period
-    return wake
 
 
 cdef class Calls(Schedule):
@@ -91,6 +74,15 @@ cdef class Calls(Schedule):
         c.ctx.outcomes = c.room.outcomes
         c.ctx.wake_ns = c.room.wake_ns
         c.room.spends = c.spends if self.traces.ticks_room else NULL
+        if c.at_once != NULL:
+            self.hand_over(c)
+
+    cdef void hand_over(self, Cohort* c) noexcept nogil:
+        """Topics that are read at once: what was published until now."""
+        cdef uint32_t t
+        for t in range(c.ctx.topics):
+            if c.at_once[t]:
+                bus_outbox(self.lines, c.reads[t], &c.ctx.inbox[t], &c.ctx.inbox_count[t])
 
     cdef void close(self, Cohort* c, uint32_t owner, uint32_t* rows, uint32_t first, size_t n, uint64_t now, int how,
                     size_t place, uint64_t span, ones_result* result) noexcept nogil:
@@ -329,16 +321,16 @@ cdef class Calls(Schedule):
                 self.starved = True
                 return
             rows = c.awake.rows + place
-        elif c.periods != NULL and not result.leavers:
-            self.again(c, kind, rows, n, now)
+        elif c.turns != NULL and not result.leavers:
+            self.again(c, rows, n, now)
             return
         for i in range(n):
             row = rows[i]
             if at < result.leavers and c.room.places[at] == i:
                 self.leave(c, kind, owner, row, now, c.room.left_by[at], c.room.wakes[at])
                 at += 1
-            elif how == WOKEN and c.periods != NULL:
-                if self.wait(c, row, following(c, kind.wakes[row], c.periods[row], now)) < 0:
+            elif how == WOKEN and c.turns != NULL:
+                if self.wait(c, row, turn_after(c.turns[row].wake, c.turns[row].period, now, &c.missed)) < 0:
                     self.starved = True
             else:
                 rows[kept] = row  # at or before the place where it is read
@@ -350,21 +342,10 @@ cdef class Calls(Schedule):
         c.awake.n -= n - kept
         c.version += 1
 
-    cdef void again(self, Cohort* c, Kind* kind, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil:
+    cdef void again(self, Cohort* c, const uint32_t* rows, size_t n, uint64_t now) noexcept nogil:
         """Agents with rates of their own, all of whom stay, wait for their next turns."""
-        cdef size_t i
-        cdef uint32_t row
-        cdef uint64_t wake
-        for i in range(n):
-            if i + SOON_AHEAD < n:
-                soon(&kind.wakes[rows[i + SOON_AHEAD]])
-                soon(&c.periods[rows[i + SOON_AHEAD]])
-            row = rows[i]
-            wake = following(c, kind.wakes[row], c.periods[row], now)
-            kind.wakes[row] = wake
-            c.room.places[i] = c.base + row
-            c.room.wakes[i] = wake
-        if self.wheel.add_many(c.room.places, n, c.room.wakes) < 0:
+        c.missed += turns_go(c.turns, rows, n, c.base, now, c.room.places, c.room.wakes)
+        if self.wheel.add_taken(c.room.places, n, c.room.wakes) < 0:
             self.starved = True
 
     # --- Python's part of a pass --------------------------------------------------------------------------------------------
@@ -490,6 +471,8 @@ cdef class Calls(Schedule):
         c.joining.n = 0
         for i in range(c.called.n):
             kind.states[c.called.rows[i]] = SLEEPING
+            if c.turns != NULL:
+                c.turns[c.called.rows[i]].asleep = True
             if self.wheel.add(c.base + c.called.rows[i], self.ceil(self.now_ns)) < 0:
                 self.starved = True
         c.called.n = 0

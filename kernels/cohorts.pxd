@@ -40,6 +40,16 @@ cdef extern from "tally.h" nogil:
     uint64_t tally_middle(size_t) noexcept
     void tally_note(uint64_t*, uint64_t, uint64_t) noexcept
 
+cdef extern from "turns.h" nogil:
+    ctypedef struct turn:
+        uint64_t wake
+        uint64_t period
+        uint32_t late
+        uint32_t asleep
+    void turns_come(turn*, const uint32_t*, size_t, uint32_t, uint32_t*, uint8_t*, uint8_t, bint, uint64_t, uint64_t*, uint64_t*) noexcept
+    uint64_t turns_go(turn*, const uint32_t*, size_t, uint32_t, uint64_t, uint32_t*, uint64_t*) noexcept
+    uint64_t turn_after(uint64_t, uint64_t, uint64_t, uint64_t*) noexcept
+
 cdef extern from "beat.h" nogil:
     ctypedef struct beat:
         pass
@@ -127,7 +137,8 @@ cdef struct Cohort:
     Members turn                        # they, where they are not those of a whole cohort
     uint64_t period
     uint64_t next
-    uint64_t* periods                   # of each row of the kind, where each has its own
+    turn* turns                         # of each row of the kind, where each has a rate of its own
+    void* turns_room                    # where that lies
     uint64_t calls
     uint64_t busy                       # counter ticks
     uint8_t form
@@ -143,6 +154,7 @@ cdef struct Cohort:
     nano_ctx ctx
     Link link
     uint16_t* reads
+    uint8_t* at_once                    # which of these are read in the pass in which they are published; NULL: none
     ones_result made
     uint64_t version                    # counts changes of who is awake or called
     uint64_t ticks
@@ -152,7 +164,6 @@ cdef struct Cohort:
     uint64_t* late                      # and of ns
     uint64_t* jitter
     uint64_t last_late                  # ns; UINT64_MAX before the first instant
-    uint32_t* lates                     # likewise of each row, + 1, where each has a period of its own
     uint64_t** tallies                  # of each thread of a crew, the first one being `spent`; NULL before they are needed
     uint32_t tallies_n
     call_room room                      # for as many agents as are called at once
@@ -163,8 +174,10 @@ cdef struct Kind:
     uint32_t base                       # the wheel knows row r of this kind as base + r
     uint32_t capacity
     uint32_t* owner                     # cohort of each row
-    uint64_t* wakes                     # when each row that waits in the wheel is due, ns
+    uint64_t* wakes                     # when each row that waits in the wheel is due, ns; of who has a rate of its own see turns
     uint8_t* states
+    uint32_t cohorts                    # that rows of it were ever in: 0, 1 or more
+    uint32_t sole                       # that one
 
 cdef struct Event:
     uint32_t cohort
@@ -221,9 +234,9 @@ cdef inline void drop_cohort(Cohort* c) noexcept:
     for t in range(1, c.tallies_n):
         free(c.tallies[t])
     for it in (<uintptr_t> c.shifted, <uintptr_t> c.awake.rows, <uintptr_t> c.called.rows, <uintptr_t> c.joining.rows,
-               <uintptr_t> c.turn.rows, <uintptr_t> c.periods,
-               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.jitter, <uintptr_t> c.lates, <uintptr_t> c.tallies, <uintptr_t> c.unread, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
+               <uintptr_t> c.turn.rows, <uintptr_t> c.turns_room,
+               <uintptr_t> c.spent, <uintptr_t> c.late, <uintptr_t> c.jitter, <uintptr_t> c.tallies, <uintptr_t> c.unread, <uintptr_t> c.room.places, <uintptr_t> c.room.over_places,
                <uintptr_t> c.room.wakes, <uintptr_t> c.room.wake_ns, <uintptr_t> c.spends, <uintptr_t> c.room.left_by, <uintptr_t> c.room.outcomes,
-               <uintptr_t> c.reads, <uintptr_t> c.link.topics, <uintptr_t> c.link.rooms, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
+               <uintptr_t> c.reads, <uintptr_t> c.at_once, <uintptr_t> c.link.topics, <uintptr_t> c.link.rooms, <uintptr_t> c.ctx.inbox, <uintptr_t> c.ctx.inbox_count):
         free(<void*> <uintptr_t> it)
     free(c)

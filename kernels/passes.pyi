@@ -1,7 +1,7 @@
 """The nano-scheduler's passes: what is due at one instant is called, cohort by cohort, without the GIL."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from typing_extensions import Buffer
@@ -76,6 +76,7 @@ class Passes:
         first_ns: int | None = None,
         reads: Sequence[int] = (),
         writes: Sequence[int] = (),
+        at_once: Collection[int] = (),
         whole: bool = False,
         keep: Any = None,
         into: int = -1,

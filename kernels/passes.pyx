@@ -31,6 +31,7 @@ cdef extern from "clock.h" nogil:
 cdef extern from "soon.h" nogil:
     enum:
         SOON_AHEAD
+        SOON_FAR
     void soon(const void*) noexcept
 
 cdef extern from "pacing.h" nogil:
@@ -568,21 +569,9 @@ cdef class Passes(Calls):
             c.next = UINT64_MAX
         self.nexts[i] = c.next
 
-    cdef inline void note_late(self, Cohort* c, uint32_t row, uint64_t late) noexcept nogil:
-        """How late an agent is that the wheel woke; of one with a period of its own, also how unevenly it comes."""
-        cdef uint64_t before
-        tally_note(c.late, late, 1)
-        if c.lates != NULL:
-            before = c.lates[row]
-            late = min(late, <uint64_t> 0xFFFFFFFE)
-            if before:
-                tally_note(c.jitter, max(late, before - 1) - min(late, before - 1), 1)
-            c.lates[row] = <uint32_t> late + 1
-
     cdef bint wake(self, Wheel wheel, uint64_t now) noexcept nogil:
         """Call the agents that wait in the wheel until now; whether there are some of Python's."""
-        cdef size_t n, i, begin
-        cdef uint32_t number
+        cdef size_t n, m, begin
         cdef uint64_t began
         cdef uint32_t* rows = self.scratch_rows
         cdef Cohort* c
@@ -599,35 +588,53 @@ cdef class Passes(Calls):
             begin = 0
             while begin < n:
                 kind = self.kind_of(self.woken[begin])
-                owner = kind.owner[self.woken[begin] - kind.base]
+                m = self.of_one_cohort(kind, self.woken + begin, n - begin, &owner)
                 c = self.cohorts[owner]
-                i = begin
-                while i < n:
-                    if i + SOON_AHEAD < n:  # of this kind or of the next one: a hint may be wrong
-                        soon(&kind.owner[self.woken[i + SOON_AHEAD] - kind.base])
-                        soon(&kind.states[self.woken[i + SOON_AHEAD] - kind.base])
-                    number = self.woken[i]
-                    if number - kind.base >= kind.capacity or number < kind.base:
-                        break
-                    if kind.owner[number - kind.base] != owner:
-                        break
-                    rows[i - begin] = number - kind.base
-                    kind.states[number - kind.base] = READY
-                    if self.real:
-                        self.note_late(c, number - kind.base, began - kind.wakes[number - kind.base])
-                    i += 1
-                if c.periods == NULL and self.nexts[owner] <= now:
-                    self.enter(c, rows, i - begin)  # its cohort is due at this very instant: it goes with them
+                if c.turns != NULL:
+                    turns_come(c.turns, self.woken + begin, m, kind.base, rows, kind.states, READY, self.real, began, c.late, c.jitter)
+                else:
+                    self.rise(c, kind, self.woken + begin, m, began)
+                begin += m
+                if c.turns == NULL and self.nexts[owner] <= now:
+                    self.enter(c, rows, m)  # its cohort is due at this very instant: it goes with them
                 elif c.form == FORM_PYTHON or self.ordered:
                     if c.called.n == 0:
                         c.called_since = now
-                    self.join(&c.called, rows, i - begin)
+                    self.join(&c.called, rows, m)
                     c.version += 1
                     c.due = c.form == FORM_PYTHON and not c.away
                     python = python or c.due
                 else:
-                    self.call(c, owner, rows, 0, i - begin, now, WOKEN, 0)
-                begin = i
+                    self.call(c, owner, rows, 0, m, now, WOKEN, 0)
+
+    cdef size_t of_one_cohort(self, Kind* kind, const uint32_t* numbers, size_t n, uint32_t* owner) noexcept nogil:
+        """How many of these numbers, ascending, from the first on are of one cohort, and of which. The first is of this kind."""
+        cdef uint32_t number
+        cdef size_t i
+        cdef bint sole = kind.cohorts == 1
+        owner[0] = kind.sole if sole else kind.owner[numbers[0] - kind.base]
+        if sole and numbers[n - 1] - kind.base < kind.capacity:
+            return n
+        for i in range(1, n):
+            if i + SOON_FAR < n and not sole:  # of this kind or of the next one: a hint may be wrong
+                soon(&kind.owner[numbers[i + SOON_FAR] - kind.base])
+            number = numbers[i]
+            if number - kind.base >= kind.capacity or (not sole and kind.owner[number - kind.base] != owner[0]):
+                return i
+        return n
+
+    cdef void rise(self, Cohort* c, Kind* kind, const uint32_t* numbers, size_t n, uint64_t began) noexcept nogil:
+        """Agents that slept are ready: their rows are in `scratch_rows`."""
+        cdef size_t i
+        cdef uint32_t row
+        for i in range(n):
+            if i + SOON_AHEAD < n:
+                soon(&kind.states[numbers[i + SOON_AHEAD] - kind.base])
+            row = numbers[i] - kind.base
+            self.scratch_rows[i] = row
+            kind.states[row] = READY
+            if self.real:
+                tally_note(c.late, began - kind.wakes[row], 1)
 
     cdef void turn(self) noexcept nogil:
         """The pass is over: what was published in it is read in the next."""

@@ -33,7 +33,7 @@ def save_cohort(Schedule self not None, Py_ssize_t cohort):
             elif population.states[row] != SUSPENDED:
                 waits += 1
     rows, awake = bytearray(4 * n), bytearray(4 * c.awake.n)
-    periods = bytearray(8 * n if c.periods != NULL else 0)
+    periods = bytearray(8 * n if c.turns != NULL else 0)
     waiting, wakes = bytearray(4 * waits), bytearray(8 * waits)
     rows_at, awake_at = <uint32_t*> <char*> rows, <uint32_t*> <char*> awake
     waiting_at, wakes_at = <uint32_t*> <char*> waiting, <uint64_t*> <char*> wakes
@@ -44,15 +44,15 @@ def save_cohort(Schedule self not None, Py_ssize_t cohort):
         if kind.owner[row] != <uint32_t> cohort or population.states[row] == 0:
             continue
         rows_at[n] = row
-        if c.periods != NULL:
-            periods_at[n] = c.periods[row]
+        if c.turns != NULL:
+            periods_at[n] = c.turns[row].period
         n += 1
         if i < c.awake.n and member(&c.awake, i) == row:
             awake_at[i] = row
             i += 1
         elif population.states[row] != SUSPENDED:
             waiting_at[waits] = row
-            wakes_at[waits] = c.next if is_member(&c.joining, row) else kind.wakes[row]
+            wakes_at[waits] = c.next if is_member(&c.joining, row) else c.turns[row].wake if c.turns != NULL else kind.wakes[row]
             waits += 1
     return {
         "rows": rows, "awake": awake, "waiting": waiting, "wakes": wakes, "periods": periods,
@@ -80,7 +80,7 @@ def restore_cohort(Schedule self not None, Py_ssize_t cohort, saved):
     made = tuple(saved["made"])
     if len(made) != 5:
         raise ValueError(f"{len(made)} counts of outcomes, of which there are 5")
-    if len(periods) != (2 * len(rows) if c.periods != NULL else 0):
+    if len(periods) != (2 * len(rows) if c.turns != NULL else 0):
         raise ValueError("periods that do not fit the agents")
     for i in range(n):
         if rows_at[i] >= population.top or kind.owner[rows_at[i]] != <uint32_t> cohort:
@@ -93,10 +93,10 @@ def restore_cohort(Schedule self not None, Py_ssize_t cohort, saved):
             w += 1
     if a != awakes or w != waits:
         raise ValueError("agents that are awake or wait, and are not of this cohort")
-    if c.periods != NULL:  # else nobody of a cohort just added waits in the wheel
+    if c.turns != NULL:  # else nobody of a cohort just added waits in the wheel
         for i in range(n):
             self.wheel.cancel(kind.base + rows_at[i])
-            c.periods[rows_at[i]] = max(periods_at[i], self.resolution_ns)
+            c.turns[rows_at[i]].period = max(periods_at[i], self.resolution_ns)
     empty(&c.awake)
     if awakes and awake_at[awakes - 1] - awake_at[0] == awakes - 1:
         c.awake.first = awake_at[0]

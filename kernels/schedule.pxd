@@ -48,7 +48,7 @@ cdef class Schedule:
     cdef int place(self, Cohort* c, Py_ssize_t into) except -1
     cdef int still(self) except -1
     cdef int fill(self, Cohort* c, Population population, uint32_t kind, int form, uintptr_t address) except -1
-    cdef int wire(self, Cohort* c, reads, writes) except -1
+    cdef int wire(self, Cohort* c, reads, writes, at_once) except -1
     cdef Kind* kind_of(self, uint32_t number) noexcept nogil
     cdef void leave(self, Cohort* c, Kind* kind, uint32_t owner, uint32_t row, uint64_t now, uint8_t how, uint64_t wake) noexcept nogil
     cdef void tell(self, uint32_t owner, uint32_t row, uint64_t now, uint8_t what) noexcept nogil

@@ -82,6 +82,7 @@ cdef class Schedule:
         it.owner = <uint32_t*> calloc(population.capacity, 4)
         it.wakes = <uint64_t*> calloc(population.capacity, 8)
         it.states = population.states
+        it.cohorts = it.sole = 0
         if it.owner == NULL or it.wakes == NULL:
             free(it.owner)
             free(it.wakes)
@@ -92,15 +93,16 @@ cdef class Schedule:
 
     def add_cohort(
         self, uint32_t kind, rows, int form, uintptr_t address=0, *, uint64_t period_ns=0, periods_ns=None,
-        uint64_t budget=0, uint32_t sampling=0, int on_overrun=0, first_ns=None, reads=(), writes=(), whole=False, keep=None,
-        Py_ssize_t into=-1,
+        uint64_t budget=0, uint32_t sampling=0, int on_overrun=0, first_ns=None, reads=(), writes=(), at_once=(), whole=False,
+        keep=None, Py_ssize_t into=-1,
     ):
         """Schedule rows of a kind; returns the cohort's number.
 
         `address` is that of a native tick. With `period_ns` its rows are called together from `first_ns` (now) on; with
         `periods_ns`, a buffer of u64 for each row, each on its own; with neither only when woken. `budget` is in
         counter ticks an agent; `sampling` 0 measures batches only, 1 each agent, n one of n. `reads` and `writes` are
-        numbers of the bus's topics. A `whole` cohort is never cut into parts for several threads, nor is one that
+        numbers of the bus's topics; those of `at_once` are read in
+        the pass in which they are published, as far as that was before its turn. A `whole` cohort is never cut into parts for several threads, nor is one that
         writes to a topic that blocks, which must be told at once whether there is room. `keep` lives as long as the cohort.
         `into` names a cohort all of whose agents have ended (`is_over`): it becomes this one, and its counts go on.
         """
@@ -133,7 +135,7 @@ cdef class Schedule:
             c.last_late = UINT64_MAX
             if c.spent == NULL or c.late == NULL or c.jitter == NULL:
                 raise MemoryError("no memory for a cohort")
-            self.wire(c, reads, writes)
+            self.wire(c, reads, writes, at_once)
             set_members(c, rows)
             if c.awake.n and (c.awake.n > population.top or member(&c.awake, <Py_ssize_t> c.awake.n - 1) >= population.top
                               or member(&c.awake, 0) >= population.top):
@@ -143,22 +145,26 @@ cdef class Schedule:
                 own = memoryview(periods_ns).cast("B").cast("Q")
                 if <size_t> own.shape[0] != c.awake.n:
                     raise ValueError(f"{own.shape[0]} periods for {c.awake.n} agents")
-                c.periods = <uint64_t*> calloc(population.capacity, 8)
-                if self.real:
-                    c.lates = <uint32_t*> calloc(population.capacity, 4)
-                if c.periods == NULL or (self.real and c.lates == NULL):
+                c.turns_room = calloc(<size_t> population.capacity + 2, sizeof(turn))
+                if c.turns_room == NULL:
                     raise MemoryError("no memory for the periods of a cohort")
+                c.turns = <turn*> (<uintptr_t> c.turns_room + 63 & ~<uintptr_t> 63)  # none lies in two lines
         except BaseException:
             drop_cohort(c)
             raise
         c.how.budget = budget
         c.how.sampling = sampling
-        c.whole = whole or self.blocks(c)
+        c.whole = whole or self.blocks(c) or c.at_once != NULL
         c.on_overrun = <uint8_t> on_overrun
         c.next = UINT64_MAX
         c.open = -1
         at = self.ceil(self.now_ns if first_ns is None else first_ns)
         into = self.place(c, into)
+        if self.kinds[kind].cohorts == 0 or (self.kinds[kind].cohorts == 1 and self.kinds[kind].sole == <uint32_t> into):
+            self.kinds[kind].cohorts = 1
+            self.kinds[kind].sole = <uint32_t> into
+        else:
+            self.kinds[kind].cohorts = 2
         for i in range(<Py_ssize_t> c.awake.n):
             row = member(&c.awake, i)
             self.kinds[kind].owner[row] = <uint32_t> into
@@ -166,9 +172,9 @@ cdef class Schedule:
         if periods_ns is not None:
             for i in range(<Py_ssize_t> c.awake.n):
                 row = member(&c.awake, i)
-                c.periods[row] = max(self.ceil(own[i]), self.resolution_ns)
+                c.turns[row].period = max(self.ceil(own[i]), self.resolution_ns)
                 # spread over a first period, in the order of the rows, so that the wheel's slots fill evenly
-                if self.wait(c, row, at + self.ceil(c.periods[row] * <uint64_t> i // c.awake.n)) < 0:
+                if self.wait(c, row, at + self.ceil(c.turns[row].period * <uint64_t> i // c.awake.n)) < 0:
                     raise MemoryError("no memory in the timer wheel")
             empty(&c.awake)
         elif period_ns:
@@ -254,7 +260,7 @@ cdef class Schedule:
         c.link.kind = <uint16_t> kind
         return 0
 
-    cdef int wire(self, Cohort* c, reads, writes) except -1:
+    cdef int wire(self, Cohort* c, reads, writes, at_once) except -1:
         cdef Py_ssize_t i
         if (len(reads) or len(writes)) and self.bus is None:
             raise ValueError("there is no bus to read from or write to")
@@ -270,6 +276,12 @@ cdef class Schedule:
             raise MemoryError("no memory for a cohort")
         for i in range(len(reads)):
             c.reads[i] = reads[i]
+            if reads[i] in at_once:
+                if c.at_once == NULL:
+                    c.at_once = <uint8_t*> calloc(len(reads), 1)
+                if c.at_once == NULL:
+                    raise MemoryError("no memory for a cohort")
+                c.at_once[i] = True
         for i in range(len(writes)):
             c.link.topics[i] = writes[i]
             c.link.rooms[i] = self.lines.topic[c.link.topics[i]].lines_max
@@ -316,7 +328,11 @@ cdef class Schedule:
     cdef int wait(self, Cohort* c, uint32_t row, uint64_t at) noexcept nogil:
         if at >= FOREVER:
             at = UINT64_MAX
-        self.kinds[c.ctx.kind].wakes[row] = at
+        if c.turns != NULL:
+            c.turns[row].wake = at
+            c.turns[row].asleep = True
+        else:
+            self.kinds[c.ctx.kind].wakes[row] = at
         return self.wheel.add(c.base + row, at)
 
     cdef void enter(self, Cohort* c, const uint32_t* rows, size_t n) noexcept nogil:
@@ -402,7 +418,7 @@ cdef class Schedule:
         self.still()
         for i in range(self.cohorts_n):
             c = self.cohorts[i]
-            if c.ctx.kind == kind and c.period == 0 and c.periods == NULL:
+            if c.ctx.kind == kind and c.period == 0 and c.turns == NULL:
                 self.rouse(c, wanted)
         for row in wanted:
             if population.state(row) not in (SLEEPING, SUSPENDED):

@@ -3,6 +3,7 @@
 #define SWARM_SOON_H
 
 #define SOON_AHEAD 16
+#define SOON_FAR 32 /* where little is done with each */
 
 static inline void soon(const void *at) { __builtin_prefetch(at, 1, 3); }
 

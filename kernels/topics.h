@@ -425,6 +425,13 @@ static inline void bus_inbox(const nano_bus *bus, uint16_t topic, const nano_lin
     *count = topic < bus->topics ? bus->topic[topic].inbox_count : 0;
 }
 
+/* The lines published in this pass so far, as they were published. */
+static inline void bus_outbox(const nano_bus *bus, uint16_t topic, const nano_line **lines, uint64_t *count)
+{
+    *lines = topic < bus->topics ? bus->topic[topic].outbox : NULL;
+    *count = topic < bus->topics ? bus->topic[topic].count : 0;
+}
+
 /* n lines of the topic were handed to readers. */
 static inline void bus_delivered(nano_bus *bus, uint16_t topic, uint64_t n)
 {

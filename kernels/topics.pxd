@@ -60,6 +60,7 @@ cdef extern from "topics.h" nogil:
     void bus_carry(nano_bus*, const nano_line*, size_t) noexcept
     void bus_turn(nano_bus*) noexcept
     void bus_inbox(const nano_bus*, uint16_t, const nano_line**, uint64_t*) noexcept
+    void bus_outbox(const nano_bus*, uint16_t, const nano_line**, uint64_t*) noexcept
     void bus_delivered(nano_bus*, uint16_t, uint64_t) noexcept
     int bus_subscribe(nano_bus*, uint16_t, uint16_t, int) noexcept
     int bus_subscribed(const nano_bus*, uint16_t, uint16_t) noexcept

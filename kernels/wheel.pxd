@@ -35,12 +35,13 @@ cdef class Wheel:
     # For kernels, without the GIL. Instants are ns of one clock, multiples of the grain; UINT64_MAX is never.
     cdef int add(self, uint32_t id, uint64_t at_ns) noexcept nogil
     cdef int add_many(self, const uint32_t* ids, size_t n, const uint64_t* times) noexcept nogil
+    cdef int add_taken(self, const uint32_t* ids, size_t n, const uint64_t* times) noexcept nogil
     cdef void cancel(self, uint32_t id) noexcept nogil
     cdef size_t due(self, uint64_t now_ns, uint32_t* out, size_t most) noexcept nogil
     cdef uint64_t next_ns(self) noexcept nogil
 
     cdef int reserve_ids(self, uint32_t id) noexcept nogil
-    cdef int reserve_entry(self) noexcept nogil
+    cdef int reserve_entry(self, size_t ids) noexcept nogil
     cdef void extend(self, int level, uint64_t number) noexcept nogil
     cdef uint64_t following(self, int level) noexcept nogil
     cdef void begin(self, int level) noexcept nogil

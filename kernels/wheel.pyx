@@ -26,7 +26,7 @@ cdef extern from *:
 
 cdef extern from "soon.h" nogil:
     enum:
-        SOON_AHEAD
+        SOON_FAR
     void soon(const void*) noexcept
 
 cdef enum:
@@ -136,7 +136,7 @@ cdef inline int insert(Wheel self, uint32_t id, uint64_t at_ns) noexcept nogil:
     had = ~self.missing[id]
     if unlikely(had == number):
         return 0
-    if unlikely(self.entries + 1 > self.run_room) and self.reserve_entry():
+    if unlikely(self.entries + 1 > self.run_room) and self.reserve_entry(self.entries + 1):
         return -1
     if had == UINT64_MAX:
         self.count += 1
@@ -188,7 +188,7 @@ cdef class Wheel:
         self.slots = <Slot*> PyMem_RawMalloc(LEVELS * SLOTS * sizeof(Slot))
         self.occupied = <uint64_t*> PyMem_RawCalloc(LEVELS * WORDS, 8)
         if (self.missing == NULL or self.bits == NULL or self.slots == NULL or self.occupied == NULL
-                or self.reserve_entry()):
+                or self.reserve_entry(1)):
             raise MemoryError(f"no memory for a timer wheel of {ids} ids")
         for i in range(LEVELS * SLOTS):
             self.slots[i].head = NONE
@@ -225,8 +225,7 @@ cdef class Wheel:
         self.ids = ids
         return 0
 
-    cdef int reserve_entry(self) noexcept nogil:
-        cdef size_t ids = self.entries + 1
+    cdef int reserve_entry(self, size_t ids) noexcept nogil:
         cdef size_t chunks
         cdef void* grown
         ids += ids // 2 + 64
@@ -480,6 +479,33 @@ cdef class Wheel:
                 return -1
         return 0
 
+    cdef int add_taken(self, const uint32_t* ids, size_t n, const uint64_t* times) noexcept nogil:
+        """add() of each where none of them waits, as those that `due` has just given; -1 without memory, when some may have been
+        added. What they waited for is not looked at: it would be waited for."""
+        cdef size_t i, added = 0
+        cdef uint64_t number, soonest = self.soonest
+        while unlikely(self.entries + n > self.run_room):
+            if self.reserve_entry(self.entries + n):
+                return -1
+        for i in range(n):
+            number = number_of(self, times[i])
+            if unlikely(times[i] == UINT64_MAX or number < self.here or ids[i] >= self.ids):
+                if insert(self, ids[i], times[i]):
+                    return -1
+                soonest = min(soonest, self.soonest)
+                continue
+            if number < soonest:
+                soonest = number
+            self.missing[ids[i]] = ~number
+            place(self, ids[i], number)
+            added += 1
+        self.entries += added
+        self.count += added
+        self.soonest = soonest
+        if unlikely(self.entries > 2 * self.count + 4096):
+            self.sweep()
+        return 0
+
     cdef void cancel(self, uint32_t id) noexcept nogil:
         """Have an id not due at all."""
         if id >= self.ids or self.missing[id] == 0:
@@ -504,8 +530,8 @@ cdef class Wheel:
         at = self.at
         end = self.end
         while at < end and n < most:
-            if at + SOON_AHEAD < end:
-                soon(&missing[run[at + SOON_AHEAD]])
+            if at + SOON_FAR < end:
+                soon(&missing[run[at + SOON_FAR]])
             id = run[at]
             at += 1
             if missing[id] >= now:              # it waits, and not for later; complements are the other way round

@@ -2,8 +2,8 @@
 
     python examples/nano/trading.py --seconds 1 --seed 7
 
-Each microsecond every symbol has a quote, drawn by (seed, symbol, pass). A quote of pass k is a signal in k + 1, a checked
-order in k + 2, and in the journal in k + 3. All is integer arithmetic, so the same seed gives the same orders, native or in
+Each microsecond every symbol has a quote, drawn by (seed, symbol, pass). The stages read with `delay=0`, so that a quote is a
+signal, a checked order and in the journal within one pass. All is integer arithmetic, so the same seed gives the same orders, native or in
 Python, on any machine. The instant of the quote (of the clock on the wall, ns) travels along and is subtracted at the end: this
 alone differs from run to run, and no decision depends on it.
 
@@ -167,7 +167,7 @@ class Strategy(nano.Kind, capacity=1024):
     fast: nano.i64
     slow: nano.i64
     next: nano.i64
-    quotes = nano.reads("quotes")
+    quotes = nano.reads("quotes", delay=0)
     wanted = nano.writes("wanted")
 
     def tick(self, now_ns, bus):
@@ -190,7 +190,7 @@ class Risk(nano.Kind, capacity=1024):
     held: nano.i64
     most: nano.i64
     refused: nano.i64
-    wanted = nano.reads("wanted")
+    wanted = nano.reads("wanted", delay=0)
     limits = nano.reads("limits")
     orders = nano.writes("orders")
 
@@ -215,7 +215,7 @@ class Gateway(nano.Kind, capacity=1):
     count: nano.u64
     journal: nano.u64
     room: nano.u64
-    orders = nano.reads("orders")
+    orders = nano.reads("orders", delay=0)
 
     book: Any = None
 

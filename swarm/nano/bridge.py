@@ -150,6 +150,12 @@ class Bridge:
                     f"the topic {name!r} cannot cross: no kind of the swarm declares it, or it is not in topics",
                     hint=f"the swarm has {', '.join(sorted(flock.topics)) or 'none'}; spawn agents before the bridge is opened",
                 )
+        at_once = {topic for kind in flock.kinds for topic in kind.topics_at_once} & set(self.receives)
+        if at_once:
+            raise NanoError(
+                f"the topic {min(at_once)!r} cannot be received: it is read with delay=0, in the pass in which it is published here",
+                hint="what comes from elsewhere is read in the next pass: let it be read with delay=1",
+            )
         if not self.sends and not self.receives:
             raise NanoError(
                 f"nobody in the swarm writes or reads {', '.join(names)}",

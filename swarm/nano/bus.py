@@ -32,7 +32,7 @@ class Port:
     """The bus as the agents of one cohort see it: the topics that their kind declared."""
 
     __slots__ = (
-        "_bus", "_drops", "_kind", "_numbers", "_passes", "_read", "_ticking", "heard", "number", "outbox", "ring", "rows",
+        "_at_once", "_bus", "_drops", "_kind", "_numbers", "_passes", "_read", "_ticking", "heard", "number", "outbox", "ring", "rows",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class Port:
         numbers: Mapping[str, int],
         read: Mapping[str, int],
         drops: frozenset[str] = frozenset(),
+        at_once: frozenset[str] = frozenset(),
     ) -> None:
         self._bus = bus
         self._passes = passes
@@ -50,6 +51,7 @@ class Port:
         self._numbers = numbers
         """Topics that may be written, and their numbers."""
         self._read = read
+        self._at_once = frozenset(read[topic] for topic in at_once)
         self._drops = drops
         """Topics that lose what they have no room for, and tell nobody."""
         self._ticking: Any = None
@@ -64,7 +66,8 @@ class Port:
         """Of the pass, while it is not that of `passes`."""
 
     def read(self, topic: str) -> list[Message]:
-        """Messages that were published to a topic in the pass before, in the order (kind, row, sequence)."""
+        """Messages that were published to a topic in the pass before, in the order (kind, row, sequence); with `delay=0` in this
+        pass, as they were published."""
         lines = memoryview(self._lines(self._number(self._read, topic, "read"))).cast("B")
         found = []
         for at in range(0, len(lines), LINE_BYTES):
@@ -82,6 +85,8 @@ class Port:
         return np.frombuffer(self._lines(self._number(self._read, topic, "read")), dtype=line)
 
     def _lines(self, number: int) -> Any:
+        if number in self._at_once:
+            return self._bus.outbox(number)
         return self._bus.inbox(number) if self.heard is None else self.heard.get(number, b"")
 
     def publish(self, topic: str, payload: bytes, row: int | None = None) -> bool:

@@ -42,9 +42,10 @@ PLAIN = (float, int, bool, "float", "int", "bool")
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """A topic whose messages of the pass before a tick sees."""
+    """A topic whose messages a tick sees: with `delay` 1 those of the pass before, with 0 those of the same pass."""
 
     topic: str
+    delay: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,18 @@ class Writes:
     full: Full = "drop"
 
 
-def reads(topic: str) -> Any:
-    """Declare, in the body of a kind, that it reads a topic."""
-    return Reads(_topic(topic))
+def reads(topic: str, *, delay: Literal[0, 1] = 1) -> Any:
+    """Declare, in the body of a kind, that it reads a topic: messages of the pass before, in the order (kind, row, sequence).
+
+    With `delay=0` it reads those of the very pass in which they are published, as the stages of a pipeline do: who writes
+    them runs before it, which `spawn` holds to. (Synchronous languages call the two `pre` and instantaneous; Halbwachs and
+    others, "The synchronous data flow programming language LUSTRE", Proc. IEEE 79, 1991.)
+    """
+    if delay not in (0, 1) or isinstance(delay, bool):
+        raise NanoError(
+            f"delay={delay!r} for topic {topic!r}", hint="a topic is read in the next pass, 1, or in the same, 0"
+        )
+    return Reads(_topic(topic), delay)
 
 
 def writes(topic: str, *, full: Full = "drop") -> Any:

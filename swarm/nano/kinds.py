@@ -78,6 +78,8 @@ class Kind:
     topics_read: ClassVar[dict[str, str]] = {}
     """Attribute -> topic, in the order of their declaration, which is that of the numbers that native ticks use."""
     topics_written: ClassVar[dict[str, Writes]] = {}
+    topics_at_once: ClassVar[frozenset[str]] = frozenset()
+    """Topics that are read with `delay=0`."""
     layout: ClassVar[Layout] = "columns"
     capacity: ClassVar[int] = DEFAULT_CAPACITY
 
@@ -113,6 +115,7 @@ class Kind:
             elif isinstance(declared, Writes):
                 writes[name] = declared
         cls.topics_read, cls.topics_written = reads, writes
+        cls.topics_at_once = _at_once(cls)
         for index, (name, type) in enumerate(cls.fields.items()):
             if name.startswith("_") or name == "tick" or hasattr(Kind, name) or name in TAKEN:
                 raise NanoError(
@@ -164,6 +167,21 @@ class Kind:
     def generators(cls, make: Callable[..., Any]) -> Form:
         """This kind, ticked by generators: `make(agent, bus)` returns one for each agent."""
         return Form(cls, "generator", 0, make)
+
+
+def _at_once(kind: type[Kind]) -> frozenset[str]:
+    """The topics that a kind reads with `delay=0`. NanoError for one that it reads or writes otherwise as well."""
+    declared = [getattr(kind, name) for name in kind.topics_read]
+    found = frozenset(each.topic for each in declared if each.delay == 0)
+    for topic in sorted(found):
+        if any(each.topic == topic and each.delay for each in declared):
+            raise NanoError(f"{kind.__name__} reads {topic!r} with delay=0 and with delay=1", hint="declare it once")
+        if any(each.topic == topic for each in kind.topics_written.values()):
+            raise NanoError(
+                f"{kind.__name__} reads {topic!r} with delay=0 and writes to it",
+                hint="what a kind tells itself is read in the next pass: delay=1",
+            )
+    return found
 
 
 def form_of(what: Any) -> Form:

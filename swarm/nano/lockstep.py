@@ -37,6 +37,12 @@ class Part:
                 "only populations in virtual time and without a topology run in step",
                 hint="time='virtual', topology=None",
             )
+        at_once = sorted({topic for kind in flock.kinds for topic in kind.topics_at_once})
+        if at_once:
+            raise NanoError(
+                f"{', '.join(at_once)}: read with delay=0, in the pass in which they are published, which other nodes do not see",
+                hint="let the kinds of a population that is spread read with delay=1",
+            )
         self.flock = flock
         flock.employ()
         self.number = number

@@ -186,6 +186,10 @@ class NanoSwarm:
         self.passes = Passes(seed, resolution_ns, self.bus, time == "real", int(spin_s * 1e9))
         self.topics: dict[str, int] = {}
         self._full: dict[str, str] = {}
+        self._writers: dict[str, tuple[bool, int, str]] = {}
+        """Of each topic, the last in the order of a pass who writes to it: whether it is Python's, its cohort, its kind."""
+        self._readers: dict[str, tuple[bool, int, str]] = {}
+        """Of each topic that is read in the pass in which it is written, the first in that order who does so."""
         self._kinds: dict[type[Kind], KindState] = {}
         self._cohorts: list[_Cohort] = []
         self._alike: dict[tuple[Any, ...], deque[int]] = {}
@@ -376,12 +380,18 @@ class NanoSwarm:
         alike = self._alike.setdefault((state.number, form.name, group, budget, absent), deque())
         into = None if restoring else self._over(alike)  # a saved cohort keeps its number
         number = len(self._cohorts) if into is None else into
+        self._check_delays(form, number)
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
             drops = frozenset(each.topic for each in form.kind.topics_written.values() if each.full == "drop")
             cohort.python = PythonCohort(
-                number, form, state, rows, Port(self.bus, self.passes, state.number, writes, reads, drops), own
+                number,
+                form,
+                state,
+                rows,
+                Port(self.bus, self.passes, state.number, writes, reads, drops, form.kind.topics_at_once),
+                own,
             )
         found = self.passes.add_cohort(
             state.number, rows, _FORMS[form.name], form.address,
@@ -392,6 +402,7 @@ class NanoSwarm:
             first_ns=None if start_ns is None else max(self.now_ns, start_ns),
             reads=[] if absent else [self.topics[topic] for topic in form.kind.topics_read.values()],
             writes=[self.topics[each.topic] for each in form.kind.topics_written.values()],
+            at_once=[self.topics[topic] for topic in form.kind.topics_at_once],
             whole=form.whole, keep=form, into=-1 if into is None else into,
         )  # fmt: skip
         assert found == number
@@ -405,6 +416,30 @@ class NanoSwarm:
             if cohort.python is not None and was.python is not None:
                 cohort.python.failures = was.python.failures
         return cohort.agents
+
+    def _check_delays(self, form: Form, number: int) -> None:
+        """NanoError where a topic that is read with `delay=0` would be written after it was read."""
+        kind = form.kind
+        if kind.topics_at_once and (self.topology is not None or self.python_thread):
+            raise NanoError(
+                f"{kind.__name__} reads {', '.join(sorted(kind.topics_at_once))} with delay=0, "
+                f"{'and a topology grants turns in its own order' if self.topology is not None else 'with python_thread=True'}",
+                hint="stages that read what was published in the same pass run one after the other, on one thread",
+            )
+        here = (form.name in ("object", "generator"), number, kind.__name__)
+        written = {each.topic for each in kind.topics_written.values()}
+        for topic in sorted(kind.topics_at_once):
+            before = self._writers.get(topic)
+            if before is not None and before > here:
+                raise _too_late(topic, before, here)
+        for topic in sorted(written):
+            after = self._readers.get(topic)
+            if after is not None and here > after:
+                raise _too_late(topic, here, after)
+        for topic in kind.topics_at_once:
+            self._readers[topic] = min(here, self._readers.get(topic, here))
+        for topic in written:
+            self._writers[topic] = max(here, self._writers.get(topic, here))
 
     def _over(self, alike: deque[int]) -> int | None:
         """A cohort of these whose agents have all ended, where there are many; looks at a few, in turn."""
@@ -846,6 +881,14 @@ class NanoSwarm:
         from swarm.nano.saving import save
 
         return save(self)
+
+
+def _too_late(topic: str, writer: tuple[bool, int, str], reader: tuple[bool, int, str]) -> NanoError:
+    python = "; Python's agents run after native ones" if writer[0] and not reader[0] else ""
+    return NanoError(
+        f"{writer[2]} writes to {topic!r} after {reader[2]} has read it with delay=0 in the same pass{python}",
+        hint=f"spawn {writer[2]} before {reader[2]}, or have {reader[2]} read it with delay=1",
+    )
 
 
 def _rows(claimed: range | memoryview) -> Rows:
