@@ -1,6 +1,6 @@
 """Python's part of a pass: agents that are objects or generators.
 
-They are called in a plain `for`, which is the fastest there is; what is out of the ordinary is found by how far the iterator
+Objects are called in a plain `for`, which is the fastest there is, generators by `kernels.sends`; what is out of the ordinary is found by how far the iterator
 of the list has come, so that the ordinary costs nothing more.
 """
 
@@ -12,6 +12,7 @@ from operator import length_hint
 from typing import Any
 
 from kernels.passes import Passes, counter
+from kernels.sends import send_each
 from swarm.nano.agents import KindState
 from swarm.nano.bus import Port
 from swarm.nano.errors import BadTick, NanoError, SchemaMismatch
@@ -65,7 +66,9 @@ class PythonCohort:
         self._spawned = rows
         # One slot each, in the order of their rows: a mapping by row, and a method bound to each, would take as much memory
         # again as they do.
-        self._agents: list[Any] = [self._agent(form, state, row, own or {}) for row in rows]
+        self._agents: list[Any] = [None] * len(rows)  # which has no room for more, as one that has grown would
+        for place, row in enumerate(rows):
+            self._agents[place] = self._agent(form, state, row, own or {})
 
     @property
     def rows(self) -> list[int]:
@@ -207,10 +210,8 @@ class PythonCohort:
     def _sends(
         self, agents: Iterator[Any], count: int, now_ns: int, port: Port, leavers: list[tuple[int, int, int]]
     ) -> None:
-        for agent in agents:
-            outcome = agent.send(now_ns)
-            if outcome is not None:
-                self._outcome(outcome, count - length_hint(agents) - 1, leavers)
+        while (outcome := send_each(agents, now_ns)) is not None:
+            self._outcome(outcome, count - length_hint(agents) - 1, leavers)
 
     def _outcome(self, outcome: Any, place: int, leavers: list[tuple[int, int, int]]) -> None:
         """Note an outcome that is not None."""
