@@ -17,6 +17,13 @@ MEMBERS_MAX: Final = 16
 NUMBER_MAX: Final = 2**62
 """Terms, indices, rounds: far above what is ever reached, and below what MessagePack can carry."""
 
+TERM_JUMP_MAX: Final = 1 << 20
+"""How much later a term may be than the one that is known here. So many elections are not missed; and who would use terms
+up, so that none is left, needs 2^42 messages for it."""
+FORCED_TERMS: Final = 1 << 10
+"""How much later the term of a forced leadership is than all that its member has seen: above whatever those that are lost
+may have reached meanwhile."""
+
 ENTRY_BYTES_MAX: Final = 4 * MIB
 """One entry: a batch of tasks, whose large payloads are blobs."""
 ENTRIES_MAX: Final = 1024
@@ -30,6 +37,7 @@ MESSAGES_MAX: Final = 65536
 SNAPSHOT_BYTES_MAX: Final = 64 * MIB
 """A snapshot that is sent in chunks; what is larger is sent as a reference to a blob."""
 CONTEXT_BYTES_MAX: Final = 64
+assert FORCED_TERMS < TERM_JUMP_MAX < NUMBER_MAX
 assert ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX < FRAME_BYTES_MAX
 
 

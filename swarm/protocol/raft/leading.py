@@ -107,6 +107,17 @@ class Leading:
             return False
         return peer.match + self._replica.config.catch_up_entries >= self._replica.log.last
 
+    def copies(self, index: int) -> list[bytes]:
+        """Members on whose disk an entry is known to be."""
+        replica = self._replica
+        found = [peer.id for peer in self.peers.values() if peer.counted >= index]
+        return sorted([*found, replica.id] if replica.log.stable >= index else found)
+
+    @property
+    def established(self) -> bool:
+        """Whether an entry of this term is committed, so that all that was committed before is known to be."""
+        return self._replica.commit >= self._term_start
+
     # Time.
 
     def next_deadline(self) -> float | None:
@@ -135,6 +146,7 @@ class Leading:
             if heard < members.majority:
                 return False
             for peer in self.peers.values():
+                peer.absent = not peer.active
                 peer.active = False
         if now >= self._heartbeat_at:
             self._beat = True
@@ -184,7 +196,8 @@ class Leading:
         """An answer to a heartbeat."""
         replica = self._replica
         if self.rests:
-            if message.index == replica.log.last and message.commit == replica.commit and not message.flags:
+            same = message.index == replica.log.last and message.commit == replica.commit
+            if same and not message.flags and not peer.absent:
                 peer.active = True
                 return
             self.wake()
@@ -219,6 +232,7 @@ class Leading:
 
     def _heard(self, peer: Progress, message: Message) -> None:
         peer.active = True
+        peer.absent = False
         peer.damaged = bool(message.flags & wire.DAMAGED)
         peer.full = bool(message.flags & wire.FULL)
 
@@ -375,10 +389,18 @@ class Leading:
             or self._reads
             or self._new_reads
             or self.transfer_to is not None
-            or (replica.preferred != replica.id and replica.preferred in replica.members.voters)
+            or self._awaits_home()
         ):
             return False
-        return all(
-            peer.match == last and peer.commit == last and not peer.damaged and not peer.full
-            for peer in self.peers.values()
+        present = [peer for peer in self.peers.values() if not peer.absent]
+        voters = 1 + sum(peer.id in replica.members.voters for peer in present)
+        return voters >= replica.members.majority and all(
+            peer.match == last and peer.commit == last and not peer.damaged and not peer.full for peer in present
         )
+
+    def _awaits_home(self) -> bool:
+        """Whether somebody else, who is there, should lead."""
+        home = self._replica.preferred
+        if home is None or home == self._replica.id or home not in self._replica.members.voters:
+            return False
+        return not self.peers[home].absent

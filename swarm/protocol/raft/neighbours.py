@@ -17,7 +17,7 @@ from swarm.protocol.raft.wire import BEAT, BEAT_NONE, BEAT_REPLY
 class Neighbour:
     """Another node, as far as groups at rest depend on it."""
 
-    __slots__ = ("beat", "boot", "followed", "heard_at", "led", "tick_at")
+    __slots__ = ("beat", "boot", "followed", "heard_at", "led", "missed", "tick_at")
 
     def __init__(self) -> None:
         self.boot = b""
@@ -27,6 +27,8 @@ class Neighbour:
         """Groups at rest that this node leads and the other one is a member of."""
         self.followed: set[bytes] = set()
         """Groups at rest that the other one leads."""
+        self.missed: set[bytes] = set()
+        """Groups that this node leads and that rest without the other one, a member that was not there."""
         self.tick_at: float | None = None
         self.beat = BEAT_NONE
         """To be said with the next frame."""
@@ -40,8 +42,8 @@ class Neighbours:
     def __init__(self, config: RaftConfig) -> None:
         self._config = config
         self.table: dict[bytes, Neighbour] = {}
-        self._places: dict[bytes, tuple[bool, tuple[bytes, ...]]] = {}
-        """Where a group hangs: whether it is led here, and on whom."""
+        self._places: dict[bytes, tuple[bool, tuple[bytes, ...], tuple[bytes, ...]]] = {}
+        """Where a group hangs: whether it is led here, on whom, and who is missed."""
         self._talk: set[bytes] = set()
 
     def get(self, id: bytes) -> Neighbour:
@@ -56,9 +58,9 @@ class Neighbours:
         """How many groups are at rest."""
         return len(self._places)
 
-    def hang(self, group: bytes, led: bool, others: Iterable[bytes]) -> list[bytes]:
-        """A group goes to rest. Nodes that have no timer yet."""
-        place = (led, tuple(others))
+    def hang(self, group: bytes, led: bool, others: Iterable[bytes], missed: Iterable[bytes] = ()) -> list[bytes]:
+        """A group goes to rest, without those that are missed: any frame of theirs wakes it. Nodes that have no timer yet."""
+        place = (led, tuple(others), tuple(missed))
         if self._places.get(group) == place:
             return []
         self.unhang(group)
@@ -66,6 +68,8 @@ class Neighbours:
         for other in place[1]:
             neighbour = self.get(other)
             (neighbour.led if led else neighbour.followed).add(group)
+        for other in place[2]:
+            self.get(other).missed.add(group)
         return [other for other in place[1] if self.table[other].tick_at is None]
 
     def unhang(self, group: bytes) -> None:
@@ -75,6 +79,8 @@ class Neighbours:
             for other in place[1]:
                 neighbour = self.table[other]
                 (neighbour.led if place[0] else neighbour.followed).discard(group)
+            for other in place[2]:
+                self.table[other].missed.discard(group)
 
     def heard(self, now: float, sender: bytes, boot: bytes, beat: int) -> list[bytes]:
         """A frame came. Groups to be woken, sorted: the sender was restarted and knows nothing of their rest."""
@@ -85,9 +91,15 @@ class Neighbours:
             if neighbour.boot:
                 woken = sorted(neighbour.led | neighbour.followed)
             neighbour.boot = boot
+        if neighbour.missed:
+            woken = sorted(neighbour.missed.union(woken))
         if beat == BEAT:
             self._say(sender, neighbour, BEAT_REPLY)
         return woken
+
+    def call(self, id: bytes) -> None:
+        """Says to a node that this one is here, and looks for the leader of a group."""
+        self._say(id, self.get(id), BEAT)
 
     def tick(self, now: float, late_s: float, id: bytes) -> list[bytes]:
         """The timer of a node. Groups to be woken, sorted: it is silent. Time in which this process did not run counts

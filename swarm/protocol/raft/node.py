@@ -11,7 +11,7 @@ from swarm.protocol.member import Rng
 from swarm.protocol.raft import wire
 from swarm.protocol.raft.config import BOOT_BYTES, DEFAULT, GROUP_BYTES_MAX, NODE_ID_BYTES, RaftConfig
 from swarm.protocol.raft.effects import Effect, Proposed, Refusal, Send, Stranger, Sync, Write
-from swarm.protocol.raft.entries import FormatError, Recovered
+from swarm.protocol.raft.entries import FormatError, Members, Recovered
 from swarm.protocol.raft.neighbours import Neighbours
 from swarm.protocol.raft.raft import Raft
 from swarm.protocol.raft.wire import BEAT_NONE, Message
@@ -128,6 +128,17 @@ class RaftNode:
         raft = self._touch(now, group)
         return Refusal.UNKNOWN_GROUP if raft is None else raft.remove(self._now, id)
 
+    def prefer(self, now: float, group: bytes, id: bytes | None) -> None:
+        """Who is to lead a group from here on, if anybody in particular."""
+        raft = self._touch(now, group)
+        if raft is not None:
+            raft.prefer(self._now, id)
+
+    def force(self, now: float, group: bytes) -> Members | Refusal:
+        """`Raft.force`."""
+        raft = self._touch(now, group)
+        return Refusal.UNKNOWN_GROUP if raft is None else raft.force(self._now)
+
     def compact(self, now: float, group: bytes, index: int, data: bytes) -> bool:
         """`Raft.compact`."""
         raft = self._touch(now, group)
@@ -187,6 +198,11 @@ class RaftNode:
                 deadline = raft.next_deadline()
                 if deadline is not None and deadline <= self._now:
                     raft.tick(self._now)
+                    if raft.leader is None:
+                        # A leader at rest may have no ear for this member; it hears its node.
+                        for member in raft.members.all:
+                            if member != self.id:
+                                self._neighbours.call(member)
                 self._dirty[group] = None
 
     def next_deadline(self) -> float | None:
@@ -260,8 +276,9 @@ class RaftNode:
         if raft.rests:
             leader = raft.leader
             assert leader is not None
-            others = raft.members.all if raft.leads else (leader,)
-            for id in self._neighbours.hang(group, raft.leads, [other for other in others if other != self.id]):
+            missed = raft.absent
+            others = [id for id in raft.members.all if id not in missed] if raft.leads else [leader]
+            for id in self._neighbours.hang(group, raft.leads, [id for id in others if id != self.id], missed):
                 self._arm_neighbour(id)
             return
         self._neighbours.unhang(group)

@@ -24,7 +24,7 @@ class Progress:
     """Of one member, as its leader sees it."""
 
     __slots__ = (
-        "_config", "_inflight", "_inflight_bytes", "active", "commit", "damaged", "flow", "full", "id", "match", "next",
+        "_config", "_inflight", "_inflight_bytes", "absent", "active", "commit", "damaged", "flow", "full", "id", "match", "next",
         "paused", "round", "snapshot_index", "snapshot_offset",
     )  # fmt: skip
 
@@ -41,6 +41,8 @@ class Progress:
         """A probe is under way; no other one before an answer or a heartbeat's."""
         self.active = True
         """It has answered since the last look (check-quorum). True at first: nobody could have answered yet."""
+        self.absent = False
+        """It did not answer between two looks: the group may rest without it, until it is heard again."""
         self.damaged = False
         """Its log is damaged: what it has counts for nothing."""
         self.full = False

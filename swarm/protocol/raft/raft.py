@@ -7,21 +7,25 @@ the states of a member's progress are those of etcd's raft.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swarm.protocol.member import Rng
 from swarm.protocol.raft import wire
 from swarm.protocol.raft.config import (
     CONTEXT_BYTES_MAX,
     DEFAULT,
     ENTRY_BYTES_MAX,
+    FORCED_TERMS,
     MEMBERS_MAX,
     SNAPSHOT_BYTES_MAX,
+    TERM_JUMP_MAX,
     RaftConfig,
 )
 from swarm.protocol.raft.effects import Following as FollowingEvent
 from swarm.protocol.raft.effects import Leading as LeadingEvent
 from swarm.protocol.raft.effects import Proposed, Refusal, Removed, Write
 from swarm.protocol.raft.election import Ballot, Election
-from swarm.protocol.raft.entries import Members, Recovered
+from swarm.protocol.raft.entries import Entry, EntryKind, Members, Recovered
 from swarm.protocol.raft.following import Following
 from swarm.protocol.raft.leading import Leading
 from swarm.protocol.raft.replica import Event, Replica
@@ -106,6 +110,34 @@ class Raft:
         return self._replica.members
 
     @property
+    def absent(self) -> Sequence[bytes]:
+        """Members that did not answer of late, if this one leads."""
+        return [] if self._leading is None else [peer.id for peer in self._leading.peers.values() if peer.absent]
+
+    @property
+    def established(self) -> bool:
+        """Whether this member leads, and all that was committed before it did is known here."""
+        return self._leading is not None and self._leading.established
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether this member leads, and somebody else is about to."""
+        return self._leading is not None and self._leading.transfer_to is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether this node's disk has no space for entries."""
+        return self._replica.full
+
+    def caught_up(self, id: bytes) -> bool:
+        """Whether a member lacks so little that it can be a voter, as far as this one, who leads, knows."""
+        return self._leading is not None and self._leading.caught_up(id)
+
+    def copies(self, index: int) -> list[bytes]:
+        """Members on whose disk an entry is known to be; sorted. Nobody, if this member does not lead."""
+        return [] if self._leading is None else self._leading.copies(index)
+
+    @property
     def written(self) -> int:
         """The number of the last write."""
         return self._replica.written
@@ -141,6 +173,29 @@ class Raft:
             self._replica.leader = None
             self._election.stand(Ballot.PRE_VOTE)
             self._poll()
+
+    def prefer(self, now: float, id: bytes | None) -> None:
+        """Who is to lead from here on, if anybody in particular."""
+        self._enter(now)
+        if self._replica.preferred != id:
+            self._replica.preferred = id
+            if self._leading is not None:
+                self._leading.wake()
+
+    def force(self, now: float) -> Members:
+        """Makes this member the group's only voter, in a term far above all that it has seen, with all that its log has as
+        committed: when the majority is lost for good. On nobody's authority but the operator's, who answers for it that
+        the others do not run; what they alone had is given up. The members that there were."""
+        self._enter(now)
+        replica = self._replica
+        members = replica.members
+        self._follow(replica.term + FORCED_TERMS, None)
+        if replica.damaged:
+            replica.repaired()
+        replica.append((Entry(replica.term, EntryKind.MEMBERS, Members.of([replica.id]).pack()),))
+        self._election.stand(Ballot.VOTE)
+        self._poll()
+        return members
 
     def add_learner(self, now: float, id: bytes) -> Proposed | Refusal:
         """Adds a member without a vote."""
@@ -192,6 +247,9 @@ class Raft:
         for a group at rest."""
         self._enter(now)
         kind = message.kind
+        if message.term > self._replica.term + TERM_JUMP_MAX and self._replica.term:
+            self._replica.fact("raft.violation", reason="term-jump")
+            return
         if kind == Kind.PRE_VOTE and sender not in self._replica.members.all and self._dismiss(sender):
             return
         if self.rests and not self._leaves_at_rest(sender, message):
@@ -303,6 +361,8 @@ class Raft:
             self._poll()
             return
         if message.kind == Kind.REMOVED:
+            if message.index and message.index < replica.members_index:
+                return  # of before: it was added again, and knows it
             self._election.refrain()
             replica.events.append(Removed(replica.group))
             return
@@ -330,7 +390,7 @@ class Raft:
         replica = self._replica
         if self._leading is None or replica.members_index > replica.commit:
             return False
-        replica.send(sender, Message(replica.group, Kind.REMOVED, replica.term))
+        replica.send(sender, Message(replica.group, Kind.REMOVED, replica.term, index=replica.members_index))
         return True
 
     def _answer_stale(self, sender: bytes, message: Message) -> None:

@@ -21,7 +21,7 @@ TRANSFER        be a candidate now (TimeoutNow, 3.10)
 REPAIR          r nonce: this member's log is damaged, what must it have?
 REPAIR_REPLY    r nonce; i all entries up to here
 STALE           t a term above that of whoever believed to lead
-REMOVED         whoever asked for votes is no member any more, and that is committed
+REMOVED         whoever asked for votes is no member any more, and that is committed; i the entry that says so
 ==============  ==========================================================================================
 
 Everything that is read here may be hostile: what does not match raises `FormatError`, and nothing else.
