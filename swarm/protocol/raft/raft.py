@@ -25,7 +25,7 @@ from swarm.protocol.raft.effects import Following as FollowingEvent
 from swarm.protocol.raft.effects import Leading as LeadingEvent
 from swarm.protocol.raft.effects import Proposed, Refusal, Removed, Write
 from swarm.protocol.raft.election import Ballot, Election
-from swarm.protocol.raft.entries import Entry, EntryKind, Members, Recovered
+from swarm.protocol.raft.entries import Entry, EntryKind, Members, Recovered, Vote
 from swarm.protocol.raft.following import Following
 from swarm.protocol.raft.leading import Leading
 from swarm.protocol.raft.replica import Event, Replica
@@ -93,6 +93,16 @@ class Raft:
     def last(self) -> int:
         """The index of the last entry."""
         return self._replica.log.last
+
+    @property
+    def stable(self) -> int:
+        """Entries up to here are on this member's disk."""
+        return self._replica.log.stable
+
+    @property
+    def vote(self) -> Vote:
+        """Its term and vote, to be kept."""
+        return self._replica.vote
 
     @property
     def log_bytes(self) -> int:
