@@ -47,6 +47,10 @@ class Timers:
         """The earliest instant, or None."""
         return self._heap[0][0] if self._heap else None
 
+    def waiting(self, kind: int) -> list[Any]:
+        """The arguments of the timers of a kind that have not fired, in no particular order."""
+        return [argument for _, _, what, argument in self._heap if what == kind]
+
     def pop(self, now: float) -> tuple[int, Any] | None:
         """The next (kind, argument) that is due, or None."""
         heap = self._heap

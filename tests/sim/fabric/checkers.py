@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kernels.tasks import TaskColumns
+from swarm.protocol.owner.attempts import RETRY
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import CRASHES_MAX, Status
 from tests.sim.fabric import programs
@@ -51,8 +52,8 @@ def owner_sound(node: SimNode) -> None:
                 assert _is_awaited(node, batch, index), f"{where}: task {index} is held, and nobody will release it"
     assert ownership.unfinished == unfinished, f"{node.name}: {ownership.unfinished} tasks counted, {unfinished} there"
     assert ownership.waiting == ready, f"{node.name}: {ready} tasks are ready, {ownership.waiting} wait in the queue"
-    assert ownership._bytes >= 0 and ownership._retained_bytes >= 0, node.name
-    dispatches = ownership._dispatches
+    assert ownership._holdings.bytes >= 0 and ownership._holdings.retained_bytes >= 0, node.name
+    dispatches = ownership.dispatches
     assert {number: one.left for number, one in dispatches.items()} == dict(out), f"{node.name}: {dict(out)}"
     for executor in ownership.executors.values():
         mine = {number: one for number, one in dispatches.items() if one.executor is executor}
@@ -72,7 +73,7 @@ def _is_awaited(node: SimNode, batch: object, index: int) -> bool:
         return True
     if not batch.spec.rerun and index not in batch.may_start:  # type: ignore[attr-defined]
         return batch.client is not None  # type: ignore[attr-defined]
-    return any(what == "retry" and value == (batch, index) for _, _, what, value in ownership._timers)
+    return (batch, index) in ownership._holdings.timers.waiting(RETRY)
 
 
 def executor_sound(node: SimNode) -> None:

@@ -1,0 +1,1 @@
+"""The parts of an owner (`swarm.protocol.ownership`): one module a concern, over the same holdings."""

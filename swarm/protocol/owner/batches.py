@@ -1,0 +1,177 @@
+"""What an owner holds: batches as columns, the ranges of them that are out, its bounds, and what it wants done."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernels.batch import Calls, Outcomes
+from kernels.tasks import TaskColumns
+from swarm.protocol.effects import Fact
+from swarm.protocol.outbound import Bytes, Tell
+from swarm.protocol.placement import Executor
+from swarm.protocol.resources import Shape
+from swarm.protocol.spec import Spec
+from swarm.protocol.timers import Timers
+
+TRACE_KEPT_MAX = 512
+_INDEX_END = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipConfig:
+    """Bounds of what an owner holds. Units: tasks, bytes, seconds."""
+
+    tasks_max: int = 2_000_000
+    bytes_max: int = 1 << 30
+    retention_s: float = 900.0
+    retained_batches_max: int = 10_000
+    retained_bytes_max: int = 256 << 20
+    client_lease_s: float = 10.0
+    refuse_after_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a link to a node: there is work for it."""
+
+    node: bytes
+
+
+@dataclass(slots=True)
+class ToExecutor:
+    """Hand a range of a batch to an executor. For this very node the shell calls its executor directly."""
+
+    executor: bytes
+    dispatch: int
+    batch: bytes
+    spec: Spec
+    raw: bytes
+    granted: bool
+    first: int
+    count: int
+    attempts: int
+    extra: dict[str, Any]
+    lengths: memoryview
+    payloads: memoryview
+
+
+OwnershipEffect = Tell | ToExecutor | Connect | Fact
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A batch of tasks in the owner's hands."""
+
+    number: int
+    key: bytes
+    client: bytes | None
+    author: str
+    spec: Spec
+    raw: bytes
+    granted: bool
+    shape: Shape
+    calls: Calls
+    columns: TaskColumns
+    submitted_at: float
+    submitted_wall: float
+    attached_at: float
+    """When its client handed it over, or did so again."""
+    expires_at: float | None = None
+    cancelled: list[tuple[int, int]] = field(default_factory=list)
+    killed: list[tuple[int, int]] = field(default_factory=list)
+    """Those of the cancelled that shall be ended where they run."""
+    retries: dict[int, int] = field(default_factory=dict)
+    may_start: set[int] = field(default_factory=set)
+    """Indices of a batch that is not repeatable whose start the client has granted."""
+    deps: dict[bytes, bytes | None] = field(default_factory=dict)
+    """Task ids that the one task of this batch waits for -> result payload, None while it waits."""
+    dep_order: list[bytes] = field(default_factory=list)
+    outcomes: list[tuple[Outcomes, Bytes]] = field(default_factory=list)
+    outcome_bytes: int = 0
+    trace: deque[tuple[float, str, int, int, str, Any]] = field(default_factory=lambda: deque(maxlen=TRACE_KEPT_MAX))
+    finished_at: float | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    last_words: dict[int, str] = field(default_factory=dict)
+    progress: dict[int, Any] = field(default_factory=dict)
+    attempt: int = 0
+    abandoned: bool = False
+    """Cancelled because its client was gone for too long."""
+
+    def is_cancelled(self, index: int) -> bool:
+        """Whether the client gave this task up; `cancelled` is sorted and without overlaps."""
+        at = bisect_right(self.cancelled, (index, _INDEX_END)) - 1
+        return at >= 0 and index < self.cancelled[at][1]
+
+    def outstanding(self, token: int) -> list[tuple[int, int]]:
+        """Ranges (start, stop) that are out under a token."""
+        return [(start, start + count) for start, count in self.columns.outstanding(token)]
+
+    def pending(self) -> list[tuple[int, int]]:
+        """Ranges (start, stop) without an outcome."""
+        return [(start, start + count) for start, count in self.columns.pending()]
+
+    def log(self, now: float, what: str, start: int, stop: int, node: str = "", detail: Any = None) -> None:
+        """Put on record what happened to a range."""
+        self.trace.append((now, what, start, stop, node, detail))
+
+    def outcome(self, index: int) -> tuple[int, memoryview] | None:
+        """(status, payload) of a finished task while it is kept."""
+        for outcomes, _ in reversed(self.outcomes):
+            for row in range(outcomes.count):
+                if outcomes.index(row) == index:
+                    return outcomes.status(row), outcomes.payload(row)
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class Dispatch:
+    """A range that is out at an executor under one fencing token."""
+
+    number: int
+    batch: Batch
+    executor: Executor
+    start: int
+    stop: int
+    left: int
+    sent_at: float
+
+
+class Holdings:
+    """What the parts of an owner share: its batches, what of them is unfinished, its timers and effects."""
+
+    __slots__ = (
+        "batches",
+        "by_number",
+        "bytes",
+        "config",
+        "effects",
+        "emit",
+        "retained",
+        "retained_bytes",
+        "tasks",
+        "timers",
+    )
+
+    def __init__(self, config: OwnershipConfig) -> None:
+        self.config = config
+        self.batches: OrderedDict[bytes, Batch] = OrderedDict()
+        self.by_number: dict[int, Batch] = {}
+        self.retained: OrderedDict[bytes, int] = OrderedDict()
+        """Finished batches, the oldest first -> bytes of their outcomes."""
+        self.retained_bytes = 0
+        self.tasks = 0
+        """Without an outcome."""
+        self.bytes = 0
+        """Of the calls of batches that are not finished."""
+        self.timers = Timers()
+        self.effects: list[OwnershipEffect] = []
+        self.emit = self.effects.append
+
+    def take(self) -> list[OwnershipEffect]:
+        """The effects so far, in order."""
+        taken = self.effects.copy()
+        self.effects.clear()
+        return taken

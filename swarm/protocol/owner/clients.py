@@ -1,0 +1,111 @@
+"""Clients of an owner: what they are told, what they are asked, and their leases."""
+
+from __future__ import annotations
+
+from kernels.tasks import TaskColumns
+from swarm.protocol.effects import Fact
+from swarm.protocol.messages import Kind
+from swarm.protocol.outbound import Tell
+from swarm.protocol.owner.batches import Batch, Holdings
+from swarm.protocol.owner.placing import Placing
+from swarm.protocol.owner.words import ranges
+
+CLIENT = 3
+"""The timer of a client's lease."""
+
+
+class Clients:
+    """Who handed over what."""
+
+    def __init__(self, holdings: Holdings, placing: Placing) -> None:
+        self._holdings = holdings
+        self._placing = placing
+        self._gone: dict[bytes, float] = {}
+
+    def refuse(
+        self, client: bytes, key: bytes, reason: str, message: str, hint: str, after_s: float | None = None
+    ) -> None:
+        """Say why a batch is not taken; `after_s` when it is worth trying again."""
+        header = {"b": key, "reason": reason, "message": message, "hint": hint, "after": after_s}
+        self._holdings.emit(Tell(client, Kind.REFUSED, header))
+        self._holdings.emit(Fact("batch.refused", {"reason": reason}, {"batch": key.hex(), "message": message}))
+
+    def attach(self, now: float, batch: Batch, client: bytes) -> None:
+        """The same batch again: its client has a new link. What is known is told again."""
+        batch.client, batch.attached_at = client, now
+        for report, body in batch.outcomes:
+            self._holdings.emit(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
+        if not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
+            # The question may have been lost with the old link.
+            held = [
+                index
+                for start, stop in batch.pending()
+                for index in range(start, stop)
+                if batch.columns.state(index) == TaskColumns.HELD and index not in batch.may_start
+            ]
+            if held:
+                self._ask_start(batch, client, held)
+
+    def may_start(self, batch: Batch) -> bool:
+        """Tasks that may not be repeated start only when the client has noted it. False: all of them were held."""
+        columns, asked = batch.columns, []
+        kept = 0
+        for start, stop in batch.pending():
+            for index in range(start, stop):
+                if columns.state(index) != TaskColumns.READY:
+                    continue
+                if index in batch.may_start:
+                    kept += 1
+                elif batch.client is not None:
+                    columns.hold(index)
+                    asked.append(index)
+                else:
+                    batch.may_start.add(index)
+                    kept += 1
+        if asked:
+            self._placing.ready.remove(batch.shape, batch.number)
+            if kept:
+                self._placing.push(batch, batch.submitted_at, kept)
+            assert batch.client is not None
+            self._ask_start(batch, batch.client, asked)
+        return kept > 0
+
+    def _ask_start(self, batch: Batch, client: bytes, indices: list[int]) -> None:
+        header = {"b": batch.key, "r": [list(pair) for pair in ranges(indices)]}
+        self._holdings.emit(Tell(client, Kind.ASK_START, header))
+
+    def grant_start(self, batch: Batch, wanted: list[tuple[int, int]]) -> None:
+        """The client has noted that these may start now."""
+        ready = 0
+        for start, stop in wanted:
+            for index in range(start, min(stop, batch.calls.count)):
+                if index not in batch.may_start:
+                    batch.may_start.add(index)
+                    if batch.columns.state(index) == TaskColumns.HELD:
+                        batch.columns.release(index)
+                        ready += 1
+        if ready:
+            self._placing.push(batch, batch.submitted_at, ready)
+
+    def lost(self, now: float, client: bytes) -> None:
+        """A client's link is down: its lease runs."""
+        if any(batch.client == client for batch in self._holdings.batches.values() if batch.finished_at is None):
+            self._gone[client] = now
+            self._holdings.timers.at(now + self._holdings.config.client_lease_s, CLIENT, client)
+
+    def lease_over(self, now: float, client: bytes) -> list[Batch]:
+        """A client's lease is over: the batches that nobody wants any more."""
+        since = self._gone.get(client)
+        if since is None or now < since + self._holdings.config.client_lease_s:
+            return []  # Lost once more meanwhile: that has its own timer.
+        del self._gone[client]
+        abandoned = []
+        # One that came back has handed over again what it still wants.
+        for batch in [it for it in self._holdings.batches.values() if it.client == client and it.attached_at <= since]:
+            batch.client = None
+            if batch.finished_at is None:
+                batch.abandoned = True
+                batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")
+                self._holdings.emit(Fact("batch.abandoned", {}, {"batch": batch.key.hex()}))
+                abandoned.append(batch)
+        return abandoned

@@ -1,0 +1,103 @@
+"""Ending: final outcomes on their way to the client and to what waits for them, and for how long they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels.batch import OutcomeBuilder, Outcomes
+from swarm.protocol.effects import Fact
+from swarm.protocol.messages import Kind
+from swarm.protocol.outbound import Bytes, Tell
+from swarm.protocol.owner.batches import Batch, Holdings
+from swarm.protocol.states import Status
+
+WORDS = {int(status): status.name.lower() for status in Status}
+FORGET = 1
+"""The timer of what is kept long enough."""
+
+Said = list[tuple[int, int, bytes | memoryview]]
+"""(index, status, payload) of tasks that the owner itself ends."""
+
+
+class Ending:
+    """Each task's one outcome."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._forgetting = False
+        self.known: Callable[[float, Batch, Outcomes], None]
+        """Told of every outcome, for those that wait for it."""
+
+    def settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes) -> None:
+        """Final outcomes: to the client, to those that wait for them, and into what is kept."""
+        self._holdings.tasks -= report.count
+        batch.outcomes.append((report, body))
+        batch.outcome_bytes += report.nbytes
+        if batch.client is not None:
+            self._holdings.emit(Tell(batch.client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
+        self.known(now, batch, report)
+
+    def count(self, batch: Batch, status: int, count: int, report: Outcomes | None = None) -> None:
+        """So many tasks of a batch ended in one way."""
+        batch.counts[status] = batch.counts.get(status, 0) + count
+        labels = {"status": WORDS[status], "kind": batch.spec.kind}
+        if report is not None:
+            fields: dict[str, Any] = {"outcomes": report}
+        else:
+            fields = {"batch": batch.key.hex(), "name": batch.spec.name}
+        self._holdings.emit(Fact("task.finished", labels, fields, count))
+
+    def finish(self, now: float, batch: Batch, ended: Said, run_us: int = 0) -> None:
+        """Give tasks their final outcomes here."""
+        builder, count = OutcomeBuilder(), 0
+        for index, status, payload in ended:
+            if batch.columns.finish(index):
+                builder.add(index, status, run_us, bytes(payload))
+                count += 1
+                self.count(batch, status, 1)
+        if count:
+            body = builder.take()
+            self.settled(now, batch, Outcomes(body, count), body)
+        self.close_if_done(now, batch)
+
+    def close_if_done(self, now: float, batch: Batch) -> None:
+        """A batch whose tasks have all ended is kept for a while."""
+        if batch.finished_at is not None or batch.columns.done < batch.calls.count:
+            return
+        batch.finished_at = now
+        batch.log(now, "finished", 0, batch.calls.count)
+        holdings = self._holdings
+        holdings.bytes -= batch.calls.nbytes
+        holdings.by_number.pop(batch.number, None)
+        holdings.retained[batch.key] = batch.outcome_bytes
+        holdings.retained_bytes += batch.outcome_bytes
+        self._shed(now)
+
+    def forget(self, key: bytes) -> None:
+        """Keep a finished batch no longer."""
+        self._holdings.retained_bytes -= self._holdings.retained.pop(key, 0)
+        self._holdings.batches.pop(key, None)
+
+    def forget_until(self, now: float) -> None:
+        """What was kept for its time is kept no longer."""
+        self._forgetting = False
+        holdings = self._holdings
+        while holdings.retained:
+            batch = holdings.batches[next(iter(holdings.retained))]
+            if batch.finished_at is not None and batch.finished_at + holdings.config.retention_s > now:
+                break
+            self.forget(batch.key)
+        self._shed(now)
+
+    def _shed(self, now: float) -> None:
+        """Keep what is kept within its bounds; the oldest go first."""
+        holdings, config = self._holdings, self._holdings.config
+        while holdings.retained and (
+            len(holdings.retained) > config.retained_batches_max or holdings.retained_bytes > config.retained_bytes_max
+        ):
+            self.forget(next(iter(holdings.retained)))
+        if holdings.retained and not self._forgetting:
+            self._forgetting = True
+            first = holdings.batches[next(iter(holdings.retained))]
+            holdings.timers.at((first.finished_at or now) + config.retention_s, FORGET)
