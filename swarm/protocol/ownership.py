@@ -19,23 +19,31 @@ from kernels.batch import Calls, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.batch import BatchState
+from swarm.protocol.ledger.records import Durability, digest_of
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner import finding
 from swarm.protocol.owner.attempts import RETRY, Attempts
 from swarm.protocol.owner.batches import (
+    Adopt,
+    AskHeld,
     Batch,
     Connect,
     Dispatch,
+    Durable,
     Holdings,
     OwnershipConfig,
     OwnershipEffect,
+    Propose,
     ToExecutor,
 )
 from swarm.protocol.owner.clients import CLIENT, Clients
 from swarm.protocol.owner.dependencies import Dependencies
-from swarm.protocol.owner.ending import FORGET, Ending, Said
+from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
+from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.placing import Placing, heard
+from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
 from swarm.protocol.owner.words import merged, said
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Capacity, shape_of
@@ -45,8 +53,6 @@ from swarm.protocol.states import Status
 
 ATTEMPTS_MAX = 1 << 31
 """Attempts that a client may say there were of a batch before."""
-EXPIRE = 4
-"""The timer of a batch's deadline."""
 
 
 class Ownership:
@@ -61,10 +67,18 @@ class Ownership:
         self._attempts = Attempts(self._holdings, self._placing, self._ending)
         self._dependencies = Dependencies(self._holdings, self._placing, self._ending)
         self._clients = Clients(self._holdings, self._placing)
+        self._recording = Recording(self._holdings, self._placing, self._ending, self._clients)
+        self._leading = Leading(
+            self._holdings, self._placing, self._ending, self._clients, self._recording, self._dependencies,
+        )  # fmt: skip
+        self._placing.hand = self._recording.hand
+        self._ending.record = self._recording.ended
+        self._attempts.counted = self._recording.counted
         self._placing.may_start = self._clients.may_start
         self._placing.lost = self._attempts.lost
         self._ending.known = self._dependencies.known
-        self._batch_number = 0
+        self.keeps_ledger = False
+        """Whether this node has a journal: without one nothing durable is taken."""
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -111,6 +125,11 @@ class Ownership:
         """Tasks ready to run that no executor has."""
         return self._placing.ready.tasks
 
+    @property
+    def led(self) -> Mapping[bytes, int]:
+        """Groups whose logs this node leads, with the epoch."""
+        return self._leading.led
+
     # --- executors ----------------------------------------------------------------------------------------------------
 
     def executor_seen(self, now: float, node: bytes, name: str, capacity: Capacity, load: Mapping[str, Any]) -> None:
@@ -132,6 +151,7 @@ class Ownership:
             it.linked = True
             # Gossip counted ours, if there were any, among those of others. The link says better in a moment.
             it.others = 0.0
+            self._leading.linked(node)
             self._placing.pump(now)
 
     def executor_suspected(self, node: bytes) -> None:
@@ -176,13 +196,22 @@ class Ownership:
         attempts: int = 0,
         deps: list[bytes] | None = None,
         ended: list[tuple[int, int]] | None = None,
+        durability: int = 0,
+        retention_s: float | None = None,
     ) -> None:
         """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice.
 
-        `ended` are ranges that another owner has seen to their end: they are not run again.
+        `ended` are ranges that another owner has seen to their end: they are not run again. A `durability` above 0 has it
+        put into the log of its home, which its key names: only who leads that takes it, or attaches to it.
         """
         holdings, refuse = self._holdings, self._clients.refuse
         known = holdings.batches.get(key)
+        durable: Durable | None = None
+        if durability or (known is not None and known.durable is not None):
+            durable = self._durable(client, key, raw, count, columns, deps or [], durability, retention_s)
+            if durable is None:
+                return
+            attempts, ended = 0, None
         if known is not None and known.abandoned and known.spec.rerun:
             # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there.
             if known.finished_at is None:
@@ -211,10 +240,9 @@ class Ownership:
         except ValueError as error:
             refuse(client, key, "malformed", f"the batch's columns are damaged: {error}", "")
             return
-        self._batch_number += 1
         batch = Batch(
-            self._batch_number, key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
-            now, now_wall, now, attempt=attempts,
+            next(holdings.numbers), key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
+            now, now_wall, now, attempt=attempts, durable=durable,
         )  # fmt: skip
         if spec.deadline is not None:
             batch.expires_at = now + max(0.0, spec.deadline - now_wall)
@@ -228,12 +256,51 @@ class Ownership:
         holdings.bytes += nbytes
         batch.log(now, "submitted", 0, count, "", author)
         holdings.emit(Fact("batch.submitted", {"kind": spec.kind}, {"batch": key.hex(), "name": spec.name}, count))
+        if durable is not None:
+            self._recording.submitted(now, batch, durable, deps or [])
         if deps:
             self._dependencies.wait_for(now, batch, deps)
         if batch.columns.ready:
             self._placing.push(batch, now, batch.columns.ready)
         self._ending.close_if_done(now, batch)
         self._placing.pump(now)
+
+    def _durable(
+        self,
+        client: bytes,
+        key: bytes,
+        raw: bytes,
+        count: int,
+        columns: memoryview | bytes,
+        deps: list[bytes],
+        level: int,
+        retention_s: float | None,
+    ) -> Durable | None:
+        """What is to be known of a durable batch; None when it is not taken, and its client has been told why."""
+        digest, known = digest_of(raw, count, columns, deps), self._holdings.batches.get(key)
+        if known is not None:
+            there = known.durable
+            if there is not None and there.digest == digest and there.level == level:
+                return there
+            self._clients.refuse(
+                client, key, "conflict",
+                f"there is a batch with this id and other content: its digest is {_digest(there)}, this one's {digest.hex()}",
+                "give each batch an id of its own; the one that is there was left as it is",
+            )  # fmt: skip
+            return None
+        if not self.keeps_ledger or level not in (Durability.NODE, Durability.FLEET):
+            self._clients.refuse(
+                client, key, "durability", "this node keeps no journal, so it can promise nothing for later",
+                "durability='none' has tasks that live as long as the script that submitted them",
+            )  # fmt: skip
+            return None
+        group = self._leading.group_of(key, level)
+        if group is None:
+            self._clients.unknown(client, key)
+            return None
+        epoch = self._leading.led[group]
+        kept = self.config.durable_retention_s if retention_s is None else retention_s
+        return Durable(group, level, digest, epoch, epoch, count, kept)
 
     def _has_room(
         self, client: bytes, author: str, granted: bool, key: bytes, spec: Spec, count: int, nbytes: int
@@ -270,17 +337,20 @@ class Ownership:
         batch.cancelled = merged([*batch.cancelled, *wanted])
         if kill:
             batch.killed = merged([*batch.killed, *wanted])
+        if batch.durable is not None:
+            self._recording.cancelled(batch, wanted, kill)
         ended: Said = []
         payload = said("the task was cancelled", "", batch.spec)
         dispatched: set[int] = set()
         columns = batch.columns
+        adopting = self._leading.is_adopting(batch)  # who has it is not known yet, and is told when it is
         for start, stop in wanted:
             batch.log(now, "cancelled", start, stop)
             for index in range(max(0, start), min(stop, batch.calls.count)):
                 state = columns.state(index)
                 if state == TaskColumns.DISPATCHED:
                     dispatched.add(columns.token(index))
-                elif state != TaskColumns.DONE:
+                elif state != TaskColumns.DONE and not adopting:
                     ended.append((index, Status.CANCELLED, payload))
         waiting = self._placing.ready.remove(batch.shape, batch.number)
         self._ending.finish(now, batch, ended)
@@ -339,7 +409,7 @@ class Ownership:
         if report.all_ok and columns.accepts(report, number):
             columns.settle(report, number)
             placing.runtimes.observe(batch.raw, report.run_us_total, count)
-            self._ending.settled(now, batch, report, body)
+            self._ending.settled(now, batch, report, body, dispatch.token)
             self._ending.count(batch, Status.OK, count, report)
             placing.returned(dispatch, count)
         else:
@@ -374,11 +444,20 @@ class Ownership:
                     self.cancel(now, batch.key, None)
             elif what == FORGET:
                 self._ending.forget_until(now)
+            elif what == RETENTION:
+                self._recording.forgotten(value)
+            elif what == WRITE_AGAIN:
+                self._recording.write_again(*value)
+            elif what == ADOPT:
+                self._leading.adopted(now, *value)
         self._placing.pump(now)
 
     def _expire(self, now: float, batch: Batch) -> None:
         """The deadline of a batch has passed: what has not begun will not."""
-        if batch.finished_at is not None:
+        if batch.finished_at is not None or self._holdings.by_number.get(batch.number) is not batch:
+            return
+        if self._leading.is_adopting(batch):
+            self._holdings.timers.at(now + self.config.adopt_s, EXPIRE, batch)  # some of it may run
             return
         self._placing.ready.remove(batch.shape, batch.number)
         payload = said("its deadline passed before it could start", "", batch.spec)
@@ -388,6 +467,48 @@ class Ownership:
                 if batch.columns.state(index) != TaskColumns.DISPATCHED:
                     ended.append((index, Status.EXPIRED, payload))
         self._ending.finish(now, batch, ended)
+
+    # --- the ledger ---------------------------------------------------------------------------------------------------
+
+    def committed(self, now: float, ticket: int, copies: int, hosts: int) -> None:
+        """A record that was proposed is committed, on so many disks of so many hosts."""
+        self._recording.committed(now, ticket, copies, hosts)
+        self._placing.pump(now)
+
+    def dropped(self, now: float, ticket: int) -> None:
+        """It is not known what came of a record: leadership was lost. `follow`, or `lead` in a later epoch, comes next."""
+        self._recording.dropped(now, ticket)
+
+    def not_taken(
+        self, now: float, ticket: int, reason: str, message: str, hint: str = "", after_s: float | None = None
+    ) -> None:
+        """The log does not take a record now, and it is certain that it is not in it: a full disk, say."""
+        self._recording.not_taken(now, ticket, reason, message, hint, after_s)
+        self._placing.pump(now)
+
+    def lead(
+        self,
+        now: float,
+        now_wall: float,
+        group: bytes,
+        epoch: int,
+        batches: Mapping[bytes, BatchState],
+        copies: int = 1,
+        hosts: int = 1,
+    ) -> None:
+        """This node leads a group in an epoch; `batches` are those of its log, with all that was committed before, on so
+        many disks of so many hosts."""
+        self._leading.lead(now, now_wall, group, epoch, batches, copies, hosts)
+        self._placing.pump(now)
+
+    def follow(self, now: float, group: bytes) -> None:
+        """This node leads a group no longer. What runs goes on: the next leader adopts it."""
+        self._leading.follow(now, group)
+
+    def held(self, now: float, group: bytes, epoch: int, executor: bytes, runs: list[Held]) -> None:
+        """What an executor has of a group's batches, whoever handed it over (the answer to `AskHeld`)."""
+        self._leading.held(now, group, epoch, executor, runs)
+        self._placing.pump(now)
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
@@ -400,4 +521,19 @@ class Ownership:
         return finding.states(batch)
 
 
-__all__ = ["Batch", "Connect", "Dispatch", "Ownership", "OwnershipConfig", "OwnershipEffect", "ToExecutor"]
+def _digest(durable: Durable | None) -> str:
+    return "not known" if durable is None else durable.digest.hex()
+
+
+__all__ = [
+    "Adopt",
+    "AskHeld",
+    "Batch",
+    "Connect",
+    "Dispatch",
+    "Ownership",
+    "OwnershipConfig",
+    "OwnershipEffect",
+    "Propose",
+    "ToExecutor",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kernels.batch import Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
@@ -24,6 +26,8 @@ class Attempts:
         self._holdings = holdings
         self._placing = placing
         self._ending = ending
+        self.counted: Callable[[Batch, list[tuple[int, int, int]]], None]
+        """Writes (index, crashes, retries) of tasks of a durable batch, that run again, into its log."""
 
     def sort_out(self, now: float, dispatch: Dispatch, report: Outcomes) -> None:
         """Outcomes that are not all fine: look at each."""
@@ -31,6 +35,7 @@ class Attempts:
         ended: Said = []
         ready = 0
         left = 0
+        counted: list[tuple[int, int, int]] = []
         for row in range(report.count):
             index, status = report.index(row), report.status(row)
             if not columns.holds(index, number):
@@ -45,6 +50,7 @@ class Attempts:
             node = dispatch.executor.name
             if final is None:
                 ready += self._again(now, batch, index, status, report.payload(row), node)
+                counted.append((index, crashes, batch.retries.get(index, 0)))
                 continue
             payload = report.payload(row)
             if final == Status.CANCELLED and status != Status.CANCELLED:
@@ -58,7 +64,9 @@ class Attempts:
             self._placing.runtimes.observe(
                 batch.raw, report.run_us_total, sum(1 for row in range(report.count) if report.run_us(row))
             )
-        self._ending.finish(now, batch, ended)
+        self._ending.finish(now, batch, ended, dispatch.token)
+        if counted and batch.durable is not None:
+            self.counted(batch, counted)
         if ready:
             self._placing.push(batch, batch.submitted_at, ready)
 
@@ -81,7 +89,8 @@ class Attempts:
 
     def retry(self, batch: Batch, index: int) -> None:
         """The backoff of a task is over."""
-        if batch.columns.state(index) == TaskColumns.HELD and batch.finished_at is None:
+        here = self._holdings.by_number.get(batch.number) is batch
+        if here and batch.columns.state(index) == TaskColumns.HELD:
             batch.columns.release(index)
             self._placing.push(batch, batch.submitted_at, 1)
 
@@ -94,8 +103,9 @@ class Attempts:
             batch.log(now, "lost", start, stop, dispatch.executor.name, why)
         for index in indices:
             final = after_attempt(
-                Status.LOST, rerun=batch.spec.rerun, retries_left=0, crashes=0, cancelled=batch.is_cancelled(index)
-            )
+                Status.LOST, rerun=batch.spec.rerun or not dispatch.sent, retries_left=0, crashes=0,
+                cancelled=batch.is_cancelled(index),
+            )  # fmt: skip
             if final is None:
                 batch.columns.release(index)
                 ready += 1
@@ -104,6 +114,8 @@ class Attempts:
                 text = f"{batch.spec.name or 'the task'} was on {dispatch.executor.name}: {why}"
                 ended.append((index, final, said(text, hint, batch.spec)))
         if ready:
+            if batch.durable is not None:
+                batch.durable.again = True
             self._holdings.emit(
                 Fact("task.moved", {}, {"batch": batch.key.hex(), "from": dispatch.executor.name, "why": why}, ready)
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from kernels.batch import Calls, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Shape
@@ -31,6 +33,12 @@ class OwnershipConfig:
     retained_bytes_max: int = 256 << 20
     client_lease_s: float = 10.0
     refuse_after_s: float = 0.2
+    durable_retention_s: float = 86_400.0
+    """How long outcomes of durable batches are kept."""
+    adopt_s: float = 1.0
+    """How long a new leader waits for executors to say what they still have of its batches."""
+    unknown_after_s: float = 0.25
+    """When to ask again, where it is not known who leads a batch's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,59 @@ class ToExecutor:
     payloads: memoryview
 
 
-OwnershipEffect = Tell | ToExecutor | Connect | Fact
+@dataclass(slots=True)
+class Propose:
+    """Have a record written into a group's log. The shell says under `ticket` what came of it: `Ownership.committed`,
+    `dropped` or `not_taken`."""
+
+    ticket: int
+    group: bytes
+    record: bytes
+
+
+@dataclass(slots=True)
+class AskHeld:
+    """Ask an executor what it has of these batches, whoever handed it over; `Ownership.held` is to be told."""
+
+    executor: bytes
+    group: bytes
+    epoch: int
+    batches: list[bytes]
+
+
+@dataclass(slots=True)
+class Adopt:
+    """Tell an executor that a run that another owner handed over is this owner's from now on, under a new number. Its
+    token stays. What the executor still has of it then is told by `Ownership.executor_relinked`."""
+
+    executor: bytes
+    owner: bytes
+    dispatch: int
+    number: int
+
+
+OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | AskHeld | Adopt
+
+
+@dataclass(slots=True, eq=False)
+class Durable:
+    """What an owner knows of a batch that is in a ledger."""
+
+    group: bytes
+    level: int
+    digest: bytes
+    epoch: int
+    """In which it was submitted: first attempts of this epoch need no grant."""
+    leads: int
+    """The epoch in which this owner leads."""
+    open: int
+    """Tasks whose outcome is not committed."""
+    retention_s: float
+    again: bool = False
+    """Whether a task of it was out and came back: further attempts are granted in the log first."""
+    copies: int = 0
+    """Disks that have it; 0 until it is committed."""
+    hosts: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +159,12 @@ class Batch:
     attempt: int = 0
     abandoned: bool = False
     """Cancelled because its client was gone for too long."""
+    durable: Durable | None = None
+    """None for one that lives as long as this process."""
+
+    def wall(self, now: float) -> float:
+        """The wall clock now, as it goes from the batch's submission on."""
+        return self.submitted_wall + now - self.submitted_at
 
     def is_cancelled(self, index: int) -> bool:
         """Whether the client gave this task up; `cancelled` is sorted and without overlaps."""
@@ -137,6 +203,10 @@ class Dispatch:
     stop: int
     left: int
     sent_at: float
+    token: Token | None = None
+    """The fencing token of a durable batch's attempt."""
+    sent: bool = True
+    """False while it waits for its grant to be committed."""
 
 
 class Holdings:
@@ -149,6 +219,7 @@ class Holdings:
         "config",
         "effects",
         "emit",
+        "numbers",
         "retained",
         "retained_bytes",
         "tasks",
@@ -166,6 +237,8 @@ class Holdings:
         """Without an outcome."""
         self.bytes = 0
         """Of the calls of batches that are not finished."""
+        self.numbers = count(1)
+        """Of batches, each given once."""
         self.timers = Timers()
         self.effects: list[OwnershipEffect] = []
         self.emit = self.effects.append

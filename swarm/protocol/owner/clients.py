@@ -6,7 +6,7 @@ from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Batch, Holdings
+from swarm.protocol.owner.batches import Batch, Durable, Holdings
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.words import ranges
 
@@ -30,12 +30,22 @@ class Clients:
         self._holdings.emit(Tell(client, Kind.REFUSED, header))
         self._holdings.emit(Fact("batch.refused", {"reason": reason}, {"batch": key.hex(), "message": message}))
 
+    def unknown(self, client: bytes, key: bytes) -> None:
+        """A durable batch belongs to a log that this node does not lead: nothing starts afresh here."""
+        self.refuse(
+            client, key, "unknown", "who leads the log of this batch is not known at the moment",
+            "it goes on, and can be attached to, as soon as two of its log's three hosts are there",
+            self._holdings.config.unknown_after_s,
+        )  # fmt: skip
+
     def attach(self, now: float, batch: Batch, client: bytes) -> None:
         """The same batch again: its client has a new link. What is known is told again."""
         batch.client, batch.attached_at = client, now
+        if batch.durable is not None and batch.durable.copies:
+            self.accepted(batch, batch.durable)
         for report, body in batch.outcomes:
             self._holdings.emit(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
-        if not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
+        if batch.durable is None and not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
             # The question may have been lost with the old link.
             held = [
                 index
@@ -45,6 +55,12 @@ class Clients:
             ]
             if held:
                 self._ask_start(batch, client, held)
+
+    def accepted(self, batch: Batch, durable: Durable) -> None:
+        """The receipt of a durable batch."""
+        if batch.client is not None:
+            header = {"b": batch.key, "copies": durable.copies, "hosts": durable.hosts, "e": durable.epoch}
+            self._holdings.emit(Tell(batch.client, Kind.ACCEPTED, header))
 
     def may_start(self, batch: Batch) -> bool:
         """Tasks that may not be repeated start only when the client has noted it. False: all of them were held."""
@@ -103,7 +119,7 @@ class Clients:
         # One that came back has handed over again what it still wants.
         for batch in [it for it in self._holdings.batches.values() if it.client == client and it.attached_at <= since]:
             batch.client = None
-            if batch.finished_at is None:
+            if batch.finished_at is None and batch.durable is None:
                 batch.abandoned = True
                 batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")
                 self._holdings.emit(Fact("batch.abandoned", {}, {"batch": batch.key.hex()}))

@@ -29,7 +29,7 @@ class Dependencies:
         for dep in deps:
             key, index = ids.split(dep)
             source = self._holdings.batches.get(key)
-            if source is None or source is batch or index >= source.calls.count:
+            if source is None or source is batch or index >= source.calls.count or not _lasts(source, batch):
                 text = f"task {ids.text(dep)[:8]}, which this one depends on, is not known here"
                 payload = said(text, "pass its result instead", batch.spec)
                 self._ending.finish(now, batch, [(0, Status.DEPENDENCY, payload)])
@@ -47,6 +47,15 @@ class Dependencies:
         elif any(value is None for value in batch.deps.values()):
             batch.columns.hold(0)
             batch.log(now, "waits for tasks", 0, 1, "", [ids.text(dep)[:8] for dep in deps])
+
+    def give_up(self, now: float, batch: Batch) -> None:
+        """A batch is another owner's now. Those of its log that wait for it are as well; the others wait in vain."""
+        for dependents in self._waiting.pop(batch.key, {}).values():
+            for one in dependents:
+                if one.durable is None and one.columns.state(0) == TaskColumns.HELD:
+                    text = "another node has taken over the task that this one depends on"
+                    payload = said(text, "attach to it, and pass its result", one.spec)
+                    self._ending.finish(now, one, [(0, Status.DEPENDENCY, payload)])
 
     def known(self, now: float, batch: Batch, report: Outcomes) -> None:
         """Tasks have ended: those that wait for them go on, or end as well."""
@@ -74,3 +83,10 @@ class Dependencies:
         facts = {"task": ids.text(dep), "status": Status(status).name.lower(), "cause": bytes(payload)}
         text = f"task {ids.text(dep)[:8]}, which this one depends on, ended as {Status(status).name.lower()}"
         self._ending.finish(now, batch, [(0, Status.DEPENDENCY, said(text, "", batch.spec, facts))])
+
+
+def _lasts(source: Batch, batch: Batch) -> bool:
+    """Whether a task is there as long as one that depends on it: for a durable one, whether it is in the same log."""
+    if batch.durable is None:
+        return True
+    return source.durable is not None and source.durable.group == batch.durable.group

@@ -7,6 +7,7 @@ from typing import Any
 
 from kernels.batch import OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner.batches import Batch, Holdings
@@ -15,6 +16,10 @@ from swarm.protocol.states import Status
 WORDS = {int(status): status.name.lower() for status in Status}
 FORGET = 1
 """The timer of what is kept long enough."""
+EXPIRE = 4
+"""The timer of a batch's deadline."""
+RETENTION = 5
+"""The timer of a durable batch that is kept for its own time."""
 
 Said = list[tuple[int, int, bytes | memoryview]]
 """(index, status, payload) of tasks that the owner itself ends."""
@@ -28,9 +33,18 @@ class Ending:
         self._forgetting = False
         self.known: Callable[[float, Batch, Outcomes], None]
         """Told of every outcome, for those that wait for it."""
+        self.record: Callable[[float, Batch, Token | None, Outcomes, Bytes], None]
+        """Writes outcomes of a durable batch into its log; `reveal` follows when they are committed."""
 
-    def settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes) -> None:
-        """Final outcomes: to the client, to those that wait for them, and into what is kept."""
+    def settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes, token: Token | None = None) -> None:
+        """Final outcomes. Those of a durable batch nobody hears of before they are committed."""
+        if batch.durable is None:
+            self.reveal(now, batch, report, body)
+        else:
+            self.record(now, batch, token, report, body)
+
+    def reveal(self, now: float, batch: Batch, report: Outcomes, body: Bytes) -> None:
+        """Outcomes that stand: to the client, to those that wait for them, and into what is kept."""
         self._holdings.tasks -= report.count
         batch.outcomes.append((report, body))
         batch.outcome_bytes += report.nbytes
@@ -48,31 +62,36 @@ class Ending:
             fields = {"batch": batch.key.hex(), "name": batch.spec.name}
         self._holdings.emit(Fact("task.finished", labels, fields, count))
 
-    def finish(self, now: float, batch: Batch, ended: Said, run_us: int = 0) -> None:
-        """Give tasks their final outcomes here."""
+    def finish(self, now: float, batch: Batch, ended: Said, token: Token | None = None) -> None:
+        """Give tasks their final outcomes here: those of an attempt with its token, or the owner's own verdicts."""
         builder, count = OutcomeBuilder(), 0
         for index, status, payload in ended:
             if batch.columns.finish(index):
-                builder.add(index, status, run_us, bytes(payload))
+                builder.add(index, status, 0, bytes(payload))
                 count += 1
                 self.count(batch, status, 1)
         if count:
             body = builder.take()
-            self.settled(now, batch, Outcomes(body, count), body)
+            self.settled(now, batch, Outcomes(body, count), body, token)
         self.close_if_done(now, batch)
 
     def close_if_done(self, now: float, batch: Batch) -> None:
         """A batch whose tasks have all ended is kept for a while."""
         if batch.finished_at is not None or batch.columns.done < batch.calls.count:
             return
+        if batch.durable is not None and batch.durable.open:
+            return  # what is not committed may not be forgotten
         batch.finished_at = now
         batch.log(now, "finished", 0, batch.calls.count)
         holdings = self._holdings
         holdings.bytes -= batch.calls.nbytes
         holdings.by_number.pop(batch.number, None)
-        holdings.retained[batch.key] = batch.outcome_bytes
-        holdings.retained_bytes += batch.outcome_bytes
-        self._shed(now)
+        if batch.durable is None:
+            holdings.retained[batch.key] = batch.outcome_bytes
+            holdings.retained_bytes += batch.outcome_bytes
+            self._shed(now)
+        else:
+            holdings.timers.at(now + batch.durable.retention_s, RETENTION, batch)
 
     def forget(self, key: bytes) -> None:
         """Keep a finished batch no longer."""

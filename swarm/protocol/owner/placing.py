@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, ToExecutor
@@ -17,6 +18,8 @@ WINDOW_STEP = 1024
 
 MayStart = Callable[[Batch], bool]
 """Asks for the start of a batch's ready tasks that may not be repeated. False: none of them may begin now."""
+Hand = Callable[[Dispatch], None]
+"""Hands a dispatch of a durable batch over, as soon as that may be."""
 Lost = Callable[[float, Dispatch, list[int], str], None]
 """(now, dispatch, indices, why): tasks were lost with their executor."""
 
@@ -35,6 +38,7 @@ class Placing:
         # Dispatch numbers of a later life of this node are above those of an earlier one: 2^40 dispatches a life.
         self._number = epoch << 40
         self.may_start: MayStart
+        self.hand: Hand
         self.lost: Lost
 
     # --- executors ----------------------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ class Placing:
             return False
         for number in sorted(it.dispatches):
             dispatch = it.dispatches[number]
-            if asked is not None and number not in asked:
+            if (asked is not None and number not in asked) or not dispatch.sent:
                 continue
             here = held.get(number, [])
             lost = [
@@ -112,7 +116,7 @@ class Placing:
         for shape in self.ready.shapes(now_ns):
             while (head := self.ready.head(shape, now_ns)) is not None:
                 batch = self._holdings.by_number[head[0]]
-                if not batch.spec.rerun and not self.may_start(batch):
+                if not batch.spec.rerun and batch.durable is None and not self.may_start(batch):
                     continue
                 if not self._place(now, batch, shape, head[1]):
                     break
@@ -143,7 +147,10 @@ class Placing:
         else:
             detail = None
         batch.log(now, "placed", start, stop, it.name, detail)
-        self._holdings.emit(handed(dispatch))
+        if batch.durable is None:
+            self._holdings.emit(handed(dispatch))
+        else:
+            self.hand(dispatch)
         return True
 
     def take(self, now: float, batch: Batch, it: Executor, limit: int) -> Dispatch | None:
@@ -159,6 +166,35 @@ class Placing:
         it.dispatches[number] = dispatch
         it.sent(batch.shape, count)
         return dispatch
+
+    def adopt(
+        self, now: float, batch: Batch, it: Executor, rows: list[tuple[int, int]], token: Token | None
+    ) -> Dispatch:
+        """Put held ranges of a batch down as being out at an executor already, under a new number and their old token."""
+        self._number += 1
+        number, count = self._number, 0
+        for start, stop in rows:
+            for index in range(start, stop):
+                batch.columns.release(index)
+            while (taken := batch.columns.take(stop - start, number)) is not None:
+                count += taken[1]
+        dispatch = Dispatch(number, batch, it, rows[0][0], rows[-1][1], count, now, token)
+        self.dispatches[number] = it.dispatches[number] = dispatch
+        it.sent(batch.shape, count)
+        return dispatch
+
+    def next_number(self) -> int:
+        """A number for what is only to be given up."""
+        self._number += 1
+        return self._number
+
+    def give_up(self, batch: Batch) -> list[Dispatch]:
+        """Nothing of a batch is out or ready any more, as far as this owner is concerned; its dispatches."""
+        self.ready.remove(batch.shape, batch.number)
+        mine = [dispatch for dispatch in self.dispatches.values() if dispatch.batch is batch]
+        for dispatch in mine:
+            self.returned(dispatch, dispatch.left)
+        return mine
 
     def _reachable(self, verdict: Verdict) -> bool:
         executor = self.executors[verdict.executor]
@@ -202,6 +238,8 @@ def handed(dispatch: Dispatch) -> ToExecutor:
     extra: dict[str, Any] = {}
     if batch.dep_order:
         extra["deps"] = [batch.deps[dep] for dep in batch.dep_order]
+    if dispatch.token is not None:
+        extra["token"] = list(dispatch.token)
     attempts = batch.columns.attempts(start) - 1 + batch.attempt
     return ToExecutor(
         dispatch.executor.id, dispatch.number, batch.key, batch.spec, batch.raw, batch.granted, start, stop - start,

@@ -1,0 +1,197 @@
+"""Recording: what of durable batches is written into their log, and what waits until it is committed.
+
+A first attempt may begin before anything is committed. Everything else waits: the receipt for the submission, an outcome's
+being told for its entry, and any attempt but the first of the epoch in which the batch was submitted for its grant. What
+may not be repeated is granted in the log before its first attempt, too, so that a later leader knows that it may have run.
+"""
+
+from __future__ import annotations
+
+from kernels.batch import Outcomes
+from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.records import (
+    Cancelled,
+    Counted,
+    Ended,
+    Forgotten,
+    Granted,
+    Record,
+    Submitted,
+    Token,
+    pack,
+    split_ranges,
+)
+from swarm.protocol.outbound import Bytes
+from swarm.protocol.owner.batches import Batch, Dispatch, Durable, Holdings, Propose
+from swarm.protocol.owner.clients import Clients
+from swarm.protocol.owner.ending import Ending
+from swarm.protocol.owner.placing import Placing, handed
+
+WRITE_AGAIN = 6
+"""The timer of a record that the log did not take."""
+WRITE_AGAIN_S = 0.5
+
+
+class Recording:
+    """Records on their way into logs, by ticket."""
+
+    def __init__(self, holdings: Holdings, placing: Placing, ending: Ending, clients: Clients) -> None:
+        self._holdings = holdings
+        self._placing = placing
+        self._ending = ending
+        self._clients = clients
+        self._ticket = 0
+        self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
+
+    @property
+    def tickets(self) -> int:
+        """Records that are on their way."""
+        return len(self._waiting)
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    def submitted(self, now: float, batch: Batch, durable: Durable, deps: list[bytes]) -> None:
+        """A batch was handed over."""
+        self._propose(
+            batch,
+            Submitted(
+                batch.key, batch.author, batch.granted, batch.raw, batch.calls.count, self._columns(batch),
+                batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps),
+            ),
+        )  # fmt: skip
+
+    @staticmethod
+    def _columns(batch: Batch) -> bytes:
+        return b"".join(batch.calls.slice(0, batch.calls.count))
+
+    def hand(self, dispatch: Dispatch) -> None:
+        """A range is to go out: at once, or as soon as its grant is committed."""
+        batch = dispatch.batch
+        durable = batch.durable
+        assert durable is not None
+        dispatch.token = Token(durable.leads, dispatch.number)
+        if durable.epoch == durable.leads and not durable.again and batch.spec.rerun:
+            self._holdings.emit(handed(dispatch))
+            return
+        dispatch.sent = False
+        self._propose(batch, Granted(batch.key, ((dispatch.start, dispatch.stop),), dispatch.token), dispatch)
+
+    def ended(self, now: float, batch: Batch, token: Token | None, report: Outcomes, body: Bytes) -> None:
+        """Outcomes: nobody hears of them before they are committed."""
+        columns = body if isinstance(body, bytes | memoryview) else bytes(body)
+        self._propose(batch, Ended(batch.key, token, report.count, columns, batch.wall(now)), report)
+
+    def counted(self, batch: Batch, rows: list[tuple[int, int, int]]) -> None:
+        """Tasks run again: how often they crashed and were retried so far."""
+        assert batch.durable is not None
+        batch.durable.again = True
+        told = tuple(row for row in rows if row[1] or row[2])
+        if told:
+            self._propose(batch, Counted(batch.key, told))
+
+    def cancelled(self, batch: Batch, wanted: list[tuple[int, int]], kill: bool) -> None:
+        """Tasks were given up."""
+        count = batch.calls.count
+        inside = [(max(0, start), min(stop, count)) for start, stop in wanted if start < count and stop > 0]
+        for part in split_ranges([(start, stop) for start, stop in inside if start < stop]):
+            self._propose(batch, Cancelled(batch.key, part, kill))
+
+    def forgotten(self, batch: Batch) -> None:
+        """A batch was kept for its time."""
+        if self._holdings.batches.get(batch.key) is batch:
+            self._propose(batch, Forgotten((batch.key,)))
+
+    def _propose(self, batch: Batch, record: Record, what: Dispatch | Outcomes | None = None) -> None:
+        assert batch.durable is not None
+        self._ticket += 1
+        self._waiting[self._ticket] = (batch, record, what)
+        self._holdings.emit(Propose(self._ticket, batch.durable.group, pack(record)))
+
+    # --- what came of it ----------------------------------------------------------------------------------------------
+
+    def committed(self, now: float, ticket: int, copies: int, hosts: int) -> None:
+        """A record is on so many disks, of so many hosts, for good."""
+        found = self._waiting.pop(ticket, None)
+        if found is None:
+            return
+        batch, record, what = found
+        durable = batch.durable
+        assert durable is not None
+        if isinstance(record, Submitted):
+            durable.copies, durable.hosts = copies, hosts
+            batch.log(now, "accepted", 0, batch.calls.count, "", f"{copies} copies on {hosts} hosts")
+            self._clients.accepted(batch, durable)
+        elif isinstance(record, Ended):
+            assert isinstance(what, Outcomes)
+            durable.open -= what.count
+            self._ending.reveal(now, batch, what, record.columns)
+            self._ending.close_if_done(now, batch)
+        elif isinstance(record, Granted):
+            assert isinstance(what, Dispatch)
+            self._go(now, batch, what)
+        elif isinstance(record, Forgotten):
+            self._holdings.batches.pop(batch.key, None)
+
+    def _go(self, now: float, batch: Batch, dispatch: Dispatch) -> None:
+        """A grant is committed."""
+        if dispatch.number not in self._placing.dispatches:
+            return  # its executor was lost meanwhile
+        dispatch.sent = True
+        self._holdings.emit(handed(dispatch))
+        if batch.cancelled:
+            # What was recalled before it was there goes on nowhere.
+            self._placing.recall(dispatch, batch.cancelled, False)
+            if batch.killed:
+                self._placing.recall(dispatch, batch.killed, True)
+
+    def not_taken(self, now: float, ticket: int, reason: str, message: str, hint: str, after_s: float | None) -> None:
+        """The log takes a record not now. A batch is not accepted then; all else is written again in a moment."""
+        found = self._waiting.pop(ticket, None)
+        if found is None:
+            return
+        batch, record, what = found
+        if isinstance(record, Submitted):
+            client = batch.client
+            self.withdraw(batch)
+            self._holdings.batches.pop(batch.key, None)
+            if client is not None:
+                self._clients.refuse(client, batch.key, reason, message, hint, after_s)
+        elif isinstance(record, Granted):
+            assert isinstance(what, Dispatch)
+            if what.number in self._placing.dispatches:
+                # Under another number, since numbers of a batch are to grow from grant to grant.
+                self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, None, what))
+        else:
+            self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, record, what))
+
+    def write_again(self, batch: Batch, record: Record | None, what: Dispatch | Outcomes | None) -> None:
+        """The time has come for what the log did not take."""
+        if self._holdings.batches.get(batch.key) is not batch:
+            return
+        if record is not None:
+            self._propose(batch, record, what)
+        elif isinstance(what, Dispatch) and what.number in self._placing.dispatches:
+            back = [index for start, stop in batch.outstanding(what.number) for index in range(start, stop)]
+            for index in back:
+                batch.columns.release(index)
+            self._placing.returned(what, what.left)
+            if back:
+                self._placing.push(batch, batch.submitted_at, len(back))
+
+    def dropped(self, now: float, ticket: int) -> None:
+        """Leadership was lost before it was known what came of a record. The leader of the day knows; `withdraw` follows."""
+        self._waiting.pop(ticket, None)
+
+    def withdraw(self, batch: Batch, recall: bool = True) -> None:
+        """This owner has nothing to do with a batch any more. What is out is given back, unless a leader may adopt it."""
+        for dispatch in self._placing.give_up(batch):
+            if recall and dispatch.sent:
+                self._placing.recall(dispatch, [(dispatch.start, dispatch.stop)], True)
+        for ticket in [ticket for ticket, found in self._waiting.items() if found[0] is batch]:
+            del self._waiting[ticket]
+        holdings = self._holdings
+        if holdings.by_number.pop(batch.number, None) is not None:
+            assert batch.durable is not None
+            holdings.tasks -= batch.durable.open
+            holdings.bytes -= batch.calls.nbytes
+        holdings.emit(Fact("batch.withdrawn", {}, {"batch": batch.key.hex()}))
