@@ -20,7 +20,9 @@ from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.batch import BatchState
+from swarm.protocol.ledger.effects import Refusal
 from swarm.protocol.ledger.records import Durability, digest_of
+from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner import finding
@@ -445,7 +447,7 @@ class Ownership:
             elif what == FORGET:
                 self._ending.forget_until(now)
             elif what == RETENTION:
-                self._recording.forgotten(value)
+                self._leading.forget(now, value)
             elif what == WRITE_AGAIN:
                 self._recording.write_again(*value)
             elif what == ADOPT:
@@ -470,21 +472,25 @@ class Ownership:
 
     # --- the ledger ---------------------------------------------------------------------------------------------------
 
-    def committed(self, now: float, ticket: int, copies: int, hosts: int) -> None:
-        """A record that was proposed is committed, on so many disks of so many hosts."""
-        self._recording.committed(now, ticket, copies, hosts)
+    def committed(self, now: float, ticket: int, copies: int, hosts: int, applied: Applied) -> None:
+        """A record that was proposed is committed, on so many disks of so many hosts; `applied` is what it came to."""
+        self._recording.committed(now, ticket, copies, hosts, applied)
         self._placing.pump(now)
 
     def dropped(self, now: float, ticket: int) -> None:
         """It is not known what came of a record: leadership was lost. `follow`, or `lead` in a later epoch, comes next."""
         self._recording.dropped(now, ticket)
 
-    def not_taken(
-        self, now: float, ticket: int, reason: str, message: str, hint: str = "", after_s: float | None = None
-    ) -> None:
+    def not_taken(self, now: float, ticket: int, refusal: Refusal) -> None:
         """The log does not take a record now, and it is certain that it is not in it: a full disk, say."""
-        self._recording.not_taken(now, ticket, reason, message, hint, after_s)
+        self._recording.not_taken(now, ticket, refusal)
         self._placing.pump(now)
+
+    def delivered(self, key: bytes) -> None:
+        """The client has all outcomes of a batch."""
+        batch = self._holdings.batches.get(key)
+        if batch is not None:
+            self._recording.delivered(batch)
 
     def lead(
         self,

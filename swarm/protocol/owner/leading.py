@@ -31,6 +31,8 @@ from swarm.protocol.states import Status
 
 ADOPT = 7
 """The timer of what executors are waited for."""
+LOOK_AGAIN_S = 30.0
+"""How often it is looked whether the log has forgotten a batch."""
 
 Held = tuple[bytes, bytes, int, Token, list[tuple[int, int]]]
 """(batch key, owner that handed it over, its dispatch, token, ranges that are not reported) of a run at an executor."""
@@ -66,6 +68,8 @@ class Leading:
         self._dependencies = dependencies
         self.led: dict[bytes, int] = {}
         """Groups led -> epoch."""
+        self._logs: dict[bytes, Mapping[bytes, BatchState]] = {}
+        """What is in the logs of these, as they go on."""
         self._adopting: dict[bytes, Adopting] = {}
 
     def group_of(self, key: bytes, level: int) -> bytes | None:
@@ -90,6 +94,7 @@ class Leading:
         """This node leads a group: its log's batches are this owner's from here on."""
         clients = {batch.key: batch.client for batch in self._give_up(now, group)}
         self.led[group] = epoch
+        self._logs[group] = states
         adopting = Adopting(epoch, {})
         batches: list[tuple[Batch, BatchState]] = []
         for key, state in states.items():
@@ -238,11 +243,21 @@ class Leading:
             self._placing.push(batch, batch.submitted_at, ready)
         self._ending.finish(now, batch, verdicts)
 
+    def forget(self, now: float, batch: Batch) -> None:
+        """A batch has been kept for its time. The log says when it is forgotten."""
+        if batch.durable is None or self._holdings.batches.get(batch.key) is not batch:
+            return
+        if batch.key in self._logs.get(batch.durable.group, ()):
+            self._holdings.timers.at(now + LOOK_AGAIN_S, RETENTION, batch)
+        else:
+            self._recording.forget(batch)
+
     # --- giving up ----------------------------------------------------------------------------------------------------
 
     def follow(self, now: float, group: bytes) -> None:
         """Another node leads a group, or nobody that is known: its batches are not this owner's."""
         self.led.pop(group, None)
+        self._logs.pop(group, None)
         for batch in self._give_up(now, group):
             if batch.client is not None and batch.finished_at is None:
                 self._clients.unknown(batch.client, batch.key)

@@ -7,8 +7,9 @@ may not be repeated is granted in the log before its first attempt, too, so that
 
 from __future__ import annotations
 
-from kernels.batch import Outcomes
+from kernels.batch import OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import (
     Cancelled,
     Counted,
@@ -21,15 +22,29 @@ from swarm.protocol.ledger.records import (
     pack,
     split_ranges,
 )
+from swarm.protocol.ledger.state import Applied, Verdict
 from swarm.protocol.outbound import Bytes
 from swarm.protocol.owner.batches import Batch, Dispatch, Durable, Holdings, Propose
 from swarm.protocol.owner.clients import Clients
 from swarm.protocol.owner.ending import Ending
 from swarm.protocol.owner.placing import Placing, handed
+from swarm.protocol.owner.words import said
+from swarm.protocol.states import Status
 
 WRITE_AGAIN = 6
 """The timer of a record that the log did not take."""
 WRITE_AGAIN_S = 0.5
+ENDED_BYTES_MAX = 512 * 1024
+"""Columns of outcomes in one record; a single task's may be longer."""
+
+_NOT_LEADING = frozenset((Reason.NOT_LEADER, Reason.NOT_YET, Reason.HANDING_OVER, Reason.UNKNOWN_GROUP))
+_FINAL = frozenset((Reason.DISK_FULL, Reason.TOO_LARGE, Reason.CONFLICT, Reason.MALFORMED))
+_HINTS = {
+    Reason.DISK_FULL: "make room on its disk, or use another node; durability='none' needs none",
+    Reason.TOO_LARGE: "hand over less at once; large arguments travel as blobs",
+    Reason.CONFLICT: "give each batch an id of its own",
+    Reason.FULL: "fetch outcomes, keep them for less long, or use more nodes",
+}
 
 
 class Recording:
@@ -78,6 +93,15 @@ class Recording:
 
     def ended(self, now: float, batch: Batch, token: Token | None, report: Outcomes, body: Bytes) -> None:
         """Outcomes: nobody hears of them before they are committed."""
+        if len(body) > ENDED_BYTES_MAX and report.count > 1:
+            half = report.count // 2
+            for start, stop in ((0, half), (half, report.count)):
+                builder = OutcomeBuilder()
+                for row in range(start, stop):
+                    builder.add(report.index(row), report.status(row), report.run_us(row), bytes(report.payload(row)))
+                part = builder.take()
+                self.ended(now, batch, token, Outcomes(part, stop - start), part)
+            return
         columns = body if isinstance(body, bytes | memoryview) else bytes(body)
         self._propose(batch, Ended(batch.key, token, report.count, columns, batch.wall(now)), report)
 
@@ -96,9 +120,9 @@ class Recording:
         for part in split_ranges([(start, stop) for start, stop in inside if start < stop]):
             self._propose(batch, Cancelled(batch.key, part, kill))
 
-    def forgotten(self, batch: Batch) -> None:
-        """A batch was kept for its time."""
-        if self._holdings.batches.get(batch.key) is batch:
+    def delivered(self, batch: Batch) -> None:
+        """The client has all outcomes: what is kept until then, and no longer, is forgotten."""
+        if batch.durable is not None and batch.finished_at is not None and not batch.durable.retention_s:
             self._propose(batch, Forgotten((batch.key,)))
 
     def _propose(self, batch: Batch, record: Record, what: Dispatch | Outcomes | None = None) -> None:
@@ -109,8 +133,8 @@ class Recording:
 
     # --- what came of it ----------------------------------------------------------------------------------------------
 
-    def committed(self, now: float, ticket: int, copies: int, hosts: int) -> None:
-        """A record is on so many disks, of so many hosts, for good."""
+    def committed(self, now: float, ticket: int, copies: int, hosts: int, applied: Applied) -> None:
+        """A record is on so many disks, of so many hosts, for good, and `applied` says what it came to."""
         found = self._waiting.pop(ticket, None)
         if found is None:
             return
@@ -118,19 +142,24 @@ class Recording:
         durable = batch.durable
         assert durable is not None
         if isinstance(record, Submitted):
+            assert applied.verdict is not Verdict.CONFLICT, "a leader knows all batches of its log"
             durable.copies, durable.hosts = copies, hosts
             batch.log(now, "accepted", 0, batch.calls.count, "", f"{copies} copies on {hosts} hosts")
             self._clients.accepted(batch, durable)
         elif isinstance(record, Ended):
             assert isinstance(what, Outcomes)
+            assert applied.verdict is Verdict.DONE, f"an outcome that does not count: {applied.verdict}"
             durable.open -= what.count
             self._ending.reveal(now, batch, what, record.columns)
             self._ending.close_if_done(now, batch)
         elif isinstance(record, Granted):
             assert isinstance(what, Dispatch)
-            self._go(now, batch, what)
+            if applied.verdict is Verdict.DONE:
+                self._go(now, batch, what)
+            else:
+                self.write_again(batch, None, what)
         elif isinstance(record, Forgotten):
-            self._holdings.batches.pop(batch.key, None)
+            self.forget(batch)
 
     def _go(self, now: float, batch: Batch, dispatch: Dispatch) -> None:
         """A grant is committed."""
@@ -144,7 +173,7 @@ class Recording:
             if batch.killed:
                 self._placing.recall(dispatch, batch.killed, True)
 
-    def not_taken(self, now: float, ticket: int, reason: str, message: str, hint: str, after_s: float | None) -> None:
+    def not_taken(self, now: float, ticket: int, refusal: Refusal) -> None:
         """The log takes a record not now. A batch is not accepted then; all else is written again in a moment."""
         found = self._waiting.pop(ticket, None)
         if found is None:
@@ -155,14 +184,31 @@ class Recording:
             self.withdraw(batch)
             self._holdings.batches.pop(batch.key, None)
             if client is not None:
-                self._clients.refuse(client, batch.key, reason, message, hint, after_s)
+                self._refuse(client, batch.key, refusal)
         elif isinstance(record, Granted):
-            assert isinstance(what, Dispatch)
-            if what.number in self._placing.dispatches:
-                # Under another number, since numbers of a batch are to grow from grant to grant.
-                self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, None, what))
+            # Under another number, since numbers of a batch are to grow from grant to grant.
+            self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, None, what))
+        elif (
+            isinstance(record, Ended) and refusal.reason is Reason.TOO_LARGE and len(record.columns) > record.rows * 128
+        ):
+            assert isinstance(what, Outcomes)
+            payload = said("its outcome does not fit into the log", "return less, or a large buffer", batch.spec)
+            builder = OutcomeBuilder()
+            for row in range(what.count):
+                builder.add(what.index(row), Status.REFUSED, what.run_us(row), payload)
+            part = builder.take()
+            self.ended(now, batch, record.token, Outcomes(part, what.count), part)
         else:
             self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, record, what))
+
+    def _refuse(self, client: bytes, key: bytes, refusal: Refusal) -> None:
+        if refusal.reason in _NOT_LEADING:
+            self._clients.unknown(client, key)
+            return
+        after_s = None if refusal.reason in _FINAL else refusal.retry_after_s or WRITE_AGAIN_S
+        self._clients.refuse(
+            client, key, refusal.reason.value, f"not accepted: {refusal.hint}", _HINTS.get(refusal.reason, ""), after_s
+        )
 
     def write_again(self, batch: Batch, record: Record | None, what: Dispatch | Outcomes | None) -> None:
         """The time has come for what the log did not take."""
@@ -181,6 +227,11 @@ class Recording:
     def dropped(self, now: float, ticket: int) -> None:
         """Leadership was lost before it was known what came of a record. The leader of the day knows; `withdraw` follows."""
         self._waiting.pop(ticket, None)
+
+    def forget(self, batch: Batch) -> None:
+        """A batch is in its log no longer."""
+        if self._holdings.batches.get(batch.key) is batch:
+            del self._holdings.batches[batch.key]
 
     def withdraw(self, batch: Batch, recall: bool = True) -> None:
         """This owner has nothing to do with a batch any more. What is out is given back, unless a leader may adopt it."""
