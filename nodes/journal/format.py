@@ -1,0 +1,334 @@
+"""The bytes of a journal: segment headers, commits, records. Bytes in, bytes out; all numbers are little endian.
+
+A segment is a file: its header, twice, in a block each, then commits, each from a block's beginning on.
+
+    commit   = header (64 bytes) | table: one row of 96 bytes a record | the records' contents | stamps (see `stamps`)
+    record   = one `Write` of one group; its row says all but the snapshot and the entries themselves
+    contents = snapshot (MessagePack) | entries, in columns: terms, kinds, lengths, data
+
+Header, table and each record's contents have a checksum each (blake3, 8 bytes), so that rot in a record is the damage of its group
+alone. A commit names its segment, its number and the checksum of the commit before it: what an earlier use of the same space
+left there is never taken for a new one.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from itertools import accumulate, pairwise, repeat
+from struct import Struct
+from typing import Final, NamedTuple
+
+import msgpack
+from blake3 import blake3
+
+from nodes.journal.stamps import BLOCK, extent, stamped
+from swarm.protocol.raft.entries import Entry, Members, Snapshot, Vote
+
+VERSION: Final = 1
+SEGMENT_MAGIC: Final = b"SWARMJNL"
+COMMIT_MAGIC: Final = b"SWJc"
+HEADER_BYTES: Final = 2 * BLOCK
+"""Of a segment."""
+CHECK_BYTES: Final = 8
+COMMIT_BYTES_MAX: Final = 1 << 30
+
+_SEGMENT = Struct("<8sIII32s16s16sQQ8s")
+_COMMIT = Struct("<4sIIIQQQ8s8s")
+COMMIT_HEADER_BYTES: Final = 64
+_ROW = Struct("<32s16sQQQIIIBBBx8s")
+ROW_BYTES: Final = 96
+assert _COMMIT.size + CHECK_BYTES == COMMIT_HEADER_BYTES and _ROW.size == ROW_BYTES
+_CANDIDATE_BYTES: Final = 16
+_UNIFORM_TERMS: Final = 1
+_UNIFORM_KINDS: Final = 2
+
+
+class FormatError(ValueError):
+    """Bytes that are not what they should be."""
+
+
+class NewerError(FormatError):
+    """It was written by a later version."""
+
+
+class Flag(IntFlag):
+    """What a record has."""
+
+    VOTE = 1
+    CANDIDATE = 2
+    SNAPSHOT = 4
+    RESET = 8
+    """The snapshot stands for the whole log."""
+    REPAIRED = 16
+    DAMAGED = 32
+    """The group's log has lost what was once synced."""
+    MOVED = 64
+    """A copy of what stands in an earlier segment: it takes its place, and truncates nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalId:
+    """Whose journal it is."""
+
+    fleet: bytes
+    """At most 32 bytes."""
+    node: bytes
+    """16 bytes."""
+
+    def __post_init__(self) -> None:
+        assert len(self.fleet) <= 32 and len(self.node) == 16
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        """As it stands in files."""
+        return self.fleet.ljust(32, b"\0"), self.node
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment says of itself."""
+
+    fleet: bytes
+    node: bytes
+    number: int
+    salt: bytes
+    """16 random bytes, part of the checksum of each commit's header: what tasks have in their data is no commit."""
+    first: int
+    """The number of its first commit."""
+    base: bool
+    """It is part of a copy of the whole journal, which counts once the copy is complete."""
+
+    def pack(self) -> bytes:
+        """Both copies."""
+        head = _SEGMENT.pack(
+            SEGMENT_MAGIC, VERSION, self.base, 0, self.fleet, self.node, self.salt, self.number, self.first, b""
+        )[:-CHECK_BYTES]
+        return (head + check(head)).ljust(BLOCK, b"\0") * 2
+
+    @classmethod
+    def unpack(cls, data: bytes) -> SegmentHeader:
+        """From a file's first blocks. FormatError if neither copy is whole; NewerError if a later version wrote them."""
+        for at in (0, BLOCK):
+            copy = data[at : at + _SEGMENT.size]
+            if (
+                len(copy) < _SEGMENT.size
+                or copy[:8] != SEGMENT_MAGIC
+                or copy[-CHECK_BYTES:] != check(copy[:-CHECK_BYTES])
+            ):
+                continue
+            _, version, base, _, fleet, node, salt, number, first, _ = _SEGMENT.unpack(copy)
+            if version != VERSION:  # these bytes and their checksum are the same in all versions
+                raise NewerError("a later version")
+            return cls(fleet, node, number, salt, first, bool(base))
+        raise FormatError("no header of a segment")
+
+
+class Row(NamedTuple):
+    """What a commit's table says of a record."""
+
+    group: bytes
+    vote: Vote | None
+    flags: int
+    snapshot_index: int
+    first: int
+    entry_count: int
+    snapshot_bytes: int
+    entries_bytes: int
+    form: int
+    check: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of its contents."""
+        return self.snapshot_bytes + self.entries_bytes
+
+
+@dataclass(slots=True)
+class Record:
+    """A record that is to be written."""
+
+    group: bytes
+    vote: Vote | None = None
+    flags: int = 0
+    snapshot_index: int = 0
+    snapshot: bytes = b""
+    first: int = 0
+    count: int = 0
+    entries: bytes = b""
+    form: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, without what a commit of its own would add."""
+        return ROW_BYTES + len(self.snapshot) + len(self.entries)
+
+    @property
+    def row(self) -> Row:
+        """What a commit's table says of it, but for the checksum."""
+        return Row(
+            self.group, self.vote, self.flags, self.snapshot_index, self.first, self.count, len(self.snapshot),
+            len(self.entries), self.form, b"",
+        )  # fmt: skip
+
+    def pack(self) -> tuple[bytes, bytes]:
+        """Its row and its contents."""
+        contents = self.snapshot + self.entries if self.snapshot else self.entries
+        flags, term, candidate = self.flags, 0, b""
+        if self.vote is not None:
+            term = self.vote.term
+            flags |= Flag.VOTE
+            if self.vote.candidate is not None:
+                candidate = self.vote.candidate
+                assert len(candidate) == _CANDIDATE_BYTES
+                flags |= Flag.CANDIDATE
+        row = _ROW.pack(
+            self.group, candidate, term, self.first, self.snapshot_index, self.count, len(self.snapshot),
+            len(self.entries), flags, len(self.group), self.form, check(contents),
+        )  # fmt: skip
+        return row, contents
+
+
+@dataclass(frozen=True, slots=True)
+class CommitHeader:
+    """The fixed part of a commit."""
+
+    segment: int
+    number: int
+    rows: int
+    size: int
+    """Bytes of header, table and contents."""
+    previous: bytes
+    table_check: bytes
+    check: bytes
+
+    @property
+    def extent(self) -> int:
+        """Bytes on disk."""
+        return extent(self.size)
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview, salt: bytes) -> CommitHeader:
+        """From the first bytes of a block. FormatError if there is no commit."""
+        head = bytes(data[:COMMIT_HEADER_BYTES])
+        if (
+            len(head) < COMMIT_HEADER_BYTES
+            or head[:4] != COMMIT_MAGIC
+            or head[-CHECK_BYTES:] != check(head[:-CHECK_BYTES] + salt)
+        ):
+            raise FormatError("no header of a commit")
+        _, rows, _, _, segment, number, size, previous, table = _COMMIT.unpack_from(head)
+        if size > COMMIT_BYTES_MAX or COMMIT_HEADER_BYTES + rows * ROW_BYTES > size:
+            raise FormatError("a commit's sizes")
+        return cls(segment, number, rows, size, previous, table, head[-CHECK_BYTES:])
+
+
+def check(data: bytes | bytearray | memoryview) -> bytes:
+    """A checksum."""
+    return blake3(data).digest(CHECK_BYTES)
+
+
+def pack_commit(
+    segment: int, salt: bytes, number: int, previous: bytes, records: Sequence[Record]
+) -> tuple[bytearray, bytes]:
+    """(what is written, the header's checksum): all records as one commit."""
+    rows: list[bytes] = []
+    contents: list[bytes] = []
+    for record in records:
+        row, content = record.pack()
+        rows.append(row)
+        contents.append(content)
+    table = b"".join(rows)
+    size = COMMIT_HEADER_BYTES + len(table) + sum(map(len, contents))
+    head = _COMMIT.pack(COMMIT_MAGIC, len(rows), 0, 0, segment, number, size, previous, check(table))
+    checksum = check(head + salt)
+    return stamped([head, checksum, table, *contents]), checksum
+
+
+def unpack_table(whole: bytes | bytearray | memoryview, header: CommitHeader) -> list[Row]:
+    """The rows of a commit, stamps taken off. FormatError if the table is not whole."""
+    table = bytes(whole[COMMIT_HEADER_BYTES : COMMIT_HEADER_BYTES + header.rows * ROW_BYTES])
+    if check(table) != header.table_check:
+        raise FormatError("a commit's table")
+    rows: list[Row] = []
+    for fields in _ROW.iter_unpack(table):
+        group, candidate, term, first, index, count, snapshot_bytes, entries_bytes, flags, length, form, found = fields
+        vote = None
+        if flags & Flag.VOTE:
+            vote = Vote(term, candidate if flags & Flag.CANDIDATE else None)
+        rows.append(Row(group[:length], vote, flags, index, first, count, snapshot_bytes, entries_bytes, form, found))
+    if COMMIT_HEADER_BYTES + len(table) + sum(row.size for row in rows) != header.size:
+        raise FormatError("a commit's sizes")
+    return rows
+
+
+def pack_snapshot(snapshot: Snapshot) -> bytes:
+    """A snapshot's bytes."""
+    members = snapshot.members
+    return bytes(msgpack.packb((snapshot.index, snapshot.term, members.voters, members.learners, snapshot.data)))
+
+
+def unpack_snapshot(data: bytes) -> Snapshot:
+    """The inverse of `pack_snapshot`."""
+    index, term, voters, learners, state = msgpack.unpackb(data, max_bin_len=len(data))
+    return Snapshot(index, term, Members(tuple(voters), tuple(learners)), state)
+
+
+def _column(code: str, values: Sequence[int]) -> bytes:
+    column = array(code, values)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _values(code: str, data: bytes) -> array[int]:
+    column = array(code)
+    column.frombytes(data)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+_U32: Final = next(code for code in "IL" if array(code).itemsize == 4)
+_U64: Final = next(code for code in "LQ" if array(code).itemsize == 8)
+
+
+def pack_entries(entries: Sequence[Entry]) -> tuple[bytes, int]:
+    """(bytes, form) of one entry or more."""
+    terms, kinds, data = zip(*entries, strict=True)
+    count = len(entries)
+    form = 0
+    if terms.count(terms[0]) == count:
+        form, terms = _UNIFORM_TERMS, terms[:1]
+    if kinds.count(kinds[0]) == count:
+        form, kinds = form | _UNIFORM_KINDS, kinds[:1]
+    lengths = list(map(len, data))
+    return b"".join((_column(_U64, terms), bytes(kinds), _column(_U32, lengths), *data)), form
+
+
+def unpack_entries(data: bytes, count: int, form: int) -> list[Entry]:
+    """The inverse of `pack_entries`. FormatError if it is none, which the checksum rules out."""
+    wide = 8 * (1 if form & _UNIFORM_TERMS else count)
+    terms = _values(_U64, data[:wide])
+    narrow = wide + (1 if form & _UNIFORM_KINDS else count)
+    kinds = data[wide:narrow]
+    at = narrow + 4 * count
+    lengths = _values(_U32, data[narrow:at])
+    ends = list(accumulate(lengths, initial=at))
+    if len(lengths) != count or ends[-1] != len(data):
+        raise FormatError("a record's columns")
+    pieces = [data[first:last] for first, last in pairwise(ends)]
+    all_terms = repeat(terms[0], count) if form & _UNIFORM_TERMS else terms
+    all_kinds = repeat(kinds[0], count) if form & _UNIFORM_KINDS else kinds
+    # What `Entry._make` does, without its call.
+    return list(map(tuple.__new__, repeat(Entry), zip(all_terms, all_kinds, pieces, strict=True)))
+
+
+def slice_entries(data: bytes, count: int, form: int, skip: int, keep: int) -> tuple[bytes, int]:
+    """(bytes, form) of `keep` entries after the first `skip`."""
+    if skip == 0 and keep == count:
+        return data, form
+    return pack_entries(unpack_entries(data, count, form)[skip : skip + keep])
