@@ -10,14 +10,25 @@ Everything here is a pure machine: `now` is seconds of the node's boot-time cloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
+from swarm.protocol.executor.effects import (
+    ExecutionEffect,
+    HandInput,
+    HandSlice,
+    HandSpec,
+    RevokeSlot,
+    StartWorker,
+    StopWorker,
+)
+from swarm.protocol.executor.orphans import Orphan, Orphans
+from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
@@ -40,178 +51,6 @@ START_FAILURES_MAX = 3
 INDEX_END = 1 << 32
 """Tasks of a batch, and attempts of a task, are fewer."""
 TOKEN_END = 1 << 64
-
-
-class ClaimPage(Protocol):
-    """The node's side of the page that it shares with a worker (`kernels.slots.SlotPage`)."""
-
-    def offer(self, slot: int, count: int) -> None: ...
-    def recall(self, slot: int, keep: int = 0) -> tuple[int, int]: ...
-    def progress(self, slot: int) -> tuple[int, int]: ...
-    def current(self) -> tuple[int, int, int] | None: ...
-
-
-# --- effects ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StartWorker:
-    """Start a worker process; `python` names another interpreter, "" is the node's own."""
-
-    worker: int
-    python: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopWorker:
-    """End a worker: "finish" lets it end by itself, "kill" ends its process group now."""
-
-    worker: int
-    how: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HandSpec:
-    """Tell a worker a spec, before the first slice that refers to it."""
-
-    worker: int
-    number: int
-    raw: bytes
-    granted: bool
-
-
-@dataclass(slots=True)
-class HandSlice:
-    """Hand a slice of a run to a worker."""
-
-    worker: int
-    slot: int
-    run: int
-    start: int
-    count: int
-    spec: int
-    extra: Mapping[str, Any]
-    lengths: memoryview
-    payloads: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class HandInput:
-    """Pass input, a signal or a stream's credit on to the worker that runs a task."""
-
-    worker: int
-    run: int
-    index: int
-    what: str
-    value: Any
-    body: Bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeSlot:
-    """Have a worker whose slot was granted to a client return after the call that it runs."""
-
-    worker: int
-
-
-ExecutionEffect = StartWorker | StopWorker | HandSpec | HandSlice | HandInput | RevokeSlot | Tell | Fact
-
-
-# --- state -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """A range of a batch that this node runs for its owner."""
-
-    number: int
-    owner: bytes
-    dispatch: int
-    batch: bytes
-    spec: Spec
-    raw: bytes
-    granted: bool
-    shape: Shape
-    calls: Calls
-    first: int
-    columns: TaskColumns
-    attempts: int
-    extra: dict[str, Any]
-    queued_at: float
-    left: int = 0
-    """Tasks counted as being here: not reported yet."""
-    verdicts: dict[int, int] = field(default_factory=dict)
-    """Index -> the status to report when the worker that runs it has been killed for that reason."""
-
-    # Indices are those in the batch; the columns count from the first task of the run.
-
-    def holds(self, index: int, token: int) -> bool:
-        """Whether a task is out in the slice of this token."""
-        return 0 <= index - self.first < self.calls.count and self.columns.holds(index - self.first, token)
-
-    def finish(self, index: int) -> bool:
-        """Note that a task is reported; False if it was before."""
-        return self.columns.finish(index - self.first)
-
-    def outstanding(self, token: int) -> list[tuple[int, int]]:
-        """Ranges (start, stop) out in the slice of this token."""
-        first = self.first
-        return [(first + start, first + start + count) for start, count in self.columns.outstanding(token)]
-
-    def pending(self) -> list[tuple[int, int]]:
-        """Ranges (start, stop) not reported yet."""
-        return [(self.first + start, self.first + start + count) for start, count in self.columns.pending()]
-
-
-@dataclass(slots=True, eq=False)
-class Slice:
-    """A range of a run in a worker's hands."""
-
-    run: Run
-    slot: int
-    token: int
-    start: int
-    stop: int
-    handed_at: float
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One worker process as the executor sees it."""
-
-    number: int
-    python: str
-    page: ClaimPage | None
-    state: str = "starting"
-    """starting, ready, blocked or stopping."""
-    slices: dict[int, Slice] = field(default_factory=dict)
-    shape: Shape | None = None
-    """The shape whose needs are taken for this worker now."""
-    specs: dict[tuple[bytes, bool], int] = field(default_factory=dict)
-    done: int = 0
-    started_at: float = 0.0
-    reason: str = ""
-    """Why it is being stopped."""
-    granted: bytes = b""
-    """The client that has its slot for a while, and sends it calls without this node between."""
-    revoked: bool = False
-    """That client's time is over; the call that runs may end."""
-    slow: bool = False
-    """What it runs takes longer than was thought: nothing is put behind it."""
-
-    def current(self) -> tuple[Slice, int, float] | None:
-        """(slice, index in the batch, started at) of the task that runs, by the page. A guest has none: its slices are
-        of one task, which runs from when it was handed over."""
-        if self.page is None:
-            part = next(iter(self.slices.values()), None)
-            return (part, part.start, part.handed_at) if part is not None else None
-        said = self.page.current()
-        part = self.slices.get(said[0]) if said is not None else None
-        if said is None or part is None or not 0 <= said[1] < part.stop - part.start:
-            return None
-        # The worker counts from the start of its slice.
-        return part, part.start + said[1], said[2] / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +88,7 @@ class Execution:
         self._share_at: float | None = None
         self._start_failures = 0
         self._retry_start_at: float | None = None
+        self._orphans = Orphans()
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -259,8 +99,10 @@ class Execution:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, or None."""
+        orphans = self._orphans.next_deadline()
         return min(
-            (at for at in (self._observe_at, self._retry_start_at, self._share_at) if at is not None), default=None
+            (at for at in (self._observe_at, self._retry_start_at, self._share_at, orphans) if at is not None),
+            default=None,
         )
 
     @property
@@ -321,6 +163,18 @@ class Execution:
     def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
         """What is not reported yet of an owner's runs: dispatch -> ranges."""
         return {run.dispatch: run.pending() for run in self._runs.values() if run.owner == owner}
+
+    def held_of(self, batches: Collection[bytes]) -> list[tuple[bytes, bytes, int, list[int], list[tuple[int, int]]]]:
+        """What is not reported of durable batches, whoever handed it over: (batch, owner, dispatch, token, ranges)."""
+        found = []
+        for run in (*self._runs.values(), *(each.run for each in self._orphans if each.run.number not in self._runs)):
+            token = run.token if run.batch in batches else None
+            if token is not None:
+                orphan = self._orphans.find(run.owner, run.dispatch)
+                ranges = run.pending() if orphan is None else orphan.held()
+                if ranges:
+                    found.append((run.batch, run.owner, run.dispatch, list(token), ranges))
+        return found
 
     def holds(self, owner: bytes, dispatch: int) -> bool:
         """Whether tasks of an owner's dispatch are here that are not reported yet."""
@@ -472,6 +326,8 @@ class Execution:
             raise ValueError(f"tasks {first} to {first + calls.count} of a batch with a key of {len(batch)} bytes")
         if not 0 <= dispatch < TOKEN_END or not 0 <= attempts < INDEX_END or not isinstance(extra, dict | None):
             raise ValueError(f"a dispatch {dispatch} after {attempts} attempts, with {type(extra).__name__}")
+        if extra and "token" in extra and not _is_token(extra["token"]):
+            raise ValueError("a fencing token that is no pair of whole numbers")
         shape = shape_of(spec)
         if self.draining or self.config.capacity.misfit(shape):
             self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)
@@ -502,11 +358,53 @@ class Execution:
         self._return_waiting(run, wanted)
         self._pump(now)
 
-    def owner_lost(self, now: float, owner: bytes) -> None:
-        """The lease of an owner's runs is over: drop what waits, end what runs, tell nobody."""
-        for run in [run for run in self._runs.values() if run.owner == owner]:
-            self._drop(now, run)
+    def owner_lost(self, now: float, owner: bytes, *, durable: bool = False) -> bool:
+        """The lease of an owner's runs is over: drop what waits, end what runs, tell nobody. What is durable goes on, for
+        who leads its log next, unless `durable`; whether there is any of it."""
+        mine = [run for run in self._runs.values() if run.owner == owner]
+        for run in mine:
+            if run.token is not None and not durable:
+                self._orphans.add(now, run)
+            else:
+                self._drop(now, run)
         self._pump(now)
+        return not durable and any(run.token is not None for run in mine)
+
+    def disown(self, now: float, owner: bytes, batches: Collection[bytes]) -> None:
+        """An owner leads the log of these batches no longer: their runs wait for who does."""
+        for run in self._runs.values():
+            if run.owner == owner and run.batch in batches and run.token is not None:
+                self._orphans.add(now, run)
+
+    def owner_back(self, owner: bytes) -> None:
+        """An owner is linked again, the same process as before: what waited is told to it."""
+        for orphan in self._orphans.of(owner):
+            self._tell_waiting(orphan)
+
+    def adopt(self, owner: bytes, dispatch: int, by: bytes, number: int) -> list[tuple[int, int]]:
+        """A later leader of its log has a run from here on, under a number of its own: it goes on as it is, under its
+        token. What of it is not reported; nothing when it is not here, or is no durable one's."""
+        orphan = self._orphans.find(owner, dispatch)
+        run = orphan.run if orphan is not None else self._by_dispatch.get((owner, dispatch))
+        if run is None or run.token is None or not 0 <= number < TOKEN_END or (by, number) in self._by_dispatch:
+            return []
+        self._by_dispatch.pop((owner, dispatch), None)
+        left = run.left
+        self._gone(run, 0)
+        run.owner, run.dispatch, run.left = by, number, left
+        if run.number in self._runs:
+            self._by_dispatch[by, number] = run
+        if left:
+            self._here += left
+            self._of[by] = self._of.get(by, 0) + left
+        if orphan is not None:
+            self._tell_waiting(orphan)
+        return run.pending()
+
+    def _tell_waiting(self, orphan: Orphan) -> None:
+        run = orphan.run
+        for count, body in self._orphans.take(orphan):
+            self._tell_outcomes(run, count, body)
 
     def worker_outcomes(self, now: float, worker: int, run_number: int, outcomes: Outcomes, body: Bytes) -> None:
         """A worker reports outcomes; they go to the owner as they came."""
@@ -597,6 +495,12 @@ class Execution:
         if self._observe_at is not None and now >= self._observe_at:
             self._observe_at = None
             self._observe(now)
+        for orphan in self._orphans.over(now):
+            self._orphans.take(orphan)
+            self._effects.append(Fact("orphan.given_up", {}, {"batch": orphan.run.batch.hex()}))
+            if orphan.run.number in self._runs:
+                self._drop(now, orphan.run)
+                self._pump(now)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -918,6 +822,10 @@ class Execution:
     def _tell_outcomes(self, run: Run, count: int, body: Bytes) -> None:
         header = {"b": run.batch, "n": count, "d": run.dispatch}
         self._gone(run)
+        if run in self._orphans:
+            if not self._orphans.keep(run, count, body):
+                self._effects.append(Fact("orphan.lost", {}, {"batch": run.batch.hex()}, count))
+            return
         if run.owner != self.me:
             header["l"] = self.load(run.owner)
         self._effects.append(Tell(run.owner, Kind.OUTCOMES, header, (body,)))
@@ -947,6 +855,12 @@ class Execution:
         self._by_dispatch.pop((run.owner, run.dispatch), None)
 
 
+def _is_token(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(type(part) is int and 0 <= part < TOKEN_END for part in value)
+
+
 def _ended(status: int, why: str, spec: Spec) -> bytes:
     """The payload of an outcome that the node, not the task, has to tell."""
     import msgpack
@@ -962,6 +876,3 @@ def _ended(status: int, why: str, spec: Spec) -> bytes:
         message = f"the worker process died while it ran {spec.name or 'the task'} ({why})"
         hint = "swarm task logs shows its last output"
     return b"F" + bytes(msgpack.packb({"message": message, "hint": hint, "facts": {"why": why}}))
-
-
-Clock = Callable[[], float]
