@@ -18,7 +18,8 @@ from nodes.pool import Pool, PoolConfig
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
-from swarm.protocol.execution import Execution, HandInput, HandSlice, HandSpec, RevokeSlot, StartWorker, StopWorker
+from swarm.protocol.execution import Execution
+from swarm.protocol.executor.effects import HandInput, HandSlice, HandSpec, RevokeSlot, StartWorker, StopWorker
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
 from swarm.protocol.ownership import Connect, Ownership, ToExecutor

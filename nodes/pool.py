@@ -24,7 +24,7 @@ from kernels.batch import Outcomes
 from kernels.slots import SlotPage
 from nodes.leavings import Leavings
 from nodes.worker import channel as wire
-from swarm.protocol.execution import HandInput, HandSlice
+from swarm.protocol.executor.effects import HandInput, HandSlice
 
 STARTING_MAX_S = 30.0
 """A worker that is not ready by then is ended."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from kernels.batch import CallBuilder, Calls
 from swarm.protocol import direct
-from swarm.protocol.execution import Execution, ExecutionConfig, HandSlice, RevokeSlot, StartWorker, StopWorker
+from swarm.protocol.execution import Execution, ExecutionConfig
+from swarm.protocol.executor.effects import HandSlice, RevokeSlot, StartWorker, StopWorker
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec
 

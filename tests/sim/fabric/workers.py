@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.reference.slots import SlotPage
 from swarm.protocol import ids
-from swarm.protocol.execution import HandInput, HandSlice
+from swarm.protocol.executor.effects import HandInput, HandSlice
 from swarm.protocol.spec import Spec, parse_spec
 from swarm.protocol.states import Status
 from tests.sim.fabric import programs

@@ -8,7 +8,8 @@ from kernels.batch import CallBuilder, Calls, OutcomeBuilder, Outcomes
 from kernels.reference.slots import SlotPage
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
-from swarm.protocol.execution import Execution, ExecutionConfig, HandSlice, StartWorker, StopWorker
+from swarm.protocol.execution import Execution, ExecutionConfig
+from swarm.protocol.executor.effects import HandSlice, StartWorker, StopWorker
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.resources import Capacity
