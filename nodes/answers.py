@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nodes.direct import Record
 from nodes.fabric import boottime_s
 from nodes.queries import AskFailed
-from swarm.errors import NotFound, SwarmError
+from swarm.errors import NotFound, SwarmError, UsageError
 from swarm.protocol import ids
 from swarm.protocol.member import Member, State
 from swarm.protocol.ownership import Batch
@@ -42,6 +42,8 @@ class Answers:
         serve("cancel", lambda link, args, body: self._about("cancel", args))
         serve("result", lambda link, args, body: self._about("result", args))
         serve("dispatches", self._dispatches)
+        serve("held", self._held_of)
+        serve("adopt", self._adopt)
         serve("output", self.output)
         serve("token", self._token)
         serve("revoke", self._revoke)
@@ -356,6 +358,26 @@ class Answers:
         held = self._node.fabric.execution.held(link.identity.id)
         return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}
 
+    def _held_of(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """What is here of batches whose log the asking node leads now."""
+        _only_node(link)
+        wanted = args.get("batches")
+        if not isinstance(wanted, list) or not all(isinstance(key, bytes) for key in wanted):
+            raise UsageError("batches are named by a list of their keys")
+        runs = self._node.fabric.execution.held_of(frozenset(wanted))
+        return {"runs": [[*run[:4], [list(pair) for pair in run[4]]] for run in runs]}
+
+    def _adopt(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """A run is the asking node's from now on."""
+        _only_node(link)
+        owner, dispatch, number = args.get("owner"), args.get("dispatch"), args.get("number")
+        if not isinstance(owner, bytes) or type(dispatch) is not int or type(number) is not int:
+            raise UsageError("a run is named by its owner and dispatch")
+        fabric = self._node.fabric
+        left = fabric.execution.adopt(owner, dispatch, link.identity.id, number)
+        fabric.turn()
+        return {"left": [list(pair) for pair in left]}
+
     async def _ask_peers(self, method: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
         links = [link for _, link in sorted(self._node.fabric.node_links.items()) if link.up]
 
@@ -393,3 +415,8 @@ def _ago(seconds: float) -> str:
 def _same_user(link: Link, what: str) -> None:
     if link.reach != "host":
         raise SwarmError(f"only the user of this node may {what}", hint="run it on the machine of an admin")
+
+
+def _only_node(link: Link) -> None:
+    if link.identity.role != "node":
+        raise UsageError(f"{link.identity.name} is no node", hint="what runs is handed on between nodes only")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
@@ -20,12 +20,18 @@ from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution
 from swarm.protocol.executor.effects import HandInput, HandSlice, HandSpec, RevokeSlot, StartWorker, StopWorker
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
+from swarm.protocol.owner.batches import Adopt, AskHeld
+from swarm.protocol.owner.leading import Held
 from swarm.protocol.ownership import Connect, Ownership, ToExecutor
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec, SpecError, parse_spec
 from transport.links import Link, LinkClosed, LinkOverflow
+
+if TYPE_CHECKING:
+    from nodes.ledger import LedgerShell
 
 LINK_GRACE_S = 3.0
 """How long a link to an executor may be down before its tasks are taken to be lost."""
@@ -36,6 +42,7 @@ LOAD_EVERY_S = 0.02
 SUM_EVERY_S = 0.25
 """How often what happens with every slice is counted."""
 RANGES_MAX = 65536
+RETENTION_S_MAX = 10 * 365 * 86400.0
 INPUTS = {"in": 1 << 63, "heard": 1 << 63, "again": 1 << 63, "signal": 1 << 31, "ack": 1 << 31}
 """What may be given to a task that runs, with the bound of its number: input at an offset, the offset up to which output
 was consumed, the one from which it is wanted again, a signal, and credit for so many items of a stream."""
@@ -119,6 +126,7 @@ class Fabric:
         self.requests: WorkerRequests | None = None
         self.queries: Queries | None = None
         self.direct: Grants | None = None
+        self.ledger: LedgerShell | None = None
         self._around = surroundings
         self._loop = loop
         self._carry_out: dict[type, Callable[[Any], object]] = {
@@ -132,6 +140,8 @@ class Fabric:
             StartWorker: self._start_worker,
             StopWorker: lambda it: self.pool.stop(it.worker, it.how),
             Connect: lambda it: self._around.connect(it.node),
+            AskHeld: self._ask_held,
+            Adopt: self._adopt,
         }
         self._now = now
         self._wall = wall or time.time
@@ -219,6 +229,7 @@ class Fabric:
             self.execution.owner_lost(now, peer)
             self.ownership.executor_lost(now, peer, "link")
         else:
+            self.execution.owner_back(peer)
             self._resync(link)
         self._boots[peer] = link.boot
         for told in self._undelivered.pop(peer, OrderedDict()).values():
@@ -291,7 +302,8 @@ class Fabric:
             self.ownership.submit(
                 now, self._wall(), peer, link.identity.name, "code" in link.identity.grants, field(header, "b", bytes),
                 field(header, "s", bytes), field(header, "n", int), body, attempts=header.get("w", 0) or 0,
-                deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")),
+                deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")), durability=_level(header.get("D")),
+                retention_s=_retention_s(header.get("R")),
             )  # fmt: skip
         elif kind == Kind.DISPATCH and is_node:
             raw, number, extra = field(header, "s", bytes), field(header, "d", int), header.get("x") or {}
@@ -336,6 +348,9 @@ class Fabric:
             self.queries.query(link, field(header, "q", int), field(header, "m", str), arguments, body)
         elif kind == Kind.REPLY and self.queries is not None:
             self.queries.reply(link, field(header, "q", int), header, body)
+        elif kind == Kind.LEDGER and is_node:
+            if self.ledger is not None:
+                self.ledger.receive(peer, body)
         elif kind == Kind.LOAD and is_node:
             self.ownership.executor_load(now, peer, field(header, "l", dict))
         elif kind == Kind.GOODBYE:
@@ -398,6 +413,40 @@ class Fabric:
                 self._turn()
 
         self.ask(link, "dispatches", {}, answered)
+
+    def _ask_held(self, it: AskHeld) -> None:
+        """What an executor has of batches whose log this node leads now."""
+
+        def answered(value: Any, error: Any) -> None:
+            runs = value.get("runs") if error is None and isinstance(value, dict) else None
+            if isinstance(runs, list):
+                self.ownership.held(self._now(), it.group, it.epoch, it.executor, [_held(run) for run in runs])
+                self._turn()
+
+        if it.executor == self.me:
+            found = [_held(list(run)) for run in self.execution.held_of(frozenset(it.batches))]
+            self.ownership.held(self._now(), it.group, it.epoch, self.me, found)
+            return
+        link = self._nodes.get(it.executor)
+        if link is not None and link.up:
+            self.ask(link, "held", {"batches": it.batches}, answered)
+
+    def _adopt(self, it: Adopt) -> None:
+        """A run at an executor is this owner's from now on."""
+        if it.executor == self.me:
+            left = self.execution.adopt(it.owner, it.dispatch, self.me, it.number)
+            self.ownership.executor_relinked(self._now(), self.me, {it.number: left}, frozenset((it.number,)))
+            return
+
+        def answered(value: Any, error: Any) -> None:
+            left = _ranges(value.get("left")) if error is None and isinstance(value, dict) else None
+            if left is not None:
+                self.ownership.executor_relinked(self._now(), it.executor, {it.number: left}, frozenset((it.number,)))
+                self._turn()
+
+        link = self._nodes.get(it.executor)
+        if link is not None and link.up:
+            self.ask(link, "adopt", {"owner": it.owner, "dispatch": it.dispatch, "number": it.number}, answered)
 
     def ask(self, link: Link, method: str, args: Mapping[str, Any], done: Callable[[Any, Any], None]) -> None:
         """Ask a peer; `done(value, error)` is called once."""
@@ -513,13 +562,22 @@ class Fabric:
             carry_out = self._carry_out
             # What others have running here is known at once, and counts when the next task is placed.
             self._local.others = self.execution.others(self.me)
-            while effects := self.execution.take_effects() or self.ownership.take_effects():
+            while effects := self.execution.take_effects() or self.ownership.take_effects() or self._ledger_effects():
                 for effect in effects:
                     carry_out[type(effect)](effect)
         finally:
             self._turning = False
         self._arm()
         self._tell_load()
+
+    def _ledger_effects(self) -> list[Any]:
+        return [] if self.ledger is None else self.ledger.take()
+
+    def keep_ledger(self, ledger: LedgerShell) -> None:
+        """From now on what is durable goes through this."""
+        self.ledger = ledger
+        self._carry_out |= ledger.carry_out
+        self._turn()
 
     def happened(self, fact: Fact) -> None:
         """Something that neither core knows of."""
@@ -611,6 +669,8 @@ class Fabric:
             raise AssertionError(it)
 
     def _arm(self) -> None:
+        if self.ledger is not None:
+            self.ledger.arm()
         at, other = self.execution.next_deadline(), self.ownership.next_deadline()
         if at is None or (other is not None and other < at):
             at = other
@@ -664,12 +724,40 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
     return found
 
 
+def _held(run: Any) -> Held:
+    """One row of the answer to "held". MessageError when it is malformed."""
+    if not isinstance(run, list | tuple) or len(run) != 5:
+        raise MessageError("what is held is not told in five fields")
+    batch, owner, dispatch, token, parts = run
+    if not isinstance(batch, bytes) or not isinstance(owner, bytes) or type(dispatch) is not int:
+        raise MessageError("what is held has no batch, owner or dispatch")
+    if not isinstance(token, list | tuple) or len(token) != 2 or not all(type(part) is int for part in token):
+        raise MessageError("what is held has no token")
+    return batch, owner, dispatch, Token(*token), _ranges([list(pair) for pair in parts]) or []
+
+
 def _input(header: dict[str, Any]) -> tuple[str, int]:
     """What is given to a task that runs, and its number: see `INPUTS`. MessageError when it is anything else."""
     what, value = field(header, "e", str), field(header, "v", int)
     if not 0 <= value < INPUTS.get(what, 0):
         raise MessageError("a task is given input, a signal or credit, with a number that fits")
     return what, value
+
+
+def _level(value: Any) -> int:
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value <= 255:
+        raise MessageError("durability is no level")
+    return value
+
+
+def _retention_s(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= RETENTION_S_MAX:
+        raise MessageError("a retention is no time")
+    return float(value)
 
 
 def _task_ids(value: Any) -> list[bytes] | None:

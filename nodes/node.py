@@ -20,7 +20,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nodes.answers import Answers
 from nodes.direct import DirectSlots
@@ -50,6 +50,9 @@ from transport.tls_wires import TlsWires
 from transport.tokens import TokenBook
 from transport.zmq_links import ZmqLinks
 
+if TYPE_CHECKING:
+    from nodes.ledger import LedgerShell
+
 LOOPBACK = "127.0.0.1"
 GRANTS = ("code",)
 """What a home that administers its fleet grants its own node and user."""
@@ -59,6 +62,7 @@ LAN_MARK = "lan"
 """File in the fleet's directory: a second machine was asked for, so nodes of this home listen on the LAN."""
 SEEDS_FILE = "seeds"
 DRAIN_POLL_S = 0.02
+ZONE_BYTES = 8
 
 
 class Node:
@@ -84,6 +88,7 @@ class Node:
         self._one_by_one: set[str] | None = None
         """LAN addresses listened at, where the node listened on loopback first."""
         self._discovery: Any = None
+        self.ledger: LedgerShell | None = None
         self._finished = asyncio.Event()
 
     # --- opening ------------------------------------------------------------------------------------------------------
@@ -119,7 +124,11 @@ class Node:
         self.fabric = Fabric(
             self.credentials.id,
             Ownership(
-                OwnershipConfig(tasks_max=limits.queue_tasks, bytes_max=limits.queue_bytes),
+                OwnershipConfig(
+                    tasks_max=limits.queue_tasks,
+                    bytes_max=limits.queue_bytes,
+                    durable_retention_s=settings.ledger.retention_s,
+                ),
                 self.credentials.id,
                 self.name,
                 capacity,
@@ -169,14 +178,41 @@ class Node:
         self._stack.push_async_callback(self.workshop.close)
         self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
         self._listen_bulk()
+        self._open_ledger()
         self.answers = Answers(self)
         await self.stream_links.listen(str(home.node_socket(self.name)))
         self.neighbourhood.start(self.addresses())
+        if self.ledger is not None:
+            self.ledger.watch(lambda: self.neighbourhood.members)
         await self._discover()
         self._watch_metrics()
         self._beat()
         self.loop.call_soon(self._later_task)
         self.ready = True
+
+    def _open_ledger(self) -> None:
+        """The journal, and what is in it."""
+        settings = self.settings.ledger
+        if not settings.enabled:
+            return
+        from nodes.ledger import LedgerShell, open_journal
+
+        journal = open_journal(self.directory / "journal", self.fleet.trust.tag, self.credentials.id, settings)
+        self.ledger = LedgerShell(
+            journal, self.credentials.id, self.boot, self._zone(), self.fabric.ownership, self.fabric.node_links, self,
+            self.loop, boottime_s, self.fabric.turn,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.ledger.close)
+        self.fabric.keep_ledger(self.ledger)
+
+    def _zone(self) -> bytes:
+        """What fails together with this node, as 8 bytes."""
+        from blake3 import blake3
+
+        zone = self.settings.ledger.zone
+        if zone is None:
+            return host_id()[:ZONE_BYTES]
+        return blake3(zone.encode(), derive_key_context="nanoswarm zone v1").digest(ZONE_BYTES)
 
     def _later_task(self) -> None:
         self._start_beside(self._open_later())
@@ -476,6 +512,8 @@ class Node:
     def member_seen(self, member: Member) -> None:
         info = member.info
         self.fabric.member_seen(member.id, member.name, capacity_from(info, member.name), load_from(info))
+        if self.ledger is not None:
+            self.ledger.members_changed()
         if self._discovery is not None:
             try:
                 identity = self.fleet.trust.verify(member.certificate, time.time())
@@ -486,16 +524,25 @@ class Node:
 
     def member_suspected(self, member: Member) -> None:
         self.fabric.ownership.executor_suspected(member.id)
+        if self.ledger is not None:
+            self.ledger.members_changed()
 
     def member_lost(self, node: bytes, why: str) -> None:
         self.fabric.member_lost(node, why)
+        if self.ledger is not None and why == "revoked":
+            self.ledger.removed(node)
+        elif self.ledger is not None:
+            self.ledger.members_changed()
 
     def is_linked(self, node: bytes) -> bool:
         link = self.fabric.node_links.get(node)
         return link is not None and link.up
 
     def own_info(self) -> Mapping[str, object]:
-        return info_of(self.fabric.execution)
+        info = info_of(self.fabric.execution)
+        if self.ledger is not None:
+            info |= self.ledger.info() | {"z": self._zone()}
+        return info
 
     # --- what the fabric asks -----------------------------------------------------------------------------------------
 

@@ -152,6 +152,26 @@ class LimitsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSection:
+    """What outlives this node: tasks with a receipt, in a journal here and on two other machines."""
+
+    enabled: bool = _setting(
+        "switch", True, "keep a journal; without one this node takes no durable tasks and helps nobody"
+    )
+    journal_bytes: int = _setting("bytes", 1 << 30, "bytes of the journal's files", low=64 << 20)
+    retention_s: float = _setting(
+        "seconds", 86_400.0, "how long outcomes of durable tasks are kept; 0: until they are delivered", low=0
+    )
+    zone: str | None = _setting(
+        "text",
+        None,
+        "what fails together: copies of one log lie in different zones (a rack, a power circuit, a host of virtual machines)",
+        pattern=r"[A-Za-z0-9._-]{1,64}",
+        auto="this machine",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSection:
     """The page for monitoring: /metrics, /healthz, /readyz. Without authentication, so keep it on loopback."""
 
@@ -185,6 +205,7 @@ class NodeSettings:
     listen: ListenSection = field(default_factory=ListenSection)
     discovery: DiscoverySection = field(default_factory=DiscoverySection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    ledger: LedgerSection = field(default_factory=LedgerSection)
     http: HttpSection = field(default_factory=HttpSection)
     log: LogSection = field(default_factory=LogSection)
 

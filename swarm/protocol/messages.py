@@ -31,6 +31,8 @@ STARTED          executor -> owner     d dispatch, i index, p pid
 LOAD             node -> peers         l load map
 MEMBERS          node -> client        m [[id, name, [endpoint…], curve key, state]…]
 GOODBYE          anyone                reason
+LEDGER           node -> node          (empty)                                                           a frame of
+                                                                                                         `raft.wire`
 ===============  ====================  ================================================================  ==============
 """
 
@@ -71,6 +73,7 @@ class Kind(IntEnum):
     LOAD = 16
     MEMBERS = 17
     GOODBYE = 18
+    LEDGER = 19
 
 
 class MessageError(ValueError):

@@ -262,7 +262,8 @@ def test_a_guest_has_its_timeout_too() -> None:
 def test_a_batch_larger_than_the_node_may_hold_is_refused_for_good() -> None:
     world = fleet(1)
     world.bounds.tasks_max = 10
-    world.nodes[0].ownership.config = type(world.nodes[0].ownership.config)(tasks_max=10)
+    node = world.nodes[0].ownership
+    node._holdings.config = type(node.config)(tasks_max=10)
     batch = hand(world.client(0), "fine", 0.01, 11)
     world.run_until_done(3.0)
     assert statuses(batch) == [Status.REFUSED] * 11

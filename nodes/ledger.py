@@ -1,0 +1,309 @@
+"""The ledger of a node, put to work: consensus over links, its journal on disk, and the owner above it.
+
+`swarm.protocol.ledger` decides; this shell carries. What comes over links goes in, what it wants sent goes out as messages
+of kind LEDGER, what it wants written goes to the journal's thread, and what became of proposals goes to the owner. Nothing is lost by
+a message that does not arrive: consensus sends again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from nodes.journal.errors import JournalRefused
+from nodes.journal.files import RealFiles
+from nodes.journal.format import JournalId
+from nodes.journal.journal import Journal, JournalConfig
+from nodes.journal.writer import JournalWriter
+from nodes.settings import LedgerSection
+from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Refusal
+from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_tag
+from swarm.protocol.ledger.ledger import Ledger
+from swarm.protocol.ledger.members import Presence
+from swarm.protocol.member import Member, State
+from swarm.protocol.messages import Kind, encode
+from swarm.protocol.owner.batches import Propose
+from swarm.protocol.ownership import Ownership
+from swarm.protocol.raft.effects import ReadLost, ReadReady, Send, Sync
+from swarm.protocol.raft.entries import Recovered
+from transport.links import Link, LinkClosed, LinkOverflow
+
+TAGS_MAX = 16
+"""Homes that are named in a node's own record: three is usual."""
+WALL_EVERY_S = 10.0
+"""How often the ledger hears what the wall clock shows; a clock that is set is noticed so soon."""
+DRAIN_S = 10.0
+
+
+class Around(Protocol):
+    """What the ledger needs of the rest of the node."""
+
+    def connect(self, node: bytes) -> None:
+        """Open a link to a member."""
+
+    def fact(self, fact: Fact) -> None:
+        """Something worth knowing."""
+
+    def load_changed(self) -> None:
+        """The own record says something else."""
+
+
+class LedgerShell:
+    """The ledger, its journal and what they are connected to. Made once the journal could be opened."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        me: bytes,
+        boot: bytes,
+        zone: bytes,
+        ownership: Ownership,
+        links: Mapping[bytes, Link],
+        around: Around,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        turn: Callable[[], None],
+    ) -> None:
+        self.me = me
+        self.journal = journal
+        self._ownership = ownership
+        self._links = links
+        self._around = around
+        self._loop = loop
+        self._now = now
+        self._turn = turn
+        self._writer = JournalWriter(journal, loop, self._synced, self._space)
+        self._members: Callable[[], list[Member]] = list
+        self._removed: set[bytes] = set()
+        self.announcements: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}
+        """Of each live member: tags of the homes in whose groups it votes, and which it leads."""
+        self._own = Announcement()
+        self._owner_tickets: dict[int, int] = {}
+        """The ledger's number of a proposal -> the owner's."""
+        self._reads: dict[bytes, Callable[[bool], None]] = {}
+        self._read_number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._wall_at = 0.0
+        self._drained: asyncio.Future[tuple[bytes, ...]] | None = None
+        self._closing = False
+        self.ledger = Ledger(
+            now(), me, boot, random.Random(), recovered=journal.take_recovered(), host=zone, wall=time.time()
+        )
+        ownership.keeps_ledger = True
+        self.carry_out: dict[type, Callable[[Any], object]] = {
+            Propose: self._propose, Send: self._send, Sync: lambda it: self._writer.submit(it.number, it.writes),
+            Committed: self._committed, Dropped: self._dropped, Lead: self._lead, Follow: self._follow,
+            Announce: self._announce, Close: self._close_group, Drained: self._on_drained,
+            ReadReady: lambda it: self._read_over(it.context, True), ReadLost: lambda it: self._read_over(it.context, False),
+        }  # fmt: skip
+
+    # --- what the fabric asks -------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Any]:
+        """What is to be done now, in order."""
+        return self.ledger.take()
+
+    def arm(self) -> None:
+        """Be called again when the ledger wants to be."""
+        at = self.ledger.next_deadline()
+        if at is None or self._closing or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0.0, at - self._now()), self._on_timer)
+
+    def receive(self, sender: bytes, payload: memoryview) -> None:
+        """A frame of consensus came over an authenticated link."""
+        self.ledger.receive(self._now(), sender, payload)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._now()
+        if now - self._wall_at > WALL_EVERY_S:
+            self._wall_at = now
+            self.ledger.tell_wall(now, time.time())
+        self.ledger.tick(now)
+        self._turn()
+
+    # --- members ----------------------------------------------------------------------------------------------------------
+
+    def watch(self, members: Callable[[], list[Member]]) -> None:
+        """From now on these are the members."""
+        self._members = members
+        self.members_changed()
+
+    def removed(self, node: bytes) -> None:
+        """A member was turned away for good."""
+        self._removed.add(node)
+        self.members_changed()
+
+    def members_changed(self) -> None:
+        """Somebody came, went, or says something else of itself."""
+        rows, found = [], {}
+        for member in self._members():
+            info = member.info
+            zone = info.get("z")
+            presence = Presence.ALIVE if member.state == State.ALIVE else Presence.AWAY
+            if member.id in self._removed:
+                presence = Presence.GONE
+            rows.append((member.id, zone if isinstance(zone, bytes) and zone else member.id, presence))
+            if member.state in (State.ALIVE, State.SUSPECT):
+                found[member.id] = (_tags(info.get("j")), _tags(info.get("k")))
+        self.announcements = found
+        now = self._now()
+        self.ledger.members_seen(now, rows)
+        for group in self.ledger.groups:
+            raft = self.ledger.raft(group)
+            for other in raft.members.all if raft is not None else ():
+                if other != self.me and other not in self._links and other in found:
+                    self._around.connect(other)
+
+    def info(self) -> dict[str, object]:
+        """What goes into this node's own record."""
+        said: dict[str, object] = {}
+        for key, homes in (("j", self._own.voting), ("k", self._own.leading)):
+            if homes:
+                said[key] = b"".join(home_tag(home) for home in homes[:TAGS_MAX])
+        return said
+
+    def where(self, key: bytes) -> list[bytes]:
+        """Which nodes to ask for a batch or task: those that lead a log with its tag first, then those that vote in one."""
+        tag = bytes(key[:TAG_BYTES])
+        mine = (
+            frozenset(map(home_tag, self._own.voting)), frozenset(map(home_tag, (*self._own.leading, self.me))),
+        )  # fmt: skip
+        known = {**self.announcements, self.me: mine}
+        leaders = [node for node, (_, led) in sorted(known.items()) if tag in led]
+        voters = [node for node, (voted, _) in sorted(known.items()) if tag in voted]
+        return list(dict.fromkeys((*leaders, *voters)))
+
+    # --- reads --------------------------------------------------------------------------------------------------------------
+
+    def read(self, group: bytes, done: Callable[[bool], None]) -> Refusal | None:
+        """Call `done(True)` when `ledger.state(group)` has all that was committed before now, `done(False)` if that cannot be
+        known here; why not, if it is known at once."""
+        self._read_number += 1
+        context = self._read_number.to_bytes(8, "big")
+        refused = self.ledger.read(self._now(), group, context)
+        if refused is None:
+            self._reads[context] = done
+        return refused
+
+    def _read_over(self, context: bytes, ready: bool) -> None:
+        done = self._reads.pop(context, None)
+        if done is not None:
+            done(ready)
+
+    # --- effects --------------------------------------------------------------------------------------------------------------
+
+    def _send(self, it: Send) -> None:
+        link = self._links.get(it.to)
+        if link is None or not link.up:
+            if it.to in self.announcements:
+                self._around.connect(it.to)
+            return
+        try:
+            link.send(encode(Kind.LEDGER, {}), it.payload)
+        except LinkClosed:
+            pass
+        except LinkOverflow:
+            # What is left out is sent again by the next heartbeat's answer; the link has enough to do.
+            self._around.fact(Fact("ledger.overflow", {}, {"peer": link.identity.name}))
+
+    def _propose(self, it: Propose) -> None:
+        now = self._now()
+        found = self.ledger.propose(now, it.group, it.record)
+        if isinstance(found, Refusal):
+            self._ownership.not_taken(now, it.ticket, found)
+        else:
+            self._owner_tickets[found] = it.ticket
+
+    def _committed(self, it: Committed) -> None:
+        ticket = self._owner_tickets.pop(it.ticket, None)
+        if ticket is not None:
+            self._ownership.committed(self._now(), ticket, it.copies, it.hosts, it.applied)
+
+    def _dropped(self, it: Dropped) -> None:
+        ticket = self._owner_tickets.pop(it.ticket, None)
+        if ticket is not None:
+            self._ownership.dropped(self._now(), ticket)
+
+    def _lead(self, it: Lead) -> None:
+        voters, learners = self.ledger.copies_to_expect(it.group)
+        copies = voters // 2 + 1 if voters else 1
+        self._ownership.lead(
+            self._now(), time.time(), it.group, it.epoch, it.state.batches, copies, copies if learners or voters else 1
+        )
+        self._around.fact(Fact("ledger.leads", {}, {"group": it.group.hex(), "epoch": it.epoch}))
+
+    def _follow(self, it: Follow) -> None:
+        self._ownership.follow(self._now(), it.group)
+
+    def _announce(self, it: Announce) -> None:
+        self._own = it.announcement
+        self._around.load_changed()
+
+    def _close_group(self, it: Close) -> None:
+        self._around.fact(Fact("ledger.closed", {}, {"group": it.group.hex()}))
+
+    def _on_drained(self, it: Drained) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(it.left)
+
+    # --- the journal ------------------------------------------------------------------------------------------------------------
+
+    def _synced(self, number: int, again: Mapping[bytes, Recovered]) -> None:
+        now = self._now()
+        for group, recovered in again.items():
+            self._around.fact(Fact("ledger.restarted", {}, {"group": group.hex()}))
+            self.ledger.restart(now, group, recovered)
+        if number:
+            self.ledger.synced(now, number)
+        self._turn()
+
+    def _space(self, full: bool) -> None:
+        self._around.fact(Fact("journal.full" if full else "journal.space"))
+        self.ledger.space(self._now(), full)
+        self._turn()
+
+    # --- leaving ------------------------------------------------------------------------------------------------------------------
+
+    async def drain(self, for_good: bool = False, timeout_s: float = DRAIN_S) -> tuple[bytes, ...] | None:
+        """Hand over leadership, and with `for_good` all parts; groups that nobody could take over, or None when it took too
+        long."""
+        self._drained = self._loop.create_future()
+        self.ledger.drain(self._now(), for_good)
+        self._turn()
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._drained), timeout_s)
+        except TimeoutError:
+            return None
+
+    async def close(self) -> None:
+        """What waits is written; nothing is sent any more."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._writer.close()
+
+
+def open_journal(directory: Path, fleet: bytes, node: bytes, settings: LedgerSection) -> Journal:
+    """The journal of a node. JournalRefused, with what to do, when it is not this node's or cannot be used."""
+    config = JournalConfig(bytes_max=settings.journal_bytes)
+    return Journal.open(RealFiles(directory), JournalId(fleet, node), config)
+
+
+def _tags(value: object) -> frozenset[bytes]:
+    if not isinstance(value, bytes) or len(value) % TAG_BYTES or len(value) > TAG_BYTES * TAGS_MAX:
+        return frozenset()
+    return frozenset(value[at : at + TAG_BYTES] for at in range(0, len(value), TAG_BYTES))
+
+
+__all__ = ["Around", "JournalRefused", "LedgerShell", "open_journal"]
