@@ -116,11 +116,11 @@ class Owner:
         """Headers of messages of a kind so far, to somebody."""
         return [one.header for one in self.told if one.kind == kind and one.to == to]
 
-    def ended(self, number: int, to: bytes = CLIENT) -> dict[int, int]:
+    def ended(self, number: int, to: bytes = CLIENT, key: bytes | None = None) -> dict[int, int]:
         """Index -> status of what a client was told of a batch. AssertionError if it was told twice."""
         found: dict[int, int] = {}
         for one in self.told:
-            if one.kind == Kind.OUTCOMES and one.to == to and one.header["b"] == key_of(number):
+            if one.kind == Kind.OUTCOMES and one.to == to and one.header["b"] == (key or key_of(number)):
                 outcomes = Outcomes(one.parts[0], one.header["n"])
                 for row in range(outcomes.count):
                     assert outcomes.index(row) not in found, f"task {outcomes.index(row)} ended twice"
