@@ -15,6 +15,9 @@ from swarm.units import parse_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DURABILITIES = ("none", "node", "fleet")
+"""What a receipt stands for: nothing on a disk, the disk of the home node, the disks of two of three hosts. The place of a
+level is its number on the wire."""
 _OPTIONS = "__swarm_task__"
 _PRIORITIES = {"LOW": 0, "STANDARD": 1, "HIGH": 2, "CRITICAL": 3}
 
@@ -37,6 +40,7 @@ class TaskOptions:
     rerun: bool | None = None
     stream: bool | None = None
     python: str | None = None
+    durability: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were said, by the names that a spec has for them."""
@@ -57,8 +61,11 @@ class TaskOptions:
         rerun: bool | None = None,
         stream: bool | None = None,
         python: str | None = None,
+        durability: str | None = None,
     ) -> TaskOptions:
         """Options from what people write. ConfigError names what is wrong and what is meant."""
+        if durability is not None:
+            check_durability(durability)
         if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
             raise _wrong(f"retries={retries!r} is not a whole number of at least 0")
         if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
@@ -79,6 +86,7 @@ class TaskOptions:
             rerun=rerun,
             stream=stream,
             python=python,
+            durability=durability,
         )
 
 
@@ -98,6 +106,7 @@ def task(
     rerun: bool | None = None,
     stream: bool | None = None,
     python: str | None = None,
+    durability: str | None = None,
 ) -> Callable[[F], F]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Say with a function how it wants to be run. It stays the function that it is, and can be called as before.
@@ -111,7 +120,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     `backoff_s` = (initial, factor, most) seconds between them. `needs` reserves resources (cpu, memory in bytes or text
     like "2GB", gpu, or a node's own), `labels` are required of the node. `rerun=False`: what had started when its node
     died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
-    interpreter of the node. A call's own options come before these.
+    interpreter of the node. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
+    "fleet". A call's own options come before these.
     """
     if fn is not None and not callable(fn):
         raise _wrong(f"@task was given {fn!r}, which is not callable")
@@ -131,6 +141,12 @@ def options_of(fn: Any) -> TaskOptions:
         if isinstance(found, TaskOptions):
             return found
     return TaskOptions()
+
+
+def check_durability(durability: str) -> None:
+    """ConfigError for a level that there is not."""
+    if durability not in DURABILITIES:
+        raise _wrong(f"durability={durability!r} is not one of 'none', 'node' and 'fleet'")
 
 
 def parse_amount(resource: str, value: float | str) -> float:

@@ -320,7 +320,7 @@ def connect_async(
     seeds: Iterable[str] = (),
     timeout_s: float = 3.0,
     name: str | None = None,
-    durability: str = "none",
+    durability: str | None = None,
     submit_timeout_s: float | None = None,
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
     direct: bool = True,

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kernels.batch import CallBuilder
 from swarm.client.futures import Future
+from swarm.client.receipts import NO_RECEIPT, Receiving
 from swarm.client.routes import Route
 from swarm.errors import NotAccepted
+from swarm.protocol.ids import batch_key
 
 if TYPE_CHECKING:
     from swarm.client.engine import Engine
@@ -31,16 +33,34 @@ Make = Callable[["Batch", int], Future]
 class Batch:
     """Calls of one route, and their futures."""
 
-    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "route")
+    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "receiving", "route", "session")
 
     def __init__(self, engine: Engine, number: int, route: Route) -> None:
         self.engine = engine
         self.number = number
         self.route = route
+        self.session: bytes = engine.durable_session() if route.durability else engine.session_id
+        self.receiving: Receiving | None = None
         self.builder = CallBuilder()
         self.add: Callable[..., int] = self.builder.add_plain
         self.futures: list[Any] = []
         self.deps: list[bytes] = []
+
+    @property
+    def key(self) -> bytes:
+        """Its key."""
+        return batch_key(self.session, self.number)
+
+    def receipt(self) -> Receiving:
+        """Its receipt, now or later."""
+        if self.receiving is None:
+            with self.engine.batches.lock:
+                if self.receiving is None:
+                    made = Receiving()
+                    if not self.route.durability:
+                        made.set_result(NO_RECEIPT)
+                    self.receiving = made
+        return self.receiving
 
     def take(self) -> tuple[int, bytes, list[Any]]:
         """(count, columns, futures); what it was built with goes, since futures keep their batch."""

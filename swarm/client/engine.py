@@ -18,24 +18,28 @@ from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from swarm.client.batches import Batches, Make, Room
+from swarm.client.batches import Batch, Batches, Make, Room
 from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
+from swarm.client.receipts import Receipt
 from swarm.client.routes import Route
 from swarm.client.settling import Settling
 from swarm.errors import (
     FleetNotFound,
     SwarmError,
     TaskCancelled,
+    TaskRefused,
 )  # fmt: skip
 from swarm.paths import Home
 from swarm.payload import encode_call
 from swarm.payload_code import is_local
+from swarm.protocol.ledger.homes import SESSION_RANDOM_BYTES, durable_session
 from swarm.protocol.messages import Kind, MessageError, decode, encode
 from swarm.protocol.outbound import Tell
-from swarm.protocol.session import Delivered, Ended, Happened, Moving, Session
+from swarm.protocol.session import Accepted, Delivered, Ended, Happened, Moving, Session
+from swarm.tasks import DURABILITIES
 from transport import bounds
 from transport.identity import Identity
 from transport.links import Link, LinkClosed, LinkOverflow
@@ -107,6 +111,11 @@ class Engine:
         self._query_number = 0
         self._code: OrderedDict[bytes, bytes] = OrderedDict()
         self._code_bytes = 0
+        self._receiving: dict[int, Batch] = {}
+        """Batches whose receipt is to come."""
+        self._home = b""
+        """The node that was used last, and the session of the durable batches whose home it is."""
+        self._durable_session = b""
         self._timer: asyncio.TimerHandle | None = None
         self._refresh: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
@@ -355,7 +364,12 @@ class Engine:
             if not count:
                 continue  # begun for a call that then turned out to be no plain one, and went elsewhere
             self.settling.expect(it.number, futures)
-            self._session.submit(it.number, it.route.raw, it.route.rerun, count, columns, it.deps)
+            level = it.route.durability
+            if level:
+                self._receiving[it.number] = it
+            self._session.submit(
+                it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, session=it.session
+            )
         if batches:
             self.batches.handed()
         if cancels:
@@ -420,13 +434,25 @@ class Engine:
             match effect:
                 case Delivered():
                     self.settling.deliver(effect, trusted=self._is_trusted())
+                    if effect.last and effect.batch in self._receiving:
+                        error = SwarmError("the node told the outcomes, but never on how many disks they are")
+                        self._receiving.pop(effect.batch).receipt().fail(error)
                     self.room.notify()
+                case Accepted():
+                    receipt = Receipt(effect.copies, effect.hosts, effect.epoch, effect.retention_s)
+                    accepted = self._receiving.pop(effect.batch, None)
+                    if accepted is not None:
+                        accepted.receipt().receive(receipt)
+                        self.room.notify()
                 case Tell():
                     self._tell(effect)
                 case Happened():
                     self.settling.happen(effect)
                 case Ended():
                     self.settling.end(effect)
+                    refused = self._receiving.pop(effect.batch, None) if effect.last else None
+                    if refused is not None:
+                        refused.receipt().fail(TaskRefused(effect.message, hint=effect.hint))
                     self.room.notify()
                 case Moving():
                     self._moving = effect.reason or "moving"
@@ -454,7 +480,25 @@ class Engine:
         self._session.on_timer(time.monotonic())
         self._turn()
 
+    def durability_here(self) -> str:
+        """What the node in use has for tasks of which nothing is said. Nodes without a journal do not say."""
+        link = self._link
+        said = link.info.get("durability") if link is not None else None
+        return said if isinstance(said, str) and said in DURABILITIES else "none"
+
+    def durable_session(self) -> bytes:
+        """The session of durable batches that are begun now: it names the node in use as their home."""
+        return self._durable_session
+
+    def wait_accepted(self, timeout_s: float | None = None) -> bool:
+        """Wait until every durable batch handed over has its receipt, or was refused. False after `timeout_s` seconds."""
+        self.refuse_in_own_thread("wait for receipts")
+        return self.room.wait_for(lambda: not self._receiving and not self.batches.tasks, timeout_s)
+
     def _fail_all(self, error: BaseException) -> None:
+        for it in list(self._receiving.values()):
+            it.receipt().fail(error)
+        self._receiving.clear()
         self.settling.fail_all(self.batches.refuse(error), error)
         self.room.shut()
 
@@ -471,6 +515,9 @@ class Engine:
     def _use(self, link: Link) -> None:
         self._link = link
         self._moving = ""
+        if self._home != link.identity.id:
+            self._home = link.identity.id
+            self._durable_session = durable_session(self._home, self.session_id[:SESSION_RANDOM_BYTES])
         for digest, code in self._code.items():
             self._ask("code.put", {"digest": digest}, code)
         self._session.link_up(link.identity.id + link.boot)

@@ -23,6 +23,7 @@ from swarm.tasks import waiting
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
+    from swarm.client.receipts import Receiving
 
 T = TypeVar("T")
 
@@ -118,7 +119,13 @@ class Future(concurrent.futures.Future[Any]):
     @property
     def task_id(self) -> bytes:
         """The task's id, 16 bytes."""
-        return ids.task_id(ids.batch_key(self._batch.engine.session_id, self._batch.number), self._index)
+        return ids.task_id(self._batch.key, self._index)
+
+    @property
+    def receipt(self) -> Receiving:
+        """The receipt of the batch that the task is part of: ``future.receipt.result()`` waits for it, as does
+        ``await future.receipt``. It tells on how many disks and hosts the task is (`Receipt`)."""
+        return self._batch.receipt()
 
     @property
     def id(self) -> str:

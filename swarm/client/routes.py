@@ -18,7 +18,7 @@ from swarm.errors import ConfigError
 from swarm.payload_code import Code, display_name, encode_code
 from swarm.protocol.ids import child_session
 from swarm.protocol.spec import Spec
-from swarm.tasks import TaskOptions, current_task, options_of
+from swarm.tasks import DURABILITIES, TaskOptions, current_task, options_of
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
@@ -40,6 +40,8 @@ class Route:
     """Whether calls of it may go directly to a worker (`swarm.client.direct`): as far as is known they are short."""
     known: bool = False
     """Whether a call of it went to the node, with its code."""
+    durability: int = 0
+    """The place of its level in `swarm.tasks.DURABILITIES`."""
 
 
 def is_lasting(fn: Any) -> bool:
@@ -50,9 +52,10 @@ def is_lasting(fn: Any) -> bool:
 
 
 class Routes:
-    """Routes by (callable, options)."""
+    """Routes by (callable, options). What says nothing of its durability has that of the connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, durability: str = "none") -> None:
+        self._durability = durability
         self._routes: dict[Any, Route] = {}
         self._by_raw: OrderedDict[bytes, Route] = OrderedDict()
 
@@ -68,7 +71,7 @@ class Routes:
         if not is_lasting(fn):
             # Written anew each time; what has come out the same travels together.
             made = self._make(fn, options, deadline, nice, chunked)
-            known = self._by_raw.setdefault(made.raw, made)
+            known = self._by_raw.setdefault(bytes((made.durability,)) + made.raw, made)
             while len(self._by_raw) > ROUTES_MAX:
                 self._by_raw.popitem(last=False)
             return known
@@ -85,10 +88,10 @@ class Routes:
             route = self._routes[key] = self._make(fn, options, deadline, nice, chunked)
         return route
 
-    @staticmethod
-    def _make(fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunked: bool) -> Route:
+    def _make(self, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunked: bool) -> Route:
         given = {} if isinstance(fn, str) else options_of(fn).given()
         given.update(options.given())
+        level = level_of(given, self._durability, "a stream" if given.get("stream") else "")
         code: Code | None = None
         where: tuple[str, bytes | str, str]
         if isinstance(fn, str):
@@ -104,7 +107,19 @@ class Routes:
             given["chunked"] = True
         name = given.pop("name", None) or (fn.partition(":")[2] if isinstance(fn, str) else display_name(fn))
         spec = _spec("call", where, name, given, deadline, nice)
-        return Route(spec.encode(), spec.rerun, code, spec.stream, quick=_is_plain(spec))
+        quick = _is_plain(spec) and not level
+        return Route(spec.encode(), spec.rerun, code, spec.stream, quick=quick, durability=level)
+
+
+def level_of(given: dict[str, Any], default: str, live: str) -> int:
+    """The level of what is submitted, taken out of what was said of it. What is `live` (a stream, input) is of use only
+    while its caller is there: ConfigError if it is to be kept for later."""
+    said = given.pop("durability", None)
+    if live and said not in (None, "none"):
+        raise ConfigError(
+            f"{live} can not be kept for later: durability={said!r}", hint="leave durability= away, or say 'none'"
+        )
+    return 0 if live else DURABILITIES.index(said or default)
 
 
 def _is_plain(spec: Spec) -> bool:
@@ -113,12 +128,20 @@ def _is_plain(spec: Spec) -> bool:
     return spec.rerun and not any(wants)
 
 
-def command_route(name: str, options: TaskOptions, deadline: float | None = None, nice: int = 0) -> Route:
+def command_route(
+    name: str,
+    options: TaskOptions,
+    deadline: float | None = None,
+    nice: int = 0,
+    durability: str = "none",
+    live: str = "",
+) -> Route:
     """The route of a command; it is not run twice unless `rerun` says that it may be."""
     given = {"rerun": False} | options.given()
     given.pop("name", None)
+    level = level_of(given, durability, live)
     spec = _spec("command", None, options.name or name, given, deadline, nice)
-    return Route(spec.encode(), spec.rerun, None, False)
+    return Route(spec.encode(), spec.rerun, None, False, durability=level)
 
 
 def _spec(

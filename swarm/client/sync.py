@@ -27,7 +27,7 @@ from swarm.payload_code import is_local
 from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
-from swarm.tasks import TaskOptions, waiting
+from swarm.tasks import TaskOptions, check_durability, waiting
 
 _OPTION_NAMES = frozenset(
     (
@@ -42,9 +42,10 @@ _OPTION_NAMES = frozenset(
         "rerun",
         "stream",
         "python",
+        "durability",
     )
 )
-CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "durability"}
+CALL_NAMES = _OPTION_NAMES | {"deadline", "nice"}
 _NO_OPTIONS = TaskOptions()
 _BETWEEN_LOOKS = LOOK_EVERY - 1
 
@@ -80,11 +81,13 @@ class Fleet:
     is unfinished when the interpreter ends is cancelled.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, durability: str | None = None) -> None:
         self._engine = engine
         self._batches = engine.batches
         self._lane = engine.lane
-        self._routes = Routes()
+        self.durability = durability or engine.durability_here()
+        """What holds for tasks of which nothing else is said."""
+        self._routes = Routes(self.durability)
         self._known: dict[Any, Route] = {}
         self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk)
         engine.settling.source = self._buffers
@@ -352,7 +355,9 @@ class Fleet:
         if not argv:
             raise ConfigError("there is no command", hint="give its name and arguments")
         said = chosen(options)
-        route = command_route(argv[0], said.task, said.deadline, said.nice)
+        route = command_route(
+            argv[0], said.task, said.deadline, said.nice, self.durability, "input of a command" if stdin else ""
+        )
         staged = []
         for entry in files_in:
             there, here = entry if isinstance(entry, tuple) else (str(entry), entry)
@@ -459,7 +464,7 @@ def connect(
     seeds: Iterable[str] = (),
     timeout_s: float = 3.0,
     name: str | None = None,
-    durability: str = "none",
+    durability: str | None = None,
     submit_timeout_s: float | None = None,
     reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
     direct: bool = True,
@@ -469,10 +474,13 @@ def connect(
     `seeds` are addresses ("HOST:PORT") for networks without multicast, `name` is how nodes show this client.
     `submit_timeout_s` limits how long `submit` waits while too much is under way (then NotAccepted; None: for ever),
     `reconnect_timeout_s` how long another node is looked for when the one in use is gone (then all that is unfinished
-    fails with FleetNotFound). Calls made one after the other may go directly to a worker of this host, once the node has
+    fails with FleetNotFound). `durability` is that of tasks of which nothing else is said: "none", "node" (on the disk of
+    the node before it counts as accepted) or "fleet" (on those of two of three hosts); None leaves it to the node's
+    setting. Calls made one after the other may go directly to a worker of this host, once the node has
     granted its slot; with ``direct=False`` all go through the node, which then keeps every outcome for a while.
     """
-    check_durability(durability)
+    if durability is not None:
+        check_durability(durability)
     engine = Engine(
         _home(home),
         seeds=seeds,
@@ -481,7 +489,7 @@ def connect(
         name=name,
     )
     engine.open(timeout_s)
-    return Fleet(engine)
+    return Fleet(engine, durability)
 
 
 def _home(home: Home | str | Path | None) -> Home:
@@ -516,7 +524,6 @@ def chosen(options: dict[str, Any]) -> Chosen:
     unknown = sorted(set(options) - CALL_NAMES)
     if unknown:
         raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(CALL_NAMES))}")
-    check_durability(options.pop("durability", "none"))
     deadline = options.pop("deadline", None)
     if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline < 0):
         raise ConfigError(
@@ -526,15 +533,6 @@ def chosen(options: dict[str, Any]) -> Chosen:
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
     return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice)
-
-
-def check_durability(durability: str) -> None:
-    """ConfigError for what this version can not promise."""
-    if durability != "none":
-        raise ConfigError(
-            f"durability={durability!r} is not there yet",
-            hint="with 'none' a task lives as long as the script that submitted it",
-        )
 
 
 def flat(futures: Iterable[Any]) -> list[AnyFuture]:

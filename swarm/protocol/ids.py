@@ -15,6 +15,7 @@ from blake3 import blake3
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32: no i, l, o, u, so that nothing is misread."""
 
+SESSION_BYTES = 8
 BATCH_KEY_BYTES = 12
 TASK_ID_BYTES = 16
 TEXT_LENGTH = 26

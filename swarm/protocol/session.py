@@ -73,7 +73,18 @@ class Moving:
     refuses: bool
 
 
-SessionEffect = Tell | Delivered | Ended | Happened | Moving
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A durable batch is on so many disks, of so many hosts. Its outcomes are kept for `retention_s` seconds."""
+
+    batch: int
+    copies: int
+    hosts: int
+    epoch: int
+    retention_s: float
+
+
+SessionEffect = Tell | Delivered | Ended | Happened | Moving | Accepted
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +92,7 @@ class Handed:
     """A batch handed over."""
 
     number: int
+    key: bytes
     raw: bytes
     rerun: bool
     count: int
@@ -88,6 +100,10 @@ class Handed:
     deps: list[bytes]
     left: int
     done: bytearray
+    durability: int = 0
+    """0, or the level of one that is in a ledger: it is the same batch wherever it is handed over."""
+    acknowledge: bool = False
+    """Whether its outcomes are kept only until they were delivered."""
     granted: set[int] = field(default_factory=set)
     cancelled: set[int] = field(default_factory=set)
     pinned: dict[int, int] = field(default_factory=dict)
@@ -115,8 +131,9 @@ class Session:
         self._batches: dict[int, Handed] = {}
         self._kept: dict[int, Handed] = {}
         self._effects: list[SessionEffect] = []
+        self._sessions = {session}
         self._again: list[tuple[float, int]] = []
-        self._late: list[tuple[int, Ranges | None]] = []
+        self._late: list[tuple[bytes, Ranges | None]] = []
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -143,9 +160,23 @@ class Session:
 
     # --- what the client does -----------------------------------------------------------------------------------------
 
-    def submit(self, number: int, raw: bytes, rerun: bool, count: int, columns: Bytes, deps: list[bytes]) -> None:
-        """Hand a batch over, now or as soon as there is a node. `deps` are ids of tasks of this session."""
-        batch = Handed(number, raw, rerun, count, columns, deps, count, bytearray(count))
+    def submit(
+        self,
+        number: int,
+        raw: bytes,
+        rerun: bool,
+        count: int,
+        columns: Bytes,
+        deps: list[bytes],
+        *,
+        durability: int = 0,
+        session: bytes | None = None,
+    ) -> None:
+        """Hand a batch over, now or as soon as there is a node. `deps` are ids of tasks of this client. Durable batches
+        have a `session` that names their home; numbers are those of the client all the same."""
+        key = ids.batch_key(session or self.id, number)
+        self._sessions.add(key[: ids.SESSION_BYTES])
+        batch = Handed(number, key, raw, rerun, count, columns, deps, count, bytearray(count), durability)
         self._batches[number] = batch
         self.tasks += count
         self.bytes += len(columns)
@@ -166,19 +197,19 @@ class Session:
         if kill:
             batch.cancelled.update(rows)
         if self.linked and batch.sent:
-            header: dict[str, Any] = {"b": self._key(number), "r": _pairs(ranges)}
+            header: dict[str, Any] = {"b": batch.key, "r": _pairs(ranges)}
             if not kill:
                 header["k"] = False
             self._tell(Kind.CANCEL, header)
         elif kill or not batch.sent:
             if batch.sent:
-                self._late.append((number, ranges))  # should the node that has it be there again
+                self._late.append((batch.key, ranges))  # should the node that has it be there again
             self._end(batch, [row for row in rows if not batch.done[row]], Status.CANCELLED, "it was cancelled", "")
 
     def give_input(self, number: int, index: int, what: str, value: Any, body: bytes = b"") -> None:
         """Send input, a signal or a stream's credit to a task that runs."""
         if self.linked and number in self._batches:
-            header = {"b": self._key(number), "i": index, "e": what, "v": value}
+            header = {"b": self._batches[number].key, "i": index, "e": what, "v": value}
             self._effects.append(Tell(NODE, Kind.INPUT, header, (body,) if body else ()))
 
     def link_up(self, node: bytes) -> None:
@@ -190,13 +221,15 @@ class Session:
         self.linked, self._node = True, node
         self._again.clear()
         late, self._late = self._late, []
-        if same:
-            for number, ranges in late:
-                self._tell(Kind.CANCEL, {"b": self._key(number), "r": _pairs(ranges)})
+        for key, ranges in late:
+            if (
+                same or key[: ids.SESSION_BYTES] != self.id
+            ):  # of a durable batch any node knows, or finds out, who has it
+                self._tell(Kind.CANCEL, {"b": key, "r": _pairs(ranges)})
         for number in sorted([*self._batches, *self._kept]):
             if number in self._batches:
                 self._hand_again(self._batches[number], same)
-            elif not same and number in self._kept and self._kept[number].rerun:
+            elif not same and number in self._kept and self._kept[number].rerun and not self._kept[number].durability:
                 self._kept[number].attempts += 1
                 self._send(self._kept[number])
 
@@ -219,6 +252,8 @@ class Session:
             self._grant(header)
         elif kind == Kind.REFUSED:
             self._refused(now, header)
+        elif kind == Kind.ACCEPTED:
+            self._accepted(header)
         elif kind == Kind.GOODBYE:
             self._effects.append(Moving(str(header.get("reason", "")), False))
 
@@ -228,26 +263,32 @@ class Session:
         self._again = [entry for entry in self._again if entry[0] > now]
         for number in due:
             batch = self._batches.get(number)
-            if batch is not None and self.linked:
+            if batch is not None and self.linked and batch.durability:
+                self._hand_again(batch, True)
+            elif batch is not None and self.linked:
                 self._send(batch)
 
     # --- inside: handing over -----------------------------------------------------------------------------------------
 
-    def _key(self, number: int) -> bytes:
-        return ids.batch_key(self.id, number)
-
     def _number(self, header: dict[str, Any]) -> int:
         key = header_field(header, "b", bytes)
-        if len(key) != ids.BATCH_KEY_BYTES or key[:8] != self.id:
+        if len(key) != ids.BATCH_KEY_BYTES or key[: ids.SESSION_BYTES] not in self._sessions:
             raise MessageError("a batch of another session")
-        return int.from_bytes(key[8:], "big")
+        return int.from_bytes(key[ids.SESSION_BYTES :], "big")
 
     def _tell(self, kind: int, header: dict[str, Any], *parts: Bytes) -> None:
         self._effects.append(Tell(NODE, kind, header, parts))
 
     def _send(self, batch: Handed) -> None:
         batch.sent = True
-        header: dict[str, Any] = {"b": self._key(batch.number), "n": batch.count, "s": batch.raw}
+        header: dict[str, Any] = {"b": batch.key, "n": batch.count, "s": batch.raw}
+        if batch.durability:
+            # Who leads its log knows what has become of it, or is handed it now: it is the same either way.
+            header["D"] = batch.durability
+            if batch.deps:
+                header["d"] = batch.deps
+            self._tell(Kind.SUBMIT, header, batch.columns)
+            return
         if batch.attempts:
             header["w"] = batch.attempts
         if batch.deps:
@@ -258,13 +299,13 @@ class Session:
         self._tell(Kind.SUBMIT, header, batch.columns)
 
     def _hand_again(self, batch: Handed, same: bool) -> None:
-        if same:
+        if same or batch.durability:
             self._send(batch)
             if batch.cancelled:
-                self._tell(Kind.CANCEL, {"b": self._key(batch.number), "r": _pairs(_ranges(sorted(batch.cancelled)))})
+                self._tell(Kind.CANCEL, {"b": batch.key, "r": _pairs(_ranges(sorted(batch.cancelled)))})
             begun = [row for row in sorted(batch.granted) if not batch.done[row]]
             if begun:
-                self._tell(Kind.GRANT_START, {"b": self._key(batch.number), "r": _pairs(_ranges(begun))})
+                self._tell(Kind.GRANT_START, {"b": batch.key, "r": _pairs(_ranges(begun))})
             return
         if batch.sent and not batch.rerun:
             lost = [row for row in sorted(batch.granted) if not batch.done[row]]
@@ -312,6 +353,8 @@ class Session:
             return
         self.bytes -= len(batch.columns)
         del self._batches[batch.number]
+        if batch.acknowledge and self.linked:
+            self._tell(Kind.RELEASE, {"b": batch.key})
         if batch.pinned:
             self._kept[batch.number] = batch
         else:
@@ -339,7 +382,19 @@ class Session:
         granted = [row for row in sorted(asked - batch.cancelled) if not batch.done[row]]
         batch.granted.update(granted)
         if granted:
-            self._tell(Kind.GRANT_START, {"b": self._key(batch.number), "r": _pairs(_ranges(granted))})
+            self._tell(Kind.GRANT_START, {"b": batch.key, "r": _pairs(_ranges(granted))})
+
+    def _accepted(self, header: dict[str, Any]) -> None:
+        number = self._number(header)
+        batch = self._batches.get(number)
+        if batch is None:
+            return
+        batch.refusals = 0
+        copies, hosts = header_field(header, "copies", int), header_field(header, "hosts", int)
+        kept = header.get("r")
+        retention_s = float(kept) if isinstance(kept, int | float) else 0.0
+        batch.acknowledge = not retention_s
+        self._effects.append(Accepted(number, copies, hosts, header_field(header, "e", int), retention_s))
 
     def _refused(self, now: float, header: dict[str, Any]) -> None:
         batch = self._batches.get(self._number(header))
@@ -358,6 +413,8 @@ class Session:
             message, hint = str(header.get("message", "")), str(header.get("hint", ""))
             self._end(batch, list(batch.open_rows()), Status.REFUSED, message, hint)
             return
+        if batch.durability:
+            return  # whether it is in the log is not known, so what becomes of it neither
         # The node that did not take the batch did not take a cancel that followed it either.
         given_up = [row for row in sorted(batch.cancelled) if not batch.done[row]]
         self._end(batch, given_up, Status.CANCELLED, "it was cancelled", "")

@@ -59,7 +59,13 @@ class Clients:
     def accepted(self, batch: Batch, durable: Durable) -> None:
         """The receipt of a durable batch."""
         if batch.client is not None:
-            header = {"b": batch.key, "copies": durable.copies, "hosts": durable.hosts, "e": durable.epoch}
+            header = {
+                "b": batch.key,
+                "copies": durable.copies,
+                "hosts": durable.hosts,
+                "e": durable.epoch,
+                "r": durable.retention_s,
+            }
             self._holdings.emit(Tell(batch.client, Kind.ACCEPTED, header))
 
     def may_start(self, batch: Batch) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from kernels.batch import OutcomeBuilder, Outcomes, settle
 from swarm.client.futures import Future
 from swarm.errors import TaskCancelled, TaskFailed
+from swarm.protocol import ids
 
 
 class Engine:
@@ -34,6 +35,7 @@ class Batch:
     def __init__(self) -> None:
         self.engine = Engine()
         self.number = 1
+        self.key = ids.batch_key(self.engine.session_id, self.number)
 
 
 def make(index: int = 0) -> Future:

@@ -44,7 +44,7 @@ def test_the_receipt_comes_when_the_batch_is_committed_and_its_tasks_begin_befor
     assert not owner.messages(Kind.ACCEPTED)
     log.commit()
     (receipt,) = owner.messages(Kind.ACCEPTED)
-    assert receipt == {"b": durable_key(1), "copies": 2, "hosts": 2, "e": 1}
+    assert receipt == {"b": durable_key(1), "copies": 2, "hosts": 2, "e": 1, "r": 86_400.0}
 
 
 def test_an_outcome_is_told_when_it_is_committed_and_not_before() -> None:

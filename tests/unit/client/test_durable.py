@@ -1,0 +1,213 @@
+"""Durable tasks seen from the client: receipts, ids that name their home, and the same batch again after a fail-over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from kernels.batch import OutcomeBuilder
+from swarm.client.receipts import Receipt
+from swarm.errors import ConfigError, SwarmError, TaskRefused
+from swarm.protocol import ids
+from swarm.protocol.ledger.homes import durable_session, home_tag
+from swarm.protocol.messages import Kind
+from swarm.protocol.outbound import Tell
+from swarm.protocol.session import Accepted, Delivered, Ended, Session
+from swarm.protocol.states import Status
+from tests.unit.client.fake_node import World
+
+SESSION = b"session!"
+HOME = bytes(range(16))
+DURABLE = durable_session(HOME, SESSION[:5])
+KEY = ids.batch_key(DURABLE, 1)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def begun(count: int = 2, **options: Any) -> Session:
+    """A session whose durable batch is handed over."""
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", options.pop("rerun", True), count, b"columns", [], durability=2, session=DURABLE)
+    return session
+
+
+def told(session: Session) -> list[tuple[int, dict[str, Any]]]:
+    return [(it.kind, it.header) for it in session.take_effects() if isinstance(it, Tell)]
+
+
+def accept(session: Session, retention_s: float = 60.0) -> None:
+    header = {"b": KEY, "copies": 2, "hosts": 2, "e": 7, "r": retention_s}
+    session.on_message(0.0, Kind.ACCEPTED, header, memoryview(b""))
+
+
+def end(session: Session, rows: list[int]) -> None:
+    builder = OutcomeBuilder()
+    for row in rows:
+        builder.add_plain(row, 1, row)
+    session.on_message(0.0, Kind.OUTCOMES, {"b": KEY, "n": len(rows)}, memoryview(builder.take()))
+
+
+def test_a_receipt_is_told_and_outcomes_of_another_session_of_the_client_are_its_own() -> None:
+    session = begun()
+    assert told(session) == [(Kind.SUBMIT, {"b": KEY, "n": 2, "s": b"spec", "D": 2})]
+    accept(session)
+    assert session.take_effects() == [Accepted(1, 2, 2, 7, 60.0)]
+    end(session, [0, 1])
+    (delivered,) = session.take_effects()
+    assert isinstance(delivered, Delivered) and delivered.last
+
+
+def test_on_another_node_it_is_the_same_batch_whole_and_nothing_of_it_is_lost() -> None:
+    session = begun(3, rerun=False)
+    end(session, [1])
+    session.cancel(1, [(2, 3)])
+    session.take_effects()
+    session.link_down()
+    session.link_up(b"elm")
+    assert told(session) == [
+        (Kind.SUBMIT, {"b": KEY, "n": 3, "s": b"spec", "D": 2}),
+        (Kind.CANCEL, {"b": KEY, "r": [[2, 3]]}),
+    ]
+    end(session, [0, 1])
+    fresh = [it.fresh for it in session.take_effects() if isinstance(it, Delivered)]
+    assert fresh == [1]
+
+
+def test_a_cancel_while_there_is_no_node_reaches_the_next_one() -> None:
+    session = begun(1)
+    session.link_down()
+    session.cancel(1)
+    session.take_effects()
+    session.link_up(b"elm")
+    assert told(session) == [(Kind.CANCEL, {"b": KEY, "r": None})]
+
+
+def test_unknown_is_asked_again_and_a_cancel_is_not_taken_for_done() -> None:
+    session = begun(2)
+    session.cancel(1, [(0, 1)])
+    session.take_effects()
+    refusal = {"b": KEY, "reason": "unknown", "message": "who leads?", "hint": "wait", "after": 0.25}
+    session.on_message(10.0, Kind.REFUSED, refusal, memoryview(b""))
+    assert session.take_effects() == []
+    session.on_timer(10.2)
+    assert told(session) == []
+    session.on_timer(10.3)
+    assert [kind for kind, _ in told(session)] == [Kind.SUBMIT, Kind.CANCEL]
+
+
+def test_a_conflict_ends_it() -> None:
+    session = begun(2)
+    session.take_effects()
+    refusal = {"b": KEY, "reason": "conflict", "message": "other content", "hint": "", "after": None}
+    session.on_message(0.0, Kind.REFUSED, refusal, memoryview(b""))
+    (ended,) = session.take_effects()
+    assert isinstance(ended, Ended) and (ended.status, ended.indices) == (Status.REFUSED, (0, 1))
+
+
+def test_what_is_kept_until_it_was_delivered_is_acknowledged() -> None:
+    session = begun(1)
+    accept(session, 0.0)
+    end(session, [0])
+    assert (Kind.RELEASE, {"b": KEY}) in told(session)
+
+
+def test_ids_name_the_home_and_receipts_can_be_waited_for_and_awaited() -> None:
+    with World("oak") as world:
+        (oak,) = world.nodes
+        future = world.fleet.submit(square, 3, durability="fleet")
+        assert future.result(5) == 9
+        assert future.task_id[:3] == home_tag(oak.credentials.id)
+        assert oak.submitted[0]["D"] == 2
+        with pytest.raises(SwarmError, match="how many disks"):
+            future.receipt.result(5)  # a node that keeps no word
+
+
+def test_a_receipt_is_there_as_soon_as_the_node_says_so() -> None:
+    with World("oak") as world:
+        (oak,) = world.nodes
+        oak.answers = lambda header: "hold"
+        futures = [world.fleet.submit(square, x, durability="node") for x in range(3)]
+        world.eventually(lambda: sum(header["n"] for header in oak.submitted) == 3)
+        for header in oak.submitted:
+            world.do(oak.say, Kind.ACCEPTED, {"b": header["b"], "copies": 1, "hosts": 1, "e": 5, "r": 60.0})
+        assert [future.receipt.result(5) for future in futures] == [Receipt(1, 1, 5, 60.0)] * 3
+
+        async def wait() -> Receipt:
+            return await futures[0].receipt
+
+        assert asyncio.run(wait()).copies == 1
+        assert world.engine.wait_accepted(5)
+
+
+def test_without_durability_a_receipt_says_that_there_is_no_copy() -> None:
+    with World("oak") as world:
+        future = world.fleet.submit(square, 3)
+        assert future.receipt.result(0) == Receipt(0, 0, 0, 0.0)
+        assert future.result(5) == 9
+        assert "D" not in world.nodes[0].submitted[0]
+
+
+def test_a_refusal_is_told_by_the_receipt_too() -> None:
+    with World("oak") as world:
+        world.nodes[0].answers = lambda header: {
+            "reason": "disk-full", "message": "not accepted: the disk is full", "hint": "make room", "after": None,
+        }  # fmt: skip
+        future = world.fleet.submit(square, 3, durability="fleet")
+        with pytest.raises(TaskRefused, match="the disk is full"):
+            future.receipt.result(5)
+        with pytest.raises(TaskRefused, match="the disk is full"):
+            future.result(5)
+
+
+def test_after_a_fail_over_the_same_key_goes_to_the_next_node_and_new_ones_name_it() -> None:
+    with World("oak", "elm") as world:
+        oak, elm = world.nodes
+        oak.answers = lambda header: "hold"
+        future = world.fleet.submit(square, 4, durability="fleet")
+        world.eventually(lambda: oak.submitted)
+        world.kill("oak")
+        assert future.result(5) == 16
+        assert elm.submitted[0] == oak.submitted[0]
+        later = world.fleet.submit(square, 5, durability="fleet")
+        assert later.result(5) == 25 and later.task_id[:3] == home_tag(elm.credentials.id)
+
+
+def test_tasks_that_may_not_be_repeated_ask_no_client_and_survive_its_node() -> None:
+    with World("oak", "elm") as world:
+        oak, _ = world.nodes
+        oak.answers = lambda header: "hold"
+        oak.on_grant_start = lambda header, body: pytest.fail("the log grants the start")  # type: ignore[method-assign]
+        future = world.fleet.submit(square, 4, durability="fleet", rerun=False)
+        world.eventually(lambda: oak.submitted)
+        world.kill("oak")
+        assert future.result(5) == 16
+
+
+@pytest.mark.parametrize("durability", ["disk", "", 2, "FLEET"])
+def test_a_level_that_there_is_not_is_refused_at_once(durability: Any) -> None:
+    with World("oak") as world:
+        with pytest.raises(ConfigError, match="durability"):
+            world.fleet.submit(square, 3, durability=durability)
+
+
+def test_what_is_of_use_only_while_its_caller_is_there_is_not_kept_for_later() -> None:
+    with World("oak") as world:
+        with pytest.raises(ConfigError, match="stream"):
+            world.fleet.stream(square, 3, durability="fleet")
+        with pytest.raises(ConfigError, match="input"):
+            world.fleet.submit_command(["cat"], stdin=True, durability="node")
+
+
+def test_receipts_are_waited_for_only_so_long() -> None:
+    with World("oak") as world:
+        world.nodes[0].answers = lambda header: "hold"
+        world.fleet.submit(square, 3, durability="fleet")
+        began = time.monotonic()
+        assert not world.engine.wait_accepted(0.05)
+        assert time.monotonic() - began < 5
