@@ -1,7 +1,8 @@
 """Runs random fault schedules: ``python -m tests.sim --seeds 100 [--start 0] [--kind NAME]``.
 
 Kinds are those of membership (`tests.sim.scenarios`) and, as ``tasks-NAME``, those of the task fabric
-(`tests.sim.fabric.scenarios`), and consensus, ``raft`` (`tests.sim.raft`). Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
+(`tests.sim.fabric.scenarios`), consensus, ``raft`` (`tests.sim.raft`), and the
+ledger above it, ``ledger`` (`tests.sim.ledger`). Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
 seed are one run.
 """
 
@@ -17,13 +18,19 @@ from functools import partial
 
 from tests.sim import scenarios
 from tests.sim.fabric import scenarios as fabric
+from tests.sim.ledger import runs as ledger
 from tests.sim.raft import runs as raft
 from tests.sim.scenarios import Outcome
 
 KINDS: dict[str, Callable[[int], Outcome]] = {kind: partial(scenarios.run, kind) for kind in scenarios.SCENARIOS} | {
     f"tasks-{kind}": partial(fabric.run, kind) for kind in fabric.SCHEDULES
 }
-KINDS |= {"raft-3": partial(raft.run, members=3), "raft-5": partial(raft.run, members=5), "raft": raft.run}
+KINDS |= {
+    "raft-3": partial(raft.run, members=3),
+    "raft-5": partial(raft.run, members=5),
+    "raft": raft.run,
+    "ledger": ledger.run,
+}
 
 
 def commit() -> str:

@@ -55,6 +55,8 @@ class Group:
         self.told_leader: bytes | None = None
         self.retention: Retention | None = None
         self.removed_at: dict[bytes, float] = {}
+        self.removed = False
+        """The leader said that this node is no member any more."""
         self.compact_above = config.log_bytes_min
         """The log is not compacted as long as its entries take no more."""
         self.settled = False

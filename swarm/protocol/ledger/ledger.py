@@ -299,7 +299,7 @@ class Ledger:
                 self._effects.append(Fact("ledger.repaired", fields={"group": effect.group}))
 
     def _look_again(self, group: Group) -> None:
-        group.settled = False
+        group.settled = group.removed = False
         self._steward.at = min(self._steward.at, self._now)
         self._changed = True
 
@@ -370,6 +370,7 @@ class Ledger:
         """This node is no member of a group any more. Of another home's it gives up all that it has, but for its vote. Its
         own it keeps, asleep: with an empty log it would take itself for the only member, as it was at its first start."""
         self._lose(group, None)
+        group.removed = True
         if group.home == self.id:
             return
         self._groups.pop(group.name)

@@ -186,7 +186,7 @@ class Steward:
                 busy = True  # a learner will be a voter soon
             elif raft.leads:
                 left.append(name)
-            elif self._for_good and self._me in raft.members.all and raft.leader is not None:
+            elif self._for_good and self._me in raft.members.all and not group.removed and raft.leader is not None:
                 busy = True
         if busy:
             return []

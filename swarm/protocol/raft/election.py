@@ -56,6 +56,8 @@ class Election:
         self.postpone()
         if not self.eligible or replica.term >= NUMBER_MAX:
             self.ballot = None
+            if replica.id not in replica.members.voters:
+                self._ask_whether_removed()
             return
         self.ballot = ballot
         self._votes.clear()
@@ -72,6 +74,12 @@ class Election:
                 replica.send(
                     peer, Message(replica.group, kind, term, index=log.last, log_term=log.last_term, flags=flags)
                 )
+
+    def _ask_whether_removed(self) -> None:
+        """A learner that hears no leader may be none any more: who leads answers a pre-vote with that. Votes do it no good."""
+        replica = self._replica
+        for peer in replica.members.voters:
+            replica.send(peer, Message(replica.group, Kind.PRE_VOTE, replica.term + 1))
 
     def withdraw(self) -> None:
         """There is a leader, or a later term."""

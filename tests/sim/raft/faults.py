@@ -127,13 +127,14 @@ class _Planted(Loader):
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, package: str) -> None:
         self._fault = fault
+        self._package = package
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != f"{PACKAGE}.{self._fault.module}":
+        if fullname != f"{self._package}.{self._fault.module}":
             return None
         found = PathFinder.find_spec(fullname, path)
         assert found is not None and found.origin is not None
@@ -149,5 +150,10 @@ def mutated(fault: Fault, source: str) -> str:
 
 def plant(name: str) -> None:
     """From here on the protocol has this fault. It must not have been imported yet."""
-    assert not any(module.startswith(PACKAGE) for module in sys.modules), "too late: the protocol is imported"
-    sys.meta_path.insert(0, _Finder(FAULTS[name]))
+    plant_in(PACKAGE, FAULTS[name])
+
+
+def plant_in(package: str, fault: Fault) -> None:
+    """The same for a fault of another package."""
+    assert not any(module.startswith(package) for module in sys.modules), "too late: the protocol is imported"
+    sys.meta_path.insert(0, _Finder(fault, package))

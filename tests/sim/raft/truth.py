@@ -96,6 +96,12 @@ class Truth:
             self.durable.setdefault((index, entry.term), set()).add(node)
         self.covered[node] = max(self.covered.get(node, 0), recovered.snapshot.index)
 
+    def forgets(self, node: int) -> None:
+        """A node that is no member any more has dropped its log."""
+        for copies in self.durable.values():
+            copies.discard(node)
+        self.covered.pop(node, None)
+
     def commits(self, node: int, index: int, term: int, voters: Sequence[int]) -> None:
         """What a leader commits is on the disks of a majority."""
         copies = self.durable.get((index, term), set())
