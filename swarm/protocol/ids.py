@@ -71,6 +71,15 @@ def decode32(text: str, size: int) -> bytes:
     return (number >> (length * 5 - bits)).to_bytes(size, "big")
 
 
+BATCH_INDEX = 0xFFFF_FFFF
+"""The index that stands for a batch as a whole, where ids of tasks are written."""
+
+
+def batch_text(batch: bytes) -> str:
+    """The text of a batch: that of a task which it never has, so that one text names either the one or the other."""
+    return text(task_id(batch, BATCH_INDEX))
+
+
 def _half(round_number: int, half: bytes) -> int:
     return int.from_bytes(blake3(bytes((round_number,)) + half).digest(8), "big")
 

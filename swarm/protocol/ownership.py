@@ -20,7 +20,7 @@ from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.batch import BatchState
-from swarm.protocol.ledger.effects import Refusal
+from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import Durability, digest_of
 from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
@@ -53,6 +53,7 @@ from swarm.protocol.runtimes import Runtimes
 from swarm.protocol.spec import Spec, SpecError, parse_spec
 from swarm.protocol.states import Status
 
+_REASONS = frozenset(reason.value for reason in Reason)
 ATTEMPTS_MAX = 1 << 31
 """Attempts that a client may say there were of a batch before."""
 
@@ -267,6 +268,10 @@ class Ownership:
         self._ending.close_if_done(now, batch)
         self._placing.pump(now)
 
+    def takes(self, key: bytes, level: int) -> bool:
+        """Whether this owner answers for a durable batch: it has it, or leads the log that it belongs to."""
+        return key in self._holdings.batches or self._leading.group_of(key, level) is not None
+
     def _durable(
         self,
         client: bytes,
@@ -477,9 +482,14 @@ class Ownership:
         self._recording.committed(now, ticket, copies, hosts, applied)
         self._placing.pump(now)
 
-    def dropped(self, now: float, ticket: int) -> None:
-        """It is not known what came of a record: leadership was lost. `follow`, or `lead` in a later epoch, comes next."""
-        self._recording.dropped(now, ticket)
+    def dropped(self, now: float, ticket: int, why: str = "", unknown: bool = True) -> None:
+        """A record came to nothing; or, if `unknown`, leadership was lost before it was known: `follow`, or `lead` in a
+        later epoch, comes next, and tells."""
+        if unknown:
+            self._recording.dropped(now, ticket)
+        else:
+            reason = Reason(why) if why in _REASONS else Reason.NOT_LEADER
+            self.not_taken(now, ticket, Refusal(reason, "the log did not take it"))
 
     def not_taken(self, now: float, ticket: int, refusal: Refusal) -> None:
         """The log does not take a record now, and it is certain that it is not in it: a full disk, say."""

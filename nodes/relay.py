@@ -1,0 +1,138 @@
+"""Clients whose durable batches are in a log that another node leads: what they say is passed on to it, and its answers back.
+
+A client has one link, to any node. The id of a batch names its home, and members say whose logs they lead, so the node that
+a client is linked to knows where its words belong. They go there under the client's name (``o``), with its author and grant,
+for which this node vouches. What is passed on is never passed on again: who does not lead the log says "unknown", and the
+client hands over again in a moment.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from swarm.protocol.ledger.homes import TAG_BYTES, home_tag
+from swarm.protocol.ledger.records import Durability
+from swarm.protocol.messages import Kind, encode
+from swarm.protocol.ownership import Ownership
+from transport.links import Link, LinkClosed, LinkOverflow
+
+NODE_ID_BYTES = 16
+THROUGH_MAX = 100_000
+"""Batches that are passed on whose clients are told when the way is cut; the oldest go first."""
+AGAIN_AFTER_S = 0.25
+ANSWERS = frozenset((Kind.OUTCOMES, Kind.EVENT, Kind.ACCEPTED, Kind.REFUSED))
+
+
+class Relay:
+    """What passes through one node."""
+
+    def __init__(
+        self,
+        me: bytes,
+        ownership: Ownership,
+        nodes: Mapping[bytes, Link],
+        clients: Mapping[bytes, Link],
+        connect: Callable[[bytes], None],
+        where: Callable[[bytes], list[bytes]],
+    ) -> None:
+        self._me = me
+        self._ownership = ownership
+        self._nodes = nodes
+        self._clients = clients
+        self._connect = connect
+        self._where = where
+        self._through: OrderedDict[bytes, tuple[bytes, bytes, int]] = OrderedDict()
+        """Batch key -> (client, node that it was passed on to, level)."""
+
+    # --- on the client's side -----------------------------------------------------------------------------------------
+
+    def submit(self, link: Link, client: bytes, key: bytes, header: dict[str, Any], body: memoryview) -> bool:
+        """A client hands over a durable batch. False when this node is who answers."""
+        level = header.get("D")
+        if not isinstance(level, int) or level <= 0 or "o" in header or self._ownership.takes(key, level):
+            return False
+        for node in self._candidates(key, level):
+            if node == self._me:
+                continue
+            passed = {"o": client, "u": link.identity.name, "g": "code" in link.identity.grants}
+            if self._send(node, Kind.SUBMIT, header | passed, body):
+                self._through[key] = (client, node, level)
+                self._through.move_to_end(key)
+                while len(self._through) > THROUGH_MAX:
+                    self._through.popitem(last=False)
+                return True
+            self._connect(node)
+        return False  # the owner says that it does not know
+
+    def pass_on(self, client: bytes, kind: int, key: bytes, header: dict[str, Any], body: memoryview) -> bool:
+        """A client says something of a batch that was passed on. False when none was."""
+        found = self._through.get(key)
+        if found is None or found[0] != client:
+            return False
+        return self._send(found[1], kind, header | {"o": client}, body)
+
+    def answer(self, kind: int, header: dict[str, Any], body: memoryview) -> None:
+        """Who leads the log of a batch says something to a client that is linked here."""
+        client, key = header.pop("o"), header.get("b")
+        link = self._clients.get(client) if isinstance(client, bytes) else None
+        if kind == Kind.REFUSED and isinstance(key, bytes):
+            self._through.pop(key, None)
+        if link is not None and link.up:
+            self._tell(link, kind, header, body)
+
+    def node_down(self, node: bytes) -> None:
+        """There is no way to a node: clients hand over again what went there."""
+        for key in [key for key, (_, where, _) in self._through.items() if where == node]:
+            client, _, _ = self._through.pop(key)
+            link = self._clients.get(client)
+            if link is not None and link.up:
+                self._tell(link, Kind.REFUSED, {
+                    "b": key, "reason": "unknown", "message": "the node that leads the log of this batch is not reached",
+                    "hint": "it goes on there, or under the next leader", "after": AGAIN_AFTER_S,
+                }, b"")  # fmt: skip
+
+    def client_down(self, client: bytes) -> None:
+        """A client is gone: durable batches do not need it."""
+        for key in [key for key, (whose, _, _) in self._through.items() if whose == client]:
+            del self._through[key]
+
+    def _candidates(self, key: bytes, level: int) -> list[bytes]:
+        found = self._where(key)
+        if level == Durability.NODE:
+            # That log is its home's alone, whoever leads the other one.
+            tag = bytes(key[:TAG_BYTES])
+            known = dict.fromkeys((*found, *sorted(self._nodes)))
+            return [node for node in known if home_tag(node) == tag]
+        return found
+
+    # --- on the leader's side -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def name(node: bytes, header: Mapping[str, Any]) -> bytes | None:
+        """What the owner calls a client that a node speaks for; None when it speaks for itself."""
+        client = header.get("o")
+        return node + client if isinstance(client, bytes) and client else None
+
+    def tell(self, to: bytes, kind: int, header: dict[str, Any], parts: tuple[Any, ...]) -> bool:
+        """Say something to a client that another node speaks for. False when that is not whom `to` names."""
+        if len(to) <= NODE_ID_BYTES or to[:NODE_ID_BYTES] not in self._nodes:
+            return False
+        self._send(to[:NODE_ID_BYTES], kind, header | {"o": to[NODE_ID_BYTES:]}, *parts)
+        return True
+
+    def _send(self, node: bytes, kind: int, header: dict[str, Any], *parts: Any) -> bool:
+        link = self._nodes.get(node)
+        return link is not None and link.up and self._tell(link, kind, header, *parts)
+
+    @staticmethod
+    def _tell(link: Link, kind: int, header: dict[str, Any], *parts: Any) -> bool:
+        try:
+            link.send(encode(kind, header), *parts)
+        except LinkClosed:
+            return False
+        except LinkOverflow as error:
+            link.close(f"overflow: {error}"[:200])
+            return False
+        return True
