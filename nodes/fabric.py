@@ -15,6 +15,7 @@ from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
 from kernels.histogram import Histogram
 from nodes.pool import Pool, PoolConfig
+from nodes.relay import ANSWERS, Relay
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
@@ -42,6 +43,7 @@ LOAD_EVERY_S = 0.02
 SUM_EVERY_S = 0.25
 """How often what happens with every slice is counted."""
 RANGES_MAX = 65536
+CLIENT_KEY_BYTES_MAX = 64
 RETENTION_S_MAX = 10 * 365 * 86400.0
 INPUTS = {"in": 1 << 63, "heard": 1 << 63, "again": 1 << 63, "signal": 1 << 31, "ack": 1 << 31}
 """What may be given to a task that runs, with the bound of its number: input at an offset, the offset up to which output
@@ -150,6 +152,7 @@ class Fabric:
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
+        self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self._where)
         self._boots: dict[bytes, bytes] = {}
         self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
         self._grace: dict[bytes, asyncio.TimerHandle] = {}
@@ -247,6 +250,7 @@ class Fabric:
             if self._clients.get(key) is link:
                 del self._clients[key]
                 self.ownership.client_lost(now, key)
+                self.relay.client_down(key)
                 if self.direct is not None:
                     self.direct.client_gone(key)
                 self._turn()
@@ -266,6 +270,7 @@ class Fabric:
         del self._nodes[peer]
         if self.closed:
             return
+        self.relay.node_down(peer)
         executor = self.ownership.executors.get(peer)
         if executor is not None:
             executor.linked = False
@@ -296,11 +301,18 @@ class Fabric:
         now = self._now()
         is_node = link.identity.role == "node"
         peer = link.identity.id if is_node else client_key(link)
-        if kind == Kind.OUTCOMES and is_node:
+        if is_node and kind in ANSWERS and "o" in header:
+            self.relay.answer(kind, header, body)
+        elif kind == Kind.OUTCOMES and is_node:
             self.ownership.outcomes(now, peer, field(header, "d", int), field(header, "n", int), body, header.get("l"))
         elif kind == Kind.SUBMIT:
+            if not is_node and "D" in header and self.relay.submit(link, peer, field(header, "b", bytes), header, body):
+                return
+            author, granted = link.identity.name, "code" in link.identity.grants
+            if is_node and "o" in header:
+                peer, author, granted = _for_client(peer, header), field(header, "u", str), header.get("g") is True
             self.ownership.submit(
-                now, self._wall(), peer, link.identity.name, "code" in link.identity.grants, field(header, "b", bytes),
+                now, self._wall(), peer, author, granted, field(header, "b", bytes),
                 field(header, "s", bytes), field(header, "n", int), body, attempts=header.get("w", 0) or 0,
                 deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")), durability=_level(header.get("D")),
                 retention_s=_retention_s(header.get("R")),
@@ -323,9 +335,12 @@ class Fabric:
             )
         elif kind == Kind.CANCEL:
             batch = self.ownership.batches.get(field(header, "b", bytes))
-            if batch is not None and batch.client == peer:
+            peer = _for_client(peer, header) if is_node else peer
+            if batch is not None and (batch.client == peer or batch.durable is not None):
                 wanted = _ranges(header.get("r"))
                 self.ownership.cancel(now, batch.key, wanted, kill=header.get("k") is not False)
+            elif batch is None and not is_node:
+                self.relay.pass_on(peer, kind, header["b"], header, body)
         elif kind == Kind.RECALL and is_node:
             self.execution.recall(now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True)
         elif kind == Kind.GRANT_START:
@@ -335,12 +350,22 @@ class Fabric:
         elif kind == Kind.INPUT:
             key, index = field(header, "b", bytes), field(header, "i", int)
             what, value = _input(header)
-            if is_node:
+            if is_node and "o" in header:
+                self.ownership.give_input(key, index, what, value, bytes(body))
+            elif is_node:
                 self.execution.give_input(peer, key, index, what, value, bytes(body))
             else:
                 batch = self.ownership.batches.get(key)
                 if batch is not None and batch.client == peer:
                     self.ownership.give_input(key, index, what, value, bytes(body))
+                elif batch is None:
+                    self.relay.pass_on(peer, kind, key, header, body)
+        elif kind == Kind.RELEASE:
+            key = field(header, "b", bytes)
+            if key in self.ownership.batches:
+                self.ownership.delivered(key)
+            elif not is_node:
+                self.relay.pass_on(peer, kind, key, header, body)
         elif kind == Kind.QUERY and self.queries is not None:
             arguments = header.get("a") or {}
             if not isinstance(arguments, dict):
@@ -435,6 +460,9 @@ class Fabric:
         """A run at an executor is this owner's from now on."""
         if it.executor == self.me:
             left = self.execution.adopt(it.owner, it.dispatch, self.me, it.number)
+            for effect in self.execution.take_effects():
+                # What it had ended meanwhile is told first: it is not lost.
+                self._carry_out[type(effect)](effect)
             self.ownership.executor_relinked(self._now(), self.me, {it.number: left}, frozenset((it.number,)))
             return
 
@@ -570,6 +598,9 @@ class Fabric:
         self._arm()
         self._tell_load()
 
+    def _where(self, key: bytes) -> list[bytes]:
+        return [] if self.ledger is None else self.ledger.where(key)
+
     def _ledger_effects(self) -> list[Any]:
         return [] if self.ledger is None else self.ledger.take()
 
@@ -646,6 +677,8 @@ class Fabric:
             except LinkOverflow as error:
                 self._around.fact(Fact("link.overflow", {"reach": link.reach}, {"peer": link.identity.name}))
                 link.close(f"overflow: {error}"[:200])
+        if link is None and self.relay.tell(it.to, it.kind, it.header, it.parts):
+            return
         if it.kind in (Kind.OUTCOMES, Kind.EVENT) and (it.to in self._leases or it.to in self._nodes):
             # The link is down, or about to be told so. The owner may be back in a moment; then it wants what ended meanwhile.
             waiting = self._undelivered.setdefault(it.to, OrderedDict())
@@ -722,6 +755,14 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
             raise MessageError("ranges overlap or are not in order")
         found.append((start, stop))
     return found
+
+
+def _for_client(node: bytes, header: dict[str, Any]) -> bytes:
+    """What the owner calls the client that a node speaks for."""
+    client: bytes = field(header, "o", bytes)
+    if not 0 < len(client) <= CLIENT_KEY_BYTES_MAX:
+        raise MessageError("a client is named by its id and boot")
+    return node + client
 
 
 def _held(run: Any) -> Held:

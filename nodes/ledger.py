@@ -233,7 +233,7 @@ class LedgerShell:
     def _dropped(self, it: Dropped) -> None:
         ticket = self._owner_tickets.pop(it.ticket, None)
         if ticket is not None:
-            self._ownership.dropped(self._now(), ticket)
+            self._ownership.dropped(self._now(), ticket, it.why, it.unknown)
 
     def _lead(self, it: Lead) -> None:
         voters, learners = self.ledger.copies_to_expect(it.group)

@@ -109,12 +109,6 @@ class Relay:
 
     # --- on the leader's side -----------------------------------------------------------------------------------------
 
-    @staticmethod
-    def name(node: bytes, header: Mapping[str, Any]) -> bytes | None:
-        """What the owner calls a client that a node speaks for; None when it speaks for itself."""
-        client = header.get("o")
-        return node + client if isinstance(client, bytes) and client else None
-
     def tell(self, to: bytes, kind: int, header: dict[str, Any], parts: tuple[Any, ...]) -> bool:
         """Say something to a client that another node speaks for. False when that is not whom `to` names."""
         if len(to) <= NODE_ID_BYTES or to[:NODE_ID_BYTES] not in self._nodes:
