@@ -147,6 +147,9 @@ class Journal:
             slot = Slot(segment.header, file, segment.size, segment.end.offset)
             self._space.slots[number] = self._space.active = slot
         self._sync_again(found)
+        for name in found.leftover:  # before a segment of the same number is begun
+            self._files.remove(name)
+        self._files.sync()
         self._recovered = found.recovered()
         self.damaged_at_start, self.torn_at_start = tuple(found.damaged), found.torn
         self._space.keep(found.spares)
@@ -159,10 +162,6 @@ class Journal:
             store.write_state(both=True)
         for track in store.tracks.values():
             track.drop_contents()
-        for name in found.leftover:
-            self._files.remove(name)
-        if found.leftover:
-            self._files.sync()
         if self._space.active is None:
             self._first_segment()
         self._repeat_votes()
@@ -242,7 +241,7 @@ class Journal:
 
     def _tidy(self) -> None:
         """Copies on what the oldest segment has, if that is worth it: once, or more often when space is short."""
-        while not self._rotten:
+        for _ in range(len(self._space.slots)):
             pressed = self._space.bytes + 2 * self.config.segment_bytes > self.config.bytes_max or self.full
             try:
                 if not worth_moving(self._store, pressed=pressed) or not move_oldest(
@@ -251,6 +250,7 @@ class Journal:
                     return
             except RottenGroup as error:
                 self._rotten.add(error.group)
+                return
             if not pressed:
                 return
 

@@ -31,12 +31,16 @@ def give_up_dead(store: Store) -> bool:
 
 
 def worth_moving(store: Store, *, pressed: bool) -> bool:
-    """Whether to copy on what the oldest segment has: half of all is not needed, or a fifth when space is short."""
+    """Whether to copy on what the oldest segment has: half of all is not needed; or a fifth, and two segments or more, when
+    space is short."""
     slots = store.space.slots
     if len(slots) < SEGMENTS_MIN:
         return False
-    total = sum(slot.size for slot in slots.values())
-    return (10 if pressed else 16) * store.live_bytes < 8 * total
+    written = sum(slot.at for slot in slots.values())
+    gain = written - store.live_bytes
+    if pressed and gain > max(written // 5, 2 * store.space.segment_bytes):
+        return True
+    return 2 * gain > written
 
 
 def move_oldest(store: Store, move_bytes: int) -> bool:

@@ -34,7 +34,7 @@ class Space:
 
     def __init__(self, files: Files, segment_bytes: int, bytes_max: int) -> None:
         self._files = files
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
         self._spares: list[tuple[str, File, int]] = []
@@ -68,7 +68,7 @@ class Space:
             file = self._files.open(name, write=True)
             size = file.size()
             with self._lock:
-                if not self._spares and size == self._segment_bytes and self._bytes() + size <= self._bytes_max:
+                if not self._spares and size == self.segment_bytes and self._bytes() + size <= self._bytes_max:
                     self._spares.append((name, file, size))
                     continue
             file.close()
@@ -95,7 +95,7 @@ class Space:
 
     def _refill(self) -> bool:
         while not self._spares or self._free() < self._promised:
-            if not self._make(self._segment_bytes):
+            if not self._make(self.segment_bytes):
                 return False
         return True
 
@@ -135,7 +135,7 @@ class Space:
 
         `beyond`: the journal may be larger than it is to be for a moment.
         """
-        size = max(self._segment_bytes, -(-need // BLOCK) * BLOCK + HEADER_BYTES)
+        size = max(self.segment_bytes, -(-need // BLOCK) * BLOCK + HEADER_BYTES)
         with self._lock:
             fits = [spare for spare in self._spares if spare[2] >= size]
             if not fits:
@@ -143,7 +143,7 @@ class Space:
                     return None
                 fits = self._spares[-1:]
             spare = fits[0]
-            if not last and len(self._spares) < 2 and not self._make(self._segment_bytes):
+            if not last and len(self._spares) < 2 and not self._make(self.segment_bytes):
                 return None
             self._spares.remove(spare)
             return spare

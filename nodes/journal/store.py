@@ -180,6 +180,9 @@ class Store:
         """A copy of what still stands of a record of entries."""
         row = chunk.row
         count = chunk.last - chunk.first + 1
+        if chunk.decoded is not None:
+            data, form = pack_entries(chunk.entries())
+            return Record(track.group, None, flags, 0, b"", chunk.first, count, data, form)
         contents = self.contents(chunk)[row.snapshot_bytes :]
         data, form = slice_entries(contents, row.entry_count, row.form, chunk.first - row.first, count)
         return Record(track.group, None, flags, 0, b"", chunk.first, count, data, form)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nodes.journal.errors import JournalRefused, Reason
@@ -26,6 +27,7 @@ class Segment:
     commits: int = 0
     records: int = 0
     gaps: list[Gap] = field(default_factory=list)
+    groups: set[bytes] = field(default_factory=set)
     rotten: dict[bytes, int] = field(default_factory=dict)
     """Records that have rotted, by their groups."""
 
@@ -59,13 +61,20 @@ class Survey:
 
     def recovered(self) -> Mapping[bytes, Recovered]:
         """What is there of each group, in the order of their names."""
-        enabled = gc.isenabled()
-        gc.disable()  # a million entries at once would be walked through again and again
-        try:
+        with _no_collection():
             return {group: track.recovered() for group, track in sorted(self.tracks.items())}
-        finally:
-            if enabled:
-                gc.enable()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A million entries that all stay would be walked through again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def survey(files: Files, id: JournalId | None) -> Survey | None:
@@ -90,7 +99,8 @@ def survey(files: Files, id: JournalId | None) -> Survey | None:
     _check_owner(state.fleet, state.node, id, "the journal")
     found = Survey(state, states)
     numbers = _numbers(files, names, found)
-    _read_segments(files, numbers, found)
+    with _no_collection():
+        _read_segments(files, numbers, found)
     _finish(found)
     return found
 
@@ -225,6 +235,8 @@ def _read_segments(files: Files, numbers: list[int], found: Survey) -> None:
                 found.last_offset = each.offset
                 found.last_commit = data[each.offset : each.offset + each.header.extent]
         segment.end = scan.end
+        for group in segment.groups:
+            found.tracks[group].decode()
         if scan.end.number <= synced:
             gap = Gap(scan.end.offset, scan.end.number, synced)
             _take(found, segment, gap)
@@ -285,6 +297,7 @@ def _take(found: Survey, segment: Segment, each: Commit | Gap) -> None:
         if contents is None:
             segment.rotten[row.group] = segment.rotten.get(row.group, 0) + 1
         where = Where(segment.header.number, each.offset, number)
+        segment.groups.add(row.group)
         track.apply(row, where, contents, lost=contents is None)
 
 

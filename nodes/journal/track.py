@@ -37,21 +37,26 @@ class Chunk:
     contents: bytes | None = None
     """Of the whole record, while a journal is replayed."""
     lost: bool = False
+    decoded: list[Entry] | None = None
+    """In place of the contents."""
 
     @property
     def cost(self) -> int:
         """Bytes, if all that no longer stands were left out."""
         return self.row.entries_bytes * (self.last - self.first + 1) // self.row.entry_count + 96
 
+    def decode(self) -> None:
+        """Entries in place of the record's bytes: these are not needed any more."""
+        if self.decoded is None and self.contents is not None:
+            self.decoded = unpack_entries(self.contents[self.row.snapshot_bytes :], self.row.entry_count, self.row.form)
+            self.contents = None
+
     def entries(self) -> list[Entry]:
         """Those that still stand."""
-        assert self.contents is not None
-        row = self.row
-        found = unpack_entries(self.contents[row.snapshot_bytes :], row.entry_count, row.form)
-        skip = self.first - row.first
-        return (
-            found if skip == 0 and len(found) == self.last - self.first + 1 else found[skip : self.last - row.first + 1]
-        )
+        self.decode()
+        found, skip = self.decoded, self.first - self.row.first
+        assert found is not None
+        return found if skip == 0 and len(found) == self.last - self.first + 1 else found[skip : self.last - self.row.first + 1]
 
 
 @dataclass(slots=True)
@@ -167,10 +172,17 @@ class Track:
             entries += chunk.entries()
         return Recovered(self.vote, snapshot, tuple(entries), self.damaged)
 
+    def decode(self) -> None:
+        """Entries are made of what stands so far, while its bytes are near."""
+        for chunk in reversed(self.chunks):
+            if chunk.decoded is not None:
+                break
+            chunk.decode()
+
     def drop_contents(self) -> None:
         """The contents are not needed any more."""
         for chunk in self.chunks:
-            chunk.contents = None
+            chunk.contents = chunk.decoded = None
         if self.base_chunk is not None:
             self.base_chunk.contents = None
 
@@ -201,9 +213,9 @@ class Track:
                 kept.append(old)
                 continue
             if old.first < new.first:
-                kept.append(Chunk(old.first, new.first - 1, old.where, old.row, old.contents, old.lost))
+                kept.append(Chunk(old.first, new.first - 1, old.where, old.row, old.contents, old.lost, old.decoded))
             if old.last > new.last:
-                kept.append(Chunk(new.last + 1, old.last, old.where, old.row, old.contents, old.lost))
+                kept.append(Chunk(new.last + 1, old.last, old.where, old.row, old.contents, old.lost, old.decoded))
         kept.append(new)
         kept.sort(key=lambda chunk: chunk.first)
         self.chunks = kept
