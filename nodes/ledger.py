@@ -269,7 +269,7 @@ class LedgerShell:
         self._turn()
 
     def _space(self, full: bool) -> None:
-        self._around.fact(Fact("journal.full" if full else "journal.space"))
+        self._around.fact(Fact("journal.full") if full else Fact("journal.space"))
         self.ledger.space(self._now(), full)
         self._turn()
 

@@ -109,6 +109,37 @@ TABLE: Final[dict[str, Row]] = {
     "task.rerun": Row("info", (_counter("tasks_rerun", "Tasks run again after a crash or a loss.", "why"),)),
     "task.retried": Row("info", (_counter("tasks_retried", "Tasks run again after an exception."),)),
     "outcome.stale": Row("debug", (_counter("outcomes_stale", "Outcomes refused for their fencing token."),)),
+    "batch.withdrawn": Row("info", (_counter("batches_withdrawn", "Batches that another node owns from now on."),)),
+    "orphan.lost": Row(
+        "warning", (_counter("orphan_outcomes_lost", "Outcomes that no owner was there for, and no room was left."),)
+    ),
+    "orphan.given_up": Row(
+        "warning", (_counter("orphans_given_up", "Runs of durable batches that no leader adopted in time."),)
+    ),
+    # what outlives this node
+    "raft.rejected": Row("debug", (_counter("raft_rejected", "Frames of consensus not understood.", "reason"),)),
+    "raft.violation": Row("error", (_counter("raft_violations", "Members that break the consensus.", "reason"),)),
+    "ledger.leads": Row("info", (_counter("ledger_leaderships", "Logs that this node began to lead.", of="#"),)),
+    "ledger.taken_over": Row(
+        "info", (_counter("ledger_batches_taken_over", "Unfinished batches of logs that this node began to lead."),)
+    ),
+    "ledger.members": Row("info", (_counter("ledger_changes", "Changes of the members of logs.", "change"),)),
+    "ledger.stranger": Row("debug", (_counter("ledger_strangers", "Logs that this node was not added to.", "reason"),)),
+    "ledger.closed": Row("info"),
+    "ledger.overflow": Row("debug", (_counter("ledger_overflows", "Frames of consensus that a link did not take."),)),
+    "ledger.restarted": Row(
+        "warning", (_counter("ledger_restarts", "Logs begun anew from the disk, for want of space or for rot."),)
+    ),
+    "ledger.damaged": Row("error", (_counter("ledger_damaged", "Logs of which something could not be read."),)),
+    "ledger.repaired": Row("info", (_counter("ledger_repaired", "Damaged logs that are whole again."),)),
+    "ledger.forced": Row(
+        "error", (_counter("ledger_forced", "Logs recovered without a majority: some of them was lost."),)
+    ),
+    "ledger.too_large": Row(
+        "error", (_counter("ledger_too_large", "Times that a log was too large to be compacted."),)
+    ),
+    "journal.full": Row("error", (_counter("journal_full", "Times that the journal had no space for entries."),)),
+    "journal.space": Row("info"),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),

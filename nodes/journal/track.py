@@ -56,7 +56,11 @@ class Chunk:
         self.decode()
         found, skip = self.decoded, self.first - self.row.first
         assert found is not None
-        return found if skip == 0 and len(found) == self.last - self.first + 1 else found[skip : self.last - self.row.first + 1]
+        return (
+            found
+            if skip == 0 and len(found) == self.last - self.first + 1
+            else found[skip : self.last - self.row.first + 1]
+        )
 
 
 @dataclass(slots=True)

@@ -344,7 +344,7 @@ class Ledger:
         if len(data) > SNAPSHOT_BYTES_MAX:
             # What is accepted has bounds far below; what came from a log that had none waits until there is less of it.
             group.compact_above = 2 * raft.log_bytes
-            self._effects.append(Fact("ledger.too-large", fields={"group": group.name, "bytes": len(data)}))
+            self._effects.append(Fact("ledger.too_large", fields={"group": group.name, "bytes": len(data)}))
             return
         group.compact_above = self.config.log_bytes_min
         self._raft.compact(self._now, group.name, group.state.applied, data)

@@ -24,7 +24,7 @@ from tests.sim.raft.truth import Broken, digest
 if TYPE_CHECKING:
     from tests.sim.ledger.world import LedgerWorld
 
-VIOLATIONS = ("raft.violation", "raft.rejected", "ledger.damaged", "ledger.too-large")
+VIOLATIONS = ("raft.violation", "raft.rejected", "ledger.damaged", "ledger.too_large")
 
 
 class LedgerMember:
