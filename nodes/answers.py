@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nodes.batch_answers import BatchAnswers
 from nodes.direct import Record
 from nodes.fabric import boottime_s
 from nodes.queries import AskFailed
@@ -31,6 +32,7 @@ class Answers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        BatchAnswers(node)
         serve = node.switchboard.serve
         serve("status", self._status)
         serve("members", lambda link, args, body: {"members": self._members()})

@@ -152,7 +152,7 @@ class Fabric:
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
-        self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self._where)
+        self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self.where)
         self._boots: dict[bytes, bytes] = {}
         self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
         self._grace: dict[bytes, asyncio.TimerHandle] = {}
@@ -598,7 +598,8 @@ class Fabric:
         self._arm()
         self._tell_load()
 
-    def _where(self, key: bytes) -> list[bytes]:
+    def where(self, key: bytes) -> list[bytes]:
+        """Which nodes may lead the log that a durable batch or task is in; nobody where its id names no home."""
         return [] if self.ledger is None else self.ledger.where(key)
 
     def _ledger_effects(self) -> list[Any]:

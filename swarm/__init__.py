@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AsyncFleet": "swarm.client.aio",
+    "Attached": "swarm.client.attached",
+    "Receipt": "swarm.client.receipts",
+    "attach": "swarm.client.attached",
     "Executor": "swarm.client.executor",
     "Fleet": "swarm.client.sync",
     "Future": "swarm.client.futures",
@@ -28,7 +31,7 @@ _WHERE = {
 } | {
     name: "swarm.errors"
     for name in (
-        "ConfigError", "DependencyFailed", "FleetNotFound", "JoinRefused", "NotAccepted", "NotFound", "NotPicklable",
+        "ConfigError", "DependencyFailed", "FleetNotFound", "JoinRefused", "NotAccepted", "NotFound", "NoQuorum", "NotPicklable",
         "PayloadTooLarge", "SwarmError", "SystemRefused", "TaskCancelled", "TaskError", "TaskExpired", "TaskFailed",
         "TaskLost", "TaskQuarantined", "TaskRefused", "TaskTimeout", "WorkerCrashed",
     )
@@ -42,8 +45,11 @@ __all__ = ["CRITICAL", "HIGH", "LOW", "STANDARD", *sorted(_WHERE)]
 if TYPE_CHECKING:
     from swarm.client.aio import AsyncFleet as AsyncFleet
     from swarm.client.aio import connect_async as connect_async
+    from swarm.client.attached import Attached as Attached
+    from swarm.client.attached import attach as attach
     from swarm.client.executor import Executor as Executor
     from swarm.client.futures import Future as Future
+    from swarm.client.receipts import Receipt as Receipt
     from swarm.client.sync import Fleet as Fleet
     from swarm.client.sync import connect as connect
     from swarm.errors import FleetNotFound as FleetNotFound

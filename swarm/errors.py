@@ -90,6 +90,12 @@ class NotAccepted(SwarmError):
         self.retry_after_s = retry_after_s
 
 
+class NoQuorum(SwarmError):
+    """What became of something durable is not known at the moment: of the hosts that keep it, fewer than two are there."""
+
+    exit_code = ExitCode.BUSY
+
+
 class PayloadTooLarge(SwarmError, ValueError):
     """Arguments or a result over the limit (``size_bytes``, ``limit_bytes``)."""
 

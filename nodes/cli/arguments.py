@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from swarm.errors import UsageError
+from swarm.tasks import DURABILITIES
 from swarm.units import parse_bytes, parse_duration_s
 
 if TYPE_CHECKING:
@@ -80,6 +81,16 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timeout", type=duration, metavar="TIME", help="kill it after this long")
     group.add_argument("--retries", type=whole(0), default=0, metavar="N", help="run it again when its status is not 0")
     group.add_argument("--rerun", action="store_true", help="it may be run twice: start it again if its node is lost")
+    group.add_argument(
+        "--durability",
+        choices=DURABILITIES,
+        help="on whose disks it is before it counts as accepted: none, the node's, or two of three hosts'",
+    )
+    group.add_argument(
+        "--detach",
+        action="store_true",
+        help="do not wait: print the id as soon as it is accepted (--durability fleet, unless said); see swarm batch",
+    )
 
 
 def task_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,6 +106,11 @@ def task_options(args: argparse.Namespace) -> dict[str, Any]:
         options["retries"] = args.retries
     if args.rerun:
         options["rerun"] = True
+    level = args.durability or ("fleet" if args.detach else None)
+    if level == "none" and args.detach:
+        raise UsageError("--detach needs --durability node or fleet", hint="without, it ends with whoever submitted it")
+    if level is not None:
+        options["durability"] = level
     return options
 
 

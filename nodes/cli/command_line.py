@@ -25,6 +25,7 @@ VERBS: Final[dict[str, str]] = {
     "status": "the fleet at a glance",
     "members": "the nodes of the fleet",
     "task": "list, show, wait for, cancel and explain tasks",
+    "batch": "list, show and wait for batches, and have their results",
     "fleet": "make a fleet, let machines join it, turn them away",
     "nano": "nano-agents: measure, run a population, look into a saved one",
     "config": "check and show the settings of a node",

@@ -29,8 +29,9 @@ from typing import IO, Any, Final
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options, whole
 from nodes.cli.connecting import connected, ended
 from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
-from nodes.cli.screen import Progress, print_json, say
-from nodes.cli.staging import bring_back, inputs, outputs
+from nodes.cli.screen import Progress, print_accepted, print_json, say
+from nodes.cli.staging import bring_back, outputs
+from nodes.cli.staging import inputs as staged
 from nodes.cli.templates import Job, Template, combine, split_sources
 from swarm.errors import NotFound, PayloadTooLarge, SwarmError, UsageError
 from swarm.exit_codes import ExitCode, of_command
@@ -82,8 +83,25 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(shlex.join(job.argv))
         return ExitCode.OK
+    if args.detach:
+        with connected(args) as fleet:
+            return _detach(fleet, args, jobs)
     with connected(args) as fleet, Progress(total) as progress:
         return _Run(fleet, args, progress).all(jobs)
+
+
+def _detach(fleet: Any, args: argparse.Namespace, jobs: Iterator[Job]) -> int:
+    """Leave all of them to the fleet; what they write and bring is kept with their results."""
+    options, handles = task_options(args), []
+    for job in jobs:
+        files = {"files_in": staged(job.files_in), "files_out": list(outputs(job.files_out))}
+        handles.append(fleet.submit_command(list(job.argv), stdin=False, **files, **options))
+    receipts = [handle.receipt.result() for handle in handles]
+    fleet.detach()
+    found = list(dict.fromkeys(handle.batch_id for handle in handles))
+    copies, hosts = (min((getattr(one, name) for one in receipts), default=0) for name in ("copies", "hosts"))
+    print_accepted(found, copies, hosts, args.json)
+    return ExitCode.OK
 
 
 class _Run:
@@ -157,7 +175,7 @@ class _Run:
             under.wanted = outputs(job.files_out)
             handle = self._fleet.submit_command(
                 list(job.argv),
-                files_in=inputs(job.files_in),
+                files_in=staged(job.files_in),
                 files_out=list(under.wanted),
                 stdin=False,
                 on_output=under.put,

@@ -21,7 +21,7 @@ from typing import Any, Final
 from nodes.cli.arguments import add_client_arguments, add_task_arguments, task_options
 from nodes.cli.connecting import connected, ended
 from nodes.cli.interrupts import SIGNAL_POLL_S, Interrupts
-from nodes.cli.screen import say, to_json
+from nodes.cli.screen import print_accepted, say, to_json
 from nodes.cli.staging import bring_back, inputs, outputs
 from swarm.errors import NotFound, SwarmError, TaskCancelled, TaskTimeout, UsageError
 from swarm.exit_codes import SIGNAL_BASE, ExitCode, of_command
@@ -63,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
-    forward = (not _is_terminal(0)) if args.stdin is None else bool(args.stdin)
-    output = Output()
+    kept = args.detach or args.durability not in (None, "none")
+    forward = (not kept and not _is_terminal(0)) if args.stdin is None else bool(args.stdin)
     wanted = outputs(args.files_out)
+    if args.detach:
+        return _detach(fleet, argv, args, list(wanted))
+    output = Output()
     handle = fleet.submit_command(
         argv,
         files_in=inputs(args.files_in),
@@ -109,6 +112,15 @@ def _follow(fleet: Any, argv: list[str], args: argparse.Namespace) -> int:
     if args.json:
         say(to_json({"exit": how.get("exit"), "signal": how.get("signal"), "missing": missing}))
     return status
+
+
+def _detach(fleet: Any, argv: list[str], args: argparse.Namespace, wanted: list[str]) -> int:
+    """Leave it to the fleet: what it writes is kept with it, and its files come back with its result."""
+    handle = fleet.submit_command(argv, files_in=inputs(args.files_in), files_out=wanted, **task_options(args))
+    receipt = handle.receipt.result()
+    fleet.detach()
+    print_accepted([handle.id], receipt.copies, receipt.hosts, args.json)
+    return ExitCode.OK
 
 
 class Output:

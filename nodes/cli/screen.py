@@ -46,6 +46,16 @@ def print_json(value: object) -> None:
     print(to_json(value))
 
 
+def print_accepted(found: Sequence[str], copies: int, hosts: int, json: bool) -> None:
+    """Ids of what was accepted, one a line, and on standard error where it is kept."""
+    if json:
+        print_json({"ids": list(found), "copies": copies, "hosts": hosts})
+        return
+    for text in found:
+        print(text)
+    say(f"accepted: on {copies} disk{'s' * (copies != 1)} of {hosts} host{'s' * (hosts != 1)}. Next: swarm batch list")
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None) -> str:
     """Columns side by side; numbers to the right, the widest text cut where it would not fit on a terminal.
 

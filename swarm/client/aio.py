@@ -13,6 +13,7 @@ from concurrent.futures import Future as StdFuture
 from pathlib import Path
 from typing import Any
 
+from swarm.client.attached import ATTACH_TIMEOUT_S, Attached
 from swarm.client.commands import CommandFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S
 from swarm.client.futures import Future
@@ -251,6 +252,14 @@ class AsyncFleet:
                 await asyncio.sleep(pause_s)
                 pause_s = min(0.5, pause_s * 1.5)
 
+    async def attach(self, task: str | bytes, timeout: float | None = ATTACH_TIMEOUT_S) -> AsyncAttached:
+        """A task or a batch by its id, whoever submitted it and wherever; as `Fleet.attach`."""
+        return AsyncAttached(await asyncio.to_thread(self.inner.attach, task, timeout))
+
+    async def detach(self, timeout: float | None = None) -> None:
+        """Wait until every durable task handed over is accepted, and leave; as `Fleet.detach`."""
+        await asyncio.to_thread(self.inner.detach, timeout)
+
     async def members(self) -> list[dict[str, Any]]:
         """The nodes of the fleet: name, id, state, slots, busy, labels, address and more."""
         return list((await self.query("members"))["members"])
@@ -284,6 +293,53 @@ _PATIENCE_S = 0.5
 """How long a thread waits at a stretch for what a coroutine may be cancelled in."""
 
 _RETURN_WHEN = {"ALL_COMPLETED": asyncio.ALL_COMPLETED, "FIRST_COMPLETED": asyncio.FIRST_COMPLETED}
+
+
+class AsyncAttached:
+    """As `Attached`, for coroutines. A call that is cancelled ends when the node has answered what it was asked last."""
+
+    def __init__(self, inner: Attached) -> None:
+        self.inner = inner
+        """The same handle for ordinary code."""
+
+    @property
+    def id(self) -> str:
+        """Its id, as people see it."""
+        return self.inner.id
+
+    @property
+    def count(self) -> int:
+        """Tasks of the batch."""
+        return self.inner.count
+
+    async def status(self) -> dict[str, Any]:
+        """What is known of its batch."""
+        return await asyncio.to_thread(self.inner.status)
+
+    async def done(self) -> bool:
+        """Whether it has ended."""
+        return await asyncio.to_thread(self.inner.done)
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, whatever its outcome."""
+        await asyncio.to_thread(self.inner.wait, timeout)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Its result, or those of its tasks in their order."""
+        return await asyncio.to_thread(self.inner.result, timeout)
+
+    async def outcomes(self, timeout: float | None = None) -> AsyncIterator[tuple[int, Any]]:
+        """(index, value or exception) of each task of a batch, as they end, for ``async for``."""
+        found = self.inner.outcomes(timeout)
+        while (one := await asyncio.to_thread(next, found, None)) is not None:
+            yield one
+
+    async def cancel(self) -> None:
+        """Cancel it."""
+        await asyncio.to_thread(self.inner.cancel)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.result().__await__()
 
 
 class _Connecting:

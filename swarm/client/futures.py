@@ -122,6 +122,11 @@ class Future(concurrent.futures.Future[Any]):
         return ids.task_id(self._batch.key, self._index)
 
     @property
+    def batch_id(self) -> str:
+        """The id of the batch that the task is part of: `swarm.attach` takes it, too."""
+        return ids.batch_text(self._batch.key)
+
+    @property
     def receipt(self) -> Receiving:
         """The receipt of the batch that the task is part of: ``future.receipt.result()`` waits for it, as does
         ``await future.receipt``. It tells on how many disks and hosts the task is (`Receipt`)."""

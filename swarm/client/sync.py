@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.batch import encode_plain
+from swarm.client.attached import ATTACH_TIMEOUT_S, Attached, attach_to
 from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
 from swarm.client.chunks import Chunk, chunk_route
@@ -89,6 +90,7 @@ class Fleet:
         """What holds for tasks of which nothing else is said."""
         self._routes = Routes(self.durability)
         self._known: dict[Any, Route] = {}
+        self._commands: dict[tuple[bytes, int], Route] = {}
         self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk)
         engine.settling.source = self._buffers
 
@@ -355,7 +357,7 @@ class Fleet:
         if not argv:
             raise ConfigError("there is no command", hint="give its name and arguments")
         said = chosen(options)
-        route = command_route(
+        route = self._command_route(
             argv[0], said.task, said.deadline, said.nice, self.durability, "input of a command" if stdin else ""
         )
         staged = []
@@ -376,6 +378,15 @@ class Fleet:
         future = self._batches.add_payload(route, payload, partial(_command, on_output))
         assert isinstance(future, CommandFuture)
         return future
+
+    def _command_route(self, *how: Any) -> Route:
+        """What outlives its caller travels in batches that people can name; of others each is begun at once."""
+        route = command_route(*how)
+        if not route.durability:
+            return route
+        if len(self._commands) >= ROUTES_MAX:
+            self._commands.clear()
+        return self._commands.setdefault((route.raw, route.durability), route)
 
     def fetch_file(self, blob_id: bytes, size: int) -> bytes:
         """The content of a file that a command left."""
@@ -418,6 +429,22 @@ class Fleet:
             with waiting():
                 time.sleep(pause_s if ends is None else max(0.0, min(pause_s, ends - time.monotonic())))
             pause_s = min(0.5, pause_s * 1.5)
+
+    def attach(self, task: str | bytes, timeout: float | None = ATTACH_TIMEOUT_S) -> Attached:
+        """A task or a batch by its id, whoever submitted it and wherever: its state, its results when they are there.
+
+        NotFound when nothing with that id is kept; NoQuorum when that cannot be known for `timeout` seconds.
+        """
+        return attach_to(self, task, timeout)
+
+    def detach(self, timeout: float | None = None) -> None:
+        """Wait until every durable task handed over is accepted, and leave: they go on without this connection, and
+        `attach` finds them. What is not durable is cancelled. TimeoutError after `timeout` seconds, and nothing is left.
+        """
+        with waiting():
+            if not self._engine.wait_accepted(timeout):
+                raise TimeoutError("not all tasks are accepted yet")
+        self.close(cancel=True)
 
     def outcome(self, task: str, shown: Mapping[str, Any], payload: bytes) -> tuple[bool, Any]:
         """(whether it ended, its value) from a node's answer; raises what the task raised."""

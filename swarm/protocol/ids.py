@@ -80,6 +80,12 @@ def batch_text(batch: bytes) -> str:
     return text(task_id(batch, BATCH_INDEX))
 
 
+def parse_any(full_text: str) -> tuple[bytes, int | None]:
+    """(batch key, index) of the full text of a task; index None for that of a batch. ValueError if it is neither."""
+    key, index = split(parse(full_text))
+    return key, None if index == BATCH_INDEX else index
+
+
 def _half(round_number: int, half: bytes) -> int:
     return int.from_bytes(blake3(bytes((round_number,)) + half).digest(8), "big")
 
