@@ -14,7 +14,7 @@ from nodes.journal.format import HEADER_BYTES, Flag, JournalId, Record
 from nodes.journal.moving import RottenGroup, all_of, copy_all, give_up_dead, move_oldest, worth_moving
 from nodes.journal.space import Slot, Space
 from nodes.journal.state import State
-from nodes.journal.store import Rotten, Store, need_of, record_of
+from nodes.journal.store import Rotten, Store, batches, need_of, record_of
 from nodes.journal.survey import Survey, survey, unreadable
 from nodes.journal.track import Track
 from nodes.journal.votes import StateFiles
@@ -37,6 +37,11 @@ class JournalConfig:
     def __post_init__(self) -> None:
         assert self.segment_bytes >= 4 * HEADER_BYTES and self.segment_bytes % HEADER_BYTES == 0
         assert self.bytes_max >= 4 * self.segment_bytes, "one is written, one is spare, one is given up"
+
+    @property
+    def commit_bytes(self) -> int:
+        """What is written and synced at once, if it can be told apart: so a segment is used up but for a quarter."""
+        return self.segment_bytes // 4
 
     @property
     def votes_bytes(self) -> int:
@@ -201,9 +206,12 @@ class Journal:
         """Writes and syncs all of it at once.
 
         Returns the groups that have to begin anew, with what is on disk of them: there was no space for what was to be written,
-        and nothing of it was; or what they had has rotted. OSError: nothing is known, and the process has to end.
+        and of that nothing was, or its beginning; or what they had has rotted. OSError: nothing is known, and the process has to
+        end.
         """
-        refused = self._commit([record_of(write) for write in writes])
+        refused: set[bytes] = set()
+        for batch in batches([record_of(write) for write in writes], self.config.commit_bytes):
+            refused |= self._commit([record for record in batch if record.group not in refused])
         if refused:
             self.full = True
         return {group: self._store.read(group) for group in sorted(refused)} | self._take_rotten()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nodes.journal.files import NO_SPACE
 from nodes.journal.format import (
@@ -15,6 +15,7 @@ from nodes.journal.format import (
     pack_entries,
     pack_snapshot,
     slice_entries,
+    unpack_entries,
 )
 from nodes.journal.scan import Commit, read_commit
 from nodes.journal.space import Space
@@ -47,6 +48,43 @@ def record_of(write: Write) -> Record:
 def need_of(records: list[Record]) -> int:
     """Bytes on disk of a commit."""
     return extent(COMMIT_HEADER_BYTES + sum(record.size for record in records))
+
+
+def batches(records: list[Record], size_max: int) -> Iterator[list[Record]]:
+    """What is committed at once, in order; a record with many entries goes in parts."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        for part in [record] if record.size <= size_max else _parts(record, size_max):
+            if batch and size + part.size > size_max:
+                yield batch
+                batch, size = [], 0
+            batch.append(part)
+            size += part.size
+    if batch:
+        yield batch
+
+
+def _parts(record: Record, size_max: int) -> list[Record]:
+    """A record as several: first all but the entries, with `repaired` where the last is."""
+    entries = unpack_entries(record.entries, record.count, record.form) if record.count else []
+    repaired = record.flags & Flag.REPAIRED
+    parts: list[Record] = []
+    if record.vote is not None or record.snapshot:
+        parts.append(
+            Record(record.group, record.vote, record.flags & ~repaired, record.snapshot_index, record.snapshot)
+        )
+    at = 0
+    while at < len(entries):
+        size, end = 0, at
+        while end < len(entries) and (end == at or size + len(entries[end].data) + 16 <= size_max):
+            size += len(entries[end].data) + 16
+            end += 1
+        data, form = pack_entries(entries[at:end])
+        parts.append(Record(record.group, None, 0, 0, b"", record.first + at, end - at, data, form))
+        at = end
+    parts[-1].flags |= repaired
+    return parts
 
 
 class Store:

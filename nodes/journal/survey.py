@@ -51,6 +51,8 @@ class Survey:
     last_offset: int = 0
     missing: int = 0
     """Commits at the very end that were synced and are not there."""
+    salvaged: bool = False
+    """Read as far as it can be."""
     damaged: list[bytes] = field(default_factory=list)
     """Groups whose damage is found for the first time."""
 
@@ -77,8 +79,11 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def survey(files: Files, id: JournalId | None) -> Survey | None:
-    """Reads a journal; None if there is none. JournalRefused if it is not this one, or cannot be judged. `id` None: anyone's."""
+def survey(files: Files, id: JournalId | None, *, salvage: bool = False) -> Survey | None:
+    """Reads a journal; None if there is none. JournalRefused if it is not this one, or cannot be judged.
+
+    `id` None: anyone's. `salvage`: whatever there is, though state files or segments are gone.
+    """
     names = files.names()
     if not any(name in STATES or SEGMENT.fullmatch(name) for name in names):
         strange = [name for name in names if name != LOCK and not name.startswith("new-") and not SPARE.fullmatch(name)]
@@ -89,6 +94,8 @@ def survey(files: Files, id: JournalId | None) -> Survey | None:
         return None
     states = [_state(files, name, names) for name in STATES]
     known = [state for state in states if state is not None]
+    if not known and salvage:
+        known = [State(b"", b"")]
     if not known:
         raise JournalRefused(
             Reason.LOST,
@@ -97,10 +104,10 @@ def survey(files: Files, id: JournalId | None) -> Survey | None:
         )
     state = max(known, key=lambda each: each.generation)
     _check_owner(state.fleet, state.node, id, "the journal")
-    found = Survey(state, states)
-    numbers = _numbers(files, names, found)
+    found = Survey(state, states, salvaged=salvage)
+    numbers = _numbers(files, names, found, salvage)
     with _no_collection():
-        _read_segments(files, numbers, found)
+        _read_segments(files, numbers, found, salvage)
     _finish(found)
     return found
 
@@ -151,7 +158,7 @@ def _check_owner(fleet: bytes, node: bytes, id: JournalId | None, what: str) -> 
     )
 
 
-def _numbers(files: Files, names: list[str], found: Survey) -> list[int]:
+def _numbers(files: Files, names: list[str], found: Survey, salvage: bool) -> list[int]:
     """The segments that count, in order."""
     state = found.state
     numbers: list[int] = []
@@ -170,7 +177,7 @@ def _numbers(files: Files, names: list[str], found: Survey) -> list[int]:
             numbers.append(number)
     last = max([state.last, *numbers])
     missing = sorted(set(range(state.first, last + 1)) - set(numbers))
-    if missing:
+    if missing and not salvage:
         raise JournalRefused(
             Reason.HALF_DELETED,
             f"{len(missing)} of the journal's files are gone, {segment_name(missing[0])} among them",
@@ -185,7 +192,7 @@ def _header(files: Files, number: int) -> SegmentHeader:
     try:
         file = files.open(name, write=False)
         try:
-            header = SegmentHeader.unpack(file.read(0, HEADER_BYTES))
+            header = SegmentHeader.unpack(_read(file, HEADER_BYTES))
         finally:
             file.close()
     except NewerError:
@@ -209,11 +216,17 @@ def _is_base(files: Files, number: int) -> bool:
     return _header(files, number).base
 
 
-def _read_segments(files: Files, numbers: list[int], found: Survey) -> None:
+def _read_segments(files: Files, numbers: list[int], found: Survey, salvage: bool) -> None:
     state = found.state
-    headers = [_header(files, number) for number in numbers]
+    headers: list[SegmentHeader] = []
+    for number in numbers:
+        try:
+            headers.append(_header(files, number))
+        except JournalRefused:
+            if not salvage:
+                raise
     for header in headers:
-        if (header.fleet, header.node) != (state.fleet, state.node):
+        if not salvage and (header.fleet, header.node) != (state.fleet, state.node):
             raise JournalRefused(
                 Reason.FOREIGN, f"{segment_name(header.number)} is of another journal", hint="was a file copied here?"
             )
@@ -277,14 +290,14 @@ def _read(file: File, size: int) -> bytes:
 def _take(found: Survey, segment: Segment, each: Commit | Gap) -> None:
     if isinstance(each, Gap):
         segment.gaps.append(each)
-        if None in found.states and each.last > found.state.commit:
+        if None in found.states and each.last > found.state.commit and not found.salvaged:
             raise JournalRefused(
                 Reason.LOST,
                 "a part of the journal has rotted, and so has one of its state files: a vote may be gone from both",
                 hint="the node needs a new identity: what it promised is not known any more",
             )
-        for track in found.tracks.values():
-            track.forget_rest()
+        for known in found.tracks.values():
+            known.forget_rest()
         return
     segment.commits += 1
     segment.records += len(each.rows)

@@ -11,7 +11,6 @@ from nodes.journal.journal import Journal, JournalConfig
 from swarm.protocol.raft.effects import Write
 from swarm.protocol.raft.entries import Entry, Members, Recovered, Snapshot, Vote
 from tests.sim.raft.disk import Shelf
-
 from tests.unit.journal.disk import Disk, Power, SimFiles
 
 ID = JournalId(b"fleet".ljust(32, b"\0"), b"n" * 16)
@@ -44,13 +43,14 @@ class Machine:
         """A process starts. What it finds is judged."""
         self.journal = Journal.open(SimFiles(self.disk), ID, self.config, salt=self._salt)
         found = dict(self.journal.take_recovered())
-        for write in self.doubtful:  # all of it is there, or nothing
-            shelf = deepcopy(self.shelves.get(write.group, Shelf()))
-            shelf.write(write)
-            self.remember(write.group, shelf)
-            if write.group not in found or self._unlike(write.group, found[write.group], shelf):
-                continue
-            self.shelves[write.group] = shelf
+        for write in self.doubtful:  # all of it is there, or a beginning, or nothing
+            for parts in (None, *range(1, 3 + len(write.entries))):
+                shelf = deepcopy(self.shelves.get(write.group, Shelf()))
+                shelf.write(write, parts)
+                self.remember(write.group, shelf)
+                if write.group in found and not self._unlike(write.group, found[write.group], shelf):
+                    self.shelves[write.group] = shelf
+                    break
         for group in sorted({*found, *self.shelves}):
             complaint = self._unlike(group, found.get(group, Recovered()), self.shelves.get(group, Shelf()))
             assert not complaint, complaint
@@ -116,11 +116,25 @@ class Machine:
             if recovered is None or (self._rotten(recovered, shelf) and recovered.vote != shelf.vote):
                 shelf.write(write)
                 self.remember(write.group, shelf)
+            elif not recovered.damaged or shelf.damaged:
+                self._begun(write, recovered)
         self._again(again)
         return True
 
+    def _begun(self, write: Write, recovered: Recovered) -> None:
+        """There was no space: a beginning of it may be there."""
+        for parts in range(3 + len(write.entries)):
+            shelf = deepcopy(self.shelves[write.group])
+            shelf.write(write, parts)
+            if not self._unlike(write.group, recovered, shelf):
+                self.shelves[write.group] = shelf
+                self.remember(write.group, shelf)
+                return
+
     def _rotten(self, recovered: Recovered, shelf: Shelf) -> bool:
-        return bool(self.flips and recovered.damaged and (not shelf.damaged or len(recovered.entries) != len(shelf.entries)))
+        return bool(
+            self.flips and recovered.damaged and (not shelf.damaged or len(recovered.entries) != len(shelf.entries))
+        )
 
     def idle(self) -> bool:
         """As `commit`, with nothing to write."""
@@ -139,7 +153,12 @@ class Machine:
                 shelf.snapshot, shelf.entries, shelf.damaged = recovered.snapshot, list(recovered.entries), True
                 self.damage += 1
             else:
-                assert (recovered.snapshot, recovered.entries) == (shelf.snapshot, tuple(shelf.entries)), group
+                assert (recovered.snapshot, recovered.entries) == (shelf.snapshot, tuple(shelf.entries)), (
+                    group,
+                    brief(recovered),
+                    brief(Recovered(shelf.vote, shelf.snapshot, tuple(shelf.entries), shelf.damaged)),
+                    self.flips,
+                )
                 self.refused += 1
 
     # What is written.
@@ -182,4 +201,6 @@ def brief(recovered: Recovered) -> str:
     """In few words."""
     snapshot = recovered.snapshot
     last = snapshot.index + len(recovered.entries)
-    return f"{recovered.vote} snapshot {snapshot.index} of {snapshot.term} entries to {last} damaged {recovered.damaged}"
+    return (
+        f"{recovered.vote} snapshot {snapshot.index} of {snapshot.term} entries to {last} damaged {recovered.damaged}"
+    )
