@@ -78,8 +78,7 @@ def _directory(args: argparse.Namespace) -> Path:
 
 
 def _verify(args: argparse.Namespace, directory: Path) -> int:
-    with _surveyed(directory) as found:
-        report = _report(found, directory)
+    report = _report(_surveyed(directory), directory)
     if args.json:
         print_json(report)
     else:
@@ -87,8 +86,8 @@ def _verify(args: argparse.Namespace, directory: Path) -> int:
     return ExitCode.OK if report["whole"] else ExitCode.FAILED
 
 
-@contextlib.contextmanager
-def _surveyed(directory: Path, *, salvage: bool = False) -> Iterator[Any]:
+def _surveyed(directory: Path, *, salvage: bool = False) -> Any:
+    """All that is there, in memory. Nothing is changed."""
     from nodes.journal.errors import JournalRefused, Reason
     from nodes.journal.files import RealFiles
     from nodes.journal.survey import survey, unreadable
@@ -97,17 +96,13 @@ def _surveyed(directory: Path, *, salvage: bool = False) -> Iterator[Any]:
     try:
         files.lock()
         found = survey(files, None, salvage=salvage)
-        if found is None:
-            raise JournalRefused(
-                Reason.MISSING, f"there is no journal in {directory}", hint="name the journal's directory"
-            )
-        yield found
     except OSError as error:
-        if error.filename is not None and str(error.filename) != str(directory):
-            raise
         raise unreadable(error, str(directory)) from None
     finally:
         files.close()
+    if found is None:
+        raise JournalRefused(Reason.MISSING, f"there is no journal in {directory}", hint="name the journal's directory")
+    return found
 
 
 def _report(found: Any, directory: Path) -> dict[str, Any]:
@@ -184,17 +179,16 @@ def _shown(report: dict[str, Any]) -> str:
 def _export(args: argparse.Namespace, directory: Path) -> int:
     if args.out:
         check_writable(args.out)
-    with _surveyed(directory, salvage=True) as found:
-        recovered = found.recovered()
-        chosen = {group: each for group, each in recovered.items() if group.hex().startswith(args.group or "")}
-        if args.group and not chosen:
-            raise NotFound(f"no group begins with {args.group}", hint="`swarm journal verify` lists them")
-        count = 0
-        with open(args.out, "w", encoding="utf-8") if args.out else contextlib.nullcontext(sys.stdout) as stream:
-            for group, each in chosen.items():
-                for line in _lines(group, each):
-                    print(to_json(line), file=stream)
-                    count += 1
+    recovered = _surveyed(directory, salvage=True).recovered()
+    chosen = {group: each for group, each in recovered.items() if group.hex().startswith(args.group or "")}
+    if args.group and not chosen:
+        raise NotFound(f"no group begins with {args.group}", hint="`swarm journal verify` lists them")
+    count = 0
+    with open(args.out, "w", encoding="utf-8") if args.out else contextlib.nullcontext(sys.stdout) as stream:
+        for group, each in chosen.items():
+            for line in _lines(group, each):
+                print(to_json(line), file=stream)
+                count += 1
     damaged = sum(each.damaged for each in chosen.values())
     if args.out and args.json:
         print_json({"file": args.out, "groups": len(chosen), "lines": count, "damaged": damaged})
@@ -223,23 +217,26 @@ def _text(data: bytes) -> str:
 
 def _compact(args: argparse.Namespace, directory: Path) -> int:
     from nodes.journal.files import RealFiles
-    from nodes.journal.format import JournalId
-    from nodes.journal.journal import Journal
+    from nodes.journal.format import HEADER_BYTES, JournalId
+    from nodes.journal.journal import DEFAULT, Journal, JournalConfig
 
-    with _surveyed(directory) as found:
-        id = JournalId(found.state.fleet, found.state.node)
-        before = sum(segment.size for segment in found.segments.values())
-    journal = Journal.open(RealFiles(directory), id, create=False)
+    found = _surveyed(directory)
+    id = JournalId(found.state.fleet, found.state.node)
+    sizes = [segment.size for segment in found.segments.values()]
+    segment_bytes = next((size for size in sizes if size % HEADER_BYTES == 0 and size >= 4 * HEADER_BYTES), 0)
+    config = JournalConfig(max(DEFAULT.bytes_max, 4 * segment_bytes), segment_bytes or DEFAULT.segment_bytes)
+    del found
+    journal = Journal.open(RealFiles(directory), id, config, create=False)
     try:
         journal.compact()
-        after = journal.bytes
+        after = journal.segments_bytes
         damaged = [group.hex() for group in journal.damaged_at_start]
     finally:
         journal.close()
     if args.json:
-        print_json({"before_bytes": before, "after_bytes": after, "damaged": damaged})
+        print_json({"before_bytes": sum(sizes), "after_bytes": after, "damaged": damaged})
     else:
         for group in damaged:
             say(f"damaged: {group}; what can be read of it was kept")
-        print(f"{format_bytes(before)} before, {format_bytes(after)} now")
+        print(f"{format_bytes(sum(sizes))} before, {format_bytes(after)} now")
     return ExitCode.OK

@@ -326,6 +326,11 @@ class Journal:
         return self._space.bytes
 
     @property
+    def segments_bytes(self) -> int:
+        """Of the segments alone, without the spares."""
+        return sum(slot.size for slot in self._space.slots.values())
+
+    @property
     def live_bytes(self) -> int:
         """That are needed."""
         return self._store.live_bytes

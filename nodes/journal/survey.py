@@ -171,7 +171,7 @@ def _numbers(files: Files, names: list[str], found: Survey, salvage: bool) -> li
                 found.leftover.append(name)
             continue
         number = int(match[1])
-        if number < state.first or (number > state.last and _is_base(files, number)):
+        if not salvage and (number < state.first or (number > state.last and _is_base(files, number))):
             found.leftover.append(name)
         else:
             numbers.append(number)
