@@ -13,6 +13,8 @@ from nodes.fabric import boottime_s
 from nodes.queries import AskFailed
 from swarm.errors import NotFound, SwarmError, UsageError
 from swarm.protocol import ids
+from swarm.protocol.ledger.effects import Refusal
+from swarm.protocol.ledger.homes import home_of, is_local
 from swarm.protocol.member import Member, State
 from swarm.protocol.ownership import Batch
 from swarm.protocol.states import Priority, Status
@@ -46,6 +48,8 @@ class Answers:
         serve("dispatches", self._dispatches)
         serve("held", self._held_of)
         serve("adopt", self._adopt)
+        serve("drain", self._drain)
+        serve("recover", self._recover)
         serve("output", self.output)
         serve("token", self._token)
         serve("revoke", self._revoke)
@@ -76,6 +80,7 @@ class Answers:
             "tasks": {name: count for name, count in tasks.items() if count},
             "unfinished": ownership.unfinished,
             "blob_bytes": node.workshop.store.bytes,
+            "ledger": None if node.ledger is None else node.ledger.report(),
             "members": self._members(),
         }
 
@@ -379,6 +384,55 @@ class Answers:
         left = fabric.execution.adopt(owner, dispatch, link.identity.id, number)
         fabric.turn()
         return {"left": [list(pair) for pair in left]}
+
+    async def _drain(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """Take nothing more, hand over, and say what is left; with `for_good` all copies too. The node stays up."""
+        node = self._node
+        _same_user(link, "drain it")
+        for_good, timeout_s = args.get("for_good") is True, float(args.get("within_s", 60.0))
+        began = time.monotonic()
+        left: tuple[bytes, ...] | None = ()
+        node.draining, node.ready = True, False
+        node.fabric.drain()
+        node.neighbourhood.load_changed()
+        if node.ledger is not None:
+            left = await node.ledger.drain(for_good, timeout_s)
+        while not node.fabric.execution.idle and time.monotonic() - began < timeout_s:
+            await asyncio.sleep(0.05)
+        return {
+            "node": node.name, "running": node.fabric.execution.running, "handed_over": left is not None,
+            "left": sorted({id_text(home_of(group)) for group in left or ()}), "for_good": for_good,
+        }  # fmt: skip
+
+    def _recover(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """Go on with a log alone whose majority is lost for good."""
+        node = self._node
+        _same_user(link, "recover logs")
+        if node.ledger is None:
+            raise NotFound("this node keeps no journal", hint="recover on a node that has a copy of the log")
+        names = {member.name: member.id for member in node.neighbourhood.members} | {node.name: node.credentials.id}
+        wanted = str(args["home"])
+        groups = [group for group in node.ledger.ledger.groups if not is_local(group)]
+        found = [
+            group for group in groups
+            if names.get(wanted) == home_of(group) or id_text(home_of(group)).startswith(wanted)
+        ]  # fmt: skip
+        if len(found) != 1:
+            raise NotFound(
+                f"{wanted!r} names {'no log' if not found else f'{len(found)} logs'} of which this node has a copy",
+                hint="swarm status --json lists them by their homes",
+            )
+        loss = node.ledger.ledger.recover_accept_loss(boottime_s(), found[0])
+        node.fabric.turn()
+        if isinstance(loss, Refusal):
+            raise SwarmError(
+                f"the log of {wanted} is not recovered: {loss.hint}", hint="swarm status shows its members"
+            )
+        return {
+            "home": id_text(home_of(found[0])), "gone": [id_text(id) for id in loss.gone], "entries": loss.last,
+            "committed": loss.committed, "damaged": loss.damaged, "batches": loss.batches, "unfinished": loss.unfinished,
+            "last_record": loss.wall,
+        }  # fmt: skip
 
     async def _ask_peers(self, method: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
         links = [link for _, link in sorted(self._node.fabric.node_links.items()) if link.up]

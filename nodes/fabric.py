@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernels.batch import Calls, Outcomes
@@ -58,6 +59,7 @@ class WorkerRequests(Protocol):
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
     def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None: ...
     def worker_gone(self, worker: int) -> None: ...
+    def with_code(self, digest: bytes | None, then: Callable[[], None]) -> None: ...
 
 
 class Queries(Protocol):
@@ -311,12 +313,17 @@ class Fabric:
             author, granted = link.identity.name, "code" in link.identity.grants
             if is_node and "o" in header:
                 peer, author, granted = _for_client(peer, header), field(header, "u", str), header.get("g") is True
-            self.ownership.submit(
-                now, self._wall(), peer, author, granted, field(header, "b", bytes),
-                field(header, "s", bytes), field(header, "n", int), body, attempts=header.get("w", 0) or 0,
-                deps=_task_ids(header.get("d")), ended=_ranges(header.get("k")), durability=_level(header.get("D")),
-                retention_s=_retention_s(header.get("R")),
+            raw, level = field(header, "s", bytes), _level(header.get("D"))
+            submit = partial(
+                self.ownership.submit, now, self._wall(), peer, author, granted, field(header, "b", bytes), raw,
+                field(header, "n", int), body, attempts=header.get("w", 0) or 0, deps=_task_ids(header.get("d")),
+                ended=_ranges(header.get("k")), durability=level, retention_s=_retention_s(header.get("R")),
             )  # fmt: skip
+            if level and granted and self.requests is not None:
+                # What it is made of is written into the log with it.
+                self.requests.with_code(_code_of(raw), submit)
+            else:
+                submit()
         elif kind == Kind.DISPATCH and is_node:
             raw, number, extra = field(header, "s", bytes), field(header, "d", int), header.get("x") or {}
             spec, calls = parse_spec(raw), Calls(body, field(header, "n", int))
@@ -784,6 +791,15 @@ def _input(header: dict[str, Any]) -> tuple[str, int]:
     if not 0 <= value < INPUTS.get(what, 0):
         raise MessageError("a task is given input, a signal or credit, with a number that fits")
     return what, value
+
+
+def _code_of(raw: bytes) -> bytes | None:
+    """The digest of a batch's code, where that is by value; what is malformed is refused later, with its reason."""
+    try:
+        fn = parse_spec(raw).fn
+    except SpecError:
+        return None
+    return bytes(fn[1]) if fn is not None and fn[0] == "blob" and isinstance(fn[1], bytes) else None
 
 
 def _level(value: Any) -> int:

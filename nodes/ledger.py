@@ -22,7 +22,7 @@ from nodes.journal.writer import JournalWriter
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Refusal
-from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_tag
+from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_of, home_tag, is_local
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
 from swarm.protocol.member import Member, State
@@ -31,6 +31,7 @@ from swarm.protocol.owner.batches import Propose
 from swarm.protocol.ownership import Ownership
 from swarm.protocol.raft.effects import ReadLost, ReadReady, Send, Sync
 from swarm.protocol.raft.entries import Recovered
+from transport.certificates import id_text
 from transport.links import Link, LinkClosed, LinkOverflow
 
 TAGS_MAX = 16
@@ -60,6 +61,7 @@ class LedgerShell:
         self,
         journal: Journal,
         me: bytes,
+        name: str,
         boot: bytes,
         zone: bytes,
         ownership: Ownership,
@@ -70,6 +72,7 @@ class LedgerShell:
         turn: Callable[[], None],
     ) -> None:
         self.me = me
+        self._names_me = name
         self.journal = journal
         self._ownership = ownership
         self._links = links
@@ -92,6 +95,7 @@ class LedgerShell:
         self._wall_at = 0.0
         self._drained: asyncio.Future[tuple[bytes, ...]] | None = None
         self._closing = False
+        self._leaving = False
         self.ledger = Ledger(
             now(), me, boot, random.Random(), recovered=journal.take_recovered(), host=zone, wall=time.time()
         )
@@ -151,6 +155,8 @@ class LedgerShell:
             info = member.info
             zone = info.get("z")
             presence = Presence.ALIVE if member.state == State.ALIVE else Presence.AWAY
+            if info.get("v") and presence is Presence.ALIVE:
+                presence = Presence.LEAVING
             if member.id in self._removed:
                 presence = Presence.GONE
             rows.append((member.id, zone if isinstance(zone, bytes) and zone else member.id, presence))
@@ -167,7 +173,7 @@ class LedgerShell:
 
     def info(self) -> dict[str, object]:
         """What goes into this node's own record."""
-        said: dict[str, object] = {}
+        said: dict[str, object] = {"v": 1} if self._leaving else {}
         for key, homes in (("j", self._own.voting), ("k", self._own.leading)):
             if homes:
                 said[key] = b"".join(home_tag(home) for home in homes[:TAGS_MAX])
@@ -183,6 +189,42 @@ class LedgerShell:
         leaders = [node for node, (_, led) in sorted(known.items()) if tag in led]
         voters = [node for node, (voted, _) in sorted(known.items()) if tag in voted]
         return list(dict.fromkeys((*leaders, *voters)))
+
+    def report(self) -> dict[str, Any]:
+        """For people: what this node keeps, with whom, and what it survives."""
+        names = {member.id: member.name for member in self._members()}
+        groups = []
+        for group in self.ledger.groups:
+            raft, state = self.ledger.raft(group), self.ledger.state(group)
+            if raft is None or state is None or is_local(group):
+                continue
+            members = raft.members
+            groups.append({
+                "home": id_text(home_of(group)), "home_name": self._name(home_of(group), names), "own": home_of(group) == self.me,
+                "voters": [self._name(id, names) for id in members.voters],
+                "learners": [self._name(id, names) for id in members.learners],
+                "absent": [self._name(id, names) for id in raft.absent] if raft.leads else [],
+                "leader": "" if raft.leader is None else self._name(raft.leader, names), "leads": raft.leads,
+                "batches": len(state.batches), "unfinished": state.unfinished, "damaged": raft.damaged, "full": raft.full,
+            })  # fmt: skip
+        return {"groups": groups, "journal_bytes": self.journal.bytes, "journal_full": self.journal.full}
+
+    def _name(self, id: bytes, names: Mapping[bytes, str]) -> str:
+        return self._names_me if id == self.me else names.get(id, id_text(id)[:6])
+
+    def blob(self, id: bytes) -> bytes | None:
+        """What some log has under this id, if a copy of the log is here."""
+        for group in self.ledger.groups:
+            state = self.ledger.state(group)
+            found = None if state is None else state.blobs.get(id)
+            if found is not None:
+                return found
+        return None
+
+    def has_blob(self, group: bytes, id: bytes) -> bool:
+        """Whether a log has a blob."""
+        state = self.ledger.state(group)
+        return state is not None and id in state.blobs
 
     # --- reads --------------------------------------------------------------------------------------------------------------
 
@@ -279,6 +321,9 @@ class LedgerShell:
         """Hand over leadership, and with `for_good` all parts; groups that nobody could take over, or None when it took too
         long."""
         self._drained = self._loop.create_future()
+        if for_good:
+            self._leaving = True
+            self._around.load_changed()
         self.ledger.drain(self._now(), for_good)
         self._turn()
         try:

@@ -63,6 +63,8 @@ LAN_MARK = "lan"
 SEEDS_FILE = "seeds"
 DRAIN_POLL_S = 0.02
 ZONE_BYTES = 8
+HAND_OVER_S = 3.0
+"""The longest that a stop waits for others to take over leadership: those who do not would be waited for in vain."""
 
 
 class Node:
@@ -199,11 +201,13 @@ class Node:
 
         journal = open_journal(self.directory / "journal", self.fleet.trust.tag, self.credentials.id, settings)
         self.ledger = LedgerShell(
-            journal, self.credentials.id, self.boot, self._zone(), self.fabric.ownership, self.fabric.node_links, self,
+            journal, self.credentials.id, self.name, self.boot, self._zone(), self.fabric.ownership, self.fabric.node_links, self,
             self.loop, boottime_s, self.fabric.turn,
         )  # fmt: skip
         self._stack.push_async_callback(self.ledger.close)
         self.fabric.keep_ledger(self.ledger)
+        self.workshop.logged = self.ledger.blob
+        self.fabric.ownership.know_blobs(self.workshop.code.get, self.ledger.has_blob)
 
     def _zone(self) -> bytes:
         """What fails together with this node, as 8 bytes."""
@@ -445,6 +449,9 @@ class Node:
         self.ready = False
         self.fabric.drain()
         self.neighbourhood.load_changed()
+        if self.ledger is not None and self.neighbourhood.live_count > 1:
+            # Before clients are sent away, so that who leads next knows of their batches.
+            await self.ledger.drain(timeout_s=min(timeout_s, HAND_OVER_S))
         for link in list(self.fabric.client_links.values()):
             self._goodbye(link, "draining")
         deadline = time.monotonic() + timeout_s

@@ -6,6 +6,7 @@ A blob that is not here is fetched from a peer that has it, in parts, once for a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ class Workshop:
         fact: Callable[[Fact], None],
     ) -> None:
         self.code = CodeStore()
+        self.logged: Callable[[bytes], bytes | None] = lambda digest: None
+        """What the logs have that this node keeps copies of."""
         self.store = open_store(shared_memory_directory(home.runtime), name, limits.blob_bytes)
         self._fabric = fabric
         self._switchboard = switchboard
@@ -154,7 +157,7 @@ class Workshop:
             elif method == "blob.put_file":
                 digest, size = self.store.put_file(Path(args[0]))
                 reply(worker, number, {"id": digest, "size": size, "flags": 0})
-            elif method == "code.get" and (code := self.code.get(args[0])) is not None:
+            elif method == "code.get" and (code := self._code_here(args[0])) is not None:
                 reply(worker, number, code)
             elif method in ("blob.open", "code.get"):
                 task = self._loop.create_task(self._later(worker, number, method, args))
@@ -170,6 +173,25 @@ class Workshop:
     def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None:
         """Tasks came that wait for a slot: bring what they need meanwhile."""
         self._prefetch.queued(owner, dispatch, spec, calls, extra)
+
+    def with_code(self, digest: bytes | None, then: Callable[[], None]) -> None:
+        """Do something as soon as code is here, or nobody has it."""
+        if digest is None or self._code_here(digest) is not None:
+            then()
+            return
+        task = self._loop.create_task(self._when_here(digest, then))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _when_here(self, digest: bytes, then: Callable[[], None]) -> None:
+        with contextlib.suppress(SwarmError):
+            await self._fetch_code(digest)
+        then()
+        self._fabric.turn()
+
+    def _code_here(self, digest: bytes) -> bytes | None:
+        """Code that this node was given, or that a log has of which it keeps a copy."""
+        return self.code.get(digest) or self.logged(digest)
 
     def worker_gone(self, worker: int) -> None:
         """What it held is free."""
@@ -247,7 +269,7 @@ class Workshop:
         return {"digest": self.code.put(bytes(body))}
 
     def _code_get(self, digest: bytes) -> bytes:
-        code = self.code.get(digest)
+        code = self._code_here(digest)
         if code is None:
             raise NotHere(f"the code {digest.hex()[:12]} is not here")
         return code

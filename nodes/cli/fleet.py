@@ -22,7 +22,9 @@ from swarm.units import format_duration
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm fleet`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="init|token|join|members|revoke")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="init|token|join|members|remove|revoke|recover"
+    )
     init = actions.add_parser("init", help="make a fleet, with this user as its administrator")
     init.add_argument("--name", help="what it is called (lab-….)")
     token = actions.add_parser("token", help="a line that lets another machine or client in")
@@ -40,15 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke = actions.add_parser("revoke", help="turn away a node or client, everywhere and at once")
     revoke.add_argument("member", metavar="NAME|ID")
     revoke.add_argument("--reason", default="", help="kept with it")
+    remove = actions.add_parser("remove", help="hand over all that this machine's node keeps, then turn it away")
+    remove.add_argument("member", metavar="NAME", help="a node of this machine")
+    remove.add_argument("--timeout", type=duration, default=120.0, metavar="TIME", help="how long it may take (2m)")
+    recover = actions.add_parser("recover", help="go on alone with a log whose other copies are lost for good")
+    recover.add_argument("member", metavar="NAME|ID", help="the node whose log it is; the node asked must have a copy")
+    recover.add_argument(
+        "--accept-loss", action="store_true", help="what the others had acknowledged and this copy lacks is given up"
+    )
     for each in actions.choices.values():
         add_common_arguments(each, action=True)
-    for each in (token, members, revoke):
+    for each in (token, members, revoke, remove, recover):
         add_client_arguments(each)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
-    actions = {"init": _init, "token": _token, "join": _join, "members": _members, "revoke": _revoke}
+    actions = {
+        "init": _init, "token": _token, "join": _join, "members": _members, "revoke": _revoke, "remove": _remove,
+        "recover": _recover,
+    }  # fmt: skip
     return actions[args.action](args)
 
 
@@ -199,6 +212,56 @@ def _revoke(args: argparse.Namespace) -> int:
         print_json(answer)
     else:
         print(f"{answer.get('name') or short(target)} is revoked and cut off")
+    return ExitCode.OK
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from nodes.cli.draining import drained
+
+    answer = drained(args, args.member, for_good=True, timeout_s=args.timeout)
+    if not answer["handed_over"] or answer["left"] or answer["running"]:
+        raise UsageError(
+            f"{args.member} has not handed over all that it keeps in {args.timeout:g} s: it stays a member",
+            hint="are two other machines there? `swarm fleet revoke` turns it away at once, and its copies are made anew",
+            **answer,
+        )
+    with connected(args) as fleet:
+        gone: dict[str, Any] = fleet.query("revoke", member=args.member, reason="removed")
+    if args.json:
+        print_json({**answer, "id": gone.get("id")})
+    else:
+        print(
+            f"{args.member} has handed over all that it kept, and is no member any more. Stop it, or let it join anew."
+        )
+    return ExitCode.OK
+
+
+def _recover(args: argparse.Namespace) -> int:
+    if not args.accept_loss:
+        raise UsageError(
+            f"to go on with this copy of the log of {args.member} gives up what only the others had",
+            hint="first try to bring back one of the others (swarm status names them); if they are lost for good, say --accept-loss",
+        )
+    with connected(args) as fleet:
+        answer: dict[str, Any] = fleet.query("recover", home=args.member)
+    if args.json:
+        print_json(answer)
+        return ExitCode.OK
+    gone = ", ".join(map(short, answer["gone"])) or "nobody"
+    print(f"the log of {args.member} goes on with this copy alone; no voters any more: {gone}")
+    print(
+        f"kept: {answer['batches']:,} batches, {answer['unfinished']:,} of their tasks unfinished, {answer['entries']:,} entries"
+    )
+    when = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(answer["last_record"])))
+        if answer["last_record"]
+        else "-"
+    )
+    print(
+        f"given up: what the others acknowledged after the last record here ({when})"
+        + (", and what was damaged here" if answer["damaged"] else "")
+    )
+    print("do not start the others again as they are: their nodes need new identities (remove their data directories)")
     return ExitCode.OK
 
 

@@ -41,7 +41,36 @@ def render(status: dict[str, Any]) -> str:
     blobs = status.get("blob_bytes")
     if blobs is not None:
         lines.append(f"blobs  {format_bytes(float(blobs))}")
+    ledger = status.get("ledger")
+    if isinstance(ledger, dict):
+        lines.append(f"ledger {_ledger(ledger)}")
     return "\n".join([*lines, "", members_table(members)])
+
+
+def _ledger(ledger: dict[str, Any]) -> str:
+    """What of the asked node's own log survives what."""
+    own = next((group for group in ledger.get("groups", ()) if group.get("own")), None)
+    size = format_bytes(float(ledger.get("journal_bytes", 0)))
+    if ledger.get("journal_full"):
+        return f"the disk is full: no durable task is accepted ({size} of journal)"
+    if own is None:
+        return f"{size} of journal"
+    voters, learners = own.get("voters", []), own.get("learners", [])
+    if own.get("damaged"):
+        said = "damaged: it neither votes nor acknowledges until it has been repaired from the others"
+    elif len(voters) >= 3:
+        away = own.get("absent", [])
+        said = f"kept by {', '.join(voters)}: any one of them may fail"
+        said += f", and {', '.join(away)} is away now" if away else ""
+    elif learners:
+        said = (
+            f"kept here, with a copy on {', '.join(learners)}: fewer than three machines, so nobody takes over by "
+            "himself (swarm fleet recover)"
+        )
+    else:
+        said = "kept on this machine alone: if its disk is lost, so are its durable tasks"
+    more = f"; {int(own['unfinished']):,} tasks unfinished" if own.get("unfinished") else ""
+    return f"{said}{more}"
 
 
 def members_table(members: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ is out at whom), `attempts` (what the end of one means), `ending` (outcomes on t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from kernels.batch import Calls, Outcomes
@@ -525,6 +525,10 @@ class Ownership:
         """What an executor has of a group's batches, whoever handed it over (the answer to `AskHeld`)."""
         self._leading.held(now, group, epoch, executor, runs)
         self._placing.pump(now)
+
+    def know_blobs(self, content_of: Callable[[bytes], bytes | None], has_blob: Callable[[bytes, bytes], bool]) -> None:
+        """Where code by value is found by its digest, and whether a group's log has it already."""
+        self._recording.content_of, self._recording.has_blob = content_of, has_blob
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 

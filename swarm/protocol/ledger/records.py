@@ -15,6 +15,7 @@ ENDED       3    b key, n rows, t [epoch, number] or nil, w wall clock          
 COUNTED     4    b key, c [[index, crashes, retries]…]
 CANCELLED   5    b key, r [[start, stop]…], k end those that run
 FORGOTTEN   6    b [key…]
+BLOB        7    x blob id                                                                      its content
 =========== ==== ============================================================================== =====================
 """
 
@@ -60,6 +61,7 @@ class Kind(IntEnum):
     COUNTED = 4
     CANCELLED = 5
     FORGOTTEN = 6
+    BLOB = 7
 
 
 class Durability(IntEnum):
@@ -149,6 +151,15 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class Blob:
+    """What tasks need beside their arguments, code by value for one: kept as long as a batch names it among its `refs`. It comes
+    before the first of these."""
+
+    id: bytes
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a later version, or one that is malformed: `raw` is all of it."""
 
@@ -157,7 +168,7 @@ class Unknown:
     raw: Bytes
 
 
-Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten
+Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob
 AnyRecord = Record | Unknown
 
 
@@ -202,6 +213,8 @@ def pack(record: Record) -> bytes:
             return _record(Kind.CANCELLED, {"b": record.key, "r": record.ranges, "k": record.kill})
         case Forgotten():
             return _record(Kind.FORGOTTEN, {"b": record.keys})
+        case Blob():
+            return _record(Kind.BLOB, {"x": record.id}, record.content)
 
 
 def pack_entry(records: Iterable[bytes]) -> bytes:
@@ -355,6 +368,10 @@ def _forgotten(header: dict[str, Any], body: memoryview) -> Forgotten:
     return Forgotten(_ids(header.get("b"), BATCH_KEY_BYTES))
 
 
+def _blob(header: dict[str, Any], body: memoryview) -> Blob:
+    return Blob(_ids((header.get("x"),), BLOB_ID_BYTES)[0], body)
+
+
 _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.SUBMITTED): _submitted,
     int(Kind.GRANTED): _granted,
@@ -362,6 +379,7 @@ _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.COUNTED): _counted,
     int(Kind.CANCELLED): _cancelled,
     int(Kind.FORGOTTEN): _forgotten,
+    int(Kind.BLOB): _blob,
 }
 
 

@@ -13,6 +13,7 @@ from kernels.batch import Outcomes
 from swarm.protocol.ledger.batch import ROW_OVERHEAD_BYTES, BatchState
 from swarm.protocol.ledger.records import (
     AnyRecord,
+    Blob,
     Bytes,
     Cancelled,
     Counted,
@@ -30,6 +31,8 @@ OUTCOME_RESERVE_BYTES: Final = 128
 """Of payload, kept free for each task without an outcome: enough for a number, a short value or a reference to a blob."""
 BATCH_OVERHEAD_BYTES: Final = 256
 """What a batch takes in a snapshot beside its columns, at most as long as nothing of it goes wrong."""
+BLOBS_UNNAMED_MAX: Final = 64
+"""Blobs that no batch names (yet): their batch comes next, or was refused."""
 _HEAD: Final = struct.Struct("<BxxxI")
 _FORMAT: Final = 1
 
@@ -78,6 +81,9 @@ class LedgerState:
         self.nbytes = 0
         """What a snapshot takes, roughly."""
         self._batches: dict[bytes, BatchState] = {}
+        self._blobs: dict[bytes, bytes] = {}
+        self._named: dict[bytes, int] = {}
+        """Blob id -> how many batches name it."""
         self.foreign: list[tuple[int, int, bytes]] = []
         """(index, term, record) of records that are not known here: for a later version of this node."""
 
@@ -85,6 +91,11 @@ class LedgerState:
     def batches(self) -> Mapping[bytes, BatchState]:
         """Batches by key, in the order in which they were submitted."""
         return self._batches
+
+    @property
+    def blobs(self) -> Mapping[bytes, bytes]:
+        """What batches need beside their arguments, by id."""
+        return self._blobs
 
     @property
     def reserved(self) -> int:
@@ -124,6 +135,8 @@ class LedgerState:
                     return Applied(Verdict.KEPT, None, record)
                 case Forgotten():
                     return self._forgotten(record)
+                case Blob():
+                    return self._blob(record)
             batch = self._batches.get(record.key)
             if batch is None:
                 return Applied(Verdict.NO_BATCH, record.key, record)
@@ -148,6 +161,8 @@ class LedgerState:
             return Applied(Verdict.KNOWN if same else Verdict.CONFLICT, record.key, record)
         batch = BatchState(record, raw, index, term)
         self._batches[record.key] = batch
+        for id in record.refs:
+            self._named[id] = self._named.get(id, 0) + 1
         self.wall = max(self.wall, record.wall)
         self.unfinished += batch.count
         self.nbytes += batch.nbytes + BATCH_OVERHEAD_BYTES
@@ -169,9 +184,29 @@ class LedgerState:
             batch = self._batches.get(key)
             if batch is not None and not batch.unfinished:  # what has no outcome is never forgotten
                 del self._batches[key]
+                for id in batch.submitted.refs:
+                    self._let_go(id)
                 self.nbytes -= batch.nbytes + BATCH_OVERHEAD_BYTES
                 rows += batch.count
         return Applied(Verdict.DONE, None, record, rows)
+
+    def _blob(self, record: Blob) -> Applied:
+        if record.id in self._blobs:
+            return Applied(Verdict.KNOWN, None, record)
+        unnamed = [id for id in self._blobs if id not in self._named]
+        for id in unnamed[: max(0, len(unnamed) - BLOBS_UNNAMED_MAX + 1)]:
+            self.nbytes -= len(self._blobs.pop(id))
+        self._blobs[record.id] = bytes(record.content)
+        self.nbytes += len(record.content)
+        return Applied(Verdict.DONE, None, record)
+
+    def _let_go(self, id: bytes) -> None:
+        left = self._named.get(id, 0) - 1
+        if left > 0:
+            self._named[id] = left
+            return
+        self._named.pop(id, None)
+        self.nbytes -= len(self._blobs.pop(id, b""))
 
     # Snapshots.
 
@@ -181,12 +216,14 @@ class LedgerState:
         for batch in self._batches.values():
             bodies.append(batch.raw_record)
             bodies += [held for _, _, held in batch.outcomes]
+        bodies += self._blobs.values()
         header = msgpack.packb(
             {
                 "i": self.applied,
                 "w": self.wall,
                 "b": [batch.fields() for batch in self._batches.values()],
                 "f": self.foreign,
+                "x": [(id, len(content)) for id, content in self._blobs.items()],
             }
         )
         return b"".join((_HEAD.pack(_FORMAT, len(header)), header, *bodies))
@@ -230,5 +267,11 @@ class LedgerState:
             self._batches[batch.key] = batch
             self.unfinished += batch.unfinished
             self.nbytes += batch.nbytes + BATCH_OVERHEAD_BYTES
+            for id in record.refs:
+                self._named[id] = self._named.get(id, 0) + 1
+        for id, size in header.get("x", ()):
+            self._blobs[id] = bytes(view[at : at + size])
+            self.nbytes += size
+            at += size
         if at != len(view):
             raise RecordError("snapshot")

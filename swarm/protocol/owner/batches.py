@@ -119,6 +119,8 @@ class Durable:
     copies: int = 0
     """Disks that have it; 0 until it is committed."""
     hosts: int = 0
+    blobs: int = 0
+    """Of what it needs, pieces that are not committed yet."""
 
 
 @dataclass(slots=True, eq=False)

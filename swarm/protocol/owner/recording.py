@@ -7,10 +7,13 @@ may not be repeated is granted in the log before its first attempt, too, so that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kernels.batch import OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import (
+    Blob,
     Cancelled,
     Counted,
     Ended,
@@ -57,6 +60,12 @@ class Recording:
         self._clients = clients
         self._ticket = 0
         self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
+        self._blobs: set[tuple[bytes, bytes]] = set()
+        """(group, id) of what is on its way into a log."""
+        self.content_of: Callable[[bytes], bytes | None] = lambda id: None
+        """What is here of code by value."""
+        self.has_blob: Callable[[bytes, bytes], bool] = lambda group, id: False
+        """Whether a group's log has it."""
 
     @property
     def tickets(self) -> int:
@@ -66,12 +75,21 @@ class Recording:
     # --- what is written ----------------------------------------------------------------------------------------------
 
     def submitted(self, now: float, batch: Batch, durable: Durable, deps: list[bytes]) -> None:
-        """A batch was handed over."""
+        """A batch was handed over: what it needs goes before it, as far as the log does not have it."""
+        refs = code_of(batch)
+        for id in refs:
+            if (durable.group, id) in self._blobs or self.has_blob(durable.group, id):
+                continue
+            content = self.content_of(id)
+            if content is not None:
+                self._blobs.add((durable.group, id))
+                durable.blobs += 1
+                self._propose(batch, Blob(id, content))
         self._propose(
             batch,
             Submitted(
                 batch.key, batch.author, batch.granted, batch.raw, batch.calls.count, self._columns(batch),
-                batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps),
+                batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps), refs,
             ),
         )  # fmt: skip
 
@@ -145,7 +163,13 @@ class Recording:
             assert applied.verdict is not Verdict.CONFLICT, "a leader knows all batches of its log"
             durable.copies, durable.hosts = copies, hosts
             batch.log(now, "accepted", 0, batch.calls.count, "", f"{copies} copies on {hosts} hosts")
-            self._clients.accepted(batch, durable)
+            if not durable.blobs:
+                self._clients.accepted(batch, durable)
+        elif isinstance(record, Blob):
+            self._blobs.discard((durable.group, record.id))
+            durable.blobs -= 1
+            if durable.copies and not durable.blobs:
+                self._clients.accepted(batch, durable)
         elif isinstance(record, Ended):
             assert isinstance(what, Outcomes)
             assert applied.verdict is Verdict.DONE, f"an outcome that does not count: {applied.verdict}"
@@ -226,7 +250,9 @@ class Recording:
 
     def dropped(self, now: float, ticket: int) -> None:
         """Leadership was lost before it was known what came of a record. The leader of the day knows; `withdraw` follows."""
-        self._waiting.pop(ticket, None)
+        found = self._waiting.pop(ticket, None)
+        if found is not None and isinstance(found[1], Blob) and found[0].durable is not None:
+            self._blobs.discard((found[0].durable.group, found[1].id))
 
     def forget(self, batch: Batch) -> None:
         """A batch is in its log no longer."""
@@ -239,10 +265,18 @@ class Recording:
             if recall and dispatch.sent:
                 self._placing.recall(dispatch, [(dispatch.start, dispatch.stop)], True)
         for ticket in [ticket for ticket, found in self._waiting.items() if found[0] is batch]:
-            del self._waiting[ticket]
+            _, record, _ = self._waiting.pop(ticket)
+            if isinstance(record, Blob) and batch.durable is not None:
+                self._blobs.discard((batch.durable.group, record.id))
         holdings = self._holdings
         if holdings.by_number.pop(batch.number, None) is not None:
             assert batch.durable is not None
             holdings.tasks -= batch.durable.open
             holdings.bytes -= batch.calls.nbytes
         holdings.emit(Fact("batch.withdrawn", {}, {"batch": batch.key.hex()}))
+
+
+def code_of(batch: Batch) -> tuple[bytes, ...]:
+    """The blobs that a batch is made of: its code, where that is by value."""
+    fn = batch.spec.fn
+    return (bytes(fn[1]),) if fn is not None and fn[0] == "blob" and isinstance(fn[1], bytes) else ()

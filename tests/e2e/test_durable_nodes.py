@@ -1,0 +1,133 @@
+"""Durable tasks on real nodes: three processes of one home that count as three machines (`--ledger-zone`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import swarm
+from tests.e2e.fleets import Nodes
+
+NAMES = ("ash", "oak", "elm")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path / "home", settings={"SWARM_HTTP_ENABLED": "false"})
+    yield made
+    made.stop_all()
+
+
+def begin(nodes: Nodes, names: tuple[str, ...] = NAMES) -> None:
+    for name in names:
+        nodes.start(name, "--workers", "1", "--ledger-zone", f"zone-{name}")
+
+
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.1)
+
+
+def groups(nodes: Nodes, asked: str) -> list[dict[str, Any]]:
+    with nodes.connect(asked) as fleet:
+        return list(fleet.query("status")["ledger"]["groups"])
+
+
+def group_of(nodes: Nodes, asked: str, home: str) -> dict[str, Any]:
+    return next((one for one in groups(nodes, asked) if one["home_name"] == home), {})
+
+
+def formed(nodes: Nodes, names: tuple[str, ...] = NAMES) -> None:
+    """The log of each is kept by all three."""
+    for name in names:
+        until(lambda name=name: sorted(group_of(nodes, name, name).get("voters", ())) == sorted(names))
+
+
+def test_a_node_that_is_killed_loses_nothing_and_any_other_tells_the_outcomes(nodes: Nodes) -> None:
+    begin(nodes)
+    formed(nodes)
+    with nodes.connect("ash") as fleet:
+        futures = [fleet.submit(time.sleep, 0.2, durability="fleet") for _ in range(30)]
+        receipt = futures[0].receipt.result(timeout=20)
+        assert (receipt.copies >= 2, receipt.hosts >= 2) == (True, True)
+        for each in futures:
+            each.receipt.result(timeout=20)
+        ids = [each.id for each in futures]
+        nodes.kill("ash")
+        assert [each.result(timeout=90) for each in futures] == [None] * 30
+    with nodes.connect("elm") as later:
+        assert [later.attach(each).result(timeout=30) for each in ids] == [None] * 30
+    leads = until(lambda: [name for name in ("oak", "elm") if group_of(nodes, name, "ash").get("leads")])
+    assert len(leads) == 1
+    nodes.start("ash", "--workers", "1", "--ledger-zone", "zone-ash")
+    until(lambda: group_of(nodes, "ash", "ash").get("leads"))
+    with nodes.connect("ash") as again:
+        assert again.attach(ids[0]).result(timeout=30) is None
+
+
+def test_a_script_that_has_ended_is_not_needed(nodes: Nodes) -> None:
+    begin(nodes, ("ash",))
+    with nodes.connect("ash") as fleet:
+        future = fleet.submit(time.sleep, 1.0, durability="fleet")
+        receipt = future.receipt.result(timeout=20)
+        assert (receipt.copies, receipt.hosts) == (1, 1), "a machine alone says so"
+        text = future.id
+
+        os.kill(nodes.processes["ash"].pid, signal.SIGKILL)
+    nodes.processes["ash"].wait()
+    nodes.start("ash", "--workers", "1", "--ledger-zone", "zone-ash")
+    with nodes.connect("ash") as later:
+        assert later.attach(text).result(timeout=60) is None
+    assert b"kept on this machine alone" in nodes.cli("status").stdout
+
+
+def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes: Nodes) -> None:
+    begin(nodes)
+    formed(nodes)
+    with nodes.connect("ash") as fleet:
+        future = fleet.submit(pow, 2, 10, durability="fleet")
+        assert future.result(timeout=30) == 1024
+        text = future.id
+    said = json.loads(nodes.cli("node", "drain", "ash", "--json").stdout)
+    assert said["handed_over"] and said["left"] == [] and said["running"] == 0
+    assert not group_of(nodes, "ash", "ash")["leads"]
+    until(lambda: any(group_of(nodes, name, "ash").get("leads") for name in ("oak", "elm")))
+    with nodes.connect("oak") as later:
+        assert later.attach(text).result(timeout=30) == 1024
+    assert nodes.cli("node", "drain", "nobody").returncode == 6
+
+
+def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes: Nodes) -> None:
+    begin(nodes)
+    formed(nodes)
+    with nodes.connect("ash") as fleet:
+        futures = fleet.map(pow, range(100), [2] * 100, durability="fleet")
+        assert list(futures) == [each**2 for each in range(100)]
+        one = fleet.submit(pow, 3, 3, durability="fleet")
+        assert one.result(timeout=30) == 27
+        text = one.id
+    for name in ("ash", "oak"):
+        nodes.kill(name)
+    refused = nodes.cli("fleet", "recover", "ash")
+    assert refused.returncode == 2 and b"--accept-loss" in refused.stderr
+    said = until(
+        lambda: (
+            (done := nodes.cli("fleet", "recover", "ash", "--accept-loss", "--json")).returncode == 0
+            and json.loads(done.stdout)
+        )
+    )
+    assert len(said["gone"]) == 2 and said["batches"] >= 1
+    with nodes.connect("elm") as later:
+        assert later.attach(text).result(timeout=30) == 27
