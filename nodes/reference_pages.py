@@ -17,19 +17,21 @@ _SETTINGS_VERBS: Final = frozenset(("node",))
 _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "Fleet": (
         "submit", "map", "gather", "as_completed", "wait", "cancel", "cancel_pending", "stream", "options",
-        "submit_command", "fetch_file", "get", "members", "query", "name", "node", "unfinished", "close",
+        "submit_command", "fetch_file", "get", "attach", "detach", "members", "query", "name", "node", "unfinished", "close",
     ),
     "Future": (
         "result", "exception", "done", "running", "cancelled", "cancel", "add_progress_callback", "progress", "id",
-        "task_id", "node",
+        "task_id", "node", "receipt", "batch_id",
     ),
     "AsyncFleet": (
         "submit", "map", "gather", "as_completed", "wait", "cancel", "stream", "options", "submit_command", "fetch_file",
-        "get", "members", "query", "close",
+        "get", "attach", "detach", "members", "query", "close",
     ),
+    "Attached": ("id", "status", "done", "wait", "result", "outcomes", "cancel", "close"),
+    "Receipt": (),
     "Executor": ("submit", "map", "shutdown"),
 }  # fmt: skip
-_FUNCTIONS: Final = ("connect", "connect_async", "task", "current_task", "progress")
+_FUNCTIONS: Final = ("connect", "connect_async", "attach", "task", "current_task", "progress")
 
 
 def commands_page() -> str:
