@@ -316,12 +316,16 @@ class Ledger:
                     hosts = {self._steward.host(id) for id in copies}
                     self._effects.append(Committed(ticket.number, len(copies), len(hosts), applied))
         if group.epoch is None and raft.established:
-            group.epoch = raft.term
-            group.retention = Retention(self._now, group.state, self.config)
-            self._forget_by(group.retention)
-            self._changed = True
-            self._effects.append(Lead(group.name, raft.term, group.state))
+            self._lead(group, raft)
         self._compact(group, raft)
+
+    def _lead(self, group: Group, raft: Raft) -> None:
+        """All that was committed before is known here: the owner may begin."""
+        group.epoch = raft.term
+        group.retention = Retention(self._now, group.state, self.config)
+        self._forget_by(group.retention)
+        self._changed = True
+        self._effects.append(Lead(group.name, raft.term, group.state))
 
     def _forget_by(self, retention: Retention) -> None:
         deadline = retention.next_deadline()

@@ -44,7 +44,7 @@ FAULTS = {
         ("forgotten",), 0,
     ),
     "lead-early": Fault(
-        "ledger", "if group.epoch is None and raft.established:", "if group.epoch is None and raft.leads:",
+        "ledger", "group.told_leader = self.id\n", "group.told_leader = self.id\n                self._lead(group, raft)\n",
         "A new leader begins before it knows what was committed.",
         ("lead-incomplete",), 0,
     ),

@@ -16,6 +16,7 @@ from swarm.protocol.ledger.records import (
     unpack_entry,
 )
 from swarm.protocol.raft.entries import Entry, EntryKind
+from swarm.protocol.states import FINAL_BELOW
 from tests.sim.raft.truth import Broken
 
 Row = tuple[bytes, bytes, int]
@@ -98,7 +99,7 @@ class Model:
         outcomes = Outcomes(record.columns, record.rows)
         for at in range(outcomes.count):
             row = outcomes.index(at)
-            if self.valid(batch, row, record.token):
+            if outcomes.status(at) < FINAL_BELOW and self.valid(batch, row, record.token):
                 batch.outcomes[row] = taken[record.key, row] = bytes(outcomes.payload(at))
 
 
