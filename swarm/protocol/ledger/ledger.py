@@ -200,7 +200,8 @@ class Ledger:
 
     def drain(self, now: float, for_good: bool = False) -> None:
         """Hands over: leadership; and with `for_good` its part in every group too. `Drained` says when that is done, or
-        that nobody is there who could take over."""
+        that nobody is there who could take over. The node's own record has to say so too: others give the lead back to a home
+        of which they do not know that it is `DRAINING` or `LEAVING`, and it is handed over again."""
         self._enter(now)
         self._steward.drain(self._now, for_good)
 

@@ -23,6 +23,8 @@ class Presence(Enum):
     ALIVE = "alive"
     AWAY = "away"
     """Suspected, dead or gone with a goodbye: it may come back."""
+    DRAINING = "draining"
+    """Alive, and about to be restarted: it stays a member, and should not lead."""
     LEAVING = "leaving"
     """Alive, and about to leave for good: its parts are to be handed over."""
     GONE = "gone"
@@ -75,14 +77,14 @@ class View:
     def alive(self, id: bytes) -> bool:
         """Whether a node is there."""
         node = self.nodes.get(id)
-        return node is not None and node.presence in (Presence.ALIVE, Presence.LEAVING) and id not in self.absent
+        return node is not None and node.presence not in (Presence.AWAY, Presence.GONE) and id not in self.absent
 
     def stays(self, id: bytes) -> bool:
         """Whether a node is to be counted on: it has not left for good, nor is about to, nor is away for long."""
         node = self.nodes.get(id)
         if node is None or node.presence in (Presence.GONE, Presence.LEAVING):
             return False
-        return node.presence is Presence.ALIVE or self.now - node.since < self.config.replace_after_s
+        return node.presence is not Presence.AWAY or self.now - node.since < self.config.replace_after_s
 
     def host(self, id: bytes) -> bytes:
         """A node's host; an unknown node has one of its own."""

@@ -46,7 +46,7 @@ class Steward:
         if home == self._me:
             return None if self._draining else home
         node = self.nodes.get(home)
-        leaves = node is not None and node.presence in (Presence.LEAVING, Presence.GONE)
+        leaves = node is not None and node.presence in (Presence.DRAINING, Presence.LEAVING, Presence.GONE)
         return None if leaves else home
 
     def knows(self, id: bytes) -> bool:
@@ -90,8 +90,8 @@ class Steward:
     def drain(self, now: float, for_good: bool) -> None:
         """Hands over leadership, and with `for_good` all parts in groups."""
         self._draining, self._for_good, self._drained = True, for_good, False
-        if for_good:
-            self.nodes[self._me] = self.nodes[self._me]._replace(presence=Presence.LEAVING, since=now)
+        presence = Presence.LEAVING if for_good else Presence.DRAINING
+        self.nodes[self._me] = self.nodes[self._me]._replace(presence=presence, since=now)
         self._prefer(now)
         self.unsettle(now)
 
@@ -109,7 +109,7 @@ class Steward:
             group.settled = change is None and self._rests(now, group, raft)
             if not group.settled:
                 self.at = now + self._config.policy_every_s
-        if self._draining and not self._drained:
+        if self._draining:
             self.at = now + self._config.policy_every_s
             effects += self._hand_over(now)
         for node in self.nodes.values():
@@ -188,7 +188,7 @@ class Steward:
                 left.append(name)
             elif self._for_good and self._me in raft.members.all and not group.removed and raft.leader is not None:
                 busy = True
-        if busy:
+        if busy or self._drained:
             return []
         self._drained = True
         return [Drained(tuple(left))]

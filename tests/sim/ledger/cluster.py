@@ -112,7 +112,7 @@ class Ledgers:
         self.turn()
         while True:
             instants = [at for ledger in self.nodes.values() if (at := ledger.next_deadline()) is not None]
-            nearest = min(instants, default=until)
+            nearest = min(instants, default=float("inf"))
             if nearest > until:
                 self.now = until
                 return

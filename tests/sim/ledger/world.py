@@ -69,6 +69,7 @@ class LedgerWorld(World):
         self.wiped = set()
         self.gone_at: dict[int, float] = {}
         self.leaving: set[int] = set()
+        self.draining: set[int] = set()
         self._led_since: dict[int, float] = {}
         self.quiet = False
         self.truths: dict[bytes, Truth] = {}
@@ -124,6 +125,8 @@ class LedgerWorld(World):
                 presence = Presence.GONE if self.sim.now > self.gone_at[other] + 0.5 else Presence.AWAY
             elif other in self.leaving:
                 presence = Presence.LEAVING
+            elif other in self.draining:
+                presence = Presence.DRAINING
             elif self.members[other] is None or cut or (not self.quiet and self.rng.random() < 0.01):
                 presence = Presence.AWAY
             rows.append((id_of(other), self.host(other), presence))
@@ -285,10 +288,16 @@ class LedgerWorld(World):
         member = self.at(number)
         if member is None or self.sim.slots[number].paused or number in self.leaving:
             return
+        self.draining.add(number)
         member.ledger.drain(member.now)
         member.turn()
         self.sim.settle(number)
-        self.sim.at(self.sim.now + 0.9, lambda: self.crash(number, 0.3) if self.at(number) is member else None)
+        self.sim.at(self.sim.now + 0.9, lambda: self._restart(member))
+
+    def _restart(self, member: LedgerMember) -> None:
+        self.draining.discard(member.number)
+        if not member.dead:
+            self.crash(member.number, 0.3)
 
     def _leave(self, who: float, _: float, __: float) -> None:
         """A node leaves for good, once its parts are handed over."""

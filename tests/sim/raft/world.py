@@ -376,10 +376,14 @@ class World:
             return
         numbers = sorted(self.members)
         if how < 0.35:
-            # One that has just voted may not have it on disk, and does not hear who won.
+            # One that has just voted may not have it on disk, and who has not heard of this election can be elected by it.
             voter = numbers[int(random() * len(numbers))]
             if voter != number:
-                sim.at(sim.now + delay_s, lambda: self.crash(voter, 0.02))
+                sim.at(sim.now, lambda: self.crash(voter, 0.02))
+            sim.at(sim.now + delay_s, self.network.heal)
+            pairs = [(number, other) for other in numbers if other != number]
+            sim.at(sim.now + delay_s, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], again_s))
+            return
         kept = numbers[int(random() * len(numbers))] if how < 0.6 else number
         pairs = [(number, other) for other in numbers if other not in (number, kept)]
         sim.at(sim.now + delay_s, lambda: self._cut_pairs(pairs + [(b, a) for a, b in pairs], again_s))

@@ -330,7 +330,9 @@ def test_who_is_no_member_of_the_fleet_founds_no_group_here() -> None:
     from swarm.protocol.raft import wire
     from swarm.protocol.raft.wire import Kind, Message
 
-    frame = wire.encode(b"%08d" % 5, 0, [Message(stranger.id, Kind.HEARTBEAT, 1), Message(b"x" * 17, Kind.HEARTBEAT, 1)])
+    frame = wire.encode(
+        b"%08d" % 5, 0, [Message(stranger.id, Kind.HEARTBEAT, 1), Message(b"x" * 17, Kind.HEARTBEAT, 1)]
+    )
     ledgers.nodes[0].receive(ledgers.now, stranger.id, frame)
     ledgers.turn()
     assert stranger.id not in ledgers.nodes[0].groups
