@@ -1,7 +1,8 @@
-"""The consensus of the ledger by itself: three members in one process, without disks and network.
+"""The parts of the ledger by themselves: consensus without disks and network, and the journal on a disk.
 
-``python -m benchmarks.ledger [--json]``. What it shows is what the state machines cost, all three members on one core, in CPU
-time; nothing here is durable, and nothing waits for a disk.
+``python -m benchmarks.ledger [--json] [--only consensus|journal] [--directory DIR]``. What it shows of consensus is what the state
+machines cost, three members in one process on one core, in CPU time: nothing there is durable. Of the journal, see
+``benchmarks.journal``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
+from typing import Any
 
+from benchmarks import journal
 from swarm.protocol.raft.effects import Proposed
 from swarm.protocol.raft.entries import Members, Recovered, Snapshot
 from tests.sim.raft.cluster import GROUP, Cluster, id_of
@@ -96,18 +100,36 @@ def main() -> None:
     """Prints all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=("consensus", "journal"))
+    parser.add_argument("--directory", type=Path, help="on whose disk the journal is (the current directory)")
     arguments = parser.parse_args()
-    figures = {
+    figures: dict[str, Any] = {}
+    if arguments.only != "journal":
+        figures |= consensus()
+    if arguments.only != "consensus":
+        figures["journal"] = journal.measure(arguments.directory)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+        return
+    if arguments.only != "journal":
+        show_consensus(figures)
+    if arguments.only != "consensus":
+        journal.show(figures["journal"])
+
+
+def consensus() -> dict[str, Any]:
+    """Figures of consensus."""
+    return {
         "proposals_per_s": {str(a_turn): proposals_per_s(a_turn) for a_turn in (1, 16, 256)},
         "single_voter_per_s": single_voter(),
         "idle": idle_groups(),
         "simulation": simulation(),
     }
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-        return
+
+
+def show_consensus(figures: dict[str, Any]) -> None:
+    """For people."""
     rates, idle, sim = figures["proposals_per_s"], figures["idle"], figures["simulation"]
-    assert isinstance(rates, dict) and isinstance(idle, dict) and isinstance(sim, dict)
     for a_turn, rate in rates.items():
         print(f"three members, {a_turn:>3} entries of 256 B a turn  {rate:10,.0f} proposals/s")
     print(f"one member, one entry a turn                {figures['single_voter_per_s']:10,.0f} proposals/s")

@@ -19,7 +19,7 @@ from nodes.journal.survey import Survey, survey, unreadable
 from nodes.journal.track import Track
 from nodes.journal.votes import StateFiles
 from swarm.protocol.raft.effects import Write
-from swarm.protocol.raft.entries import Recovered, Vote
+from swarm.protocol.raft.entries import Recovered, Snapshot, Vote
 
 MIB: Final = 1 << 20
 
@@ -214,7 +214,8 @@ class Journal:
             refused |= self._commit([record for record in batch if record.group not in refused])
         if refused:
             self.full = True
-        return {group: self._store.read(group) for group in sorted(refused)} | self._take_rotten()
+        self._rotten |= {group for group in refused if not self._store.readable(group)}
+        return {group: self._store.read(group) for group in sorted(refused - self._rotten)} | self._take_rotten()
 
     def _commit(self, records: list[Record]) -> set[bytes]:
         """What there is no space for is left out: entries first, then snapshots. Votes have space kept for them."""
@@ -269,8 +270,11 @@ class Journal:
             begun[group] = self._store.read(group)
             track = self._store.tracks[group]
             records = list(all_of(self._store, track))
-            if not self._fit_plain(records):
-                continue  # it is found again at the next start
+            if not self._fit_plain(records):  # all that it has is in doubt: without it there is the mark, at least
+                records = [Record(group, track.vote, Flag.RESET | Flag.DAMAGED | Flag.MOVED)]
+                begun[group] = Recovered(track.vote, Snapshot(), (), True)
+                if not self._fit_plain(records):
+                    raise OSError(errno.ENOSPC, "no space for the mark of damage")
             self._store.append(records)
         self._rotten.clear()
         return begun

@@ -182,6 +182,17 @@ class Store:
         finally:
             track.drop_contents()
 
+    def readable(self, group: bytes) -> bool:
+        """Whether all that is on disk of a group can be read."""
+        track = self.tracks.get(group)
+        if track is None:
+            return True
+        try:
+            self._load(track)
+            return track.whole
+        finally:
+            track.drop_contents()
+
     def _load(self, track: Track) -> None:
         chunks = [chunk for chunk in (track.base_chunk, *track.chunks) if chunk is not None]
         commits: dict[tuple[int, int], list[Chunk]] = {}

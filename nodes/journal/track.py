@@ -115,6 +115,7 @@ class Track:
             self.damaged = True
             self.damage_segment = where.segment
         if row.flags & Flag.RESET:
+            self.base, self.base_chunk = 0, None
             self.chunks.clear()
             self.unknown = False
         if self.unknown:

@@ -112,6 +112,10 @@ class Machine:
         self.doubtful = []
         for write in writes:
             shelf = self.shelves.setdefault(write.group, Shelf())
+            for parts in range(3 + len(write.entries)) if self.flips and again else ():
+                part = deepcopy(shelf)
+                part.write(write, parts)
+                self.remember(write.group, part)
             recovered = again.get(write.group)
             if recovered is None or (self._rotten(recovered, shelf) and recovered.vote != shelf.vote):
                 shelf.write(write)
