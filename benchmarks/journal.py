@@ -196,7 +196,7 @@ def recovery(directory: Path, count: int = 1_000_000) -> dict[str, float]:
         "entries": count,
         "s": median(found),
         "cpu_s": median(cpu),
-        "bytes": count * len(pack_entries(entries)[0]) / 1000,
+        "bytes": count * pack_entries(entries)[1] / 1000,
     }
 
 

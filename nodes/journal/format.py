@@ -17,15 +17,15 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntFlag
 from itertools import accumulate, pairwise, repeat
+from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
 
 import msgpack
 from blake3 import blake3
 
-from nodes.journal.stamps import BLOCK, extent, stamped
+from nodes.journal.stamps import BLOCK, extent, put_stamps
 from swarm.protocol.raft.entries import Entry, Members, Snapshot, Vote
 
 VERSION: Final = 1
@@ -55,18 +55,18 @@ class NewerError(FormatError):
     """It was written by a later version."""
 
 
-class Flag(IntFlag):
-    """What a record has."""
+class Flag:
+    """What a record has: bits."""
 
-    VOTE = 1
-    CANDIDATE = 2
-    SNAPSHOT = 4
-    RESET = 8
+    VOTE: Final = 1
+    CANDIDATE: Final = 2
+    SNAPSHOT: Final = 4
+    RESET: Final = 8
     """The snapshot stands for the whole log."""
-    REPAIRED = 16
-    DAMAGED = 32
+    REPAIRED: Final = 16
+    DAMAGED: Final = 32
     """The group's log has lost what was once synced."""
-    MOVED = 64
+    MOVED: Final = 64
     """A copy of what stands in an earlier segment: it takes its place, and truncates nothing."""
 
 
@@ -158,38 +158,23 @@ class Record:
     snapshot: bytes = b""
     first: int = 0
     count: int = 0
-    entries: bytes = b""
+    entries: Sequence[bytes] = ()
+    """In pieces, which are put together once, where they are written."""
+    entries_bytes: int = 0
     form: int = 0
 
     @property
     def size(self) -> int:
         """Bytes on disk, without what a commit of its own would add."""
-        return ROW_BYTES + len(self.snapshot) + len(self.entries)
+        return ROW_BYTES + len(self.snapshot) + self.entries_bytes
 
     @property
     def row(self) -> Row:
         """What a commit's table says of it, but for the checksum."""
         return Row(
             self.group, self.vote, self.flags, self.snapshot_index, self.first, self.count, len(self.snapshot),
-            len(self.entries), self.form, b"",
+            self.entries_bytes, self.form, b"",
         )  # fmt: skip
-
-    def pack(self) -> tuple[bytes, bytes]:
-        """Its row and its contents."""
-        contents = self.snapshot + self.entries if self.snapshot else self.entries
-        flags, term, candidate = self.flags, 0, b""
-        if self.vote is not None:
-            term = self.vote.term
-            flags |= Flag.VOTE
-            if self.vote.candidate is not None:
-                candidate = self.vote.candidate
-                assert len(candidate) == _CANDIDATE_BYTES
-                flags |= Flag.CANDIDATE
-        row = _ROW.pack(
-            self.group, candidate, term, self.first, self.snapshot_index, self.count, len(self.snapshot),
-            len(self.entries), flags, len(self.group), self.form, check(contents),
-        )  # fmt: skip
-        return row, contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,18 +219,41 @@ def check(data: bytes | bytearray | memoryview) -> bytes:
 def pack_commit(
     segment: int, salt: bytes, number: int, previous: bytes, records: Sequence[Record]
 ) -> tuple[bytearray, bytes]:
-    """(what is written, the header's checksum): all records as one commit."""
-    rows: list[bytes] = []
-    contents: list[bytes] = []
+    """(what is written, the header's checksum): all records as one commit. What they have is copied once."""
+    first = COMMIT_HEADER_BYTES + len(records) * ROW_BYTES
+    pieces: list[bytes] = [bytes(first)]
+    size = first
     for record in records:
-        row, content = record.pack()
-        rows.append(row)
-        contents.append(content)
-    table = b"".join(rows)
-    size = COMMIT_HEADER_BYTES + len(table) + sum(map(len, contents))
-    head = _COMMIT.pack(COMMIT_MAGIC, len(rows), 0, 0, segment, number, size, previous, check(table))
-    checksum = check(head + salt)
-    return stamped([head, checksum, table, *contents]), checksum
+        if record.snapshot:
+            pieces.append(record.snapshot)
+        pieces += record.entries
+        size += len(record.snapshot) + record.entries_bytes
+    pieces.append(bytes(extent(size) - size))
+    written = bytearray().join(pieces)
+    with memoryview(written) as view:
+        row = COMMIT_HEADER_BYTES
+        for record in records:
+            end = first + len(record.snapshot) + record.entries_bytes
+            flags, term, candidate = record.flags, 0, b""
+            if record.vote is not None:
+                term = record.vote.term
+                flags |= Flag.VOTE
+                if record.vote.candidate is not None:
+                    candidate = record.vote.candidate
+                    assert len(candidate) == _CANDIDATE_BYTES
+                    flags |= Flag.CANDIDATE
+            _ROW.pack_into(
+                view, row, record.group, candidate, term, record.first, record.snapshot_index, record.count,
+                len(record.snapshot), record.entries_bytes, flags, len(record.group), record.form, check(view[first:end]),
+            )  # fmt: skip
+            row += ROW_BYTES
+            first = end
+        table = check(view[COMMIT_HEADER_BYTES:row])
+        head = _COMMIT.pack(COMMIT_MAGIC, len(records), 0, 0, segment, number, size, previous, table)
+        checksum = check(head + salt)
+        view[:COMMIT_HEADER_BYTES] = head + checksum
+    put_stamps(written, size)
+    return written, checksum
 
 
 def unpack_table(whole: bytes | bytearray | memoryview, header: CommitHeader) -> list[Row]:
@@ -296,9 +304,12 @@ _U32: Final = next(code for code in "IL" if array(code).itemsize == 4)
 _U64: Final = next(code for code in "LQ" if array(code).itemsize == 8)
 
 
-def pack_entries(entries: Sequence[Entry]) -> tuple[bytes, int]:
-    """(bytes, form) of one entry or more."""
-    terms, kinds, data = zip(*entries, strict=True)
+_term, _kind, _data = itemgetter(0), itemgetter(1), itemgetter(2)
+
+
+def pack_entries(entries: Sequence[Entry]) -> tuple[list[bytes], int, int]:
+    """(pieces, their bytes, form) of one entry or more."""
+    terms, kinds, data = list(map(_term, entries)), list(map(_kind, entries)), list(map(_data, entries))
     count = len(entries)
     form = 0
     if terms.count(terms[0]) == count:
@@ -306,7 +317,8 @@ def pack_entries(entries: Sequence[Entry]) -> tuple[bytes, int]:
     if kinds.count(kinds[0]) == count:
         form, kinds = form | _UNIFORM_KINDS, kinds[:1]
     lengths = list(map(len, data))
-    return b"".join((_column(_U64, terms), bytes(kinds), _column(_U32, lengths), *data)), form
+    head = _column(_U64, terms) + bytes(kinds) + _column(_U32, lengths)
+    return [head, *data], len(head) + sum(lengths), form
 
 
 def unpack_entries(data: bytes, count: int, form: int) -> list[Entry]:
@@ -327,8 +339,8 @@ def unpack_entries(data: bytes, count: int, form: int) -> list[Entry]:
     return list(map(tuple.__new__, repeat(Entry), zip(all_terms, all_kinds, pieces, strict=True)))
 
 
-def slice_entries(data: bytes, count: int, form: int, skip: int, keep: int) -> tuple[bytes, int]:
-    """(bytes, form) of `keep` entries after the first `skip`."""
+def slice_entries(data: bytes, count: int, form: int, skip: int, keep: int) -> tuple[list[bytes], int, int]:
+    """As `pack_entries`: `keep` entries after the first `skip` of a record's."""
     if skip == 0 and keep == count:
-        return data, form
+        return [data], len(data), form
     return pack_entries(unpack_entries(data, count, form)[skip : skip + keep])

@@ -17,23 +17,20 @@ SECTOR: Final = 512
 BLOCK: Final = 4096
 """What commits are aligned to: a page, and the sector of most disks. No synced byte is ever written again."""
 STAMP: Final = 0xA5
+_STAMPS: Final = bytes((STAMP,)) * (BLOCK // SECTOR)
 
 
-def stamped(parts: list[bytes]) -> bytearray:
-    """What is written for `parts`, one after the other: whole blocks, stamped."""
-    size = sum(map(len, parts))
+def put_stamps(written: bytearray, size: int) -> None:
+    """Puts stamps on `size` bytes and on what follows them up to `extent`, and keeps what they replace."""
+    total = len(written)
     sectors = -(-size // SECTOR)
-    shelves = -(-sectors // (SECTOR - 1))
-    total = -(-(sectors + shelves) * SECTOR // BLOCK) * BLOCK
-    written = bytearray().join([*parts, bytes(total - size)])
     kept = bytes(written[SECTOR - 1 : sectors * SECTOR : SECTOR])
     at = sectors * SECTOR
     for first in range(0, sectors, SECTOR - 1):
         shelf = kept[first : first + SECTOR - 1]
         written[at : at + len(shelf)] = shelf
         at += SECTOR
-    written[SECTOR - 1 :: SECTOR] = bytes((STAMP,)) * (total // SECTOR)
-    return written
+    written[SECTOR - 1 :: SECTOR] = _STAMPS if total == BLOCK else bytes((STAMP,)) * (total // SECTOR)
 
 
 def extent(size: int) -> int:
@@ -43,7 +40,7 @@ def extent(size: int) -> int:
 
 
 def unstamped(written: bytes | memoryview, size: int) -> bytearray:
-    """The inverse of `stamped`: the first `size` bytes as they were. Nothing is checked."""
+    """The inverse of `put_stamps`: the first `size` bytes as they were. Nothing is checked."""
     sectors = -(-size // SECTOR)
     whole = bytearray(written[: sectors * SECTOR])
     at = sectors * SECTOR

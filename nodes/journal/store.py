@@ -41,8 +41,11 @@ def record_of(write: Write) -> Record:
         flags |= Flag.RESET
     if write.repaired:
         flags |= Flag.REPAIRED
-    data, form = pack_entries(write.entries) if write.entries else (b"", 0)
-    return Record(write.group, write.vote, flags, index, snapshot, write.first, len(write.entries), data, form)
+    if not write.entries:
+        return Record(write.group, write.vote, flags, index, snapshot)
+    return Record(
+        write.group, write.vote, flags, index, snapshot, write.first, len(write.entries), *pack_entries(write.entries)
+    )
 
 
 def need_of(records: list[Record]) -> int:
@@ -67,7 +70,7 @@ def batches(records: list[Record], size_max: int) -> Iterator[list[Record]]:
 
 def _parts(record: Record, size_max: int) -> list[Record]:
     """A record as several: first all but the entries, with `repaired` where the last is."""
-    entries = unpack_entries(record.entries, record.count, record.form) if record.count else []
+    entries = unpack_entries(b"".join(record.entries), record.count, record.form) if record.count else []
     repaired = record.flags & Flag.REPAIRED
     parts: list[Record] = []
     if record.vote is not None or record.snapshot:
@@ -80,8 +83,7 @@ def _parts(record: Record, size_max: int) -> list[Record]:
         while end < len(entries) and (end == at or size + len(entries[end].data) + 16 <= size_max):
             size += len(entries[end].data) + 16
             end += 1
-        data, form = pack_entries(entries[at:end])
-        parts.append(Record(record.group, None, 0, 0, b"", record.first + at, end - at, data, form))
+        parts.append(Record(record.group, None, 0, 0, b"", record.first + at, end - at, *pack_entries(entries[at:end])))
         at = end
     parts[-1].flags |= repaired
     return parts
@@ -230,8 +232,8 @@ class Store:
         row = chunk.row
         count = chunk.last - chunk.first + 1
         if chunk.decoded is not None:
-            data, form = pack_entries(chunk.entries())
-            return Record(track.group, None, flags, 0, b"", chunk.first, count, data, form)
-        contents = self.contents(chunk)[row.snapshot_bytes :]
-        data, form = slice_entries(contents, row.entry_count, row.form, chunk.first - row.first, count)
-        return Record(track.group, None, flags, 0, b"", chunk.first, count, data, form)
+            packed = pack_entries(chunk.entries())
+        else:
+            contents = self.contents(chunk)[row.snapshot_bytes :]
+            packed = slice_entries(contents, row.entry_count, row.form, chunk.first - row.first, count)
+        return Record(track.group, None, flags, 0, b"", chunk.first, count, *packed)
