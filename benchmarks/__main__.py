@@ -1,8 +1,9 @@
 """`make bench`."""
 
-from benchmarks import audit, bulk, fleet, simulator
+from benchmarks import audit, bulk, durable, fleet, simulator
 
 fleet.main()
+durable.rows()
 bulk.rows(rounds=5, mib=64)
 audit.main()
 simulator.rows(fleet.line)

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,7 @@ class Node:
         self.fabric.start()
         self._stack.callback(self.fabric.close)
 
-        info = {"host": host_id(), "name": self.name}
+        info = SaidOnLinks({"host": host_id(), "name": self.name}, self.durability)
         self.zmq_links = ZmqLinks(self.credentials, self.fleet.trust, self, info=info, loop=self.loop, boot=self.boot)
         self._stack.push_async_callback(self.zmq_links.close)
         self.stream_links = StreamLinks(
@@ -208,6 +208,13 @@ class Node:
         self.fabric.keep_ledger(self.ledger)
         self.workshop.logged = self.ledger.blob
         self.fabric.ownership.know_blobs(self.workshop.code.get, self.ledger.has_blob)
+
+    def durability(self) -> str:
+        """What is kept of tasks of which their script says nothing."""
+        if self.ledger is None:
+            return "none"
+        said = self.settings.ledger.durability
+        return ("fleet" if self.ledger.kept_by_three else "none") if said is None else said
 
     def _zone(self) -> bytes:
         """What fails together with this node, as 8 bytes."""
@@ -302,7 +309,7 @@ class Node:
                 return chosen
             except OSError:
                 await self.zmq_links.close()
-                info = {"host": host_id(), "name": self.name}
+                info = SaidOnLinks({"host": host_id(), "name": self.name}, self.durability)
                 self.zmq_links = ZmqLinks(
                     self.credentials, self.fleet.trust, self, info=info, loop=self.loop, boot=self.boot
                 )
@@ -636,6 +643,24 @@ class Node:
                 path=str(path),
             ) from error
         return epoch
+
+
+class SaidOnLinks(Mapping[str, object]):
+    """What every new link is told of this node: facts, and what tasks get that ask for nothing, which changes with the
+    fleet."""
+
+    def __init__(self, facts: Mapping[str, object], durability: Callable[[], str]) -> None:
+        self._facts = facts
+        self._durability = durability
+
+    def __getitem__(self, key: str) -> object:
+        return self._durability() if key == "durability" else self._facts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._facts, "durability"))
+
+    def __len__(self) -> int:
+        return len(self._facts) + 1
 
 
 def _import_what_is_slow() -> None:

@@ -158,6 +158,13 @@ class LedgerSection:
     enabled: bool = _setting(
         "switch", True, "keep a journal; without one this node takes no durable tasks and helps nobody"
     )
+    durability: str | None = _setting(
+        "text",
+        None,
+        "what is kept of tasks of which their script says nothing",
+        choices=("none", "node", "fleet"),
+        auto="fleet as soon as three machines keep this node's log, none before",
+    )
     journal_bytes: int = _setting("bytes", 1 << 30, "bytes of the journal's files", low=64 << 20)
     retention_s: float = _setting(
         "seconds", 86_400.0, "how long outcomes of durable tasks are kept; 0: until they are delivered", low=0

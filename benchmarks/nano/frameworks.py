@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 VENV = Path(".venv-bench")
-PACKAGES = ("numpy", "numba", "mesa", "agentpy", "mesa-frames", "simpy", "uvloop")
+PACKAGES = ("numpy", "numba", "mesa", "agentpy", "mesa-frames", "simpy", "uvloop", "celery[redis]", "psycopg[binary]")
 SCRIPT = Path(__file__).with_name("peer.py")
 INSTALL_S = 300
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import swarm
 from tests.e2e.fleets import Nodes
 
 NAMES = ("ash", "oak", "elm")

@@ -41,7 +41,7 @@ class JournalDisk(modelled.Disk):
             assert not self.journal.commit(first) if first else True
             return
         expected = {group: shelf.recover() for group, shelf in self.shelves.items()}
-        assert {group: each for group, each in found.items()} == expected
+        assert dict(found) == expected
         self.damage += len(self.journal.damaged_at_start)
 
     def _copy(self, found: dict[bytes, Recovered]) -> None:
