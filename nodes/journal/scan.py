@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nodes.journal.files import File
+from nodes.journal.files import File, read_anyway
 from nodes.journal.format import (
     COMMIT_HEADER_BYTES,
     COMMIT_MAGIC,
@@ -82,7 +82,8 @@ class Scan:
             header = self._header(view, at, number)
             if header is None:
                 following = self._following(view, at + BLOCK, number)
-                written = view[at + SECTOR - 1] == STAMP
+                # The first byte is not zero by one flipped bit, but by a wiping that broke off.
+                written = view[at + SECTOR - 1] == STAMP and view[at] != 0
                 if following is None and not written and number > self.synced:
                     break  # nothing, or the beginning of a write that never came
                 if following is None:
@@ -156,9 +157,9 @@ def _commit(view: memoryview, at: int, header: CommitHeader) -> Commit | None:
 def read_commit(file: File, offset: int, salt: bytes) -> Commit | None:
     """The commit at an offset; None if it cannot be read."""
     try:
-        header = CommitHeader.unpack(file.read(offset, COMMIT_HEADER_BYTES), salt)
-        commit = _commit(memoryview(file.read(offset, header.extent)), 0, header)
-    except (FormatError, OSError):
+        header = CommitHeader.unpack(read_anyway(file, offset, COMMIT_HEADER_BYTES), salt)
+        commit = _commit(memoryview(read_anyway(file, offset, header.extent)), 0, header)
+    except FormatError:
         return None
     if commit is not None:
         commit.offset = offset

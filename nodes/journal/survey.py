@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nodes.journal.errors import JournalRefused, Reason
-from nodes.journal.files import LOCK, SEGMENT, SPARE, STATES, File, Files, segment_name
+from nodes.journal.files import LOCK, SEGMENT, SPARE, STATES, Files, read_anyway, segment_name
 from nodes.journal.format import HEADER_BYTES, FormatError, JournalId, NewerError, SegmentHeader
 from nodes.journal.scan import Commit, End, Gap, Scan
-from nodes.journal.stamps import BLOCK
 from nodes.journal.state import State
 from nodes.journal.track import Track, Where, is_later
 from swarm.protocol.raft.entries import Recovered
@@ -192,7 +191,7 @@ def _header(files: Files, number: int) -> SegmentHeader:
     try:
         file = files.open(name, write=False)
         try:
-            header = SegmentHeader.unpack(_read(file, HEADER_BYTES))
+            header = SegmentHeader.unpack(read_anyway(file, 0, HEADER_BYTES))
         finally:
             file.close()
     except NewerError:
@@ -265,26 +264,11 @@ def _data(files: Files, number: int) -> bytes:
     try:
         file = files.open(name, write=False)
         try:
-            return _read(file, file.size())
+            return read_anyway(file, 0, file.size())
         finally:
             file.close()
     except OSError as error:
         raise unreadable(error, name) from None
-
-
-def _read(file: File, size: int) -> bytes:
-    """All of a file; what the disk does not give reads as rot."""
-    try:
-        return file.read(0, size)
-    except OSError:
-        parts: list[bytes] = []
-        for at in range(0, size, BLOCK):
-            count = min(BLOCK, size - at)
-            try:
-                parts.append(file.read(at, count))
-            except OSError:
-                parts.append(b"\xff" * count)
-        return b"".join(parts)
 
 
 def _take(found: Survey, segment: Segment, each: Commit | Gap) -> None:
