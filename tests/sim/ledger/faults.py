@@ -11,22 +11,22 @@ FAULTS = {
     "stale-token": Fault(
         "batch", "return granted == token if granted is not None else token.epoch == self.epoch", "return True",
         "An outcome is taken under any token.",
-        OUTCOMES, 0,
+        OUTCOMES, 2,
     ),
     "epoch-ignored": Fault(
         "batch", "return 0 if token.epoch == self.epoch else None", "return 0",
         "A token of any epoch counts for a row that was granted none.",
-        OUTCOMES, 0,
+        OUTCOMES, 38,
     ),
     "two-outcomes": Fault(
         "batch", "if index >= self.count or self.ended(index):", "if index >= self.count:",
         "A second outcome of a task is taken too.",
-        OUTCOMES, 0,
+        OUTCOMES, 1,
     ),
     "grants-not-restored": Fault(
         "batch", "for token, ranges in sorted(by_token.items()):", "for token, ranges in ():",
         "A snapshot does not bring back who holds what: stale tokens count again.",
-        OUTCOMES, 0,
+        OUTCOMES, 24,
     ),
     "content-unchecked": Fault(
         "state", "same = known.submitted.digest == record.digest", "same = True",
@@ -36,12 +36,12 @@ FAULTS = {
     "forget-unfinished": Fault(
         "state", "if batch is not None and not batch.unfinished:", "if batch is not None:",
         "A batch that has not ended is forgotten when somebody says so.",
-        ("lost", "forgotten", *OUTCOMES), 0,
+        ("lost", "forgotten", *OUTCOMES), 1,
     ),
     "retention-zero": Fault(
         "retention", "batch.submitted.retention_s or config.undelivered_s", "batch.submitted.retention_s",
         "Outcomes that are to live until they are delivered are forgotten at once.",
-        ("forgotten",), 0,
+        ("forgotten",), 1,
     ),
     "lead-early": Fault(
         "ledger", "group.told_leader = self.id\n", "group.told_leader = self.id\n                self._lead(group, raft)\n",
@@ -51,20 +51,20 @@ FAULTS = {
     "own-log-dropped": Fault(
         "ledger", "if group.home == self.id:\n            return", "",
         "A home that was removed from its own group drops the log, and begins it anew when it is restarted.",
-        ("election-safety", "leader-completeness", "state-machine-safety", "log-matching", "order", "lost"), 0,
+        ("election-safety", "leader-completeness", "state-machine-safety", "log-matching", "order", "lost"), 253,
     ),
     "one-host": Fault(
         "members", "if len(found) < VOTERS and view.stays(id) and view.host(id) not in hosts:",
         "if len(found) < VOTERS and view.stays(id):",
         "Two members of a group are on one host.",
-        ("liveness",), 0,
+        ("liveness",), 3,
     ),
 }  # fmt: skip
 RAFT_FAULTS = {
     "copies-unsynced": Fault(
         "leading", "if replica.log.stable >= index else found)", "if True else found)",
         "A receipt counts the leader's own disk before that has the entry.",
-        ("receipt",), 0,
+        ("receipt",), 5,
     ),
 }  # fmt: skip
 FAULTS |= RAFT_FAULTS
