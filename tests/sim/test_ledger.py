@@ -72,7 +72,7 @@ def test_a_failure_becomes_a_short_story() -> None:
     lines = story.splitlines()
     kept, steps = lines[1].split(" of ")[0], lines[1].split(" of ")[1].split(" ")[0]
     assert 2 * int(kept) <= int(steps)
-    assert any(" forge " in line for line in lines) and any(" leads " in line for line in lines)
+    assert any(" forge " in line for line in lines) and any(" -> " in line and " APPEND " in line for line in lines)
     assert "content: " in lines[-1]
 
 
