@@ -45,8 +45,7 @@ class LedgerMember:
         world.boots += 1
         self.rng = Random(f"{world.seed} node {number} {world.boots}")
         found = {name: shelf.recover() for name, shelf in sorted(disk.shelves.items())}
-        self.owner = Owner(self)
-        self.executor = Executor(self)
+        self.owner, self.executor = self.above()
         for name, recovered in found.items():
             world.truth(name).found(number, recovered)
             self._starts_at(name, recovered.snapshot.index)
@@ -70,6 +69,10 @@ class LedgerMember:
             self.ledger.space(now, True)
         self.turn()
         world.sim.at(world.sim.now + REPORT_S * self.rng.random(), self._every_now_and_then)
+
+    def above(self) -> tuple[Any, Any]:
+        """What owns and what runs tasks."""
+        return Owner(self), Executor(self)
 
     def _starts_at(self, name: bytes, index: int) -> None:
         self.applied[name] = (index, self.world.truth(name).states[index])
@@ -156,7 +159,7 @@ class LedgerMember:
                 case Committed():
                     self.owner.committed(effect)
                 case Dropped():
-                    self.owner.dropped(effect.ticket)
+                    self.owner.dropped(effect.ticket, effect)
                 case Lead():
                     if effect.epoch != self.ledger.raft(effect.group).term:  # type: ignore[union-attr]
                         raise Broken(f"epoch: node {self.number} leads {effect.group.decode()} in {effect.epoch}")

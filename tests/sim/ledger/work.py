@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kernels.batch import OutcomeBuilder
-from swarm.protocol.ledger.effects import Committed, Refusal
+from swarm.protocol.ledger.effects import Committed, Dropped, Refusal
 from swarm.protocol.ledger.records import Ended, Forgotten, Granted, Token
 from swarm.protocol.ledger.state import LedgerState, Verdict
 
@@ -204,7 +204,7 @@ class Owner:
         elif what[0] == "submit":
             self.member.world.accepted(self.member, effect, group)
 
-    def dropped(self, ticket: int) -> None:
+    def dropped(self, ticket: int, effect: Dropped) -> None:
         """Nothing came of it, as far as is known."""
         what = self.tickets.pop(ticket, None)
         if what is not None and what[0] == "grant":

@@ -49,6 +49,8 @@ class LedgerWorld(World):
     """A simulated fleet with ledgers. Every node is a home; clients use the first two."""
 
     plan: LedgerPlan
+    kind: type[LedgerMember] = LedgerMember
+    """What runs on a node."""
 
     def __init__(self, plan: LedgerPlan, trace: bool = False) -> None:
         self.plan = plan
@@ -87,7 +89,7 @@ class LedgerWorld(World):
         """A process starts on what is on its disk."""
         if self.members[number] is None and number not in self.wiped:
             self.note(f"{number} starts")
-            member = LedgerMember(self, number, self.disks[number], self.clocks[number])
+            member = self.kind(self, number, self.disks[number], self.clocks[number])
             self.members[number] = member  # type: ignore[assignment]
             self.sim.start(number, member)
 

@@ -1,0 +1,195 @@
+"""The real `Ownership` between a ledger and executors, as a node's shell has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kernels.batch import Outcomes
+from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.effects import Committed, Dropped, Refusal
+from swarm.protocol.ledger.records import Forgotten, Submitted, Token
+from swarm.protocol.ledger.state import LedgerState
+from swarm.protocol.messages import Kind
+from swarm.protocol.outbound import Tell
+from swarm.protocol.owner.batches import Adopt, AskHeld, Propose
+from swarm.protocol.ownership import Connect, Ownership, OwnershipConfig, ToExecutor
+from swarm.protocol.resources import Capacity
+from tests.sim.raft.member import id_of, number_of
+from tests.sim.raft.truth import Broken
+
+if TYPE_CHECKING:
+    from tests.sim.durable.world import DurableMember
+    from tests.sim.ledger.world import Wanted
+
+CLIENT = b"client"
+SLOTS = 4.0
+LOST_S = 1.5
+"""A dispatch of which its executor knows nothing so long after it was sent did not arrive."""
+EPOCHS_PER_NODE = 1 << 12
+
+
+class Owner:
+    """The owner of the logs that its node leads."""
+
+    def __init__(self, member: DurableMember) -> None:
+        self.member = member
+        boots = member.world.boots
+        config = OwnershipConfig(adopt_s=0.4, client_lease_s=1e9, unknown_after_s=0.2)
+        self.it = Ownership(config, id_of(member.number), f"n{member.number}", Capacity({"cpu": SLOTS}), epoch=boots)
+        self.it.keeps_ledger = True
+        self.tickets: dict[int, Any] = {}
+        self.heard_at: dict[int, float] = {}
+        """Executors, and when they last said something."""
+        self.groups: dict[bytes, bytes] = {}
+        """Batch key -> its group."""
+
+    @property
+    def now(self) -> float:
+        """On the node's clock."""
+        return self.member.now
+
+    # What the ledger says.
+
+    def lead(self, group: bytes, epoch: int, state: LedgerState) -> None:
+        """Its node leads a log."""
+        for key in state.batches:
+            self.groups[key] = group
+        self.it.lead(self.now, self.member.world.wall(self.member.number), group, epoch, state.batches, 2, 2)
+
+    def follow(self, group: bytes) -> None:
+        """It does not."""
+        self.it.follow(self.now, group)
+
+    def committed(self, effect: Committed) -> None:
+        """A record is committed."""
+        ticket = self.tickets.pop(effect.ticket, None)
+        record = effect.applied.record
+        if isinstance(record, Submitted):
+            self.member.world.accepted(self.member, effect, self.groups[record.key])
+        if isinstance(ticket, int):
+            self.it.committed(self.now, ticket, effect.copies, effect.hosts, effect.applied)
+
+    def dropped(self, ticket: int, effect: Dropped) -> None:
+        """Nothing came of one, as far as is known."""
+        mine = self.tickets.pop(ticket, None)
+        if isinstance(mine, int):
+            self.it.dropped(self.now, mine, effect.why, effect.unknown)
+
+    # What clients want.
+
+    def submit(self, want: Wanted) -> None:
+        """A client hands a batch over, for the first time or again."""
+        record = want.record
+        self.groups[record.key] = want.group
+        self.it.submit(
+            self.now, self.member.world.wall(self.member.number), CLIENT, record.author, True, record.key, record.raw,
+            record.count, record.columns, durability=record.durability, retention_s=record.retention_s,
+        )  # fmt: skip
+
+    def cancel(self, key: bytes) -> None:
+        """A client gives a batch up."""
+        self.it.cancel(self.now, key, None)
+
+    def forget(self, group: bytes, key: bytes) -> None:
+        """A client has all it wants."""
+        self.member.ledger.propose(self.now, group, Forgotten((key,)))
+
+    # What executors say.
+
+    def look(self) -> None:
+        """Executors that are silent are gone; new ones are there."""
+        world, now = self.member.world, self.now
+        for number in sorted(world.members):
+            node = id_of(number)
+            if node not in self.it.executors and number not in world.wiped:
+                self.it.executor_seen(now, node, f"n{number}", Capacity({"cpu": SLOTS}), {"free": SLOTS, "wait": 0})
+                self.it.executor_linked(now, node)
+                self.heard_at[number] = now
+            elif number != self.member.number and now - self.heard_at.get(number, now) > LOST_S:
+                self.it.executor_lost(now, node, "link")
+            elif number != self.member.number:
+                self.it.executor_linked(now, node)
+
+    def heard(self, what: tuple[Any, ...]) -> None:
+        """An executor says what it holds and what has ended."""
+        now = self.now
+        if what[0] == "held":
+            _, group, epoch, number, runs = what
+            found = [(key, id_of(who), dispatch, Token(*token), rows) for key, who, dispatch, token, rows in runs]
+            self.it.held(now, group, epoch, id_of(number), found)
+            return
+        _, number, runs = what
+        self.heard_at[number] = now
+        node = id_of(number)
+        held = {}
+        for dispatch, left, rows, body in runs:
+            known = dispatch in self.it.dispatches and self.it.dispatches[dispatch].executor.id == node
+            held[dispatch] = left
+            if not rows:
+                continue
+            if known:
+                self.it.outcomes(now, node, dispatch, len(rows), body)
+            # What is not out under this number here counts no more: it is another's, or was given up.
+            if known or not self._may_adopt():
+                self.member.say(number, ("took", self.member.number, dispatch, rows))
+        asked = {it.number for it in self.it.dispatches.values() if now - it.sent_at > LOST_S}
+        self.it.executor_relinked(now, node, held, asked)
+
+    def _may_adopt(self) -> bool:
+        # A node that leads nothing at the moment may be asked for what it was told by who leads next.
+        return True
+
+    # Effects.
+
+    def carry(self) -> bool:
+        """Carry out what the owner wants. False when that is nothing."""
+        effects = self.it.take_effects()
+        for effect in effects:
+            match effect:
+                case Propose():
+                    told = self.member.ledger.propose(self.now, effect.group, effect.record)
+                    if isinstance(told, Refusal):
+                        self.it.not_taken(self.now, effect.ticket, told)
+                    else:
+                        self.tickets[told] = effect.ticket
+                case ToExecutor():
+                    self._send(effect)
+                case AskHeld():
+                    what = ("ask", self.member.number, effect.group, effect.epoch, frozenset(effect.batches))
+                    self.member.say(number_of(effect.executor), what)
+                case Adopt():
+                    what = ("adopt", self.member.number, number_of(effect.owner), effect.dispatch, effect.number)
+                    self.member.say(number_of(effect.executor), what)
+                case Tell():
+                    self._tell(effect)
+                case Connect() | Fact():
+                    pass
+        return bool(effects)
+
+    def _send(self, it: ToExecutor) -> None:
+        token = Token(*it.extra["token"])
+        rows = (it.first, it.first + it.count)
+        self.member.world.history.sent(self.groups[it.batch], it.batch, rows, token)
+        what = ("dispatch", self.member.number, it.dispatch, it.batch, it.first, it.count, tuple(token))
+        self.member.say(number_of(it.executor), what)
+
+    def _tell(self, it: Tell) -> None:
+        if it.kind == Kind.RECALL:
+            ranges = [tuple(pair) for pair in it.header["r"]]
+            self.member.say(number_of(it.to), ("recall", self.member.number, it.header["d"], ranges, it.header["k"]))
+            return
+        world, key = self.member.world, it.header["b"]
+        group = self.groups[key]
+        if it.kind == Kind.OUTCOMES:
+            report = Outcomes(it.parts[0], it.header["n"])
+            for row in range(report.count):
+                world.reveal(group, key, report.index(row), bytes(report.payload(row)))
+        elif it.kind == Kind.ACCEPTED and world.rng.random() >= world.plan.deaf:
+            want = world.wants[key]
+            world.history.receipt(group, key, want.record.digest)
+            want.receipt = True
+        elif it.kind == Kind.REFUSED and it.header["after"] is None and it.header["reason"] not in MAY_BE_FINAL:
+            raise Broken(f"refused: {key.hex()}: {it.header}")
+
+
+MAY_BE_FINAL = frozenset(("disk-full", "too-large"))
