@@ -82,6 +82,8 @@ class Executor:
             if drawn < 0.06 and not self.member.world.quiet:
                 how = (Status.CRASHED, Status.RETURNED, Status.FAILED)[int(drawn * 50)]
             ends[row] = (self._now + 0.02 + 1.2 * random() ** 3, int(how))
+            if how != Status.RETURNED:
+                self.member.world.begins(key, row, token)
         result = b"%d/%d.%d/%d" % (self.member.number, *token, self.member.world.count())
         self.runs[name] = Run(key, token, ends, result, self._now)
 

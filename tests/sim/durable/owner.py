@@ -25,7 +25,6 @@ CLIENT = b"client"
 SLOTS = 4.0
 LOST_S = 1.5
 """A dispatch of which its executor knows nothing so long after it was sent did not arrive."""
-EPOCHS_PER_NODE = 1 << 12
 
 
 class Owner:
@@ -65,7 +64,8 @@ class Owner:
         ticket = self.tickets.pop(effect.ticket, None)
         record = effect.applied.record
         if isinstance(record, Submitted):
-            self.member.world.accepted(self.member, effect, self.groups[record.key])
+            forged = isinstance(ticket, tuple)
+            self.member.world.accepted(self.member, effect, ticket[1] if forged else self.groups[record.key])
         if isinstance(ticket, int):
             self.it.committed(self.now, ticket, effect.copies, effect.hosts, effect.applied)
 
@@ -129,15 +129,11 @@ class Owner:
                 continue
             if known:
                 self.it.outcomes(now, node, dispatch, len(rows), body)
-            # What is not out under this number here counts no more: it is another's, or was given up.
-            if known or not self._may_adopt():
+            # What is not out under this number here is another's, or was given up: whoever leads its log may ask for it.
+            if known:
                 self.member.say(number, ("took", self.member.number, dispatch, rows))
         asked = {it.number for it in self.it.dispatches.values() if now - it.sent_at > LOST_S}
         self.it.executor_relinked(now, node, held, asked)
-
-    def _may_adopt(self) -> bool:
-        # A node that leads nothing at the moment may be asked for what it was told by who leads next.
-        return True
 
     # Effects.
 
@@ -168,8 +164,8 @@ class Owner:
 
     def _send(self, it: ToExecutor) -> None:
         token = Token(*it.extra["token"])
-        rows = (it.first, it.first + it.count)
-        self.member.world.history.sent(self.groups[it.batch], it.batch, rows, token)
+        rows = range(it.first, it.first + it.count)
+        self.member.world.sent(self.groups[it.batch], it.batch, rows, token)
         what = ("dispatch", self.member.number, it.dispatch, it.batch, it.first, it.count, tuple(token))
         self.member.say(number_of(it.executor), what)
 
@@ -189,6 +185,8 @@ class Owner:
             world.history.receipt(group, key, want.record.digest)
             want.receipt = True
         elif it.kind == Kind.REFUSED and it.header["after"] is None and it.header["reason"] not in MAY_BE_FINAL:
+            if world._may_be_gone(world.wants[key]):
+                return  # forgotten, and then forged: that one is there now
             raise Broken(f"refused: {key.hex()}: {it.header}")
 
 

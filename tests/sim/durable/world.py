@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from kernels.batch import CallBuilder
 from swarm.protocol.ledger import homes
-from swarm.protocol.ledger.records import Durability, Submitted, digest_of
-from swarm.protocol.spec import Spec
+from swarm.protocol.ledger.records import Durability, Submitted, Token, digest_of
+from swarm.protocol.spec import Spec, parse_spec
 from tests.sim.durable.executor import Executor
 from tests.sim.durable.owner import Owner
 from tests.sim.ledger.member import LedgerMember
-from tests.sim.ledger.plan import LedgerPlan, draw
+from tests.sim.ledger.plan import LedgerPlan
 from tests.sim.ledger.world import EPOCH, LedgerWorld, Wanted
 from tests.sim.raft.truth import Broken
-from tests.sim.scenarios import Outcome
 
 
 class DurableMember(LedgerMember):
     """A node with a ledger, an owner and an executor."""
 
+    world: DurableWorld
     owner: Any
     executor: Any
 
@@ -63,6 +62,45 @@ class DurableWorld(LedgerWorld):
 
     kind = DurableMember
 
+    def __init__(self, plan: LedgerPlan, trace: bool = False) -> None:
+        self.firsts: dict[tuple[bytes, int, int], Token] = {}
+        """Tasks that were sent out without a grant, by epoch -> the token under which."""
+        self.begun: dict[tuple[bytes, int], Token] = {}
+        """Tasks that may not be repeated and have begun."""
+        super().__init__(plan, trace)
+
+    def run(self) -> None:
+        """As a run of the ledger; an assertion of the owner that does not hold is a property that does not."""
+        try:
+            super().run()
+        except Broken:
+            raise
+        except AssertionError as error:
+            raise Broken(f"assertion: {error}") from error
+
+    def sent(self, group: bytes, key: bytes, rows: range, token: Token) -> None:
+        """An attempt goes out. Without a grant that is only ever a first one."""
+        self.history.sent(group, key, (rows.start, rows.stop), token)
+        if (group, key) in self.history.dropped:
+            return  # forgotten, and handed over again: all of it is new
+        model = self.history.models.get(group)
+        batch = model.batches.get(key) if model is not None else None
+        for row in rows:
+            granted = batch.tokens.get(row) if batch is not None else None
+            if granted == token:
+                continue
+            first = self.firsts.setdefault((key, row, token.epoch), token)
+            if first != token and (batch is None or token.epoch == batch.epoch):
+                raise Broken(f"two-tokens: {key.hex()}/{row} goes out under {token}, ungranted, after {first}")
+
+    def begins(self, key: bytes, row: int, token: Token) -> None:
+        """A task begins somewhere."""
+        want = self.wants[key]
+        if (want.group, key) in self.history.dropped:
+            return
+        if not parse_spec(want.record.raw).rerun and self.begun.setdefault((key, row), token) != token:
+            raise Broken(f"twice: {key.hex()}/{row} may not be repeated, and begins under {token} again")
+
     def submit_new(self, group: bytes, count: int) -> None:
         """A client has something to be done."""
         home = homes.home_of(group)
@@ -87,6 +125,21 @@ class DurableWorld(LedgerWorld):
             member.turn()
             self.sim.settle(member.number)
 
+    def _forge(self, which: float, who: float, _: float) -> None:
+        want = self._one(which)
+        if (
+            want is not None and want.record.retention_s != 1.5
+        ):  # what is forgotten meanwhile may be given other content
+            super()._forge(which, who, _)
+
+    def _left(self, number: int) -> None:
+        member: Any = self.at(number)
+        if member is not None and [name for name in member.drained or () if not homes.is_local(name)]:
+            # Nobody was there to take over when it was asked to leave: it is asked again.
+            member.drained = None
+            member.ledger._steward._draining = False
+        super()._left(number)
+
     def _cancel(self, which: float, who: float, _: float) -> None:
         want = self._one(which)
         member: Any = None if want is None else self.leader(want.group, who)
@@ -94,14 +147,3 @@ class DurableWorld(LedgerWorld):
             member.owner.cancel(want.key)
             member.turn()
             self.sim.settle(member.number)
-
-
-def run(seed: int, plan: LedgerPlan | None = None) -> Outcome:
-    """One seed. `Broken` says what does not hold."""
-    plan = draw(seed) if plan is None else plan
-    world = DurableWorld(replace(plan))
-    try:
-        world.run()
-    except Broken as broken:
-        raise Broken(f"seed {seed}: {broken}") from None
-    return Outcome(world.sim.trace, world.sim.events, world.sim.now, len(world.disks))

@@ -10,28 +10,28 @@ from tests.sim.raft.truth import Broken
 from tests.sim.scenarios import Outcome
 
 
-def run(seed: int, brief: bool = False) -> Outcome:
+def run(seed: int, brief: bool = False, kind: type[LedgerWorld] = LedgerWorld) -> Outcome:
     """One seed. `Broken` with its short trace if something does not hold."""
     plan = draw(seed)
-    world = LedgerWorld(plan)
+    world = kind(plan)
     try:
         world.run()
     except Broken as broken:
-        story = "" if brief else f"\n{explain(plan, broken)}"
+        story = "" if brief else f"\n{explain(plan, broken, kind=kind)}"
         raise Broken(f"seed {seed}: {broken}{story}") from None
     return Outcome(world.sim.trace, world.sim.events, world.sim.now, len(world.disks))
 
 
-def failure(plan: LedgerPlan) -> str | None:
+def failure(plan: LedgerPlan, kind: type[LedgerWorld] = LedgerWorld) -> str | None:
     """The name of the property that does not hold in a run."""
     try:
-        LedgerWorld(plan).run()
+        kind(plan).run()
     except Broken as broken:
         return str(broken).split(":")[0]
     return None
 
 
-def shrink(plan: LedgerPlan, name: str, runs_max: int = 150) -> LedgerPlan:
+def shrink(plan: LedgerPlan, name: str, runs_max: int = 150, kind: type[LedgerWorld] = LedgerWorld) -> LedgerPlan:
     """A plan of fewer steps in which the same property does not hold (Zeller's delta debugging, without complements)."""
     runs, steps = 0, plan.steps
     size = max(1, len(steps) // 2)
@@ -40,7 +40,7 @@ def shrink(plan: LedgerPlan, name: str, runs_max: int = 150) -> LedgerPlan:
         while start < len(steps) and runs < runs_max:
             fewer = steps[:start] + steps[start + size :]
             runs += 1
-            if failure(replace(plan, steps=fewer)) == name:
+            if failure(replace(plan, steps=fewer), kind) == name:
                 steps = fewer
             else:
                 start += size
@@ -49,10 +49,10 @@ def shrink(plan: LedgerPlan, name: str, runs_max: int = 150) -> LedgerPlan:
         size = max(1, size // 2)
 
 
-def explain(plan: LedgerPlan, broken: Broken, lines: int = 60) -> str:
+def explain(plan: LedgerPlan, broken: Broken, lines: int = 60, kind: type[LedgerWorld] = LedgerWorld) -> str:
     """The steps that are left of a failing plan, and the last lines of what happened in it."""
-    short = shrink(plan, str(broken).split(":")[0])
-    world = LedgerWorld(short, trace=True)
+    short = shrink(plan, str(broken).split(":")[0], kind=kind)
+    world = kind(short, trace=True)
     text = ""
     try:
         world.run()
