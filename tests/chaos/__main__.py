@@ -1,0 +1,68 @@
+"""``make chaos MINUTES=5 SEED=1``: five real nodes on a LAN of namespaces, under load and a nemesis; what they promised is checked.
+
+The last lines are the report; the exit status is 0 when no promise was broken. A run that failed keeps its logs, its
+journals and its history in the folder that it names. The same seed gives the same faults in the same order, though not
+at the same instants of the programs that they strike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.nemesis import NET_FAULTS, NODE_FAULTS
+from tests.chaos.run import Size, run
+from tests.lab.lan import missing
+
+INSIDE = "CHAOS_MOUNTS_OF_ITS_OWN"
+
+
+def lacking() -> str:
+    """Why there can be no chaos here; empty when there can."""
+    lacks = missing()
+    return lacks or ("" if shutil.which("mount") and shutil.which("umount") else "missing: mount (util-linux)")
+
+
+def main() -> int:
+    """Perform one run; 0 when all was well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long faults are injected")
+    parser.add_argument("--seed", default="1", help="of the faults")
+    parser.add_argument("--rate", type=float, default=8.0, help="tasks a second of each of the five clients")
+    parser.add_argument("--short", action="store_true", help="a few faults of the kinds that are over soon")
+    parser.add_argument("--only", help=f"kinds of faults, with commas: {', '.join((*NODE_FAULTS, *NET_FAULTS))}")
+    parser.add_argument("--folder", type=Path, help="where logs and history are; kept. A new one by default")
+    given = parser.parse_args()
+    lacks = lacking()
+    if lacks:
+        print(f"error: {lacks}", file=sys.stderr)
+        return 78
+    if INSIDE not in os.environ:
+        # In mounts of its own, so that whatever ends it, its small file systems are gone.
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
+        os.execvpe("unshare", command, {**os.environ, INSIDE: "1"})
+    size = Size(given.minutes * 60.0, given.rate)
+    if given.short:
+        size = Size(
+            40.0, 5.0, 4, 4, ("kill", "hang", "tear", "worker"), ("cut", "cut-out", "cut-pair", "loss"),
+        )  # fmt: skip
+    if given.only:
+        kinds = tuple(given.only.split(","))
+        size = Size(size.seconds, given.rate, size.node_faults, size.net_faults, kinds, kinds)
+    folder = given.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{given.seed}-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    well = run(folder, given.seed, size, lambda line: print(line, flush=True))
+    if well and given.folder is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"logs, journals and history are in {folder}")
+    print(f"{'all was well' if well else 'FAILED'}: seed {given.seed}, {size.seconds / 60:g} minutes")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
