@@ -59,7 +59,7 @@ class WorkerRequests(Protocol):
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
     def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None: ...
     def worker_gone(self, worker: int) -> None: ...
-    def with_code(self, digest: bytes | None, then: Callable[[], None]) -> None: ...
+    def with_needs(self, raw: bytes, count: int, columns: memoryview, then: Callable[[], None]) -> None: ...
 
 
 class Queries(Protocol):
@@ -321,7 +321,7 @@ class Fabric:
             )  # fmt: skip
             if level and granted and self.requests is not None:
                 # What it is made of is written into the log with it.
-                self.requests.with_code(_code_of(raw), submit)
+                self.requests.with_needs(raw, field(header, "n", int), body, submit)
             else:
                 submit()
         elif kind == Kind.DISPATCH and is_node:
@@ -791,15 +791,6 @@ def _input(header: dict[str, Any]) -> tuple[str, int]:
     if not 0 <= value < INPUTS.get(what, 0):
         raise MessageError("a task is given input, a signal or credit, with a number that fits")
     return what, value
-
-
-def _code_of(raw: bytes) -> bytes | None:
-    """The digest of a batch's code, where that is by value; what is malformed is refused later, with its reason."""
-    try:
-        fn = parse_spec(raw).fn
-    except SpecError:
-        return None
-    return bytes(fn[1]) if fn is not None and fn[0] == "blob" and isinstance(fn[1], bytes) else None
 
 
 def _level(value: Any) -> int:

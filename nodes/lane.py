@@ -67,6 +67,7 @@ class Lane:
         addresses: Callable[[int], Sequence[Address]],
         fact: Callable[[Fact], None],
         look: Callable[[bytes], Awaitable[object]],
+        from_log: Callable[[bytes], bool],
     ) -> None:
         """`addresses` of a port are where others reach it; `look` brings a blob from wherever it is."""
         self._wires = wires
@@ -77,6 +78,7 @@ class Lane:
         self._addresses = addresses
         self._fact = fact
         self._look = look
+        self._from_log = from_log
         self._server = BulkServer(self._welcome, self._note, lambda ticket: self._soon(self._read, ticket))
         self._client = BulkClient(wires, self._welcome)
         self._offered: dict[bytes, bytes] = {}
@@ -202,6 +204,8 @@ class Lane:
     async def _offer(self, link: Link, args: Mapping[str, Any], body: memoryview) -> Any:
         """Where to read a blob from. A small one comes along; for a client it is looked for elsewhere too."""
         blob_id = bytes(args["id"])
+        if self._store.open(blob_id) is None:
+            self._from_log(blob_id)
         if link.identity.role != "node" and self._store.open(blob_id) is None:
             await self._look(blob_id)
         found = self._store.hold(blob_id, _TRANSFERS)

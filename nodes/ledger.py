@@ -21,9 +21,8 @@ from nodes.journal.journal import Journal, JournalConfig
 from nodes.journal.writer import JournalWriter
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
-from swarm.protocol.ledger.config import VOTERS
 from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Refusal
-from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, fleet_group, home_of, home_tag, is_local
+from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_of, home_tag, is_local
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
 from swarm.protocol.member import Member, State
@@ -171,12 +170,6 @@ class LedgerShell:
             for other in raft.members.all if raft is not None else ():
                 if other != self.me and other not in self._links and other in found:
                     self._around.connect(other)
-
-    @property
-    def kept_by_three(self) -> bool:
-        """Whether this node leads its own log, and three machines keep it."""
-        group = fleet_group(self.me)
-        return self.ledger.leads(group) is not None and self.ledger.copies_to_expect(group)[0] >= VOTERS
 
     def info(self) -> dict[str, object]:
         """What goes into this node's own record."""

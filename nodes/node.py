@@ -207,14 +207,11 @@ class Node:
         self._stack.push_async_callback(self.ledger.close)
         self.fabric.keep_ledger(self.ledger)
         self.workshop.logged = self.ledger.blob
-        self.fabric.ownership.know_blobs(self.workshop.code.get, self.ledger.has_blob)
+        self.fabric.ownership.know_blobs(self.workshop.needs, self.workshop.content, self.ledger.has_blob)
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
-        if self.ledger is None:
-            return "none"
-        said = self.settings.ledger.durability
-        return ("fleet" if self.ledger.kept_by_three else "none") if said is None else said
+        return "none" if self.ledger is None else self.settings.ledger.durability
 
     def _zone(self) -> bytes:
         """What fails together with this node, as 8 bytes."""

@@ -158,12 +158,8 @@ class LedgerSection:
     enabled: bool = _setting(
         "switch", True, "keep a journal; without one this node takes no durable tasks and helps nobody"
     )
-    durability: str | None = _setting(
-        "text",
-        None,
-        "what is kept of tasks of which their script says nothing",
-        choices=("none", "node", "fleet"),
-        auto="fleet as soon as three machines keep this node's log, none before",
+    durability: str = _setting(
+        "text", "none", "what is kept of tasks of which their script says nothing", choices=("none", "node", "fleet")
     )
     journal_bytes: int = _setting("bytes", 1 << 30, "bytes of the journal's files", low=64 << 20)
     retention_s: float = _setting(

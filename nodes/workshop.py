@@ -18,19 +18,21 @@ from kernels.batch import Calls
 from nodes.blobs import SEGMENT, TIDY_EVERY_S, open_store, shared_memory_directory
 from nodes.fabric import Fabric, client_key
 from nodes.lane import Lane
-from nodes.prefetch import Prefetch
+from nodes.prefetch import Prefetch, needs_of
 from nodes.queries import AskFailed, Switchboard
 from nodes.settings import LimitsSection
 from swarm.errors import SwarmError
 from swarm.paths import Home
 from swarm.protocol.effects import Fact
-from swarm.protocol.spec import Spec
+from swarm.protocol.spec import Spec, parse_spec
 from transport.bulk import Wires
 from transport.hints import Address
 from transport.identity import Trust
 from transport.links import Link
 
 CODE_BYTES_MAX = 64 << 20
+LOGGED_BYTES_MAX = 1 << 20
+"""Of one file or buffer that goes into a log with the batch that needs it."""
 CODE_KEPT_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
 CLIENT_GRACE_S = 10.0
@@ -100,7 +102,7 @@ class Workshop:
         self._tasks: set[asyncio.Task[None]] = set()
         self.lane = Lane(
             wires, trust, self.store, switchboard, loop,
-            addresses=addresses, fact=fact, look=self.fetch,
+            addresses=addresses, fact=fact, look=self.fetch, from_log=self.from_log,
         )  # fmt: skip
         self._prefetch = Prefetch(
             self.fetch, lambda blob_id: self.store.open(blob_id) is not None, fabric.execution.holds,
@@ -174,20 +176,54 @@ class Workshop:
         """Tasks came that wait for a slot: bring what they need meanwhile."""
         self._prefetch.queued(owner, dispatch, spec, calls, extra)
 
-    def with_code(self, digest: bytes | None, then: Callable[[], None]) -> None:
-        """Do something as soon as code is here, or nobody has it."""
-        if digest is None or self._code_here(digest) is not None:
+    def with_needs(self, raw: bytes, count: int, columns: memoryview, then: Callable[[], None]) -> None:
+        """Do something as soon as all that a batch needs is here, or is nowhere: its code, its files, its large arguments."""
+        try:
+            missing = [
+                id for id, size in self._needs(parse_spec(raw), Calls(columns, count)).items() if not self._is_here(id)
+            ]
+        except ValueError:
+            missing = []  # it is refused, with the reason
+        if not missing:
             then()
             return
-        task = self._loop.create_task(self._when_here(digest, then))
+        task = self._loop.create_task(self._when_here(missing, then))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _when_here(self, digest: bytes, then: Callable[[], None]) -> None:
-        with contextlib.suppress(SwarmError):
-            await self._fetch_code(digest)
+    async def _when_here(self, missing: list[bytes], then: Callable[[], None]) -> None:
+        for id in missing:
+            with contextlib.suppress(SwarmError):
+                await self._fetch_code(id)
+                continue
+            with contextlib.suppress(SwarmError):
+                await self.fetch(id)
         then()
         self._fabric.turn()
+
+    @staticmethod
+    def _needs(spec: Spec, calls: Calls) -> dict[bytes, int]:
+        needs = needs_of(spec, calls)
+        if spec.fn is not None and spec.fn[0] == "blob" and isinstance(spec.fn[1], bytes):
+            needs[spec.fn[1]] = 0
+        return needs
+
+    def _is_here(self, id: bytes) -> bool:
+        return self._code_here(id) is not None or self.store.open(id) is not None
+
+    def needs(self, spec: Spec, calls: Calls) -> tuple[bytes, ...]:
+        """By their ids, what a batch needs beside its arguments."""
+        return tuple(self._needs(spec, calls))
+
+    def content(self, id: bytes) -> bytes | None:
+        """Code or a blob that is here; None for what is not, or is too large for a log."""
+        code = self._code_here(id)
+        if code is not None:
+            return code if len(code) <= LOGGED_BYTES_MAX else None
+        found = self.store.open(id)
+        if found is None or found[1] > LOGGED_BYTES_MAX:
+            return None
+        return self.store.read(id, 0, found[1])
 
     def _code_here(self, digest: bytes) -> bytes | None:
         """Code that this node was given, or that a log has of which it keeps a copy."""
@@ -251,7 +287,24 @@ class Workshop:
                 )
         return found
 
+    def from_log(self, blob_id: bytes) -> bool:
+        """Take a blob out of a log into the store, if a log has it of which a copy is here."""
+        content = self.logged(blob_id)
+        if content is None:
+            return False
+        path = self.store.begin(len(content))
+        try:
+            with open(path, "r+b") as file:
+                file.write(content)
+        except OSError:
+            self.store.abandon(path, len(content))
+            raise
+        self.store.finish(blob_id, path, len(content), segment=False)
+        return True
+
     async def _fetch_from_any(self, blob_id: bytes, first: bytes | None) -> bool:
+        if self.from_log(blob_id):
+            return True
         for link in sorted(self._holders(), key=lambda one: one.identity.id != first):
             if await self.lane.fetch(link, blob_id):
                 return True
@@ -277,6 +330,8 @@ class Workshop:
     async def _blob_get(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         blob_id = bytes(args["id"])
         found = self.store.open(blob_id)
+        if found is None and self.from_log(blob_id):
+            found = self.store.open(blob_id)
         if found is None and link.identity.role != "node":
             found = await self.fetch(blob_id)
         if found is None:

@@ -243,6 +243,12 @@ class Ownership:
         except ValueError as error:
             refuse(client, key, "malformed", f"the batch's columns are damaged: {error}", "")
             return
+        if durable is not None and self._recording.lacks(durable, spec, calls):
+            refuse(
+                client, key, "too-large", "a receipt covers all that a task needs, and something of it is too large for a log, or gone",
+                "pass a path that all machines read, or say durability='none'; files and buffers up to 1 MiB are kept",
+            )  # fmt: skip
+            return
         batch = Batch(
             next(holdings.numbers), key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
             now, now_wall, now, attempt=attempts, durable=durable,
@@ -526,9 +532,15 @@ class Ownership:
         self._leading.held(now, group, epoch, executor, runs)
         self._placing.pump(now)
 
-    def know_blobs(self, content_of: Callable[[bytes], bytes | None], has_blob: Callable[[bytes, bytes], bool]) -> None:
-        """Where code by value is found by its digest, and whether a group's log has it already."""
-        self._recording.content_of, self._recording.has_blob = content_of, has_blob
+    def know_blobs(
+        self,
+        needs_of: Callable[[Spec, Calls], tuple[bytes, ...]],
+        content_of: Callable[[bytes], bytes | None],
+        has_blob: Callable[[bytes, bytes], bool],
+    ) -> None:
+        """What a batch needs beside its arguments, by its ids; what is found under one; whether a group's log has it already."""
+        recording = self._recording
+        recording.needs_of, recording.content_of, recording.has_blob = needs_of, content_of, has_blob
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 

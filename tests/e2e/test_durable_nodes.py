@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from swarm.errors import TaskRefused
 from tests.e2e.fleets import Nodes
 
 NAMES = ("ash", "oak", "elm")
@@ -90,6 +91,28 @@ def test_a_script_that_has_ended_is_not_needed(nodes: Nodes) -> None:
     with nodes.connect("ash") as later:
         assert later.attach(text).result(timeout=60) is None
     assert b"kept on this machine alone" in nodes.cli("status").stdout
+
+
+def test_a_receipt_covers_files_and_buffers_and_what_is_too_large_is_refused(nodes: Nodes, tmp_path: Path) -> None:
+    begin(nodes)
+    formed(nodes)
+    text = tmp_path / "text"
+    text.write_bytes(b"line\n" * 30_000)
+    with nodes.connect("ash") as fleet:
+        busy = [fleet.submit(time.sleep, 1.0, durability="fleet") for _ in range(6)]
+        buffer = bytes(range(256)) * 2_000
+        counted = [fleet.submit(len, buffer, durability="fleet") for _ in range(8)]
+        command = fleet.submit_command(["wc", "-c", "text"], files_in=[("text", text)], durability="fleet")
+        for each in (*busy, *counted, command):
+            each.receipt.result(timeout=30)
+        ids = [each.id for each in counted]
+        with pytest.raises(TaskRefused, match="receipt covers all"):
+            fleet.submit(len, bytes(3 << 20), durability="fleet").result(timeout=30)
+        nodes.kill("ash")
+        assert [each.result(timeout=90) for each in counted] == [512_000] * 8
+        assert command.result(timeout=90)["exit"] == 0
+    with nodes.connect("elm") as later:
+        assert [later.attach(each).result(timeout=30) for each in ids] == [512_000] * 8
 
 
 def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes: Nodes) -> None:

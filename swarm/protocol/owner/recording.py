@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernels.batch import OutcomeBuilder, Outcomes
+from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import (
@@ -32,6 +32,7 @@ from swarm.protocol.owner.clients import Clients
 from swarm.protocol.owner.ending import Ending
 from swarm.protocol.owner.placing import Placing, handed
 from swarm.protocol.owner.words import said
+from swarm.protocol.spec import Spec
 from swarm.protocol.states import Status
 
 WRITE_AGAIN = 6
@@ -62,8 +63,10 @@ class Recording:
         self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
         self._blobs: set[tuple[bytes, bytes]] = set()
         """(group, id) of what is on its way into a log."""
+        self.needs_of: Callable[[Spec, Calls], tuple[bytes, ...]] = lambda spec, calls: ()
+        """What a batch is made of beside its arguments: code by value, files, large buffers."""
         self.content_of: Callable[[bytes], bytes | None] = lambda id: None
-        """What is here of code by value."""
+        """What is here of these; None for what is not here, or is too large for a log."""
         self.has_blob: Callable[[bytes, bytes], bool] = lambda group, id: False
         """Whether a group's log has it."""
 
@@ -76,7 +79,7 @@ class Recording:
 
     def submitted(self, now: float, batch: Batch, durable: Durable, deps: list[bytes]) -> None:
         """A batch was handed over: what it needs goes before it, as far as the log does not have it."""
-        refs = code_of(batch)
+        refs = self.needs_of(batch.spec, batch.calls)
         for id in refs:
             if (durable.group, id) in self._blobs or self.has_blob(durable.group, id):
                 continue
@@ -92,6 +95,15 @@ class Recording:
                 batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps), refs,
             ),
         )  # fmt: skip
+
+    def lacks(self, durable: Durable, spec: Spec, calls: Calls) -> bool:
+        """Whether something that the tasks need cannot be written into the log."""
+        return any(
+            (durable.group, id) not in self._blobs
+            and not self.has_blob(durable.group, id)
+            and self.content_of(id) is None
+            for id in self.needs_of(spec, calls)
+        )
 
     @staticmethod
     def _columns(batch: Batch) -> bytes:
@@ -274,9 +286,3 @@ class Recording:
             holdings.tasks -= batch.durable.open
             holdings.bytes -= batch.calls.nbytes
         holdings.emit(Fact("batch.withdrawn", {}, {"batch": batch.key.hex()}))
-
-
-def code_of(batch: Batch) -> tuple[bytes, ...]:
-    """The blobs that a batch is made of: its code, where that is by value."""
-    fn = batch.spec.fn
-    return (bytes(fn[1]),) if fn is not None and fn[0] == "blob" and isinstance(fn[1], bytes) else ()
