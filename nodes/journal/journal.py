@@ -187,12 +187,10 @@ class Journal:
         self._files.sync()
 
     def _repeat_votes(self) -> None:
-        """Votes that only a state file has are written to the log, too."""
+        """Votes that only the state files have are written to the log, too, once there is space."""
         lacking = [track for _, track in sorted(self._store.tracks.items()) if not track.vote_segment]
         records = [Record(track.group, track.vote, Flag.MOVED) for track in lacking if track.vote != Vote()]
-        if records:
-            if not self._fit(records, last=True):
-                raise OSError(errno.ENOSPC, "no space for votes")
+        if records and self._fit(records, last=True):
             self._store.append(records)
 
     def take_recovered(self) -> Mapping[bytes, Recovered]:
@@ -218,9 +216,10 @@ class Journal:
         return {group: self._store.read(group) for group in sorted(refused - self._rotten)} | self._take_rotten()
 
     def _commit(self, records: list[Record]) -> set[bytes]:
-        """What there is no space for is left out: entries first, then snapshots. Votes have space kept for them."""
+        """What there is no space for is left out: entries first, then snapshots. Votes have space kept for them, and when
+        that is used up they go to both state files, which are two places, too."""
         refused: set[bytes] = set()
-        for needy in (_has_entries, _has_snapshot, None):
+        for needy in (_has_entries, _has_more_than_a_vote, None):
             if not records:
                 return refused
             last = not any(map(_has_entries, records))
@@ -234,7 +233,9 @@ class Journal:
             if needy is not None:
                 refused |= {record.group for record in records if needy(record)}
                 records = [record for record in records if record.group not in refused]
-        raise OSError(errno.ENOSPC, "no space for votes")
+        self.full = True
+        self._store.vote_in_states(records)
+        return refused
 
     def _fit(self, records: list[Record], *, last: bool) -> bool:
         """Sees to a segment in which they have room."""
@@ -297,6 +298,7 @@ class Journal:
         self._tidy()
         if self._space.refill():
             self.full = False
+            self._repeat_votes()
         return not self.full
 
     def compact(self) -> None:
@@ -356,6 +358,10 @@ class Journal:
 
 def _has_entries(record: Record) -> bool:
     return record.count > 0
+
+
+def _has_more_than_a_vote(record: Record) -> bool:
+    return record.flags != 0
 
 
 def _has_snapshot(record: Record) -> bool:

@@ -285,3 +285,30 @@ def test_what_tasks_have_in_their_data_is_never_taken_for_a_commit() -> None:
     disk.shown[segment(disk)].flip(8 * (begin + 20))
     recovered = found(disk)
     assert b"forged" not in recovered and recovered[GROUP].damaged
+
+
+def test_on_a_full_disk_votes_go_on_and_on() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    disk.bytes_max = disk.used
+    first = 1
+    while not journal.commit([write(first, bytes(4000), vote=Vote(1, None) if first == 1 else None)]):
+        first += 1
+    for term in range(2, 120):
+        assert not journal.commit([Write(GROUP, Vote(term, NODES[0]), None, False, False, 0, ())])
+        if term % 20 == 0:
+            for rotten in ("state-a", "state-b"):
+                copy = deepcopy(disk)
+                copy.power(Random(term))
+                copy.shown[rotten].flip(8 * 60)
+                recovered = found(copy)[GROUP]
+                assert recovered.vote == Vote(term, NODES[0]) and len(recovered.entries) == first - 1
+    assert journal.full and not journal.try_again()
+    disk.bytes_max = None
+    assert journal.try_again() and not journal.full
+    assert not journal.commit([write(first, b"more")])
+    journal.close()
+    for name in ("state-a", "state-b"):
+        disk.shown[name].flip(8 * 60)
+    left = survey(SimFiles(disk), None, salvage=True)
+    assert left is not None and left.recovered()[GROUP].vote == Vote(119, NODES[0]), "the log has it again"
