@@ -26,6 +26,9 @@ OUTCOME_BYTES = 1 << 20
 WAIT_S_MAX = 20.0
 PAUSE_S, PAUSE_S_MAX = 0.01, 0.25
 PEER_TIMEOUT_S = 5.0
+CONFIRM_TIMEOUT_S = 2.0
+LEVELS = (Durability.NODE, Durability.FLEET)
+assert CONFIRM_TIMEOUT_S * len(LEVELS) < PEER_TIMEOUT_S
 
 
 class Asked(Protocol):
@@ -120,9 +123,12 @@ class BatchAnswers:
         batch = fabric.ownership.batches.get(key)
         if batch is not None:
             return await self._one(method, batch, args)
-        led = any(fabric.ownership.takes(key, level) for level in (Durability.NODE, Durability.FLEET))
+        absent = set(await self._absent_levels(key))
+        batch = fabric.ownership.batches.get(key)
+        if batch is not None:  # it came while that was found out
+            return await self._one(method, batch, args)
         if args.get("here"):
-            return {"known": False, "leads": led}
+            return {"known": False, "absent": sorted(absent)}
         where = fabric.where(key)
         nodes = [node for node in where if node in fabric.node_links] or sorted(fabric.node_links)
         timeout_s = min(WAIT_S_MAX, float(args.get("wait_s") or 0.0)) + PEER_TIMEOUT_S
@@ -136,7 +142,9 @@ class BatchAnswers:
         for value, answer in answers:
             if isinstance(value, dict) and value.get("known") is not False:
                 return value, answer
-        if where and not led and not any(isinstance(value, dict) and value.get("leads") for value, _ in answers):
+            if isinstance(value, dict):
+                absent.update(value.get("absent", ()))
+        if where and not absent.issuperset(LEVELS):
             raise NoQuorum(
                 f"who leads the log of {ids.batch_text(key)[:8]} is not known at the moment",
                 hint="ask again when two of the three hosts that keep it are there; nothing of it is lost meanwhile",
@@ -145,6 +153,35 @@ class BatchAnswers:
             f"no batch {ids.batch_text(key)[:8]} is kept in this fleet",
             hint="it was not accepted, or its outcomes were kept for their time; swarm batch list shows what there is",
         )
+
+    async def _absent_levels(self, key: bytes) -> list[int]:
+        """Levels of durability at which no such batch is kept for certain: the log in which it would be is led here, and
+        nobody has led it since. A home always leads the log that is its own alone, so that one says nothing of the other."""
+        fabric, found = self._node.fabric, []
+        for level in LEVELS:
+            log = fabric.ownership.log_of(key, level)
+            if log is not None and await self._leads_still(log):
+                found.append(int(level))
+        return found
+
+    async def _leads_still(self, log: bytes) -> bool:
+        """Whether a majority of a log's hosts confirms that nobody else leads it (a linearizable read)."""
+        ledger = self._node.fabric.ledger
+        if ledger is None:
+            return False
+        confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def confirm(ready: bool) -> None:
+            if not confirmed.done():
+                confirmed.set_result(ready)
+
+        if ledger.read(log, confirm) is not None:
+            return False
+        self._node.fabric.turn()
+        try:
+            return await asyncio.wait_for(confirmed, CONFIRM_TIMEOUT_S)
+        except TimeoutError:
+            return False
 
     async def _one(self, method: str, batch: Batch, args: Mapping[str, Any]) -> Any:
         if method == "batch.cancel":
@@ -172,7 +209,7 @@ class BatchAnswers:
             await asyncio.sleep(min(pause_s, max(0.0, ends - boottime_s())))
             pause_s = min(PAUSE_S_MAX, pause_s * 1.5)
             if self._node.fabric.ownership.batches.get(batch.key) is not batch:
-                return {"known": False, "leads": False}  # another leads by now
+                return {"known": False, "absent": []}  # another leads by now
         shown = self._shown(batch)
         if index is not None:
             return shown | {"status": None if one is None else one[0]}, b"" if one is None else bytes(one[1])

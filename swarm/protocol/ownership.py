@@ -278,6 +278,10 @@ class Ownership:
         """Whether this owner answers for a durable batch: it has it, or leads the log that it belongs to."""
         return key in self._holdings.batches or self._leading.group_of(key, level) is not None
 
+    def log_of(self, key: bytes, level: int) -> bytes | None:
+        """The log that a durable batch belongs to, if it is led here."""
+        return self._leading.group_of(key, level)
+
     def _durable(
         self,
         client: bytes,

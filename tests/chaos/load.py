@@ -146,11 +146,13 @@ class Load:
 
 
 def said_of(result: Any) -> dict[str, Any]:
-    """An outcome as it is written down."""
+    """An outcome as it is written down; who could not find it out raises that."""
     try:
         return {"value": result()}
     except TaskError as error:
         return {"error": type(error).__name__, "text": str(error)[:300]}
+    except (NotFound, NoQuorum, FleetNotFound):
+        raise
     except BaseException as error:
         return {"error": type(error).__name__, "text": f"no error of a task: {error}"[:300]}
 

@@ -51,7 +51,7 @@ class Kept:
         if self.refusals:
             refusal = self.refusals.pop(0)
             if refusal == "later":
-                value = {"known": False, "leads": False}
+                value = {"known": False, "absent": []}
             else:
                 self.node.say(Kind.REPLY, {"q": header["q"], "e": [*refusal, "a hint", {}]})
                 return

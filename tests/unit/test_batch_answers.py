@@ -1,0 +1,138 @@
+"""What a node says of a batch that it does not have: that there is none only when that is certain, else that it does not know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+
+from nodes.batch_answers import Asked, BatchAnswers
+from swarm.errors import NoQuorum, NotFound
+from swarm.protocol.ledger.records import Durability
+
+KEY = bytes(range(12))
+FLEET, NODE = int(Durability.FLEET), int(Durability.NODE)
+
+
+class Ledger:
+    """Confirms that a log is still led here, or not, or never answers; `before` happens before it does."""
+
+    def __init__(self, confirms: Mapping[bytes, bool | None]) -> None:
+        self.confirms = confirms
+        self.before: Callable[[], None] = lambda: None
+
+    def read(self, group: bytes, done: Callable[[bool], object]) -> object:
+        said = self.confirms[group]
+        self.before()
+        if said is not None:
+            done(said)
+        return None
+
+
+class Ownership:
+    def __init__(self, led: Mapping[int, bytes]) -> None:
+        self.led = led
+        self.batches: dict[bytes, Any] = {}
+
+    def log_of(self, key: bytes, level: int) -> bytes | None:
+        return self.led.get(level)
+
+
+class Link:
+    up = True
+
+
+class Fabric:
+    def __init__(self, led: Mapping[int, bytes], confirms: Mapping[bytes, bool | None], others: int) -> None:
+        self.ownership = Ownership(led)
+        self.ledger = Ledger(confirms)
+        self.node_links = {bytes((number,)): Link() for number in range(others)}
+        self.around: list[bytes] = [*self.node_links, b"me"]
+
+    def where(self, key: bytes) -> list[bytes]:
+        return self.around
+
+    def turn(self) -> None:
+        pass
+
+
+class Switchboard:
+    """The other nodes, each with its answer."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.methods: dict[str, Callable[..., Any]] = {}
+
+    def serve(self, name: str, method: Callable[..., Any]) -> None:
+        self.methods[name] = method
+
+    async def asked(self, link: Any, method: str, args: Any, timeout_s: float = 0.0) -> Any:
+        return self.answers.pop(0), b""
+
+
+class World:
+    """A node that is asked."""
+
+    def __init__(
+        self,
+        led: Mapping[int, bytes] | None = None,
+        confirms: Mapping[bytes, bool | None] | None = None,
+        others: list[Any] | None = None,
+    ) -> None:
+        self.name = "oak"
+        self.fabric = Fabric(led or {}, confirms or {}, len(others or []))
+        self.switchboard = Switchboard(others or [])
+        BatchAnswers(cast(Asked, self))
+
+    def ask(self, **args: Any) -> Any:
+        return asyncio.run(self.switchboard.methods["batch"](None, {"batch": KEY, **args}, b""))
+
+
+def absent(*levels: int) -> dict[str, Any]:
+    return {"known": False, "absent": list(levels)}
+
+
+def test_the_log_of_the_home_alone_says_nothing_of_the_one_that_others_keep_too() -> None:
+    # A home that was away leads its own log again at once, while another node leads the one of three hosts.
+    world = World({NODE: b"own"}, {b"own": True}, [absent()])
+    with pytest.raises(NoQuorum):
+        world.ask()
+    assert world.ask(here=True) == absent(NODE)
+
+
+def test_who_leads_both_logs_says_that_there_is_none() -> None:
+    with pytest.raises(NotFound):
+        World({NODE: b"own", FLEET: b"all"}, {b"own": True, b"all": True}).ask()
+
+
+def test_the_two_logs_may_be_led_by_two_nodes() -> None:
+    with pytest.raises(NotFound):
+        World({FLEET: b"all"}, {b"all": True}, [absent(NODE), absent()]).ask()
+
+
+@pytest.mark.parametrize("confirms", [False, None])
+def test_who_led_a_log_and_cannot_tell_whether_it_still_does_does_not_know(
+    confirms: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.batch_answers.CONFIRM_TIMEOUT_S", 0.01)
+    world = World({NODE: b"own", FLEET: b"all"}, {b"own": True, b"all": confirms})
+    with pytest.raises(NoQuorum):
+        world.ask()
+    assert world.ask(here=True) == absent(NODE)
+
+
+def test_what_comes_while_that_is_found_out_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World({FLEET: b"all"}, {b"all": True})
+    there = object()
+    world.fabric.ledger.before = lambda: world.fabric.ownership.batches.update({KEY: there})
+    monkeypatch.setattr(BatchAnswers, "_shown", lambda self, batch: {"is": batch})
+    assert world.ask() == {"is": there}
+
+
+def test_what_names_no_log_of_this_fleet_is_not_there() -> None:
+    world = World(others=[absent()])
+    world.fabric.around = []
+    with pytest.raises(NotFound):
+        world.ask()
