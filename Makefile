@@ -8,15 +8,18 @@ SOURCES := $(wildcard kernels/*.pyx kernels/*.pxd kernels/*.h) setup.py pyprojec
 SEEDS ?= 20
 N ?= 100
 EVENTS ?= 1000000
+MINUTES ?= 5
+SEED ?= 1
 # Files of tests under way at once: most of them wait for processes of their own longer than they compute.
 JOBS ?= 3
 
-.PHONY: help build run test lan sim stops soak bench bench-nano lint types docs wheel free-threaded clean check-tools
+.PHONY: help build run test lan sim chaos stops soak bench bench-nano lint types docs wheel free-threaded clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
 	@echo "make test   build, run the tests            make lint   ruff, mypy, import contracts"
 	@echo "make sim    random faults, SEEDS=$(SEEDS)         make lan    tests in network namespaces (root)"
+	@echo "make chaos  five real nodes under faults for MINUTES=$(MINUTES), drawn by SEED=$(SEED): nothing acknowledged may be lost (root)"
 	@echo "make stops  stop a node N=$(N) times, at random moments and with work under way: nothing may be left"
 	@echo "make soak   populations of nano-agents live and die, EVENTS=$(EVENTS) of each kind: nothing may stay behind (an hour or two)"
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
@@ -60,6 +63,9 @@ lan: $(VENV)/.dev
 
 sim: $(VENV)/.dev
 	@$(PY) -m tests.sim --seeds $(SEEDS)
+
+chaos: $(VENV)/.dev
+	@$(PY) -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 stops: $(VENV)/.dev
 	@$(PY) -m tests.stops --count $(N)

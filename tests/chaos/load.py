@@ -16,6 +16,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -279,6 +280,9 @@ def main() -> None:
         seen.close()
         os._exit(0)
     ended = threading.Event()
+    broken: list[str] = []
+    # An error that nobody foresaw ends this process with a status that says so.
+    threading.excepthook = lambda it: (broken.append(repr(it.exc_value)), traceback.print_exception(it.exc_value))  # type: ignore[func-returns-value,assignment,arg-type]
     load = Load(seen, given.folder, given.rate, random.Random(f"{given.seed} {given.host} load"))
     asking = random.Random(f"{given.seed} {given.host} ask")
     threads = [
@@ -298,7 +302,8 @@ def main() -> None:
         seen("settled")
     seen.close()
     # Nothing is cancelled: what is stuck is to be seen as it is.
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(1 if broken else 0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -90,8 +91,9 @@ def _chaos(hosts: Hosts, nemesis: Nemesis, folder: Path, seed: str, size: Size, 
     say(f"{len(nemesis.done)} faults in {calm_since_s - began_s:.0f} s are over")
     for load in loads.values():
         assert load.stdin is not None
-        load.stdin.write(f"{LIVENESS_S}\n".encode())
-        load.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its status is looked at below
+            load.stdin.write(f"{LIVENESS_S}\n".encode())
+            load.stdin.flush()
     for host, load in loads.items():
         _ended(load, f"the client of {host}", LIVENESS_S * 2, nemesis)
     calm_s = time.monotonic() - calm_since_s
