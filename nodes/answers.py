@@ -400,7 +400,7 @@ class Answers:
         while not node.fabric.execution.idle and time.monotonic() - began < timeout_s:
             await asyncio.sleep(0.05)
         return {
-            "node": node.name, "running": node.fabric.execution.running, "handed_over": left is not None,
+            "node": node.name, "id": node.credentials.identity.text, "running": node.fabric.execution.running, "handed_over": left is not None,
             "left": sorted({id_text(home_of(group)) for group in left or ()}), "for_good": for_good,
         }  # fmt: skip
 

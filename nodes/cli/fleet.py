@@ -226,7 +226,7 @@ def _remove(args: argparse.Namespace) -> int:
             **answer,
         )
     with connected(args) as fleet:
-        gone: dict[str, Any] = fleet.query("revoke", member=args.member, reason="removed")
+        gone: dict[str, Any] = fleet.query("revoke", member=answer["id"], reason="removed")
     if args.json:
         print_json({**answer, "id": gone.get("id")})
     else:

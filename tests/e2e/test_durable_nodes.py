@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,22 +75,6 @@ def test_a_node_that_is_killed_loses_nothing_and_any_other_tells_the_outcomes(no
         assert again.attach(ids[0]).result(timeout=30) is None
 
 
-def test_a_script_that_has_ended_is_not_needed(nodes: Nodes) -> None:
-    begin(nodes, ("ash",))
-    with nodes.connect("ash") as fleet:
-        future = fleet.submit(time.sleep, 1.0, durability="fleet")
-        receipt = future.receipt.result(timeout=20)
-        assert (receipt.copies, receipt.hosts) == (1, 1), "a machine alone says so"
-        text = future.id
-
-        os.kill(nodes.processes["ash"].pid, signal.SIGKILL)
-    nodes.processes["ash"].wait()
-    nodes.start("ash", "--workers", "1", "--ledger-zone", "zone-ash")
-    with nodes.connect("ash") as later:
-        assert later.attach(text).result(timeout=60) is None
-    assert b"kept on this machine alone" in nodes.cli("status").stdout
-
-
 def test_a_receipt_covers_files_and_buffers_and_what_is_too_large_is_refused(nodes: Nodes, tmp_path: Path) -> None:
     begin(nodes)
     formed(nodes)
@@ -125,10 +107,32 @@ def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes
     said = json.loads(nodes.cli("node", "drain", "ash", "--json").stdout)
     assert said["handed_over"] and said["left"] == [] and said["running"] == 0
     assert not group_of(nodes, "ash", "ash")["leads"]
+    assert b"any one of them may fail" in nodes.cli("status").stdout
     until(lambda: any(group_of(nodes, name, "ash").get("leads") for name in ("oak", "elm")))
     with nodes.connect("oak") as later:
         assert later.attach(text).result(timeout=30) == 1024
     assert nodes.cli("node", "drain", "nobody").returncode == 6
+
+
+def test_what_is_removed_has_handed_over_its_copies_first(nodes: Nodes) -> None:
+    names = (*NAMES, "fir")
+    begin(nodes, names)
+    for name in names:
+        until(lambda name=name: len(group_of(nodes, name, name).get("voters", ())) == 3)
+    with nodes.connect("ash") as fleet:
+        future = fleet.submit(pow, 2, 10, durability="fleet")
+        assert future.result(timeout=30) == 1024
+        text = future.id
+    done = nodes.cli("fleet", "remove", "ash", timeout_s=180)
+    assert done.returncode == 0, done.stderr
+    nodes.stop("ash")
+    for name in names[1:]:
+        voters = until(
+            lambda name=name: (found := group_of(nodes, name, name).get("voters", ())) and "ash" not in found and found
+        )
+        assert len(voters) == 3
+    with nodes.connect("oak") as later:
+        assert later.attach(text).result(timeout=30) == 1024
 
 
 def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes: Nodes) -> None:
