@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from swarm.protocol.effects import (
     Changed,
+    Cloned,
     Died,
     Fact,
     Introduced,
@@ -97,6 +98,7 @@ class Neighbourhood:
         self._info_timer: asyncio.TimerHandle | None = None
         self._trust_timer: asyncio.TimerHandle | None = None
         self._dials: dict[bytes, asyncio.Task[None]] = {}
+        self._clone_hunt: asyncio.Task[None] | None = None
         self._published: set[bytes] = set()
         self._cut: set[tuple[bytes, bytes | None]] = set()
         self._refusals: dict[str, tuple[float, float, int]] = {}
@@ -297,6 +299,8 @@ class Neighbourhood:
                     self._handler.fact(Fact(f"member.{why}", {}, {"member": effect.member.name}))
             case Noticed():
                 self._noticed(effect.blob)
+            case Cloned():
+                self._clone_hunt = self._loop.create_task(self._meet_clone(effect))
             case PersistIncarnation():
                 self._save_incarnation(effect.incarnation)
             case Fact():
@@ -396,6 +400,21 @@ class Neighbourhood:
         return boot
 
     # --- links --------------------------------------------------------------------------------------------------------
+
+    async def _meet_clone(self, effect: Cloned) -> None:
+        """Look whether somebody with this node's own keys is there. If so, the link that comes of it tells both of them."""
+        identity = self._credentials.identity
+        for host, port in effect.addresses:
+            if (host, port) in self.addresses:
+                continue
+            endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+            try:
+                await self._dialler.connect(endpoint, server_key=identity.curve_key, expect=identity.id, timeout_s=2.0)
+                return
+            except HandshakeFailed as error:
+                self._handler.fact(
+                    Fact("dial.failed", {"reason": error.reason}, {"member": "itself", "endpoint": endpoint})
+                )
 
     async def _dial(self, node: bytes) -> None:
         """Try each address of a member, again and again, until there is a link or the member is gone."""

@@ -486,8 +486,24 @@ class Node:
     # --- what links tell ----------------------------------------------------------------------------------------------
 
     def link_up(self, link: Link) -> None:
+        if link.identity.id == self.credentials.id:
+            self._cloned(link)
+            return
         self.fact(Fact("link.up", {"reach": link.reach}, {"peer": link.identity.name, "role": link.identity.role}))
         self.fabric.link_up(link)
+
+    def _cloned(self, link: Link) -> None:
+        """Somebody has this node's keys. Both vote as one member, so that two leaders could be elected at once: neither may
+        go on, and which is the copy nobody can tell."""
+        link.close("another process has the identity of this node")
+        self.fact(Fact("node.cloned", {}, {"boot": link.boot.hex()}))
+        if self._owns_process:
+            sys.stderr.write(
+                f"error: another process runs with the identity of this node ({self.credentials.identity.text}): a copy of its "
+                f"files, on a cloned machine perhaps. Both end. Remove {self.directory} of the copy, and let it join anew.\n"
+            )
+            sys.stderr.flush()
+            os._exit(int(ExitCode.DENIED))
 
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
         self.fabric.link_messages(link, messages)

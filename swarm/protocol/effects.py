@@ -112,6 +112,25 @@ class Noticed:
     blob: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """Another process seems to run with this node's identity: a copy of its files, on a cloned machine for one. Whoever is
+    at one of these addresses can show that; a member that only says so cannot."""
+
+    boot: bytes
+    addresses: tuple[Address, ...]
+
+
 MembershipEffect = (
-    SendDatagram | Introduced | Joined | Changed | Suspected | Died | Left | PersistIncarnation | Noticed | Fact
+    SendDatagram
+    | Introduced
+    | Joined
+    | Changed
+    | Suspected
+    | Died
+    | Left
+    | PersistIncarnation
+    | Noticed
+    | Cloned
+    | Fact
 )

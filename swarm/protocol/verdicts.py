@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from swarm.protocol import membership_wire as wire
-from swarm.protocol.effects import Changed, Died, Joined, Left, Suspected
+from swarm.protocol.effects import Address, Changed, Cloned, Died, Joined, Left, Suspected
 from swarm.protocol.member import Peer, Rng, State, Table
 from swarm.protocol.membership_config import MembershipConfig
 from swarm.protocol.notices import Notices
@@ -17,6 +17,8 @@ from swarm.protocol.suspicion import LocalHealth, Suspicion
 from swarm.protocol.timers import Timer, Timers
 from swarm.protocol.wants import Wants
 
+CLONE_ANSWERS = 3
+"""Greater incarnations of one other boot after which a copy of this node's files is looked for."""
 _ABOUT = {wire.SUSPECT: "suspect", wire.DEAD: "dead", wire.LEFT: "left"}
 
 
@@ -36,6 +38,7 @@ class Verdicts:
         "_config",
         "_health",
         "_notices",
+        "_others",
         "_outbox",
         "_own",
         "_prober",
@@ -64,6 +67,8 @@ class Verdicts:
         notices: Notices,
     ) -> None:
         self._own = own
+        self._others: dict[bytes, tuple[int, int]] = {}
+        """The boot that is not this one and speaks for this node -> its last incarnation, and how many there were."""
         self._config = config
         self._rng = rng
         self._verify = verify
@@ -108,7 +113,8 @@ class Verdicts:
         id, incarnation = update[1], update[2]
         if tag == wire.ALIVE:
             if id == self._own.id:
-                self._own_echo(now, incarnation, update[4])
+                addresses = tuple(wire.read_address(address) for address in update[6])
+                self._own_echo(now, incarnation, update[4], addresses)
             else:
                 self.alive(now, update, sender)
             return
@@ -133,11 +139,18 @@ class Verdicts:
         else:
             self.bury(now, peer, State.LEFT)
 
-    def _own_echo(self, now: float, incarnation: int, boot: bytes) -> None:
+    def _own_echo(self, now: float, incarnation: int, boot: bytes, addresses: tuple[Address, ...]) -> None:
         if incarnation > self._own.peer.incarnation or (
             incarnation == self._own.peer.incarnation and boot != self._own.peer.boot
         ):
-            # From a boot whose last incarnation did not reach the disk, or from a copy of this node's files.
+            # From a boot whose last incarnation did not reach the disk, or from a copy of this node's files. What a boot
+            # that is over has said does not grow; a copy that runs answers each refutation with a greater incarnation.
+            if boot != self._own.peer.boot:
+                last, times = self._others.get(boot, (-1, 0))
+                if incarnation > last:
+                    self._others = {boot: (incarnation, times + 1)}
+                    if times + 1 == CLONE_ANSWERS:
+                        self._outbox.leave(Cloned(boot, addresses))
             self._outbox.fact("membership.conflict", {}, {"incarnation": incarnation, "boot": boot})
             self.refute(now, incarnation, "boot")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swarm.protocol import membership_wire as wire
 from swarm.protocol.effects import (
     Changed,
+    Cloned,
     Died,
     Fact,
     Introduced,
@@ -26,6 +27,7 @@ from swarm.protocol.effects import (
 from swarm.protocol.member import State
 from swarm.protocol.membership import Membership, Own
 from swarm.protocol.membership_config import DEFAULT, INFO_BYTES_MAX, MembershipConfig
+from swarm.protocol.verdicts import CLONE_ANSWERS
 
 A, B, C = b"A" * 16, b"B" * 16, b"C" * 16
 WHERE = {A: ("10.0.0.1", 7000), B: ("10.0.0.2", 7000), C: ("10.0.0.3", 7000)}
@@ -377,6 +379,21 @@ def test_a_copy_of_my_own_files_is_noticed() -> None:
     hear(membership, B, record(A, membership.me.incarnation, boot=b"another-"))
     facts = [effect.name for effect in told(membership, Fact) if isinstance(effect, Fact)]
     assert "membership.conflict" in facts
+
+
+def test_a_copy_that_answers_every_refutation_is_looked_for_and_an_old_record_is_not() -> None:
+    membership = knowing(B)
+    for _ in range(9):
+        hear(membership, B, record(A, 40, boot=b"earlier-"))
+    assert told(membership, Cloned) == []
+    for number in range(CLONE_ANSWERS):
+        hear(membership, B, record(A, 50 + 10 * number, boot=b"another-"))
+        assert membership.me.incarnation > 50 + 10 * number
+    (found,) = told(membership, Cloned)
+    assert isinstance(found, Cloned)
+    assert (found.boot, found.addresses) == (b"another-", (WHERE[A],))
+    hear(membership, B, record(A, 99, boot=b"another-"))
+    assert told(membership, Cloned) == []
 
 
 HOSTILE = st.recursive(
