@@ -317,7 +317,7 @@ class Ownership:
             return None
         epoch = self._leading.led[group]
         kept = self.config.durable_retention_s if retention_s is None else retention_s
-        return Durable(group, level, digest, epoch, epoch, count, kept)
+        return Durable(group, level, digest, epoch, epoch, count, kept, self._recording.has_begun(group, key))
 
     def _has_room(
         self, client: bytes, author: str, granted: bool, key: bytes, spec: Spec, count: int, nbytes: int

@@ -264,6 +264,7 @@ class Leading:
 
     def _give_up(self, now: float, group: bytes) -> list[Batch]:
         self._adopting.pop(group, None)
+        self._recording.new_epoch(group)
         mine = [it for it in self._holdings.batches.values() if it.durable is not None and it.durable.group == group]
         for batch in mine:
             # Nothing is recalled: the next leader adopts it.

@@ -60,6 +60,8 @@ class Recording:
         self._ending = ending
         self._clients = clients
         self._ticket = 0
+        self._begun: dict[bytes, set[bytes]] = {}
+        """Group -> batches that it did not take, of which something was sent out."""
         self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
         self._blobs: set[tuple[bytes, bytes]] = set()
         """(group, id) of what is on its way into a log."""
@@ -74,6 +76,15 @@ class Recording:
     def tickets(self) -> int:
         """Records that are on their way."""
         return len(self._waiting)
+
+    def has_begun(self, group: bytes, key: bytes) -> bool:
+        """Whether tasks of a batch that the log then did not take may have begun under tokens of this epoch: handed over
+        again, it has its first attempts granted, so that no two tokens are valid."""
+        return key in self._begun.get(group, ())
+
+    def new_epoch(self, group: bytes) -> None:
+        """Tokens of the epoch before count no more for what is submitted from here on."""
+        self._begun.pop(group, None)
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
@@ -275,6 +286,8 @@ class Recording:
         """This owner has nothing to do with a batch any more. What is out is given back, unless a leader may adopt it."""
         for dispatch in self._placing.give_up(batch):
             if recall and dispatch.sent:
+                assert batch.durable is not None
+                self._begun.setdefault(batch.durable.group, set()).add(batch.key)
                 self._placing.recall(dispatch, [(dispatch.start, dispatch.stop)], True)
         for ticket in [ticket for ticket, found in self._waiting.items() if found[0] is batch]:
             _, record, _ = self._waiting.pop(ticket)

@@ -7,7 +7,7 @@ import pytest
 from swarm.protocol import ids
 from swarm.protocol.ledger.effects import Reason
 from swarm.protocol.ledger.homes import durable_session
-from swarm.protocol.ledger.records import Durability
+from swarm.protocol.ledger.records import Durability, Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.ownership import OwnershipConfig
 from swarm.protocol.states import CRASHES_MAX, Status
@@ -211,6 +211,21 @@ def test_a_batch_that_the_log_does_not_take_is_not_accepted_and_leaves_nothing(
     assert (owner.it.unfinished, owner.it.waiting, dict(owner.it.batches)) == (0, 0, {})
     assert [it.header["d"] for it in owner.told if it.kind == Kind.RECALL] == [dispatch.dispatch]
     assert owner.hand(2, 2) is not None and len(owner.taken()) == 1
+
+
+def test_what_had_begun_when_its_batch_was_not_taken_is_granted_when_it_is_handed_over_again() -> None:
+    owner, log = leader()
+    owner.hand(1)
+    (first,) = owner.taken()
+    log.refuse(Reason.FULL, 5.0)
+    owner.hand(1)
+    assert owner.taken() == [] and log.kinds() == ["Submitted", "Granted"]
+    log.commit()
+    (second,) = owner.taken()
+    batch = log.state.batches[durable_key(1)]
+    assert batch.accepts(0, Token(*second.extra["token"])) and not batch.accepts(0, Token(*first.extra["token"]))
+    owner.hand(2)
+    assert len(owner.taken()) == 1, "others begin at once"
 
 
 def test_an_outcome_that_the_log_does_not_take_now_is_written_again() -> None:
