@@ -9,7 +9,8 @@ kind             who to whom           header                                   
 ===============  ====================  ================================================================  ==============
 SUBMIT           client -> owner       b key, n count, s spec, w attempts so far (after a fail-over),    call columns
                                        d dependencies ([task id…], one-task batches), x blob refs,
-                                       k [[start, stop]…] that have ended before (after a fail-over)
+                                       k [[start, stop]…] that have ended before (after a fail-over),
+                                       D level of durability, R retention (seconds)
 CANCEL           client -> owner       b key, r [[start, stop]…] or nil for all, k kill those running
 QUERY            anyone -> node        q number, m method, a arguments                                   bytes
 REPLY            node -> asker         q number, v value | e [kind, message, hint, facts]                bytes
@@ -19,13 +20,13 @@ EVENT            executor -> owner     b key, i index, e name, d dispatch (execu
                  -> client
 INPUT            client -> owner ->    b key, i index, e "in" | "heard" | "again" | "signal" | "ack",    bytes
                  executor              v offset | number | items
-ACCEPTED         owner -> client       b key, copies, hosts
+ACCEPTED         owner -> client       b key, copies, hosts, e epoch, r retention (seconds)
 REFUSED          owner -> client       b key, reason, message, hint, after (seconds)
 ASK_START        owner -> client       b key, r [[start, stop]…]: may these, not repeatable, start?
 GRANT_START      client -> owner       b key, r [[start, stop]…]
-RELEASE          client -> owner       x [blob id…]
+RELEASE          client -> owner       b key of a batch whose outcomes are all there, x [blob id…]
 DISPATCH         owner -> executor     b key, d dispatch, a first index, n count, s spec, w attempts,    call columns
-                                       g granted code, t text facts, deps payloads
+                                       g granted code, x facts (deps payloads, token [epoch, number])
 RECALL           owner -> executor     d dispatch, r [[start, stop]…] or nil, k kill those running
 STARTED          executor -> owner     d dispatch, i index, p pid
 LOAD             node -> peers         l load map
@@ -34,6 +35,10 @@ GOODBYE          anyone                reason
 LEDGER           node -> node          (empty)                                                           a frame of
                                                                                                          `raft.wire`
 ===============  ====================  ================================================================  ==============
+
+Of durable batches a client's words may pass through the node that it is linked to, to who leads their log, and the answers
+back (`nodes.relay`): SUBMIT, CANCEL, INPUT, RELEASE and OUTCOMES, EVENT, ACCEPTED, REFUSED between nodes then have ``o``, the
+client's name at that node, and SUBMIT ``u``, its author, and ``g``, whether that may run code.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Kinds are those of membership (`tests.sim.scenarios`) and, as ``tasks-NAME``, those of the task fabric
 (`tests.sim.fabric.scenarios`), consensus, ``raft`` (`tests.sim.raft`), and the
-ledger above it, ``ledger`` (`tests.sim.ledger`). Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
+ledger above it, ``ledger`` (`tests.sim.ledger`), by itself and, ``durable``, with the owners of tasks over it. Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
 seed are one run.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.sim import scenarios
+from tests.sim.durable.world import DurableWorld
 from tests.sim.fabric import scenarios as fabric
 from tests.sim.ledger import runs as ledger
 from tests.sim.raft import runs as raft
@@ -30,6 +31,7 @@ KINDS |= {
     "raft-5": partial(raft.run, members=5),
     "raft": raft.run,
     "ledger": ledger.run,
+    "durable": partial(ledger.run, kind=DurableWorld),
 }
 
 

@@ -24,7 +24,7 @@ FAULTS = {
     "start-not-granted": Fault(
         "recording", "not durable.again and batch.spec.rerun:", "not durable.again:",
         "What may not be repeated begins before its log knows that.",
-        ("twice",), 0,
+        ("twice",), 1,
     ),
     "grant-not-awaited": Fault(
         "recording", "        dispatch.sent = False\n", "        self._holdings.emit(handed(dispatch))\n",
@@ -34,17 +34,17 @@ FAULTS = {
     "stale-adopted": Fault(
         "leading", " and state.accepts(row, token)]", "]",
         "A new leader adopts attempts whatever their token is.",
-        ("assertion", "stale-outcome"), 0,
+        ("assertion", "stale-outcome"), 18,
     ),
     "lost-begins-again": Fault(
         "leading", "elif not batch.spec.rerun and state.token(index) is not None:", "elif False:",
         "A new leader begins what may not be repeated, and may have begun, once more.",
-        ("twice",), 0,
+        ("twice",), 1,
     ),
     "nobody-goes-on": Fault(
         "leading", "                    columns.release(index)\n                    ready += 1\n", "                    pass\n",
         "A new leader leaves lying what nobody has.",
-        ("liveness",), 0,
+        ("liveness",), 1,
     ),
 }  # fmt: skip
 
