@@ -635,9 +635,10 @@ class Guest:
             return None
         _, index, _, spec, extra = self.current
         mine = extra.get("batch", b"") + struct.pack(">I", index)
+        token = extra.get("token", ())
         return {
             "id": mine,
-            "token": tuple(extra.get("token", ())),
+            "token": tuple(token) if isinstance(token, (list, tuple)) else (token,),
             "attempt": extra.get("attempt", 1),
             "lineage": (spec.get("root") or mine, spec.get("parent", b""), spec.get("depth", 0)),
             "name": spec.get("name", ""),

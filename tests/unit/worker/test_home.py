@@ -242,6 +242,20 @@ def test_current_task_and_options(worker: Driver) -> None:
     assert facts == [b"b" * 12 + b"\0\0\0\7", [4, 9], 2, "shown", "oak"]
 
 
+def test_the_token_of_a_task_that_no_log_knows_is_the_number_of_its_dispatch(worker: Driver) -> None:
+    extra = {"token": 9, "batch": b"b" * 12, "attempt": 2}
+    (facts,) = worker.values(worker.spec("sample_tasks:marked", name="shown"), [()], extra=extra)
+    assert facts[1] == [9]
+
+
+def test_a_guest_says_the_same_of_its_task(samples: Path) -> None:
+    with Driver(python=sys.executable, modules=["sample_tasks"], path=[str(samples)]) as guest:
+        for token, said in (([4, 9], [4, 9]), (9, [9])):
+            extra = {"token": token, "batch": b"b" * 12, "attempt": 2}
+            (facts,) = guest.values(guest.spec("sample_tasks:marked", name="shown"), [()], start=7, extra=extra)
+            assert facts == [b"b" * 12 + b"\0\0\0\7", said, 2, "shown", "oak"]
+
+
 def test_progress_is_thinned_out_but_the_last_comes(worker: Driver) -> None:
     def works() -> None:
         import swarm
