@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nodes.batch_answers import BatchAnswers
@@ -16,6 +16,7 @@ from swarm.protocol import ids
 from swarm.protocol.ledger.effects import Refusal
 from swarm.protocol.ledger.homes import home_of, is_local
 from swarm.protocol.member import Member, State
+from swarm.protocol.owner.words import words_of
 from swarm.protocol.ownership import Batch
 from swarm.protocol.states import Priority, Status
 from transport.certificates import id_text
@@ -302,17 +303,7 @@ class Answers:
         elif state == "held":
             shown["state"] = "waiting"
         elif state == "done":
-            for outcomes, _ in reversed(batch.outcomes):
-                row = next((row for row in range(outcomes.count) if outcomes.index(row) == index), None)
-                if row is not None:
-                    shown["state"] = Status(outcomes.status(row)).name.lower()
-                    shown["run_s"] = outcomes.run_us(row) / 1e6
-                    break
-            word = next(
-                (event[5] for event in reversed(events) if isinstance(event[5], str) and event[1] in _ENDED), None
-            )
-            if word:
-                shown["message"] = word
+            shown |= _ended(batch, index, events)
         if index in batch.progress:
             shown["progress"] = batch.progress[index]
         return shown
@@ -323,7 +314,7 @@ class Answers:
         head = f"{shown['id'][:8]} {batch.spec.name}  {shown['priority'].upper()}  {shown['state']}"
         lines = [f"{head}, submitted {_ago(now - batch.submitted_at)} by {batch.author}"]
         for at, what, start, stop, node, detail in batch.trace:
-            if not start <= index < stop:
+            if not start <= index < stop or (what in _ENDED and shown["state"] == _RECORDING):
                 continue
             where = f" on {node}" if node else ""
             lines.append(f"{_ago(now - at)}: {what}{where}")
@@ -448,6 +439,25 @@ class Answers:
 
 
 _ENDED = frozenset(status.name.lower() for status in Status if status < 16)
+_RECORDING = "recording"
+"""The state of a durable task whose outcome is on its way into the log: nobody is told what it is before it is there."""
+
+
+def _ended(batch: Batch, index: int, events: Sequence[tuple[float, str, int, int, str, Any]]) -> dict[str, Any]:
+    """How a task ended that has."""
+    for outcomes, _ in reversed(batch.outcomes):
+        row = next((row for row in range(outcomes.count) if outcomes.index(row) == index), None)
+        if row is None:
+            continue
+        shown: dict[str, Any] = {
+            "state": Status(outcomes.status(row)).name.lower(),
+            "run_s": outcomes.run_us(row) / 1e6,
+        }
+        word = next((event[5] for event in reversed(events) if isinstance(event[5], str) and event[1] in _ENDED), None)
+        # An owner that has taken the batch over was not there when it ended.
+        word = word or (words_of(outcomes.payload(row)) if outcomes.status(row) != Status.OK else None)
+        return shown | ({"message": word} if word else {})
+    return {"state": _RECORDING}
 
 
 def _log_answer(chunks: list[tuple[str, bytes]], dropped: int, offset: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from swarm.units import format_duration
 
 POLL_FIRST_S: Final = 0.05
 POLL_MAX_S: Final = 1.0
-STATES: Final = ("waiting", "placed", "running")
+STATES: Final = ("waiting", "placed", "running", "recording")
 # final states as the owner names them (swarm.protocol.states.Status, lower case)
 EXITS: Final = {
     "ok": ExitCode.OK,
