@@ -93,8 +93,8 @@ class Announce:
 
 @dataclass(slots=True)
 class Close:
-    """The storage drops the group's log and snapshot, and keeps its vote: `Recovered` with that vote and nothing else is what
-    it finds next time."""
+    """This node is no member of the group any more. A `Sync` before this has the storage drop the log and the snapshot and
+    keep the vote: what it finds of the group at its next start is `Recovered` with that vote and nothing else."""
 
     group: bytes
 

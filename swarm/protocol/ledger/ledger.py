@@ -295,7 +295,7 @@ class Ledger:
             case Changed():
                 self._look_again(group)
             case Removed():
-                self._leave(group, raft)
+                self._leave(group)
             case Repaired():
                 self._effects.append(Fact("ledger.repaired", fields={"group": effect.group}))
 
@@ -371,7 +371,7 @@ class Ledger:
             return
         self._open(self._now, name, Recovered(self._votes.pop(name, Vote())))
 
-    def _leave(self, group: Group, raft: Raft) -> None:
+    def _leave(self, group: Group) -> None:
         """This node is no member of a group any more. Of another home's it gives up all that it has, but for its vote. Its
         own it keeps, asleep: with an empty log it would take itself for the only member, as it was at its first start."""
         self._lose(group, None)
@@ -379,8 +379,7 @@ class Ledger:
         if group.home == self.id:
             return
         self._groups.pop(group.name)
-        self._votes[group.name] = raft.vote
-        self._raft.close(self._now, group.name)
+        self._votes[group.name] = self._raft.leave(self._now, group.name)
         self._effects.append(Close(group.name))
 
     def _announce(self) -> None:

@@ -11,7 +11,7 @@ from swarm.protocol.member import Rng
 from swarm.protocol.raft import wire
 from swarm.protocol.raft.config import BOOT_BYTES, DEFAULT, GROUP_BYTES_MAX, NODE_ID_BYTES, RaftConfig
 from swarm.protocol.raft.effects import Effect, Proposed, Refusal, Send, Stranger, Sync, Write
-from swarm.protocol.raft.entries import FormatError, Members, Recovered
+from swarm.protocol.raft.entries import FormatError, Members, Recovered, Snapshot, Vote
 from swarm.protocol.raft.neighbours import Neighbours
 from swarm.protocol.raft.raft import Raft
 from swarm.protocol.raft.wire import BEAT_NONE, Message
@@ -64,6 +64,17 @@ class RaftNode:
         self._armed.pop(group, None)
         self._dirty.pop(group, None)
         self._neighbours.unhang(group)
+
+    def leave(self, now: float, group: bytes) -> Vote:
+        """Takes no part in a group any more, and has the storage drop what it has of it, but for its vote, which it is to be
+        created with should it be added again."""
+        vote = self._groups[group].vote
+        self.close(now, group)
+        self._number += 1
+        self._syncs.append((self._number, []))
+        # After all writes of before, and before any of a later life in the group.
+        self._effects.append(Sync(self._number, [Write(group, vote, Snapshot(), True, True, 0, ())]))
+        return vote
 
     def restart(
         self, now: float, group: bytes, recovered: Recovered, preferred: bytes | None = None, applied: int = 0

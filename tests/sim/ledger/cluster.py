@@ -11,12 +11,12 @@ from typing import TypeVar
 from kernels.batch import CallBuilder, OutcomeBuilder
 from swarm.protocol.ledger import homes
 from swarm.protocol.ledger.config import LedgerConfig
-from swarm.protocol.ledger.effects import Close, Committed, Effect, Refusal
+from swarm.protocol.ledger.effects import Committed, Effect, Refusal
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
 from swarm.protocol.ledger.records import Durability, Ended, Record, Submitted, Token, digest_of
-from swarm.protocol.raft.effects import Send, Sync, Write
-from swarm.protocol.raft.entries import Recovered, Snapshot
+from swarm.protocol.raft.effects import Send, Sync
+from swarm.protocol.raft.entries import Recovered
 from tests.sim.raft.cluster import id_of
 from tests.sim.raft.disk import Shelf
 
@@ -86,10 +86,6 @@ class Ledgers:
                     elif type(effect) is Sync:
                         self.held[number].append(effect)
                     elif self.watching:
-                        if type(effect) is Close:
-                            vote = ledger._votes[effect.group]
-                            write = Write(effect.group, vote, Snapshot(), True, True, 0, ())
-                            self.disks[number].setdefault(effect.group, Shelf()).write(write)
                         self.effects[number].append(effect)
                 if self.held[number] and number not in self.hold:
                     self.sync(number)

@@ -12,9 +12,9 @@ from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead
 from swarm.protocol.ledger.group import Group
 from swarm.protocol.ledger.ledger import Ledger
-from swarm.protocol.raft.effects import Apply, Install, Leading, ReadLost, ReadReady, Removed, Send, Sync, Write
+from swarm.protocol.raft.effects import Apply, Install, Leading, ReadLost, ReadReady, Removed, Send, Sync
 from swarm.protocol.raft.effects import Effect as RaftEffect
-from swarm.protocol.raft.entries import Entry, EntryKind, Snapshot
+from swarm.protocol.raft.entries import Entry, EntryKind
 from swarm.protocol.raft.node import RaftNode
 from tests.sim.ledger.work import REPORT_S, Executor, Owner
 from tests.sim.raft.disk import Disk
@@ -322,11 +322,6 @@ class LedgerMember:
             self._begin_sync()
 
     def _closed(self, group: bytes) -> None:
-        """The log goes, the vote stays; in order with what is being written."""
-        vote = self.ledger._votes[group]
-        self.disk.pending.append((self.node._number, [Write(group, vote, Snapshot(), True, True, 0, ())]))
-        if self.disk.syncing is None:
-            self._begin_sync()
         self.applied.pop(group, None)
         self.world.truth(group).forgets(self.number)
 
