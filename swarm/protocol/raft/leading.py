@@ -394,6 +394,8 @@ class Leading:
             return False
         present = [peer for peer in self.peers.values() if not peer.absent]
         voters = 1 + sum(peer.id in replica.members.voters for peer in present)
+        if any(peer.absent and not peer.match and peer.id in replica.members.learners for peer in self.peers.values()):
+            return False  # it may not have heard yet that it is one, and would never ask
         return voters >= replica.members.majority and all(
             peer.match == last and peer.commit == last and not peer.damaged and not peer.full for peer in present
         )

@@ -273,7 +273,7 @@ histories = st.lists(
             st.builds(Forgotten, st.lists(keys, max_size=2).map(tuple)),
         ),
     ),
-    max_size=40,
+    max_size=25,
 )
 
 
@@ -292,8 +292,8 @@ def final(model: Model) -> dict[bytes, dict[int, bytes]]:
     return {key: batch.outcomes for key, batch in model.batches.items()}
 
 
-@given(histories, st.integers(0, 40))
-@settings(max_examples=250, deadline=None)
+@given(histories, st.integers(0, 25))
+@settings(max_examples=100, deadline=None)
 def test_the_state_is_what_the_rules_say_and_the_same_from_any_snapshot_on(
     history: list[tuple[int, Record]], cut: int
 ) -> None:

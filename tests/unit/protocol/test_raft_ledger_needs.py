@@ -84,6 +84,22 @@ def test_a_learner_that_is_restarted_is_heard_by_a_leader_at_rest() -> None:
     assert cluster.node(0).resting == 1 and cluster.node(3).resting == 1
 
 
+def test_a_learner_that_has_not_heard_of_it_is_told_however_long_it_is_away() -> None:
+    cluster = Cluster(1)
+    cluster.elect()
+    cluster.add(3, {})
+    without(cluster, 3)
+    assert isinstance(cluster.node(0).add_learner(cluster.now, GROUP, id_of(3)), Proposed)
+    cluster.run(6.0)
+    cluster.cut = lambda source, to: False
+    cluster.node(3).create(cluster.now, GROUP, Recovered())
+    cluster.node(3)._armed.clear()  # it has no part in the group that could ask
+    cluster.node(3)._heap.clear()
+    cluster.run(2.0)
+    assert cluster.raft(3).commit == cluster.raft(0).commit
+    assert cluster.node(0).resting == 1
+
+
 def test_a_term_far_above_is_not_believed() -> None:
     cluster = Cluster()
     cluster.elect()
