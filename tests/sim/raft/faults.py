@@ -34,7 +34,7 @@ FAULTS = {
     "vote-unsynced": Fault(
         "replica", "self._vote_write = self.written + 1", "self._vote_write = 0",
         "A vote is answered before it is on disk: after a crash its voter votes again in the same term.",
-        SAFETY, 523,
+        SAFETY, 603,
     ),
     "vote-twice": Fault(
         "election", "and replica.vote.candidate in (None, sender)", "and True",
@@ -44,12 +44,12 @@ FAULTS = {
     "vote-log": Fault(
         "log", "(self.last_term, self.last) > (term, index)", "self.last > index",
         "The longer log wins, not the one with the later last term.",
-        SAFETY, 1,
+        SAFETY, 19,
     ),
     "commit-old-term": Fault(
         "leading", "or replica.log.term(index) != replica.term", "or False",
         "An entry of an earlier term is committed by counting its copies (figure 8 of the paper).",
-        SAFETY, 959,
+        SAFETY, 206,
     ),
     "ack-unsynced": Fault(
         "following", "flags=self.flags(), durable=match)", "flags=self.flags(), durable=0)",
@@ -69,7 +69,7 @@ FAULTS = {
     "change-two": Fault(
         "leading", "if replica.members_index > replica.commit:\n            return Refusal.PENDING", "",
         "A second change of the members begins before the first is committed.",
-        ("liveness", *SAFETY), 117,
+        ("liveness", *SAFETY), 0,
     ),
     "damage-ignored": Fault(
         "replica", "self.damaged = recovered.damaged", "self.damaged = False",
@@ -79,17 +79,17 @@ FAULTS = {
     "truncate-stable": Fault(
         "log", "self.stable = min(self.stable, first - 1)", "pass",
         "Entries that took the place of others count as on disk because those were.",
-        ("durability", *SAFETY), 3,
+        ("durability", "liveness", *SAFETY), 19,
     ),
     "conflict-kept": Fault(
         "log", "if self.term(index) != entry.term:", "if index > self.last:",
         "An entry that conflicts with the leader's is kept.",
-        ("durability", *SAFETY), 1,
+        ("durability", "log-matching", *SAFETY), 1,
     ),
     "commit-unmatched": Fault(
         "leading", "commit=min(peer.match, replica.commit)", "commit=replica.commit",
         "A heartbeat tells a member to commit what it may have otherwise.",
-        SAFETY, 2,
+        SAFETY, 1,
     ),
     "read-unconfirmed": Fault(
         "leading", "return 0 if peer.damaged else peer.round", "return self._round",
@@ -99,7 +99,7 @@ FAULTS = {
     "read-early": Fault(
         "leading", "if self._new_reads and replica.commit >= self._term_start:", "if self._new_reads:",
         "A new leader answers reads before it knows what is committed.",
-        ("linearizable-reads",), 17,
+        ("linearizable-reads",), 1,
     ),
     "term-kept": Fault(
         "replica", "self.vote = Vote(term, candidate)", "self.vote = Vote(term, candidate or self.vote.candidate)",
@@ -109,7 +109,7 @@ FAULTS = {
     "match-unconfirmed": Fault(
         "progress", "self.next = max(self.next, match + 1)", "self.match = max(self.match, self.next - 1)",
         "What was sent counts as acknowledged with the first answer.",
-        ("durability", *SAFETY), 1,
+        ("durability", "liveness", *SAFETY), 0,
     ),
 }  # fmt: skip
 PACKAGE = "swarm.protocol.raft"
