@@ -60,6 +60,8 @@ class Ledger:
         self._groups: dict[bytes, Group] = {}
         self._votes: dict[bytes, Vote] = {}
         """Of groups that this node was removed from."""
+        self._kept: set[bytes] = set()
+        """Those of them whose log is still on the disk."""
         self._steward = Steward(now, id, host, config, self._raft, self._groups)
         self._wall_offset = wall - now
         self._effects: list[Effect] = []
@@ -108,9 +110,13 @@ class Ledger:
         """Begins a group anew from what is on disk, as after a crash: a write of it was refused, for want of space. Until
         `space` says otherwise the disk is full."""
         self._enter(now)
+        self._full = True
+        if name not in self._groups:
+            # Left, and the disk has no space for as much as that.
+            self._kept.add(name)
+            return
         self._lose(self._groups.pop(name), None)
         self._raft.close(now, name)
-        self._full = True
         self._open(now, name, recovered)
 
     def space(self, now: float, full: bool) -> None:
@@ -118,6 +124,10 @@ class Ledger:
         self._enter(now)
         self._full = full
         self._raft.space(now, full)
+        if not full:
+            for name in sorted(self._kept):
+                self._raft.drop(name, self._votes[name])
+            self._kept.clear()
 
     def state(self, group: bytes) -> LedgerState | None:
         """What is committed of a log, as far as this node knows."""
@@ -163,6 +173,8 @@ class Ledger:
             return Refusal(Reason.NOT_YET, "this node has just begun to lead the log", retry_after_s=retry_s)
         if raft.handing_over:
             return Refusal(Reason.HANDING_OVER, "another node is about to lead the log", retry_after_s=retry_s)
+        if raft.busy:
+            return Refusal(Reason.BUSY, "much is being written", retry_after_s=retry_s)
         if raft.full:
             return Refusal(Reason.DISK_FULL, "the disk of this node is full", retry_after_s=20 * retry_s)
         refusal = found.admit(record, self._ticket + 1)
@@ -365,6 +377,8 @@ class Ledger:
             reason = "no-home"
         elif others >= self.config.groups_max:
             reason = "too-many"
+        elif name in self._kept:
+            reason = "disk-full"
         if reason is not None:
             facts = {"group": name, "sender": stranger.sender}
             self._effects.append(Fact("ledger.stranger", {"reason": reason}, facts))

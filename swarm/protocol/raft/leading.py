@@ -60,9 +60,14 @@ class Leading:
             return Refusal.HANDING_OVER
         if replica.full:
             return Refusal.FULL
-        if self._uncommitted_bytes > replica.config.uncommitted_bytes:
+        if self.busy:
             return Refusal.BUSY
         return self._append(EntryKind.DATA, data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether too much is not committed yet."""
+        return self._uncommitted_bytes > self._replica.config.uncommitted_bytes
 
     def change(self, members: Members) -> Proposed | Refusal:
         """Appends other members, of which at most one voter is another one than now (Ongaro 2014, 4.1)."""

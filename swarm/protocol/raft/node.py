@@ -70,11 +70,16 @@ class RaftNode:
         created with should it be added again."""
         vote = self._groups[group].vote
         self.close(now, group)
+        self.drop(group, vote)
+        return vote
+
+    def drop(self, group: bytes, vote: Vote) -> None:
+        """Has the storage drop what it has of a group that is not open here, but for the vote: once more, should there have
+        been no space to write even that."""
         self._number += 1
         self._syncs.append((self._number, []))
         # After all writes of before, and before any of a later life in the group.
         self._effects.append(Sync(self._number, [Write(group, vote, Snapshot(), True, True, 0, ())]))
-        return vote
 
     def restart(
         self, now: float, group: bytes, recovered: Recovered, preferred: bytes | None = None, applied: int = 0

@@ -135,6 +135,11 @@ class Raft:
         return self._leading is not None and self._leading.transfer_to is not None
 
     @property
+    def busy(self) -> bool:
+        """Whether too much of what was proposed here is not committed yet."""
+        return self._leading is not None and self._leading.busy
+
+    @property
     def full(self) -> bool:
         """Whether this node's disk has no space for entries."""
         return self._replica.full

@@ -346,8 +346,8 @@ class LedgerMember:
         for group in refused:
             world.note(f"{self.number}: disk full for {group.decode()}")
             recovered = self.disk.shelf(group).recover()
+            self.ledger.restart(self.now, group, recovered)
             if group in self.ledger.groups:
-                self.ledger.restart(self.now, group, recovered)
                 self._starts_at(group, recovered.snapshot.index)
                 self.led.pop(group, None)
         if self.disk.pending:

@@ -175,6 +175,34 @@ def test_one_that_is_gone_is_replaced_and_gives_up_when_it_is_back() -> None:
     assert shelf.vote.term > 0 and not shelf.entries and not shelf.snapshot.index
 
 
+def test_a_log_that_could_not_be_dropped_for_want_of_space_is_not_begun_anew_before_it_is() -> None:
+    ledgers = Ledgers(4)
+    ledgers.run(5.0)
+    other = next(number for number in ledgers.voters(0) if number)
+    ledgers.stop(other)
+    ledgers.run(9.0)
+    ledger = ledgers.start(other)
+    ledgers.see()
+    ledgers.hold = {other}
+    for _ in range(200):
+        ledgers.run(0.02)
+        if ledgers.of(other, Close):
+            break
+        ledgers.sync(other)
+    group = ledgers.of(other, Close)[0].group
+    number = ledgers.held[other][-1].number
+    ledgers.held[other].clear()
+    kept = ledgers.disks[other][group]
+    assert kept.entries or kept.snapshot.index
+    ledger.restart(ledgers.now, group, kept.recover())  # as the storage says: there was no space
+    ledger.synced(ledgers.now, number)
+    ledgers.hold = set()
+    assert group not in ledger.groups
+    ledger.space(ledgers.now, full=False)
+    ledgers.turn()
+    assert not kept.entries and not kept.snapshot.index and kept.vote.term > 0
+
+
 def test_a_home_that_was_replaced_learns_it_and_is_taken_back() -> None:
     ledgers = Ledgers(4)
     ledgers.run(5.0)
