@@ -2,7 +2,7 @@
 
 How a node uses it::
 
-    journal = Journal.open(RealFiles(directory), JournalId(fleet, node), JournalConfig(bytes_max=settings.journal_bytes_max))
+    journal = Journal.open(RealFiles(directory), JournalId(fleet, node), JournalConfig(bytes_max=settings.journal_bytes))
     raft = RaftNode(…)
     for group, recovered in journal.take_recovered().items():   # what is on disk, synced again before it is said
         raft.create(now, group, recovered, …)
@@ -18,6 +18,6 @@ How a node uses it::
     await writer.close()                                        # what waits is written, and the directory unlocked
 
 A failed write or sync ends the process with `ExitCode.SYSTEM` (`fatal` can be given in its place, for tests). Settings:
-`journal_bytes_max` (1 GiB; at least four segments of 16 MiB). A directory whose node had a journal before is opened with
+`ledger.journal_bytes` (1 GiB; at least four segments of 16 MiB). A directory whose node had a journal before is opened with
 `create=False`: a journal that is gone is a lost disk, and the node needs a new identity.
 """

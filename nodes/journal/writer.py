@@ -116,8 +116,10 @@ class JournalWriter:
     # In the loop.
 
     def submit(self, number: int, writes: Sequence[Write]) -> None:
-        """Writes all this; then `synced(number, …)`. Numbers rise."""
-        assert number > self._last and not self._stopping, number
+        """Writes all this; then `synced(number, …)`. Numbers rise. After `close` nothing is written, and nothing is said."""
+        assert number > self._last, number
+        if self._stopping:
+            return
         self._last = number
         size = size_of(writes)
         with self._wake:

@@ -248,6 +248,8 @@ def test_closing_at_once_loses_nothing(tmp_path: Path, count: int) -> None:
         for number in range(1, count + 1):
             shell.writer.submit(number, [entries(number, 1)])
         await shell.writer.close()
+        shell.writer.submit(count + 1, [entries(count + 1, 1)])
+        await asyncio.sleep(0.02)
         assert shell.numbers[-1:] == ([count] if count else [])
 
     asyncio.run(go())
