@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nodes.journal.format import Flag, Record
 from nodes.journal.store import Rotten, Store, need_of
-from nodes.journal.track import Track
+from nodes.journal.track import Chunk, Track
 from swarm.protocol.raft.entries import Vote
 
 SEGMENTS_MIN = 3
@@ -52,7 +52,7 @@ def move_oldest(store: Store, move_bytes: int) -> bool:
         track = store.tracks[group]
         if track.oldest > oldest:
             continue
-        for record in _needed(store, track, oldest):
+        for record in _needed(store, track, oldest, move_bytes):
             records.append(record)
             size += record.size
             if size >= move_bytes:
@@ -72,7 +72,7 @@ def _move(store: Store, records: list[Record]) -> bool:
     return True
 
 
-def _needed(store: Store, track: Track, segment: int) -> list[Record]:
+def _needed(store: Store, track: Track, segment: int, size_max: int) -> list[Record]:
     """All that a segment has of a group and that is still needed, as records that take its place."""
     found: list[Record] = []
     try:
@@ -82,12 +82,27 @@ def _needed(store: Store, track: Track, segment: int) -> list[Record]:
             found.append(Record(track.group, None, Flag.MOVED | Flag.DAMAGED))
         if track.base_chunk is not None and track.base_chunk.where.segment == segment:
             found.append(store.snapshot_record(track, Flag.MOVED))
-        for chunk in track.chunks:
-            if chunk.where.segment == segment:
-                found.append(store.entries_record(track, chunk, Flag.MOVED))
+        for run in _runs(track, segment, size_max):
+            found.append(store.entries_record(track, run, Flag.MOVED))
     except Rotten:
         raise RottenGroup(track.group) from None
     return found
+
+
+def _runs(track: Track, segment: int, size_max: int) -> Iterator[list[Chunk]]:
+    """Entries that lie in a segment: those that follow each other become one record, up to a size."""
+    run: list[Chunk] = []
+    size = 0
+    for chunk in list(track.chunks):
+        if chunk.where.segment != segment:
+            continue
+        if run and (run[-1].last + 1 != chunk.first or size + chunk.cost > size_max):
+            yield run
+            run, size = [], 0
+        run.append(chunk)
+        size += chunk.cost
+    if run:
+        yield run
 
 
 class RottenGroup(Exception):
@@ -109,7 +124,7 @@ def all_of(store: Store, track: Track) -> Iterator[Record]:
         head.vote = vote
         yield head
     for chunk in track.chunks:
-        yield store.entries_record(track, chunk, Flag.MOVED)
+        yield store.entries_record(track, [chunk], Flag.MOVED)
 
 
 def copy_all(store: Store, move_bytes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from nodes.journal.files import NO_SPACE
 from nodes.journal.format import (
@@ -23,7 +24,7 @@ from nodes.journal.stamps import extent
 from nodes.journal.track import Chunk, Track, Where
 from nodes.journal.votes import StateFiles
 from swarm.protocol.raft.effects import Write
-from swarm.protocol.raft.entries import Recovered, Vote
+from swarm.protocol.raft.entries import Entry, Recovered, Vote
 
 
 class Rotten(Exception):
@@ -235,13 +236,18 @@ class Store:
         contents = self.contents(base)[: base.row.snapshot_bytes]
         return Record(track.group, None, flags | Flag.SNAPSHOT, base.row.snapshot_index, contents)
 
-    def entries_record(self, track: Track, chunk: Chunk, flags: int) -> Record:
-        """A copy of what still stands of a record of entries."""
-        row = chunk.row
-        count = chunk.last - chunk.first + 1
-        if chunk.decoded is not None:
-            packed = pack_entries(chunk.entries())
+    def entries_record(self, track: Track, run: list[Chunk], flags: int) -> Record:
+        """A copy of what still stands of records of entries that follow each other, as one."""
+        count = run[-1].last - run[0].first + 1
+        if len(run) == 1 and run[0].decoded is None:
+            row, first = run[0].row, run[0].first
+            contents = self.contents(run[0])[row.snapshot_bytes :]
+            packed = slice_entries(contents, row.entry_count, row.form, first - row.first, count)
         else:
-            contents = self.contents(chunk)[row.snapshot_bytes :]
-            packed = slice_entries(contents, row.entry_count, row.form, chunk.first - row.first, count)
-        return Record(track.group, None, flags, 0, b"", chunk.first, count, *packed)
+            packed = pack_entries([entry for chunk in run for entry in self._entries(chunk)])
+        return Record(track.group, None, flags, 0, b"", run[0].first, count, *packed)
+
+    def _entries(self, chunk: Chunk) -> list[Entry]:
+        if chunk.decoded is not None:
+            return chunk.entries()
+        return replace(chunk, contents=self.contents(chunk)).entries()

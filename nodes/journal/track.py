@@ -7,10 +7,12 @@ overwritten, or that a snapshot stands for, is no loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from nodes.journal.format import Flag, Row, unpack_entries, unpack_snapshot
+from nodes.journal.format import ROW_BYTES, Flag, Row, unpack_entries, unpack_snapshot
 from swarm.protocol.raft.entries import Entry, Recovered, Snapshot, Vote
 
 
@@ -24,6 +26,7 @@ class Where(NamedTuple):
 
 
 NO_VOTE: Final = Vote()
+NEVER: Final = 1 << 62
 
 
 @dataclass(slots=True)
@@ -43,7 +46,7 @@ class Chunk:
     @property
     def cost(self) -> int:
         """Bytes, if all that no longer stands were left out."""
-        return self.row.entries_bytes * (self.last - self.first + 1) // self.row.entry_count + 96
+        return self.row.entries_bytes * (self.last - self.first + 1) // self.row.entry_count + ROW_BYTES
 
     def decode(self) -> None:
         """Entries in place of the record's bytes: these are not needed any more."""
@@ -83,26 +86,27 @@ class Track:
     unknown: bool = False
     """What followed is not known: until the log begins anew, nothing that comes can be put in its place."""
 
+    entries_cost: int = 0
+    """Bytes of all chunks."""
+
     @property
     def oldest(self) -> int:
         """The oldest segment in which there is something that is needed."""
-        segments = [chunk.where.segment for chunk in self.chunks]
-        if self.base_chunk is not None:
-            segments.append(self.base_chunk.where.segment)
-        if self.vote_segment:
-            segments.append(self.vote_segment)
-        if self.damage_segment:
-            segments.append(self.damage_segment)
-        return min(segments, default=1 << 62)
+        oldest = min(
+            self.base_chunk.where.segment if self.base_chunk is not None else NEVER,
+            self.vote_segment or NEVER,
+            self.damage_segment or NEVER,
+        )
+        for chunk in self.chunks:
+            oldest = min(oldest, chunk.where.segment)
+            if not chunk.row.flags & Flag.MOVED:
+                break  # what comes after it was written after it
+        return oldest
 
     @property
     def cost(self) -> int:
         """Bytes of all that stands."""
-        return (
-            96
-            + sum(chunk.cost for chunk in self.chunks)
-            + (self.base_chunk.row.snapshot_bytes if self.base_chunk else 0)
-        )
+        return ROW_BYTES + self.entries_cost + (self.base_chunk.row.snapshot_bytes if self.base_chunk else 0)
 
     def apply(self, row: Row, where: Where, contents: bytes | None, lost: bool = False) -> None:
         """A record, in the order of the journal."""
@@ -116,7 +120,7 @@ class Track:
             self.damage_segment = where.segment
         if row.flags & Flag.RESET:
             self.base, self.base_chunk = 0, None
-            self.chunks.clear()
+            self._remove(0, len(self.chunks))
             self.unknown = False
         if self.unknown:
             return
@@ -157,12 +161,12 @@ class Track:
         self.unknown = False
         if self.base_chunk is not None and self.base_chunk.lost:
             self.base, self.base_chunk = 0, None
-            self.chunks.clear()
+            self._remove(0, len(self.chunks))
             return
         at = self.base + 1
         for number, chunk in enumerate(self.chunks):
             if chunk.lost or chunk.first != at:
-                del self.chunks[number:]
+                self._remove(number, len(self.chunks))
                 return
             at = chunk.last + 1
 
@@ -191,39 +195,51 @@ class Track:
         if self.base_chunk is not None:
             self.base_chunk.contents = None
 
+    def _remove(self, start: int, stop: int) -> None:
+        self.entries_cost -= sum(chunk.cost for chunk in self.chunks[start:stop])
+        del self.chunks[start:stop]
+
     def _truncate(self, first: int) -> None:
         chunks = self.chunks
-        while chunks and chunks[-1].first >= first:
-            chunks.pop()
+        keep = len(chunks)
+        while keep and chunks[keep - 1].first >= first:
+            keep -= 1
+        self._remove(keep, len(chunks))
         if chunks and chunks[-1].last >= first:
-            chunks[-1].last = first - 1
+            self._clip(chunks[-1], chunks[-1].first, first - 1)
 
     def _drop_below(self, first: int) -> None:
         chunks = self.chunks
         gone = 0
         while gone < len(chunks) and chunks[gone].last < first:
             gone += 1
-        del chunks[:gone]
+        self._remove(0, gone)
         if chunks and chunks[0].first < first:
-            chunks[0].first = first
+            self._clip(chunks[0], first, chunks[0].last)
+
+    def _clip(self, chunk: Chunk, first: int, last: int) -> None:
+        self.entries_cost -= chunk.cost
+        chunk.first, chunk.last = first, last
+        self.entries_cost += chunk.cost
 
     def _place(self, new: Chunk) -> None:
+        """In the place of what it has of others."""
         chunks = self.chunks
         if not chunks or chunks[-1].last < new.first:
-            chunks.append(new)
-            return
-        kept: list[Chunk] = []
-        for old in chunks:
-            if old.last < new.first or old.first > new.last:
-                kept.append(old)
-                continue
-            if old.first < new.first:
-                kept.append(Chunk(old.first, new.first - 1, old.where, old.row, old.contents, old.lost, old.decoded))
-            if old.last > new.last:
-                kept.append(Chunk(new.last + 1, old.last, old.where, old.row, old.contents, old.lost, old.decoded))
-        kept.append(new)
-        kept.sort(key=lambda chunk: chunk.first)
-        self.chunks = kept
+            start = stop = len(chunks)
+        else:
+            start = bisect_left(chunks, new.first, key=_last)
+            stop = bisect_right(chunks, new.last, key=_first)
+        placed = [new]
+        if start < stop and chunks[start].first < new.first:
+            placed.insert(0, replace(chunks[start], last=new.first - 1))
+        if start < stop and chunks[stop - 1].last > new.last:
+            placed.append(replace(chunks[stop - 1], first=new.last + 1))
+        self.entries_cost += sum(chunk.cost for chunk in placed) - sum(chunk.cost for chunk in chunks[start:stop])
+        chunks[start:stop] = placed
+
+
+_first, _last = attrgetter("first"), attrgetter("last")
 
 
 def is_later(vote: Vote, than: Vote) -> bool:

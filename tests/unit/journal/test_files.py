@@ -111,6 +111,19 @@ def test_it_is_small_again_when_nothing_is_needed(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_many_small_commits_are_packed_together(tmp_path: Path) -> None:
+    """Each takes a block, so they would not fit by far; none is refused, and all of them are needed."""
+    journal = opened(tmp_path / "j")
+    for index in range(1, 401):
+        assert not journal.commit([entries(index, 1, 50)])
+    assert 400 * 4096 > 2 * SMALL.bytes_max > 2 * journal.bytes
+    assert len(journal._store.tracks[GROUP].chunks) < 200
+    assert journal.live_bytes < 400 * 300
+    whole = journal.read(GROUP)
+    journal.close()
+    assert recovered(tmp_path / "j") == whole and len(whole.entries) == 400 and not whole.damaged
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     with pytest.raises(JournalRefused) as caught:

@@ -312,3 +312,22 @@ def test_on_a_full_disk_votes_go_on_and_on() -> None:
         disk.shown[name].flip(8 * 60)
     left = survey(SimFiles(disk), None, salvage=True)
     assert left is not None and left.recovered()[GROUP].vote == Vote(119, NODES[0]), "the log has it again"
+
+
+def test_the_first_start_may_break_off_anywhere() -> None:
+    for cut in range(0, 3 * 262_144 + 60_000, 17_000):
+        for power in (False, True):
+            disk = Disk()
+            disk.cut = cut
+            try:
+                journal = opened(disk)
+                journal.commit([write(1, b"one")])
+            except (Power, JournalRefused):
+                pass
+            disk.power(Random(cut)) if power else disk.killed()
+            assert len(found(disk).get(GROUP, Recovered()).entries) <= 1
+            journal = opened(disk)
+            at = len(journal.read(GROUP).entries) + 1
+            assert not journal.commit([write(at, b"more")])
+            journal.close()
+            assert len(found(disk)[GROUP].entries) == at
