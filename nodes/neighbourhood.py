@@ -29,6 +29,8 @@ from swarm.protocol.effects import (
 )
 from swarm.protocol.member import Member, State
 from swarm.protocol.membership import Membership, Own
+from swarm.protocol.membership_config import PAYLOAD_BYTES_MAX
+from transport import bounds
 from transport.datagrams import Datagrams
 from transport.fleet import Fleet
 from transport.hints import Address, Hint
@@ -45,6 +47,8 @@ TRUST_POLL_S = 0.25
 """How often the fleet's files are looked at for what another process of this home has written (a revocation)."""
 NUMBER_MAX = 1 << 62
 """No number of an earlier start is above it; what a damaged file says may be."""
+
+assert PAYLOAD_BYTES_MAX <= bounds.DATAGRAM_PAYLOAD_BYTES_MAX, "what membership makes can be sent"
 
 
 class Dialler(Protocol):

@@ -21,7 +21,8 @@ NAME_BYTES_MAX = 64
 ADDRESSES_MAX = 8
 ADDRESS_BYTES_MAX = 22
 """Packed: array header 1, IPv6 as bin 18, port 3."""
-CERTIFICATE_BYTES_MAX = 512
+CERTIFICATE_BYTES_MAX = 496
+"""Of a node; one with the longest name and a few grants takes 400."""
 INFO_BYTES_MAX = 192
 NOTICE_BYTES_MAX = 768
 INCARNATION_MAX = 2**48
@@ -29,7 +30,8 @@ VERSION_MAX = 2**32
 
 DATAGRAM_BYTES_MAX = 1200
 """On the wire, above UDP: no IPv6 path fragments it (RFC 8200: 1280)."""
-CRYPTO_BYTES_MAX = 120
+CRYPTO_BYTES_MAX = 137
+"""What `transport.datagrams` puts around a payload; who joins the two asserts that it is no more."""
 PAYLOAD_BYTES_MAX = DATAGRAM_BYTES_MAX - CRYPTO_BYTES_MAX
 ENVELOPE_BYTES = 32
 """Kind, body and array headers around a list of updates, for the bodies that may carry a whole record."""

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_secretbox
 
+from swarm.protocol.membership_config import CRYPTO_BYTES_MAX, PAYLOAD_BYTES_MAX
 from tests.lab.fleet import LabFleet
 from transport import bounds
 from transport.datagrams import REFUSALS, Datagrams
@@ -362,3 +363,13 @@ def test_under_uvloop_too():
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(body())
+
+
+def test_the_largest_datagram_that_membership_makes_can_be_sent():
+    # They had differed by 17 bytes: a node that had much to tell of itself and others failed in the middle of a turn.
+    assert PAYLOAD_BYTES_MAX <= bounds.DATAGRAM_PAYLOAD_BYTES_MAX
+    assert CRYPTO_BYTES_MAX + PAYLOAD_BYTES_MAX == bounds.DATAGRAM_BYTES_MAX
+    ann, bob = End(ANN), End(BOB)
+    for packet in sent_by(ann, None, b"z" * PAYLOAD_BYTES_MAX):
+        bob.datagrams._receive(packet, ("127.0.0.1", 9))
+    assert [len(payload) for _, _, payload in bob.got] == [PAYLOAD_BYTES_MAX]
