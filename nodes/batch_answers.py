@@ -38,6 +38,9 @@ class Asked(Protocol):
     fabric: Fabric
     switchboard: Switchboard
 
+    def unheard(self) -> bool:
+        """Whether the fleet has nodes that are away, or were not heard of since this one started."""
+
 
 class BatchAnswers:
     """Registers the methods of questions about batches on a node's switchboard."""
@@ -144,7 +147,9 @@ class BatchAnswers:
                 return value, answer
             if isinstance(value, dict):
                 absent.update(value.get("absent", ()))
-        if where and not absent.issuperset(LEVELS):
+        # Where nobody is known to keep a log that it could be in, those who do may be away, all of them.
+        silent = len(answers) < len(nodes) or any(value is None for value, _ in answers)
+        if not absent.issuperset(LEVELS) if where else silent or self._node.unheard():
             raise NoQuorum(
                 f"who leads the log of {ids.batch_text(key)[:8]} is not known at the moment",
                 hint="ask again when two of the three hosts that keep it are there; nothing of it is lost meanwhile",

@@ -37,7 +37,7 @@ from swarm.exit_codes import ExitCode
 from swarm.paths import Home, private_directory
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
-from swarm.protocol.member import Member
+from swarm.protocol.member import Member, State
 from swarm.protocol.ownership import Ownership, OwnershipConfig
 from swarm.protocol.resources import NODE_LABEL, Capacity
 from transport.fleet import Fleet, create_fleet, enroll, host_name
@@ -578,6 +578,11 @@ class Node:
 
     def peer_reset(self, node: bytes) -> None:
         self.neighbourhood.peer_reset(node)
+
+    def unheard(self) -> bool:
+        members = {member.id: member.state for member in self.neighbourhood.members}
+        away = any(state in (State.SUSPECT, State.DEAD) for state in members.values())
+        return away or any(id not in members for id in self._discovery.remembered())
 
     def load_changed(self) -> None:
         if hasattr(self, "neighbourhood"):

@@ -132,6 +132,11 @@ class Discovery:
         if self._cache is not None and hint.id is not None and hint.curve_key is not None:
             self._cache.record(hint.id, hint.curve_key, hint.addresses, hint.port, hint.name)
 
+    def remembered(self) -> list[bytes]:
+        """Ids of other peers that were reached once, not too long ago, by this process or an earlier one."""
+        hints = self._cache.hints() if self._cache is not None else []
+        return [hint.id for hint in hints if hint.id is not None and hint.id != self._own]
+
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

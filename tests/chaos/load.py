@@ -175,7 +175,7 @@ def ask_now_and_then(seen: Seen, folder: Path, rng: random.Random, ended: thread
                 fleet = None
                 fleet = connect(timeout_s=2.0, reconnect_timeout_s=PATIENCE_S)
             said = _ask_for(fleet, task)
-        except (NoQuorum, FleetNotFound):
+        except (NoQuorum, FleetNotFound, TimeoutError):
             said = "unknown"
         except NotFound:
             said = "none"

@@ -30,6 +30,8 @@ NET_FAULTS = {"cut": 4, "cut-out": 3, "cut-in": 2, "cut-pair": 3, "halves": 2, "
 REPAIR_S = 30.0
 """Within this a damaged log is repaired from the others, when nothing else goes wrong."""
 CLOCK_S = 7200.0
+UP_S = 180.0
+"""Within this a node that was started is up, five at once on a machine that has much else to do; it takes two seconds else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Nemesis:
 
     def _is_up(self, host: str) -> None:
         socket = self.hosts.home(host).node_socket(host)
-        until_s = time.monotonic() + 60.0
+        until_s = time.monotonic() + UP_S
         while not socket.exists():
             assert self.hosts.nodes[host].poll() is None, f"it does not start: {self.hosts.condition(host)}"
             assert time.monotonic() < until_s, f"it does not come up: {self.hosts.condition(host)}"
@@ -160,7 +162,7 @@ class Nemesis:
             node = self.hosts.nodes.pop(host)
             at_s = time.monotonic()
             node.send_signal(signal.SIGTERM)
-            status = node.wait(60)
+            status = node.wait(UP_S)
             if status != 0:
                 self.wrong.append(f"{host} was told to stop and ended with {status}: {self.hosts.log(host)[-1500:]}")
             done.note = f"{time.monotonic() - at_s:.1f} s to drain"

@@ -84,7 +84,11 @@ class World:
         self.name = "oak"
         self.fabric = Fabric(led or {}, confirms or {}, len(others or []))
         self.switchboard = Switchboard(others or [])
+        self.away = False
         BatchAnswers(cast(Asked, self))
+
+    def unheard(self) -> bool:
+        return self.away
 
     def ask(self, **args: Any) -> Any:
         return asyncio.run(self.switchboard.methods["batch"](None, {"batch": KEY, **args}, b""))
@@ -135,4 +139,21 @@ def test_what_names_no_log_of_this_fleet_is_not_there() -> None:
     world = World(others=[absent()])
     world.fabric.around = []
     with pytest.raises(NotFound):
+        world.ask()
+
+
+@pytest.mark.parametrize(("away", "answer"), [(True, absent()), (False, None)])
+def test_what_those_may_have_who_are_away_or_do_not_answer_is_not_known(away: bool, answer: Any) -> None:
+    # After all nodes of a fleet were killed, the first one that was there again had denied what two others kept.
+    world = World(others=[answer])
+    world.fabric.around, world.away = [], away
+    with pytest.raises(NoQuorum):
+        world.ask()
+
+
+def test_a_link_that_is_down_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Link, "up", False)
+    world = World(others=[absent()])
+    world.fabric.around = []
+    with pytest.raises(NoQuorum):
         world.ask()
