@@ -38,6 +38,9 @@ class Asked(Protocol):
     fabric: Fabric
     switchboard: Switchboard
 
+    def connect(self, node: bytes) -> None:
+        """Open a link to a member."""
+
     def unheard(self) -> bool:
         """Whether the fleet has nodes that are away, or were not heard of since this one started."""
 
@@ -133,6 +136,9 @@ class BatchAnswers:
         if args.get("here"):
             return {"known": False, "absent": sorted(absent)}
         where = fabric.where(key)
+        for node in where:
+            if node not in fabric.node_links:
+                self._node.connect(node)  # who asks will ask again
         nodes = [node for node in where if node in fabric.node_links] or sorted(fabric.node_links)
         timeout_s = min(WAIT_S_MAX, float(args.get("wait_s") or 0.0)) + PEER_TIMEOUT_S
         answers = await asyncio.gather(

@@ -85,10 +85,14 @@ class World:
         self.fabric = Fabric(led or {}, confirms or {}, len(others or []))
         self.switchboard = Switchboard(others or [])
         self.away = False
+        self.connected: list[bytes] = []
         BatchAnswers(cast(Asked, self))
 
     def unheard(self) -> bool:
         return self.away
+
+    def connect(self, node: bytes) -> None:
+        self.connected.append(node)
 
     def ask(self, **args: Any) -> Any:
         return asyncio.run(self.switchboard.methods["batch"](None, {"batch": KEY, **args}, b""))
@@ -157,3 +161,12 @@ def test_a_link_that_is_down_answers_nothing(monkeypatch: pytest.MonkeyPatch) ->
     world.fabric.around = []
     with pytest.raises(NoQuorum):
         world.ask()
+
+
+def test_who_may_have_it_and_is_not_linked_is_linked_for_the_next_question() -> None:
+    # Two nodes that keep no log together had no link after a cut, and each said "unknown" of the other's batches for ever.
+    world = World()
+    world.fabric.around = [b"elm"]
+    with pytest.raises(NoQuorum):
+        world.ask()
+    assert world.connected == [b"elm"]
