@@ -152,7 +152,7 @@ def said_of(result: Any) -> dict[str, Any]:
         return {"value": result()}
     except TaskError as error:
         return {"error": type(error).__name__, "text": str(error)[:300]}
-    except (NotFound, NoQuorum, FleetNotFound):
+    except (NotFound, NoQuorum, FleetNotFound, TimeoutError):
         raise
     except BaseException as error:
         return {"error": type(error).__name__, "text": f"no error of a task: {error}"[:300]}
@@ -252,6 +252,7 @@ def _ask_for_batch(seen: Seen, fleet: Fleet, batch: str, tasks: list[str], ends_
         answer = "none"
     except (TimeoutError, NoQuorum, FleetNotFound) as error:
         answer = "pending" if isinstance(error, TimeoutError) else "unknown"
+        seen("unanswered", task=batch, why=f"{type(error).__name__}: {error}"[:300])
     except SwarmError as error:
         answer = "unknown"
         seen("unanswered", task=batch, why=f"{type(error).__name__}: {error}"[:300])
