@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.nemesis import NET_FAULTS, NODE_FAULTS
-from tests.chaos.run import Size, run
+from tests.chaos.run import PATIENCE_S, Size, run
 from tests.lab.lan import missing
 
 INSIDE = "CHAOS_MOUNTS_OF_ITS_OWN"
@@ -47,12 +47,11 @@ def main() -> int:
         os.execvpe("unshare", command, {**os.environ, INSIDE: "1"})
     size = Size(given.minutes * 60.0, given.rate)
     if given.short:
-        size = Size(
-            40.0, 5.0, 4, 4, ("kill", "hang", "tear", "worker"), ("cut", "cut-out", "cut-pair", "loss"),
-        )  # fmt: skip
+        nodes, net = ("kill", "hang", "tear", "worker"), ("cut", "cut-out", "cut-pair", "loss")
+        size = Size(40.0, 4.0, PATIENCE_S, len(nodes), len(net), nodes, net)
     if given.only:
         kinds = tuple(given.only.split(","))
-        size = Size(size.seconds, given.rate, size.node_faults, size.net_faults, kinds, kinds)
+        size = Size(size.seconds, given.rate, node_kinds=kinds, net_kinds=kinds)
     folder = given.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{given.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
     well = run(folder, given.seed, size, lambda line: print(line, flush=True))

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -15,6 +16,7 @@ from nodes.journal.files import STATES, RealFiles, segment_name
 from nodes.journal.format import HEADER_BYTES
 from nodes.journal.stamps import SECTOR
 from nodes.journal.survey import Survey, survey
+from swarm.errors import SwarmError
 from swarm.paths import private_directory
 from swarm.protocol.ids import decode32
 from tests.e2e.full_disks import fill
@@ -85,6 +87,19 @@ class Hosts(LanFleet):
             str(member["name"]): decode32(str(member["id"]), NODE_ID_BYTES)
             for member in self.client(self.names[0]).members()
         }
+
+    def groups(self, host: str) -> list[dict[str, Any]]:
+        """The logs that a host's node takes part in, as it says; none when it does not answer."""
+        try:
+            ledger = self.client(host).query("status", timeout_s=5.0).get("ledger")
+        except SwarmError:
+            self._forget(host)
+            return []
+        return list(ledger["groups"]) if ledger else []
+
+    def voters(self, host: str) -> int:
+        """How many nodes vote in the group of a host's own log."""
+        return max((len(group["voters"]) for group in self.groups(host) if group["own"]), default=0)
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
