@@ -413,7 +413,7 @@ class Answers:
                 f"{wanted!r} names {'no log' if not found else f'{len(found)} logs'} of which this node has a copy",
                 hint="swarm status --json lists them by their homes",
             )
-        loss = node.ledger.ledger.recover_accept_loss(boottime_s(), found[0])
+        loss = node.ledger.recover(found[0])
         node.fabric.turn()
         if isinstance(loss, Refusal):
             raise SwarmError(

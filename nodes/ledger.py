@@ -21,7 +21,7 @@ from nodes.journal.journal import Journal, JournalConfig
 from nodes.journal.writer import JournalWriter
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
-from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Refusal
+from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Loss, Refusal
 from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_of, home_tag, is_local
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
@@ -39,6 +39,7 @@ TAGS_MAX = 16
 WALL_EVERY_S = 10.0
 """How often the ledger hears what the wall clock shows; a clock that is set is noticed so soon."""
 DRAIN_S = 10.0
+MEMBERS_EVERY_S = 0.1
 
 
 class Around(Protocol):
@@ -70,6 +71,7 @@ class LedgerShell:
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float],
         turn: Callable[[], None],
+        disown: Callable[[frozenset[bytes]], None],
     ) -> None:
         self.me = me
         self._names_me = name
@@ -80,6 +82,7 @@ class LedgerShell:
         self._loop = loop
         self._now = now
         self._turn = turn
+        self._disown = disown
         self._writer = JournalWriter(journal, loop, self._synced, self._space)
         self._members: Callable[[], list[Member]] = list
         self._removed: set[bytes] = set()
@@ -96,6 +99,9 @@ class LedgerShell:
         self._drained: asyncio.Future[tuple[bytes, ...]] | None = None
         self._closing = False
         self._leaving = False
+        self._told = True
+        """Something that may have effects."""
+        self._look_timer: asyncio.TimerHandle | None = None
         self.ledger = Ledger(
             now(), me, boot, random.Random(), recovered=journal.take_recovered(), host=zone, wall=time.time()
         )
@@ -110,8 +116,12 @@ class LedgerShell:
     # --- what the fabric asks -------------------------------------------------------------------------------------------
 
     def take(self) -> list[Any]:
-        """What is to be done now, in order."""
-        return self.ledger.take()
+        """What is to be done now, in order. Costs nothing in the turns in which nobody told the ledger anything."""
+        if not self._told:
+            return []
+        effects = self.ledger.take()
+        self._told = bool(effects)
+        return effects
 
     def arm(self) -> None:
         """Be called again when the ledger wants to be."""
@@ -125,10 +135,12 @@ class LedgerShell:
 
     def receive(self, sender: bytes, payload: memoryview) -> None:
         """A frame of consensus came over an authenticated link."""
+        self._told = True
         self.ledger.receive(self._now(), sender, payload)
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._told = True
         now = self._now()
         if now - self._wall_at > WALL_EVERY_S:
             self._wall_at = now
@@ -141,7 +153,7 @@ class LedgerShell:
     def watch(self, members: Callable[[], list[Member]]) -> None:
         """From now on these are the members."""
         self._members = members
-        self.members_changed()
+        self._look_at_members()
 
     def removed(self, node: bytes) -> None:
         """A member was turned away for good."""
@@ -149,7 +161,19 @@ class LedgerShell:
         self.members_changed()
 
     def members_changed(self) -> None:
-        """Somebody came, went, or says something else of itself."""
+        """Somebody came, went, or says something else of itself. In a large fleet somebody always does: it is looked at now and
+        then."""
+        if self._look_timer is None and not self._closing:
+            self._look_timer = self._loop.call_later(MEMBERS_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        self._look_timer = None
+        if self._closing:
+            return
+        self._look_at_members()
+        self._turn()
+
+    def _look_at_members(self) -> None:
         rows, found = [], {}
         for member in self._members():
             info = member.info
@@ -164,6 +188,7 @@ class LedgerShell:
                 found[member.id] = (_tags(info.get("j")), _tags(info.get("k")))
         self.announcements = found
         now = self._now()
+        self._told = True
         self.ledger.members_seen(now, rows)
         for group in self.ledger.groups:
             raft = self.ledger.raft(group)
@@ -233,6 +258,7 @@ class LedgerShell:
         known here; why not, if it is known at once."""
         self._read_number += 1
         context = self._read_number.to_bytes(8, "big")
+        self._told = True
         refused = self.ledger.read(self._now(), group, context)
         if refused is None:
             self._reads[context] = done
@@ -261,6 +287,7 @@ class LedgerShell:
 
     def _propose(self, it: Propose) -> None:
         now = self._now()
+        self._told = True
         found = self.ledger.propose(now, it.group, it.record)
         if isinstance(found, Refusal):
             self._ownership.not_taken(now, it.ticket, found)
@@ -286,6 +313,13 @@ class LedgerShell:
         self._around.fact(Fact("ledger.leads", {}, {"group": it.group.hex(), "epoch": it.epoch}))
 
     def _follow(self, it: Follow) -> None:
+        # What runs here of it waits for who leads now.
+        mine = [
+            batch.key for batch in self._ownership.batches.values()
+            if batch.durable is not None and batch.durable.group == it.group and batch.finished_at is None
+        ]  # fmt: skip
+        if mine:
+            self._disown(frozenset(mine))
         self._ownership.follow(self._now(), it.group)
 
     def _announce(self, it: Announce) -> None:
@@ -303,6 +337,7 @@ class LedgerShell:
 
     def _synced(self, number: int, again: Mapping[bytes, Recovered]) -> None:
         now = self._now()
+        self._told = True
         for group, recovered in again.items():
             self._around.fact(Fact("ledger.restarted", {}, {"group": group.hex()}))
             self.ledger.restart(now, group, recovered)
@@ -312,8 +347,14 @@ class LedgerShell:
 
     def _space(self, full: bool) -> None:
         self._around.fact(Fact("journal.full") if full else Fact("journal.space"))
+        self._told = True
         self.ledger.space(self._now(), full)
         self._turn()
+
+    def recover(self, group: bytes) -> Loss | Refusal:
+        """Go on alone with a log whose majority is lost for good."""
+        self._told = True
+        return self.ledger.recover_accept_loss(self._now(), group)
 
     # --- leaving ------------------------------------------------------------------------------------------------------------------
 
@@ -324,6 +365,7 @@ class LedgerShell:
         if for_good:
             self._leaving = True
             self._around.load_changed()
+        self._told = True
         self.ledger.drain(self._now(), for_good)
         self._turn()
         try:
@@ -334,8 +376,9 @@ class LedgerShell:
     async def close(self) -> None:
         """What waits is written; nothing is sent any more."""
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         await self._writer.close()
 
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +201,9 @@ class Node:
 
         journal = open_journal(self.directory / "journal", self.fleet.trust.tag, self.credentials.id, settings)
         self.ledger = LedgerShell(
-            journal, self.credentials.id, self.name, self.boot, self._zone(), self.fabric.ownership, self.fabric.node_links, self,
+            journal, self.credentials.id, self.name, self.boot, self._zone, self.fabric.ownership, self.fabric.node_links, self,
             self.loop, boottime_s, self.fabric.turn,
+            lambda batches: self.fabric.execution.disown(boottime_s(), self.credentials.id, batches),
         )  # fmt: skip
         self._stack.push_async_callback(self.ledger.close)
         self.fabric.keep_ledger(self.ledger)
@@ -213,6 +214,7 @@ class Node:
         """What is kept of tasks of which their script says nothing."""
         return "none" if self.ledger is None else self.settings.ledger.durability
 
+    @cached_property
     def _zone(self) -> bytes:
         """What fails together with this node, as 8 bytes."""
         from blake3 import blake3
@@ -568,7 +570,7 @@ class Node:
     def own_info(self) -> Mapping[str, object]:
         info = info_of(self.fabric.execution)
         if self.ledger is not None:
-            info |= self.ledger.info() | {"z": self._zone()}
+            info |= self.ledger.info() | {"z": self._zone}
         return info
 
     # --- what the fabric asks -----------------------------------------------------------------------------------------
