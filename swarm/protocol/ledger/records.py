@@ -183,8 +183,12 @@ def digest_of(raw: bytes, count: int, columns: Bytes, deps: Iterable[bytes] = ()
     return hasher.digest(DIGEST_BYTES)
 
 
+# One packer for all: making one for each record costs more than the packing.
+_packed: Final = msgpack.Packer(autoreset=True).pack
+
+
 def _record(kind: Kind, header: dict[str, Any], *body: Bytes) -> bytes:
-    packed = msgpack.packb(header)
+    packed = _packed(header)
     size = sum(len(part) for part in body)
     return b"".join((_PREFIX.pack(kind, VERSION, 0, len(packed), size), packed, *body))
 

@@ -11,7 +11,7 @@ from typing import Any
 from kernels.batch import Calls, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
-from swarm.protocol.ledger.records import Token
+from swarm.protocol.ledger.records import Record, Token
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Shape
@@ -73,7 +73,7 @@ class Propose:
 
     ticket: int
     group: bytes
-    record: bytes
+    record: Record
 
 
 @dataclass(slots=True)

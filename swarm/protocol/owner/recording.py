@@ -22,7 +22,6 @@ from swarm.protocol.ledger.records import (
     Record,
     Submitted,
     Token,
-    pack,
     split_ranges,
 )
 from swarm.protocol.ledger.state import Applied, Verdict
@@ -170,7 +169,7 @@ class Recording:
         assert batch.durable is not None
         self._ticket += 1
         self._waiting[self._ticket] = (batch, record, what)
-        self._holdings.emit(Propose(self._ticket, batch.durable.group, pack(record)))
+        self._holdings.emit(Propose(self._ticket, batch.durable.group, record))
 
     # --- what came of it ----------------------------------------------------------------------------------------------
 

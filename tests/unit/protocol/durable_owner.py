@@ -8,7 +8,7 @@ from kernels.batch import OutcomeBuilder
 from swarm.protocol import ids
 from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.homes import durable_session, fleet_group, node_group
-from swarm.protocol.ledger.records import Durability, pack_entry, unpack
+from swarm.protocol.ledger.records import Durability, pack, pack_entry
 from swarm.protocol.ledger.state import LedgerState
 from swarm.protocol.owner.batches import Adopt, AskHeld, Propose
 from swarm.protocol.ownership import Batch, Ownership, OwnershipConfig
@@ -57,7 +57,7 @@ class Log:
         part, self.waiting = self.waiting[:most], self.waiting[len(self.waiting) if most is None else most :]
         for one in part:
             self.index += 1
-            (applied,) = self.state.apply(self.index, self.term, pack_entry([one.record]))
+            (applied,) = self.state.apply(self.index, self.term, pack_entry([pack(one.record)]))
             self.owner.it.committed(self.owner.now, one.ticket, self.copies, self.copies, applied)
         self.owner.take()
 
@@ -76,7 +76,7 @@ class Log:
 
     def kinds(self) -> list[str]:
         """What waits, by the names of the records."""
-        return [type(unpack(one.record)).__name__ for one in self.waiting]
+        return [type(one.record).__name__ for one in self.waiting]
 
 
 class DurableOwner(Owner):
