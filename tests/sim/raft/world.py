@@ -375,7 +375,7 @@ class World:
             sim.at(sim.now + delay_s, lambda: self.crash(number, again_s))
             return
         numbers = sorted(self.members)
-        if how < 0.35:
+        if how < 0.35 and not self.plan.meddles:
             # One that has just voted may not have it on disk, and who has not heard of this election can be elected by it.
             voter = numbers[int(random() * len(numbers))]
             if voter != number:
