@@ -182,7 +182,6 @@ class LedgerMember:
                 case Fact():
                     if effect.name in VIOLATIONS:
                         raise Broken(f"violation: node {self.number}: {effect}")
-        self._check_leaders()
 
     def _check_complete(self, lead: Lead) -> None:
         """Who leads knows all that was committed in earlier terms."""
@@ -292,10 +291,10 @@ class LedgerMember:
         if index % 8 == 0:
             history.same_state(self.number, name, index, blake3(group.state.snapshot()).digest())
 
-    def _check_leaders(self) -> None:
-        for name in self.ledger.groups:
-            raft = self.node.group(name)
-            assert raft is not None
+    def _check_leader(self, name: bytes) -> None:
+        """A leader only appends: looked at with each of its writes."""
+        raft = self.node.group(name)
+        if raft is not None:
             if raft.leads:
                 log = self._log(name)
                 was = self.led.get(name)
@@ -314,6 +313,7 @@ class LedgerMember:
 
     def _sync(self, sync: Sync) -> None:
         for write in sync.writes:
+            self._check_leader(write.group)
             if write.entries and self.node.group(write.group) is not None:
                 before = self._log(write.group).term(write.first - 1)
                 self.world.truth(write.group).writes(self.number, write, before)
