@@ -64,7 +64,7 @@ FAULTS = {
     "change-early": Fault(
         "leading", "if replica.commit < self._term_start:\n            return Refusal.NOT_YET", "",
         "A leader changes the members before it has committed an entry of its own term (the bug of 2015).",
-        ("liveness", *SAFETY), 482,
+        ("liveness", *SAFETY), 843,
     ),
     "change-two": Fault(
         "leading", "if replica.members_index > replica.commit:\n            return Refusal.PENDING", "",
