@@ -44,6 +44,14 @@ def _set_time():
 time.time = _set_time
 """
 """For `sitecustomize`: this process's wall clock is off by what the file says, now and whenever it changes."""
+ALARMS = (
+    "Traceback",
+    '"raft.violation"',
+    '"peer.violation"',
+    '"query.crashed"',
+    "never retrieved",
+    "was destroyed but",
+)
 SLOW = ("tbf", "rate", "400kbit", "burst", "16kb", "latency", "300ms")
 
 
@@ -186,6 +194,17 @@ class Hosts(LanFleet):
         self.launch(host)
         socket = self.home(host).node_socket(host)
         until(lambda: socket.exists() or self.nodes[host].poll() is not None, PATIENCE_S, lambda: self.condition(host))
+
+    def alarms(self) -> list[str]:
+        """What nodes wrote that they never should."""
+        found = []
+        for host in self.names:
+            text = (self.root / f"{host}.log").read_text(errors="replace")
+            for alarm in ALARMS:
+                at = text.find(alarm)
+                if at >= 0:
+                    found.append(f"{host} wrote, {text.count(alarm)} times: {text[max(0, at - 200) : at + 2000]}")
+        return found
 
     def said(self, host: str, event: str) -> int:
         """How often a node's log has an event."""

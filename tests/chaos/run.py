@@ -62,6 +62,7 @@ def run(folder: Path, seed: str, size: Size, say: Callable[[str], object]) -> bo
             calm_s = _chaos(hosts, nemesis, folder, seed, size, say)
             statuses = hosts.stop()
             nemesis.wrong += [f"{host} ended with {status}" for host, status in statuses.items() if status != 0]
+            nemesis.wrong += hosts.alarms()
             (folder / "faults.json").write_text(json.dumps([asdict(done) for done in nemesis.done], indent=1))
             seen = history.read(folder)
             violations = check(seen)
