@@ -106,11 +106,10 @@ def task_options(args: argparse.Namespace) -> dict[str, Any]:
         options["retries"] = args.retries
     if args.rerun:
         options["rerun"] = True
-    level = args.durability or ("fleet" if args.detach else None)
-    if level == "none" and args.detach:
+    # What runs as if it ran here ends with this process, whatever becomes of that; what shall go on has to be asked for.
+    options["durability"] = args.durability or ("fleet" if args.detach else "none")
+    if options["durability"] == "none" and args.detach:
         raise UsageError("--detach needs --durability node or fleet", hint="without, it ends with whoever submitted it")
-    if level is not None:
-        options["durability"] = level
     return options
 
 

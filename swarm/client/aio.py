@@ -280,7 +280,7 @@ class AsyncFleet:
             while not cancel and not engine.closed and not await asyncio.to_thread(engine.wait_idle, _PATIENCE_S):
                 pass
         finally:
-            await asyncio.shield(asyncio.to_thread(engine.close))
+            await asyncio.shield(asyncio.to_thread(engine.close, cancel=cancel))
 
     async def __aenter__(self) -> AsyncFleet:
         return self

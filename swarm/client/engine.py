@@ -147,8 +147,11 @@ class Engine:
             self.close()
             raise
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Disconnect; futures without an outcome end as cancelled. Safe to call again."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S, *, cancel: bool = False) -> None:
+        """Disconnect; futures without an outcome end as cancelled. Safe to call again.
+
+        Tasks that are not durable end with their client. The others go on, unless they are to be cancelled.
+        """
         self.lane.close()
         with self.room.lock:
             if self.closed:
@@ -160,7 +163,7 @@ class Engine:
             self._bulk.close()
         if self._thread.is_alive():
             try:
-                self._call(self._close(), timeout_s)
+                self._call(self._close(cancel), timeout_s)
             except (Exception, asyncio.CancelledError):
                 pass  # a node that does not answer is left to find out by itself
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -220,13 +223,19 @@ class Engine:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _close(self) -> None:
+    async def _close(self, cancel: bool) -> None:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         for timer in (self._timer, self._refresh):
             if timer is not None:
                 timer.cancel()
         self._flush()
+        if cancel and self._session.unfinished_durable:
+            for number in self._session.unfinished_durable:
+                self._session.cancel(number)
+            self._turn()
+            if self._link is not None:
+                self._link.flush()
         if self._finder is not None:
             await self._finder.close()
 

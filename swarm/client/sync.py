@@ -79,7 +79,7 @@ class Fleet:
     """A connection to a fleet. Use it in a ``with`` statement, or close it.
 
     Leaving the ``with`` block waits for what is unfinished; leaving it by an exception (Ctrl-C is one) cancels it. What
-    is unfinished when the interpreter ends is cancelled.
+    is unfinished when the interpreter ends is cancelled; only what is durable goes on then, as it does after `detach`.
     """
 
     def __init__(self, engine: Engine, durability: str | None = None) -> None:
@@ -444,7 +444,7 @@ class Fleet:
         with waiting():
             if not self._engine.wait_accepted(timeout):
                 raise TimeoutError("not all tasks are accepted yet")
-        self.close(cancel=True)
+        self._engine.close()
 
     def outcome(self, task: str, shown: Mapping[str, Any], payload: bytes) -> tuple[bool, Any]:
         """(whether it ended, its value) from a node's answer; raises what the task raised."""
@@ -465,12 +465,12 @@ class Fleet:
         return value if isinstance(value, dict) else {"value": value, "body": body}
 
     def close(self, *, cancel: bool = False) -> None:
-        """Disconnect. Waits for what is unfinished, unless it is to be cancelled."""
+        """Disconnect. Waits for what is unfinished, unless it is to be cancelled; `detach` leaves what is durable."""
         engine = self._engine
         if not engine.closed and not cancel:
             with waiting():
                 engine.wait_idle()
-        engine.close()
+        engine.close(cancel=cancel)
 
     def __enter__(self) -> Fleet:
         return self

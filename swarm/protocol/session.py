@@ -152,6 +152,11 @@ class Session:
         return self._batches
 
     @property
+    def unfinished_durable(self) -> list[int]:
+        """Numbers of those that go on without this session."""
+        return sorted(number for number, batch in self._batches.items() if batch.durability)
+
+    @property
     def may_move(self) -> bool:
         """Whether leaving the node would lose nothing: no task that may not be repeated has been let begin there."""
         return not any(

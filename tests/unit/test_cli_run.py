@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from command_fleet import CommandFleet
@@ -16,6 +19,7 @@ from command_fleet import CommandFleet
 from nodes.cli import main
 from nodes.cli.run import Output
 from nodes.cli.staging import bring_back, inputs, name_there
+from swarm.client.receipts import Receipt
 from swarm.errors import NotFound, UsageError
 from swarm.exit_codes import ExitCode
 
@@ -158,6 +162,7 @@ def test_options_become_those_of_the_task(monkeypatch: pytest.MonkeyPatch) -> No
         "timeout_s": 120.0,
         "retries": 2,
         "rerun": True,
+        "durability": "none",
     }
 
 
@@ -204,3 +209,50 @@ def test_output_counts_as_taken_when_it_is_written(capfdbinary: pytest.CaptureFi
     output.write_all()
     assert taken == [11, 1]
     assert capfdbinary.readouterr() == (b"x" * 11, b"y")
+
+
+class Detaching:
+    """A fleet that accepts, and is left."""
+
+    def __init__(self) -> None:
+        self.submitted: list[dict[str, Any]] = []
+        self.detached = False
+
+    def __enter__(self) -> Detaching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit_command(self, argv: list[str], **options: Any) -> Any:
+        self.submitted.append({"argv": argv, **options})
+        receipt: Future[Receipt] = Future()
+        receipt.set_result(Receipt(2, 2, 5, 60.0))
+        return SimpleNamespace(id="a-task", batch_id="a-batch", receipt=receipt)
+
+    def detach(self) -> None:
+        self.detached = True
+
+
+def test_what_is_left_to_the_fleet_is_kept_and_its_id_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = Detaching()
+    monkeypatch.setattr("swarm.connect", lambda **_: fleet, raising=False)
+    assert main(["run", "--detach", "--", "true"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, fleet.detached) == ("a-task\n", True) and "2 disks of 2 hosts" in err
+    assert fleet.submitted[0]["durability"] == "fleet" and not fleet.submitted[0].get("stdin")
+    assert main(["map", "--detach", "--durability", "node", "echo {}", ":::", "a", "b"]) == 0
+    assert capsys.readouterr().out == "a-batch\n"
+    assert [one["durability"] for one in fleet.submitted[1:]] == ["node", "node"]
+    assert main(["run", "--json", "--detach", "--", "true"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ids": ["a-task"], "copies": 2, "hosts": 2}
+
+
+def test_what_is_kept_nowhere_cannot_be_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("swarm.connect", lambda **_: Detaching(), raising=False)
+    assert main(["run", "--detach", "--durability", "none", "--", "true"]) == ExitCode.USAGE
+    assert "--durability node or fleet" in capsys.readouterr().err

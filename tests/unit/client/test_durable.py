@@ -204,6 +204,24 @@ def test_what_is_of_use_only_while_its_caller_is_there_is_not_kept_for_later() -
             world.fleet.submit_command(["cat"], stdin=True, durability="node")
 
 
+def test_leaving_by_an_exception_cancels_what_is_durable_too_and_detaching_does_not() -> None:
+    for leave in ("exception", "detach"):
+        with World("oak") as world:
+            (oak,) = world.nodes
+            oak.answers = lambda header: "hold"
+            world.fleet.submit(square, 3, durability="fleet")
+            world.eventually(lambda: oak.submitted)
+            key = oak.submitted[0]["b"]
+            world.do(oak.say, Kind.ACCEPTED, {"b": key, "copies": 2, "hosts": 2, "e": 5, "r": 60.0})
+            if leave == "detach":
+                world.fleet.detach(5)
+                assert oak.cancelled == []
+                continue
+            with pytest.raises(KeyError), world.fleet:
+                raise KeyError("Ctrl-C, say")
+            assert [header["b"] for header in oak.cancelled] == [key]
+
+
 def test_receipts_are_waited_for_only_so_long() -> None:
     with World("oak") as world:
         world.nodes[0].answers = lambda header: "hold"
