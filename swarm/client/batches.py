@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kernels.batch import CallBuilder
 from swarm.client.futures import Future
-from swarm.client.receipts import NO_RECEIPT, Receiving
+from swarm.client.receipts import Receiving, no_receipt
 from swarm.client.routes import Route
 from swarm.errors import NotAccepted
-from swarm.protocol.ids import batch_key
+from swarm.protocol.ids import SESSION_BYTES, batch_key
 
 if TYPE_CHECKING:
     from swarm.client.engine import Engine
@@ -56,10 +56,7 @@ class Batch:
         if self.receiving is None:
             with self.engine.batches.lock:
                 if self.receiving is None:
-                    made = Receiving()
-                    if not self.route.durability:
-                        made.set_result(NO_RECEIPT)
-                    self.receiving = made
+                    self.receiving = Receiving() if self.route.durability else no_receipt()
         return self.receiving
 
     def take(self) -> tuple[int, bytes, list[Any]]:
@@ -136,6 +133,9 @@ class Batches:
             self._open.clear()
             it = self._begin(route)
             it.deps = deps
+            if route.durability:
+                # In the log of what it waits for, wherever new tasks go by now.
+                it.session = deps[0][:SESSION_BYTES]
             index = it.builder.add(payload)
             future = self.added(it, index, make(it, index))
             self._shut(it)

@@ -25,9 +25,11 @@ import msgpack
 from kernels.batch import attributes, encode_plain
 from kernels.plain import decode_plain
 from swarm.client.futures import Future
+from swarm.client.receipts import Receiving, no_receipt
 from swarm.client.routes import Route
 from swarm.errors import TaskCancelled
 from swarm.protocol import direct as wire
+from swarm.protocol.ids import batch_key
 from swarm.protocol.states import Status
 from swarm.tasks import current_task
 
@@ -55,6 +57,20 @@ class DirectCall:
         self.route = route
         self.payload = payload
         self.future: Future = DirectFuture(self)
+
+    @property
+    def session(self) -> bytes:
+        """The client's own session: such a call is never durable."""
+        return self.engine.session_id
+
+    @property
+    def key(self) -> bytes:
+        """The key of the batch that it would be."""
+        return batch_key(self.session, self.number)
+
+    def receipt(self) -> Receiving:
+        """That it is on no disk."""
+        return no_receipt()
 
 
 class DirectFuture(Future):

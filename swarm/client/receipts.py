@@ -41,3 +41,10 @@ class Receiving(concurrent.futures.Future[Receipt]):
         """None comes."""
         if not self.done():
             self.set_exception(error)
+
+
+def no_receipt() -> Receiving:
+    """The receipt of what is on no disk: it is there at once."""
+    made = Receiving()
+    made.set_result(NO_RECEIPT)
+    return made

@@ -200,6 +200,8 @@ class Fleet:
                     hint="wait for it and pass its result",
                 )
             task = value.task_id
+            if not self._can_wait(route, value, deps):
+                return value.result()  # what it waits for is in another log, and may be known to other nodes
             if task not in deps:
                 deps.append(task)
             fills.append((place, deps.index(task)))
@@ -223,6 +225,13 @@ class Fleet:
                 route, encode_call(values, named, sink, fills=fills, by_value=is_local), deps, make
             ),
         )
+
+    def _can_wait(self, route: Route, value: Future, deps: list[bytes]) -> bool:
+        """Whether the node that a call goes to knows of the task that it waits for."""
+        source, level = value._batch, value._batch.route.durability
+        if not route.durability:
+            return not level or source.session == self._engine.durable_session()
+        return level == route.durability and (not deps or deps[0][: ids.SESSION_BYTES] == source.session)
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""

@@ -94,6 +94,7 @@ def test_what_ends_a_call_arrives_as_from_any_task(fleet: Fleet) -> None:
 
     future = direct(fleet, about)
     assert future.result(20) == [future.task_id, 1, "oak"]
+    assert future.receipt.result(0).copies == 0
     assert direct(fleet, np.arange, 5).result(20).tolist() == [0, 1, 2, 3, 4]
     large = direct(fleet, np.ones, 300_000).result(20)
     assert large.sum() == 300_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -176,6 +177,25 @@ def test_after_a_fail_over_the_same_key_goes_to_the_next_node_and_new_ones_name_
         assert elm.submitted[0] == oak.submitted[0]
         later = world.fleet.submit(square, 5, durability="fleet")
         assert later.result(5) == 25 and later.task_id[:3] == home_tag(elm.credentials.id)
+
+
+def test_what_waits_for_a_task_goes_into_its_log_and_other_results_are_waited_for_here() -> None:
+    with World("oak", "elm") as world:
+        oak, elm = world.nodes
+        elm.answers = oak.answers = lambda header: "hold"
+        first = world.fleet.submit(square, 2, durability="fleet")
+        world.eventually(lambda: oak.submitted)
+        world.kill("oak")
+        world.eventually(lambda: elm.submitted)
+        second = world.fleet.submit(square, first, durability="fleet")
+        world.eventually(lambda: len(elm.submitted) == 2)
+        assert elm.submitted[1]["d"] == [first.task_id]
+        assert second.task_id[:8] == first.task_id[:8], "where new tasks go by now nobody knows of it"
+        key = elm.submitted[0]["b"]
+        threading.Timer(0.2, lambda: world.do(elm.run, *elm.held[key])).start()
+        third = world.fleet.submit(square, first)  # not durable, and elm need not know what it waits for
+        world.eventually(lambda: len(elm.submitted) == 3)
+        assert first.result(5) == 4 and "d" not in elm.submitted[2] and not third.done()
 
 
 def test_tasks_that_may_not_be_repeated_ask_no_client_and_survive_its_node() -> None:
