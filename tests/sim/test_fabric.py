@@ -9,6 +9,7 @@ import pytest
 
 from swarm.protocol.execution import Execution
 from swarm.protocol.messages import Kind
+from swarm.protocol.owner.attempts import Attempts
 from swarm.protocol.ownership import Ownership
 from swarm.protocol.resources import Capacity
 from swarm.protocol.session import Session
@@ -322,16 +323,13 @@ def test_the_checker_sees_a_task_that_is_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_checker_sees_what_may_not_be_repeated_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Ownership._rows_lost
-
-    def careless(self: Ownership, now: float, dispatch: Any, indices: list[int], why: str) -> None:
+    def careless(self: Attempts, now: float, dispatch: Any, indices: list[int], why: str) -> None:
         for index in indices:
             dispatch.batch.columns.release(index)
-        self._push(dispatch.batch, now, len(indices))
+        self._placing.push(dispatch.batch, now, len(indices))
 
-    monkeypatch.setattr(Ownership, "_rows_lost", careless)
+    monkeypatch.setattr(Attempts, "lost", careless)
     some_run_fails("once", "not repeatable, began again")
-    monkeypatch.setattr(Ownership, "_rows_lost", honest)
 
 
 def test_the_checker_sees_a_token_that_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
