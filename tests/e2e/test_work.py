@@ -242,6 +242,6 @@ def test_commands(fleet: Fleet, nodes: Nodes, tmp_path: Path) -> None:
 
 def test_options_that_are_not_there_are_refused(fleet: Fleet) -> None:
     with pytest.raises(swarm.ConfigError):
-        fleet.submit(abs, 1, durability="fleet")
+        fleet.submit(abs, 1, durability="galaxy")
     with pytest.raises(swarm.ConfigError):
         fleet.submit(abs, 1, timeout_s=-1)
