@@ -16,7 +16,7 @@ FAULTS = {
     "epoch-ignored": Fault(
         "batch", "return 0 if token.epoch == self.epoch else None", "return 0",
         "A token of any epoch counts for a row that was granted none.",
-        OUTCOMES, 38,
+        OUTCOMES, 60,
     ),
     "two-outcomes": Fault(
         "batch", "if index >= self.count or self.ended(index):", "if index >= self.count:",
@@ -26,7 +26,7 @@ FAULTS = {
     "grants-not-restored": Fault(
         "batch", "for token, ranges in sorted(by_token.items()):", "for token, ranges in ():",
         "A snapshot does not bring back who holds what: stale tokens count again.",
-        OUTCOMES, 24,
+        OUTCOMES, 64,
     ),
     "content-unchecked": Fault(
         "state", "same = known.submitted.digest == record.digest", "same = True",
