@@ -51,7 +51,8 @@ def proposals_per_s(a_turn: int, entry_bytes: int = 256, for_s: float = 1.0) -> 
 
 
 def idle_groups(count: int = 10_000, simulated_s: float = 10.0) -> dict[str, float]:
-    """Groups at rest on three nodes: what `simulated_s` of them cost, and what making and electing them did."""
+    """Groups at rest on three nodes: what `simulated_s` of them cost, what making and electing them did, and what they cost
+    when one of the nodes is down."""
     groups = [b"g%05d" % number for number in range(count)]
     began = time.process_time()
     cluster = Cluster(groups=groups)
@@ -64,9 +65,19 @@ def idle_groups(count: int = 10_000, simulated_s: float = 10.0) -> dict[str, flo
     began = time.process_time()
     cluster.run(simulated_s)
     idle_s = time.process_time() - began
+    cluster.cut = lambda source, to: id_of(2) in (source, to)
+    others = {id: node for id, node in cluster.nodes.items() if id != id_of(2)}
+    del cluster.nodes[id_of(2)]
+    cluster.run(8.0)
+    without = min(node.resting for node in others.values())
+    began = time.process_time()
+    cluster.run(simulated_s)
+    down_s = time.process_time() - began
     return {
         "groups": count,
         "resting": resting,
+        "resting_without_one": without,
+        "down_cpu_ms_per_s": 1000 * down_s / simulated_s,
         "elected_cpu_s": ready_s,
         "idle_cpu_ms_per_s": 1000 * idle_s / simulated_s,
         "idle_frames_per_s": (cluster.frames - frames) / simulated_s,
@@ -199,6 +210,9 @@ def show_consensus(figures: dict[str, Any]) -> None:
     print(
         f"{idle['groups']:,} groups on three nodes, {idle['resting']:,} at rest: {idle['idle_cpu_ms_per_s']:.2f} ms of CPU "
         f"and {idle['idle_frames_per_s']:.0f} frames a second for all three ({idle['elected_cpu_s']:.1f} s of CPU to elect them and come to rest)"
+    )
+    print(
+        f"the same with one of the three down, {idle['resting_without_one']:,} at rest: {idle['down_cpu_ms_per_s']:.2f} ms of CPU a second"
     )
     submits, state = figures["submits"], figures["applied"]
     for (tasks, a_turn), row in zip(SUBMITS, submits.values(), strict=True):

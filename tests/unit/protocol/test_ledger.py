@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -11,10 +12,13 @@ from swarm.protocol.ledger import homes
 from swarm.protocol.ledger.config import LedgerConfig
 from swarm.protocol.ledger.effects import Announce, Committed, Dropped, Follow, Lead, Loss, Reason, Refusal
 from swarm.protocol.ledger.homes import Announcement
+from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.records import Forgotten, Granted, Submitted, Token, pack
 from swarm.protocol.ledger.state import Verdict
+from swarm.protocol.raft import wire
 from swarm.protocol.raft.effects import ReadReady
-from swarm.protocol.raft.entries import Recovered
+from swarm.protocol.raft.entries import Members, Recovered, Snapshot, Vote
+from swarm.protocol.raft.wire import Kind, Message
 from tests.sim.ledger.cluster import CONFIG, WALL, Ledgers, batch, outcomes
 from tests.sim.raft.cluster import id_of
 
@@ -321,15 +325,7 @@ def test_nodes_say_in_which_groups_they_vote_and_which_they_lead(formed_once: Le
 
 def test_who_is_no_member_of_the_fleet_founds_no_group_here() -> None:
     ledgers = formed(1)
-    stranger = Ledgers(1).nodes[0]  # of another fleet, and unknown here
-    from random import Random
-
-    from swarm.protocol.ledger.ledger import Ledger
-
     stranger = Ledger(0.0, b"s" * 16, b"%08d" % 5, Random(1), CONFIG, {}, b"far", WALL)
-    from swarm.protocol.raft import wire
-    from swarm.protocol.raft.wire import Kind, Message
-
     frame = wire.encode(
         b"%08d" % 5, 0, [Message(stranger.id, Kind.HEARTBEAT, 1), Message(b"x" * 17, Kind.HEARTBEAT, 1)]
     )
@@ -344,11 +340,6 @@ def test_who_is_no_member_of_the_fleet_founds_no_group_here() -> None:
 
 
 def test_a_snapshot_that_makes_no_sense_is_damage() -> None:
-    from random import Random
-
-    from swarm.protocol.ledger.ledger import Ledger
-    from swarm.protocol.raft.entries import Members, Snapshot, Vote
-
     group = homes.fleet_group(id_of(0))
     found = {group: Recovered(Vote(3), Snapshot(9, 3, Members.of([id_of(0), id_of(1)]), b"nonsense"))}
     ledger = Ledger(0.0, id_of(0), b"%08d" % 1, Random(1), LedgerConfig(), found, b"h", WALL)
