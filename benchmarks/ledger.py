@@ -65,6 +65,7 @@ def idle_groups(count: int = 10_000, simulated_s: float = 10.0) -> dict[str, flo
     began = time.process_time()
     cluster.run(simulated_s)
     idle_s = time.process_time() - began
+    frames = cluster.frames - frames
     cluster.cut = lambda source, to: id_of(2) in (source, to)
     others = {id: node for id, node in cluster.nodes.items() if id != id_of(2)}
     del cluster.nodes[id_of(2)]
@@ -80,7 +81,7 @@ def idle_groups(count: int = 10_000, simulated_s: float = 10.0) -> dict[str, flo
         "down_cpu_ms_per_s": 1000 * down_s / simulated_s,
         "elected_cpu_s": ready_s,
         "idle_cpu_ms_per_s": 1000 * idle_s / simulated_s,
-        "idle_frames_per_s": (cluster.frames - frames) / simulated_s,
+        "idle_frames_per_s": frames / simulated_s,
     }
 
 

@@ -213,6 +213,8 @@ class LedgerWorld(World):
         told = member.ledger.propose(member.now, want.group, record)
         if isinstance(told, Refusal):
             if told.reason is Reason.CONFLICT:
+                if self._usurped(want):
+                    return
                 raise Broken(f"content: {want.key.hex()} is refused though it is the same: {told.facts}")
             if told.reason is Reason.KNOWN:
                 self.history.receipt(want.group, want.key, want.record.digest)
@@ -390,6 +392,11 @@ class LedgerWorld(World):
         """Whether a batch may not be there any more: it was let go of, or its time is over."""
         return want.let_go or (want.group, want.key) in self.history.dropped
 
+    def _usurped(self, want: Wanted) -> bool:
+        """A batch that was forgotten is unknown: then its key is free for other content, and what is there is another's."""
+        want.let_go = want.let_go or (want.group, want.key) in self.history.dropped
+        return want.let_go
+
     def attached(self, group: bytes, key: bytes, state: LedgerState) -> None:
         """A linearizable read of a batch."""
         want = self.wants[key]
@@ -399,6 +406,8 @@ class LedgerWorld(World):
                 raise Broken(f"lost: {key.hex()} has a receipt, and is not there")
             if self._may_be_gone(want):
                 want.told |= set(range(want.record.count))
+            return
+        if batch.submitted.digest != want.record.digest and self._usurped(want):
             return
         self.history.receipt(group, key, batch.submitted.digest)
         want.receipt = True
