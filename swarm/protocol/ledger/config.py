@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from swarm.protocol.ledger.homes import HOMES_MAX
 from swarm.protocol.raft.config import ENTRY_BYTES_MAX, MIB, SNAPSHOT_BYTES_MAX, RaftConfig
 
 RECORD_BYTES_MAX: Final = ENTRY_BYTES_MAX - 1
@@ -38,7 +39,7 @@ class LedgerConfig:
     """At least this long between two rounds of forgetting."""
     clock_slack_s: float = 3600.0
     """So much later than the latest record may a new leader's wall clock be and still be believed at once."""
-    groups_max: int = 64
+    groups_max: int = HOMES_MAX - 1
     """Groups of other homes that a node takes part in."""
     refuse_after_s: float = 0.5
     """When to come back, if there is no better guess."""
@@ -46,6 +47,7 @@ class LedgerConfig:
     def __post_init__(self) -> None:
         assert 0 < self.pack_bytes <= RECORD_BYTES_MAX
         assert 0 < self.state_bytes_max < self.hard_bytes_max < SNAPSHOT_BYTES_MAX
+        assert 0 <= self.groups_max < HOMES_MAX, "a node names its own home too"
         assert self.readd_after_s > 0 and self.policy_every_s > 0
 
 
