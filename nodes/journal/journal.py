@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from nodes.journal.errors import JournalRefused, Reason
 from nodes.journal.files import LOCK, NO_SPACE, Files, segment_name
 from nodes.journal.format import HEADER_BYTES, Flag, JournalId, Record
-from nodes.journal.moving import RottenGroup, all_of, copy_all, give_up_dead, move_oldest, worth_moving
+from nodes.journal.moving import RottenGroup, all_of, copy_all, give_up_dead, moving, worth_moving
 from nodes.journal.space import Slot, Space
 from nodes.journal.state import State
 from nodes.journal.store import Rotten, Store, batches, need_of, record_of
@@ -75,6 +75,7 @@ class Journal:
         self._store: Store
         self._recovered: Mapping[bytes, Recovered] = {}
         self._rotten: set[bytes] = set()
+        self._moving: Iterator[None] | None = None
 
     # Opening.
 
@@ -250,19 +251,29 @@ class Journal:
         return self._store.next_segment(need + left, last=last)
 
     def _tidy(self) -> None:
-        """Copies on what the oldest segment has, if that is worth it: once, or more often when space is short."""
+        """Copies on what the oldest segment has, if that is worth it: in steps from here on, or at once when space is short."""
         for _ in range(len(self._space.slots)):
             pressed = self._space.bytes + 2 * self.config.segment_bytes > self.config.bytes_max or self.full
-            try:
-                if not worth_moving(self._store, pressed=pressed) or not move_oldest(
-                    self._store, self.config.move_bytes
-                ):
-                    return
-            except RottenGroup as error:
-                self._rotten.add(error.group)
+            if self._rotten or not worth_moving(self._store, pressed=pressed):
                 return
             if not pressed:
+                self._moving = self._moving or moving(self._store, self.config.move_bytes)
                 return
+            self._moving = moving(self._store, self.config.move_bytes)
+            while self._moving is not None:
+                self._move_on()
+
+    def _move_on(self) -> None:
+        """A step of what `_tidy` has begun."""
+        if self._moving is None:
+            return
+        try:
+            next(self._moving)
+        except StopIteration:
+            self._moving = None
+        except RottenGroup as error:
+            self._moving = None
+            self._rotten.add(error.group)
 
     def _take_rotten(self) -> dict[bytes, Recovered]:
         """Groups of which rot was found: their logs begin anew on disk, marked as damaged, with what can be read."""
@@ -284,11 +295,17 @@ class Journal:
         need = need_of(records)
         return need <= self._store.room or self._store.next_segment(need, last=True)
 
+    def settle(self) -> dict[bytes, Recovered]:
+        """What could wait until those who wait for a commit were told: a step of giving up space. As `commit` otherwise."""
+        self._move_on()
+        return self._take_rotten()
+
     def idle(self) -> dict[bytes, Recovered]:
         """Nothing is to be written for a moment: notes that all is synced, and makes spares. As `commit` otherwise."""
         if self._store.states.state.commit != self._store.number - 1:
             self._store.write_state()
         give_up_dead(self._store)
+        self._move_on()
         self._space.refill()
         return self._take_rotten()
 

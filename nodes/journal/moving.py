@@ -10,6 +10,8 @@ from nodes.journal.store import Rotten, Store, need_of
 from nodes.journal.track import Chunk, Track
 from swarm.protocol.raft.entries import Vote
 
+RECORDS_MAX = 64
+"""Are read, or written, in one step of moving: milliseconds, for which writes wait."""
 SEGMENTS_MIN = 3
 """With fewer there is nothing to be gained."""
 
@@ -43,25 +45,27 @@ def worth_moving(store: Store, *, pressed: bool) -> bool:
     return 2 * gain > written
 
 
-def move_oldest(store: Store, move_bytes: int) -> bool:
-    """Copies on what is needed of the oldest segment and removes it. False: there is no space. Rotten: it cannot be read."""
+def moving(store: Store, move_bytes: int) -> Iterator[None]:
+    """Copies on what is needed of the oldest segment, a commit a step, and removes it in the end. It ends early if there is no
+    space. Between two steps anything may be written: each looks at what there is. RottenGroup: something cannot be read."""
     oldest = min(store.space.slots)
-    records: list[Record] = []
+    batch: list[Record] = []
     size = 0
     for group in sorted(store.tracks):
         track = store.tracks[group]
-        if track.oldest > oldest:
-            continue
-        for record in _needed(store, track, oldest, move_bytes):
-            records.append(record)
-            size += record.size
-            if size >= move_bytes:
-                if not _move(store, records):
-                    return False
-                records, size = [], 0
-    if records and not _move(store, records):
-        return False
-    return give_up_dead(store)
+        while track.oldest <= oldest:
+            records, more = _needed(store, track, oldest, move_bytes)
+            batch += records
+            size += sum(record.size for record in records)
+            if not more and size < move_bytes and len(batch) < RECORDS_MAX:
+                break
+            if not _move(store, batch):
+                return
+            batch, size = [], 0
+            yield
+    if batch and not _move(store, batch):
+        return
+    give_up_dead(store)
 
 
 def _move(store: Store, records: list[Record]) -> bool:
@@ -72,8 +76,8 @@ def _move(store: Store, records: list[Record]) -> bool:
     return True
 
 
-def _needed(store: Store, track: Track, segment: int, size_max: int) -> list[Record]:
-    """All that a segment has of a group and that is still needed, as records that take its place."""
+def _needed(store: Store, track: Track, segment: int, size_max: int) -> tuple[list[Record], bool]:
+    """(what a segment has of a group and is still needed, as records that take its place; whether there is more)."""
     found: list[Record] = []
     try:
         if segment == track.vote_segment:
@@ -82,27 +86,28 @@ def _needed(store: Store, track: Track, segment: int, size_max: int) -> list[Rec
             found.append(Record(track.group, None, Flag.MOVED | Flag.DAMAGED))
         if track.base_chunk is not None and track.base_chunk.where.segment == segment:
             found.append(store.snapshot_record(track, Flag.MOVED))
-        for run in _runs(track, segment, size_max):
+        run, more = _run(track, segment, size_max)
+        if run:
             found.append(store.entries_record(track, run, Flag.MOVED))
     except Rotten:
         raise RottenGroup(track.group) from None
-    return found
+    return found, more
 
 
-def _runs(track: Track, segment: int, size_max: int) -> Iterator[list[Chunk]]:
-    """Entries that lie in a segment: those that follow each other become one record, up to a size."""
+def _run(track: Track, segment: int, size_max: int) -> tuple[list[Chunk], bool]:
+    """(the first entries of a segment that follow each other, which become one record; whether there are more)."""
     run: list[Chunk] = []
     size = 0
-    for chunk in list(track.chunks):
+    for chunk in track.chunks:
         if chunk.where.segment != segment:
+            if not chunk.row.flags & Flag.MOVED:
+                break  # what comes after it was written after it
             continue
-        if run and (run[-1].last + 1 != chunk.first or size + chunk.cost > size_max):
-            yield run
-            run, size = [], 0
+        if run and (run[-1].last + 1 != chunk.first or size + chunk.cost > size_max or len(run) == RECORDS_MAX):
+            return run, True
         run.append(chunk)
         size += chunk.cost
-    if run:
-        yield run
+    return run, False
 
 
 class RottenGroup(Exception):

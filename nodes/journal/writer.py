@@ -210,6 +210,7 @@ class JournalWriter:
         with self._wake:
             self._bytes -= sum(waiting.size for waiting in batch)
         self._tell(batch[-1].number, again)
+        self._tell(0, self._journal.settle())
 
     def _tell(self, number: int, again: Mapping[bytes, Recovered]) -> None:
         with self._wake:

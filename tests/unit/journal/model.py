@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from random import Random
 
@@ -123,7 +123,7 @@ class Machine:
             elif not recovered.damaged or shelf.damaged:
                 self._begun(write, recovered)
         self._again(again)
-        return True
+        return self._does(self.journal.settle)
 
     def _begun(self, write: Write, recovered: Recovered) -> None:
         """There was no space: a beginning of it may be there."""
@@ -142,8 +142,11 @@ class Machine:
 
     def idle(self) -> bool:
         """As `commit`, with nothing to write."""
+        return self._does(self.journal.idle)
+
+    def _does(self, what: Callable[[], dict[bytes, Recovered]]) -> bool:
         try:
-            self._again(self.journal.idle())
+            self._again(what())
         except (Power, OSError):
             return False
         return True

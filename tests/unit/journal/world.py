@@ -59,6 +59,7 @@ class JournalDisk(modelled.Disk):
             self.journal.try_again()
         batch = [write for at, writes in self.pending if at <= number for write in writes]
         again = self.journal.commit(batch)
+        assert not self.journal.settle()
         if not self.full:
             assert not self.journal.idle()
         while self.pending and self.pending[0][0] <= number:
