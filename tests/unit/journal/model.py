@@ -130,7 +130,11 @@ class Machine:
         for parts in range(3 + len(write.entries)):
             shelf = deepcopy(self.shelves[write.group])
             shelf.write(write, parts)
-            if not self._unlike(write.group, recovered, shelf):
+            if (recovered.vote, recovered.snapshot, recovered.entries) == (
+                shelf.vote,
+                shelf.snapshot,
+                tuple(shelf.entries),
+            ):
                 self.shelves[write.group] = shelf
                 self.remember(write.group, shelf)
                 return

@@ -96,18 +96,18 @@ def test_it_is_small_again_when_nothing_is_needed(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     slow = b"slow"
     journal.commit([Write(slow, Vote(3, NODES[0]), None, False, False, 1, [Entry(1, 1, b"kept")])])
-    for index in range(1, 400):
+    for index in range(1, 250):
         snapshot = Snapshot(index - 5, 1, Members(), b"s") if index % 10 == 0 else None
         write = entries(index, 1, 4000)
         journal.commit([Write(GROUP, write.vote, snapshot, False, False, index, write.entries)])
         assert journal.bytes <= SMALL.bytes_max
     files = sum(path.stat().st_size for path in (tmp_path / "j").glob("s[ep]*"))
-    assert files == journal.bytes < 400 * 4000 / 2
+    assert files == journal.bytes < 250 * 4000 * 0.8
     journal.close()
     journal = opened(tmp_path / "j")
     found = journal.take_recovered()
     assert found[slow] == Recovered(Vote(3, NODES[0]), Snapshot(), (Entry(1, 1, b"kept"),))
-    assert found[GROUP].snapshot.index == 385 and len(found[GROUP].entries) == 14
+    assert found[GROUP].snapshot.index == 235 and len(found[GROUP].entries) == 14
     journal.close()
 
 

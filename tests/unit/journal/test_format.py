@@ -197,7 +197,7 @@ def histories(draw: st.DrawFn) -> list[Write]:
     return writes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(histories(), st.integers(150, 400), st.data())
 def test_bookkeeping_is_as_the_modelled_disk_has_it(writes: list[Write], size_max: int, data: st.DataObject) -> None:
     """In parts of any size; and with one record lost, what is found is whole or said to be damaged."""

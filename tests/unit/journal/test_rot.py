@@ -59,7 +59,7 @@ def test_a_write_that_breaks_off_at_any_byte_was_never_there() -> None:
     journal.idle()
     data = b"x" * 900 + bytes(1200)
     whole = 0
-    for cut in range(0, 4097, 7):
+    for cut in range(0, 4097, 31):
         disk = deepcopy(before)
         disk.killed()
         journal = opened(disk)
@@ -83,7 +83,7 @@ def test_sectors_that_come_in_any_order() -> None:
     journal.commit([write(1, b"one")])
     journal.idle()
     data = Random(1).randbytes(2000) + bytes(1500)
-    for mask in range(256):
+    for mask in [*range(0, 256, 3), 31, 255]:
         disk = deepcopy(before)
         disk.killed()
         journal = opened(disk)
@@ -107,7 +107,7 @@ def test_each_byte_of_the_last_commit_before_anything_was_noted_of_it() -> None:
     disk, begin, end = two_commits()
     whole = found(deepcopy(disk)) if not disk.locked else None
     hurt = 0
-    for byte in [*range(begin, begin + 600), *range(begin + 600, end, 13)]:
+    for byte in [*range(begin, begin + 300, 2), *range(begin + 300, end, 29)]:
         rotten = deepcopy(disk)
         rotten.killed()
         whole = whole or found(deepcopy(rotten))
@@ -125,7 +125,7 @@ def test_each_byte_of_the_last_commit_before_anything_was_noted_of_it() -> None:
             assert each == whole[group] or (each.damaged and len(each.entries) < len(whole[group].entries)), byte
         assert recovered[GROUP].vote == Vote(1, NODES[0])
         assert found(rotten)[GROUP].damaged == recovered[GROUP].damaged, "the mark is on the disk"
-    assert hurt > 500
+    assert hurt > 100
 
 
 def test_what_was_noted_as_synced_is_missed_when_all_of_it_is_gone() -> None:
@@ -229,7 +229,7 @@ def test_compaction_that_breaks_off_anywhere_has_done_nothing_or_all() -> None:
     journal.close()
     whole = found(disk)
     done = 0
-    for cut in range(0, 400_000, 6000):
+    for cut in range(0, 400_000, 14_000):
         broken = deepcopy(disk)
         journal = opened(broken, salt=cut)
         broken.cut = cut
@@ -253,7 +253,7 @@ def test_rot_and_then_a_start_that_breaks_off_anywhere() -> None:
     disk.shown[segment(disk, 0)].flip(8 * (HEADER_BYTES + 3 * 8192 + 20))
     whole = found(deepcopy(disk))
     assert whole[GROUP].damaged and whole[OTHER].damaged
-    for cut in range(0, 60_000, 1500):
+    for cut in range(0, 60_000, 3500):
         broken = deepcopy(disk)
         broken.cut = cut
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.sim.raft.plan import draw
 from tests.unit.journal.world import JournalDisk, JournalWorld
 
-SEEDS = 12
+SEEDS = 10
 
 
 def test_a_handful_of_seeds() -> None:
