@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from nodes.journal.errors import JournalRefused
 from nodes.journal.files import RealFiles
 from nodes.journal.format import JournalId
-from nodes.journal.journal import Journal, JournalConfig
+from nodes.journal.journal import DEFAULT, Journal, JournalConfig
 from nodes.journal.writer import JournalWriter
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
@@ -40,6 +40,7 @@ WALL_EVERY_S = 10.0
 """How often the ledger hears what the wall clock shows; a clock that is set is noticed so soon."""
 DRAIN_S = 10.0
 MEMBERS_EVERY_S = 0.1
+SEGMENT_STEP = 1 << 20
 
 
 class Around(Protocol):
@@ -384,7 +385,11 @@ class LedgerShell:
 
 def open_journal(directory: Path, fleet: bytes, node: bytes, settings: LedgerSection) -> Journal:
     """The journal of a node. JournalRefused, with what to do, when it is not this node's or cannot be used."""
-    config = JournalConfig(bytes_max=settings.journal_bytes)
+    size = settings.journal_bytes
+    # A small journal is of small files: what is given up and what is kept ready is a part of it, not the half.
+    config = JournalConfig(
+        bytes_max=size, segment_bytes=min(DEFAULT.segment_bytes, size // 16 // SEGMENT_STEP * SEGMENT_STEP)
+    )
     return Journal.open(RealFiles(directory), JournalId(fleet, node), config)
 
 
