@@ -19,6 +19,7 @@ from nodes.journal.survey import Survey, survey
 from swarm.errors import SwarmError
 from swarm.paths import private_directory
 from swarm.protocol.ids import decode32
+from tests.chaos.work import weigh
 from tests.e2e.full_disks import fill
 from tests.lab.lan import SWITCH, Lan
 from tests.lan.drivers import ROOT
@@ -29,6 +30,8 @@ NODE_ID_BYTES = 16
 JOURNAL_BYTES = 64 * MIB
 DISK_BYTES = 72 * MIB
 """Of the file system on which a journal is: a little more than the journal may take."""
+BULK, BULK_BYTES = 12, 900_000
+"""More than two files of a journal of that size take, and less than a message may have."""
 CLOCK = """
 import os, time
 
@@ -127,6 +130,12 @@ class Hosts(LanFleet):
     def fill(self, host: str) -> Path:
         """Fill that file system; the file that does it."""
         return fill(self.journal(host))
+
+    def bulk(self, host: str) -> None:
+        """Hand over more at a host than its journal has space for in the files that it has already."""
+        client = self.client(host)
+        for number in range(BULK):
+            client.submit(weigh, bytes((number,)) * BULK_BYTES, durability="fleet")
 
     def unmount(self, keep: bool) -> None:
         """Take the journals' file systems away; with `keep` their content stays where it was."""

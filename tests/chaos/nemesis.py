@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import psutil
 
+from swarm.errors import SwarmError
 from tests.chaos.hosts import Hosts
 
 NODE_FAULTS = {
@@ -209,6 +210,10 @@ class Nemesis:
         (host,) = fault.hosts
         full = self.hosts.said(host, "journal.full")
         filler = self.hosts.fill(host)
+        with contextlib.suppress(
+            SwarmError, TimeoutError
+        ):  # it may be refused: that is what a full disk is answered with
+            self.hosts.bulk(host)
         self._ended.wait(fault.lasts_s)
         filler.unlink()
         done.note = f"the journal was refused space {self.hosts.said(host, 'journal.full') - full} times"

@@ -23,6 +23,11 @@ def attempt(seconds: float, folder: str) -> list[object]:
     return [token, task.attempt, mark, task.node]
 
 
+def weigh(bulk: bytes) -> int:
+    """How much was given."""
+    return len(bulk)
+
+
 def _say(folder: str, node: str, line: str) -> None:
     # One write to a file that is only appended to: it is there whole or not at all, whoever is killed.
     path = f"{folder}/{node}.ran"
