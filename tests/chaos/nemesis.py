@@ -89,7 +89,7 @@ class Nemesis:
     wrong: list[str] = field(default_factory=list)
     """What nodes did that they should not have done."""
     downs: list[tuple[str, float, float]] = field(default_factory=list)
-    """Host, when its node was killed, when it was started again."""
+    """Host, when its node was killed, when it could be asked again."""
     _ended: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -143,11 +143,10 @@ class Nemesis:
         self._ended.wait(fault.lasts_s)
         if while_down is not None:
             done.note = while_down(fault.hosts[0])
+        self.hosts.launch(*killed)
         for host, at_s in killed.items():
-            self.downs.append((host, at_s, time.monotonic()))
-            self.hosts.launch(host)
-        for host in killed:
             self._is_up(host)
+            self.downs.append((host, at_s, time.monotonic()))
 
     def _is_up(self, host: str) -> None:
         socket = self.hosts.home(host).node_socket(host)
