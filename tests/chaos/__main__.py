@@ -51,6 +51,9 @@ def main() -> int:
         size = Size(40.0, 4.0, PATIENCE_S, len(nodes), len(net), nodes, net)
     if given.only:
         kinds = tuple(given.only.split(","))
+        unknown = set(kinds) - {*NODE_FAULTS, *NET_FAULTS}
+        if unknown:
+            parser.error(f"no such faults: {', '.join(sorted(unknown))}")
         size = Size(size.seconds, given.rate, node_kinds=kinds, net_kinds=kinds)
     folder = given.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{given.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)

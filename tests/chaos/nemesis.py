@@ -60,6 +60,8 @@ class Done:
 
 def plan(seed: str, kinds: dict[str, int], hosts: list[str], count: int, mildness: float = 1.0) -> list[Fault]:
     """So many faults. In the first ones every kind comes once, where there are enough of them."""
+    if not kinds:
+        return []
     rng = random.Random(seed)
     first = list(kinds)
     rng.shuffle(first)

@@ -23,6 +23,7 @@ def test_a_seed_gives_the_same_faults_and_every_kind_comes_early() -> None:
         assert drawn != plan("8", kinds, HOSTS, 40)
         assert {fault.kind for fault in drawn[: len(kinds)]} == set(kinds)
         assert all(set(fault.hosts) <= set(HOSTS) and fault.lasts_s <= 15.0 for fault in drawn)
+    assert plan("7", {}, HOSTS, 40) == []
 
 
 @pytest.mark.slow
