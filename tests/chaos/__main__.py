@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,13 +20,19 @@ from tests.chaos.nemesis import NET_FAULTS, NODE_FAULTS
 from tests.chaos.run import PATIENCE_S, Size, run
 from tests.lab.lan import missing
 
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 INSIDE = "CHAOS_MOUNTS_OF_ITS_OWN"
 
 
 def lacking() -> str:
     """Why there can be no chaos here; empty when there can."""
     lacks = missing()
-    return lacks or ("" if shutil.which("mount") and shutil.which("umount") else "missing: mount (util-linux)")
+    if lacks:
+        return lacks
+    if not (shutil.which("mount") and shutil.which("umount")):
+        return "missing: mount (apt-get install util-linux)"
+    probe = subprocess.run([*OWN_MOUNTS, "true"], capture_output=True, text=True, timeout=10)
+    return "" if probe.returncode == 0 else f"no mounts of its own here: {probe.stderr.strip()}"
 
 
 def main() -> int:
@@ -43,8 +51,9 @@ def main() -> int:
         return 78
     if INSIDE not in os.environ:
         # In mounts of its own, so that whatever ends it, its small file systems are gone.
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
+        command = [*OWN_MOUNTS, sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
         os.execvpe("unshare", command, {**os.environ, INSIDE: "1"})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and take the lab down
     size = Size(given.minutes * 60.0, given.rate)
     if given.short:
         nodes, net = ("kill", "hang", "tear", "worker"), ("cut", "cut-out", "cut-pair", "loss")
