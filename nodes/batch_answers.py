@@ -200,6 +200,11 @@ class BatchAnswers:
             wanted = None if index is None else [(int(index), int(index) + 1)]
             self._node.fabric.ownership.cancel(boottime_s(), batch.key, wanted)
             self._node.fabric.turn()
+        elif batch.durable is not None and not _has_news(method, batch, args):
+            # What has ended has ended, but that it has not may be old: another may lead the log by now, and know better.
+            confirmed = await self._leads_still(batch.durable.group)
+            if not confirmed or self._node.fabric.ownership.batches.get(batch.key) is not batch:
+                return {"known": False, "absent": []}
         if method != "batch.outcomes":
             return self._shown(batch)
         return await self._outcomes(batch, args)
@@ -244,6 +249,18 @@ class BatchAnswers:
             return await self._node.switchboard.asked(link, method, args, timeout_s=timeout_s)
         except AskFailed:
             return None, b""
+
+
+def _has_news(method: str, batch: Batch, args: Mapping[str, Any]) -> bool:
+    """Whether there is something to answer that stays as it is."""
+    index = args.get("index")
+    if batch.finished_at is not None:
+        return True
+    if method != "batch.outcomes":
+        return False
+    if index is None:
+        return len(batch.outcomes) > int(args.get("cursor") or 0)
+    return not 0 <= int(index) < batch.calls.count or batch.outcome(int(index)) is not None
 
 
 def _counts(batch: Batch) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -72,6 +73,36 @@ class Switchboard:
         return self.answers.pop(0), b""
 
 
+@dataclass
+class Log:
+    group: bytes = b"all"
+
+
+@dataclass
+class Kept:
+    """A durable batch of one task."""
+
+    ended: bool = False
+    key: bytes = KEY
+    durable: Log | None = field(default_factory=Log)
+    outcomes: list[Any] = field(default_factory=list)
+
+    @property
+    def calls(self) -> Kept:
+        return self
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def finished_at(self) -> float | None:
+        return 1.0 if self.ended else None
+
+    def outcome(self, index: int) -> Any:
+        return (0, b"value") if self.ended else None
+
+
 class World:
     """A node that is asked."""
 
@@ -94,8 +125,8 @@ class World:
     def connect(self, node: bytes) -> None:
         self.connected.append(node)
 
-    def ask(self, **args: Any) -> Any:
-        return asyncio.run(self.switchboard.methods["batch"](None, {"batch": KEY, **args}, b""))
+    def ask(self, method: str = "batch", **args: Any) -> Any:
+        return asyncio.run(self.switchboard.methods[method](None, {"batch": KEY, **args}, b""))
 
 
 def absent(*levels: int) -> dict[str, Any]:
@@ -133,7 +164,7 @@ def test_who_led_a_log_and_cannot_tell_whether_it_still_does_does_not_know(
 
 def test_what_comes_while_that_is_found_out_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World({FLEET: b"all"}, {b"all": True})
-    there = object()
+    there = Kept(ended=True)
     world.fabric.ledger.before = lambda: world.fabric.ownership.batches.update({KEY: there})
     monkeypatch.setattr(BatchAnswers, "_shown", lambda self, batch: {"is": batch})
     assert world.ask() == {"is": there}
@@ -170,3 +201,27 @@ def test_who_may_have_it_and_is_not_linked_is_linked_for_the_next_question() -> 
     with pytest.raises(NoQuorum):
         world.ask()
     assert world.connected == [b"elm"]
+
+
+@pytest.mark.parametrize(("method", "more"), [("batch", {}), ("batch.outcomes", {"index": 0}), ("batch.outcomes", {})])
+def test_that_a_task_has_not_ended_is_said_by_who_leads_its_log_still(
+    method: str, more: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A node that stood still had another lead its log meanwhile, and told of the outcome; it says first what was, before it knows.
+    monkeypatch.setattr(BatchAnswers, "_shown", lambda self, batch: {"is": batch})
+    monkeypatch.setattr("nodes.batch_answers.boottime_s", lambda: 0.0)
+    for confirms, ended in ((True, False), (False, True)):
+        world = World({FLEET: b"all"}, {b"all": confirms})
+        world.fabric.ownership.batches[KEY] = kept = Kept(ended)
+        answer = world.ask(method, **more)
+        assert (answer[0] if isinstance(answer, tuple) else answer)["is"] is kept, "it leads, or it has ended"
+    world = World({FLEET: b"all"}, {b"all": False})
+    world.fabric.ownership.batches[KEY] = Kept()
+    assert world.ask(method, **more) == absent()
+
+
+def test_what_is_not_durable_needs_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BatchAnswers, "_shown", lambda self, batch: {"is": batch})
+    world = World()
+    world.fabric.ownership.batches[KEY] = kept = Kept(durable=None)
+    assert world.ask() == {"is": kept}
