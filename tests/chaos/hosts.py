@@ -13,12 +13,13 @@ from typing import Any
 import psutil
 
 from nodes.journal.files import STATES, RealFiles, segment_name
-from nodes.journal.format import HEADER_BYTES
+from nodes.journal.format import HEADER_BYTES, Record, pack_commit, pack_entries
 from nodes.journal.stamps import SECTOR
 from nodes.journal.survey import Survey, survey
 from swarm.errors import SwarmError
 from swarm.paths import private_directory
 from swarm.protocol.ids import decode32
+from swarm.protocol.raft.entries import Entry, EntryKind
 from tests.chaos.work import weigh
 from tests.e2e.full_disks import fill
 from tests.lab.lan import SWITCH, Lan
@@ -166,15 +167,19 @@ class Hosts(LanFleet):
         """Leave a write that broke off after the last one, as a power cut would; the node is down. What was done."""
         where = self.journal(host)
         found = _survey(where)
-        if not found.segments or not found.last_commit:
+        number = max(found.segments, default=0)
+        end = found.segments[number].end if number else None
+        if end is None or end.previous is None or not found.tracks:
             return "nothing was written yet"
-        number = max(found.segments)
-        sectors = rng.randint(1, len(found.last_commit) // SECTOR - 1)
-        at = found.segments[number].end.offset
+        entry = Entry(1, EntryKind.DATA, rng.randbytes(rng.randint(2_000, 40_000)))
+        entries, size, form = pack_entries([entry])
+        record = Record(min(found.tracks), first=1, count=1, entries=entries, entries_bytes=size, form=form)
+        commit, _ = pack_commit(number, found.segments[number].header.salt, end.number, end.previous, [record])
+        sectors = rng.randint(1, len(commit) // SECTOR // 2)  # what fills up the last block is no part of it
         with open(where / segment_name(number), "r+b") as file:
-            file.seek(at)
-            file.write(found.last_commit[: sectors * SECTOR])
-        return f"{sectors} sectors of a commit at {at} of {segment_name(number)}"
+            file.seek(end.offset)
+            file.write(commit[: sectors * SECTOR])
+        return f"{sectors} of {len(commit) // SECTOR} sectors of a commit at {end.offset} of {segment_name(number)}"
 
     # -- clocks, workers, slow lines -----------------------------------------------------------------------------------
 
