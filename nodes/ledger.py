@@ -106,6 +106,8 @@ class LedgerShell:
         self.ledger = Ledger(
             now(), me, boot, random.Random(), recovered=journal.take_recovered(), host=zone, wall=time.time()
         )
+        for group in journal.damaged_at_start:
+            around.fact(Fact("ledger.damaged", {}, {"group": group}))
         ownership.keeps_ledger = True
         self.carry_out: dict[type, Callable[[Any], object]] = {
             Propose: self._propose, Send: self._send, Sync: lambda it: self._writer.submit(it.number, it.writes),
