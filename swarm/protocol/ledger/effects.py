@@ -101,7 +101,8 @@ class Close:
 
 @dataclass(slots=True)
 class Drained:
-    """All has been handed over that could be. `left` are groups which nobody can take over: of this node alone."""
+    """All has been handed over that can be now. `left` are groups which nobody can take over: of this node alone, or those
+    who could are away. It comes again when that is not so any more."""
 
     left: tuple[bytes, ...]
 

@@ -34,7 +34,8 @@ class Steward:
         """When to look again."""
         self._draining = False
         self._for_good = False
-        self._drained = False
+        self._drained: tuple[bytes, ...] | None = None
+        """What was said to be left."""
 
     def host(self, id: bytes) -> bytes:
         """On which machine a node is; an unknown one has one of its own."""
@@ -89,7 +90,7 @@ class Steward:
 
     def drain(self, now: float, for_good: bool) -> None:
         """Hands over leadership, and with `for_good` all parts in groups."""
-        self._draining, self._for_good, self._drained = True, for_good, False
+        self._draining, self._for_good, self._drained = True, for_good, None
         presence = Presence.LEAVING if for_good else Presence.DRAINING
         self.nodes[self._me] = self.nodes[self._me]._replace(presence=presence, since=now)
         self._prefer(now)
@@ -188,10 +189,10 @@ class Steward:
                 left.append(name)
             elif self._for_good and self._me in raft.members.all and not group.removed and raft.leader is not None:
                 busy = True
-        if busy or self._drained:
+        if busy or self._drained == tuple(left):
             return []
-        self._drained = True
-        return [Drained(tuple(left))]
+        self._drained = tuple(left)
+        return [Drained(self._drained)]
 
     def _there(self, id: bytes) -> bool:
         node = self.nodes.get(id)

@@ -270,6 +270,21 @@ def test_a_node_whose_tasks_nobody_can_take_says_so(count: int) -> None:
     assert ledgers.of(0, Drained)[-1].left == (ledgers.group(0),)
 
 
+def test_what_was_left_is_handed_over_when_somebody_is_back() -> None:
+    ledgers = Ledgers(2)
+    ledgers.run(3.0)
+    ledgers.stop(1)
+    ledgers.nodes[0].drain(ledgers.now, for_good=True)
+    ledgers.run(2.0)
+    assert [one.left for one in ledgers.of(0, Drained)] == [(ledgers.group(0),)]
+    ledgers.start(1)
+    ledgers.presence[0] = Presence.LEAVING
+    ledgers.see()
+    ledgers.run(6.0)
+    assert [one.left for one in ledgers.of(0, Drained)] == [(ledgers.group(0),), ()]
+    assert ledgers.leader(ledgers.group(0)) == 1
+
+
 def test_the_last_two_hand_over_through_a_learner() -> None:
     ledgers = Ledgers(2)
     ledgers.run(3.0)
