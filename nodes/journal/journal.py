@@ -97,6 +97,8 @@ class Journal:
         try:
             files.lock()
         except OSError as error:
+            if error.errno == errno.EROFS:
+                raise _read_only(error) from error
             raise unreadable(error, LOCK) from None
         try:
             found = survey(files, id)
@@ -126,11 +128,7 @@ class Journal:
                 raise JournalRefused(
                     Reason.NO_SPACE, "there is no space for the journal", hint="free some, or raise its bound"
                 ) from error
-            raise JournalRefused(
-                Reason.READ_ONLY,
-                f"the journal can not be written: {error.strerror or error}",
-                hint="make its directory writable",
-            ) from error
+            raise _read_only(error) from error
         return self
 
     def _begin(self, states: StateFiles, tracks: dict[bytes, Track]) -> None:
@@ -371,6 +369,14 @@ class Journal:
         self._space.close()
         self._store.states.close()
         self._files.close()
+
+
+def _read_only(error: OSError) -> JournalRefused:
+    return JournalRefused(
+        Reason.READ_ONLY,
+        f"the journal can not be written: {error.strerror or error}",
+        hint="make its directory writable",
+    )
 
 
 def _has_entries(record: Record) -> bool:
