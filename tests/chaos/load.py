@@ -29,7 +29,7 @@ from swarm.errors import FleetNotFound, NoQuorum, NotFound, SwarmError, TaskErro
 from tests.chaos.history import BATCH_HEX
 from tests.chaos.work import attempt
 
-OUTSTANDING_MAX = 150
+OUTSTANDING_MAX = 100
 """Tasks of one client that have no outcome; it waits, rather than pile up what a cut-off fleet cannot do."""
 SESSION_S = 25.0
 """After about so long a client makes a new connection: a node that was gone is its host's node again."""
