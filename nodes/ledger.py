@@ -22,9 +22,10 @@ from nodes.journal.writer import JournalWriter
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Loss, Refusal
-from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, home_of, home_tag, is_local
+from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, fleet_group, home_of, home_tag, is_local, node_group
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
+from swarm.protocol.ledger.records import Durability
 from swarm.protocol.member import Member, State
 from swarm.protocol.messages import Kind, encode
 from swarm.protocol.owner.batches import Propose
@@ -109,6 +110,7 @@ class LedgerShell:
         for group in journal.damaged_at_start:
             around.fact(Fact("ledger.damaged", {}, {"group": group}))
         ownership.keeps_ledger = True
+        ownership.no_space = self.no_space
         self.carry_out: dict[type, Callable[[Any], object]] = {
             Propose: self._propose, Send: self._send, Sync: lambda it: self._writer.submit(it.number, it.writes),
             Committed: self._committed, Dropped: self._dropped, Lead: self._lead, Follow: self._follow,
@@ -248,6 +250,15 @@ class LedgerShell:
             if found is not None:
                 return found
         return None
+
+    def no_space(self, key: bytes, level: int) -> bool:
+        """Whether nobody can take a batch, since its log is this node's alone, and its disk is full. What the log has is not
+        such a batch: that is attached to once there is space."""
+        if not self.journal.full or key[:TAG_BYTES] != home_tag(self.me):
+            return False
+        group = node_group(self.me) if level == Durability.NODE else fleet_group(self.me)
+        raft, state = self.ledger.raft(group), self.ledger.state(group)
+        return raft is not None and state is not None and raft.members.voters == (self.me,) and key not in state.batches
 
     def has_blob(self, group: bytes, id: bytes) -> bool:
         """Whether a log has a blob."""
@@ -395,10 +406,15 @@ def open_journal(directory: Path, fleet: bytes, node: bytes, settings: LedgerSec
     return Journal.open(RealFiles(directory), JournalId(fleet, node), config)
 
 
+def journal_in(directory: Path) -> bool:
+    """Whether a journal was begun there: something may have been promised."""
+    return directory.is_dir() and any(path.name.startswith(("segment-", "state-")) for path in directory.iterdir())
+
+
 def _tags(value: object) -> frozenset[bytes]:
     if not isinstance(value, bytes) or len(value) % TAG_BYTES or len(value) > TAG_BYTES * TAGS_MAX:
         return frozenset()
     return frozenset(value[at : at + TAG_BYTES] for at in range(0, len(value), TAG_BYTES))
 
 
-__all__ = ["Around", "JournalRefused", "LedgerShell", "open_journal"]
+__all__ = ["Around", "JournalRefused", "LedgerShell", "journal_in", "open_journal"]

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import importlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -197,9 +198,20 @@ class Node:
         settings = self.settings.ledger
         if not settings.enabled:
             return
-        from nodes.ledger import LedgerShell, open_journal
+        from nodes.journal.errors import JournalRefused, Reason
+        from nodes.ledger import LedgerShell, journal_in, open_journal
 
-        journal = open_journal(self.directory / "journal", self.fleet.trust.tag, self.credentials.id, settings)
+        directory = self.directory / "journal"
+        begun = journal_in(directory)
+        try:
+            journal = open_journal(directory, self.fleet.trust.tag, self.credentials.id, settings)
+        except JournalRefused as error:
+            if error.reason is not Reason.NO_SPACE or begun:
+                raise
+            shutil.rmtree(directory, ignore_errors=True)
+            # Nothing was ever promised here: it works as one that keeps nothing, until it is started with some space.
+            self.fact(Fact("journal.refused", {}, {"error": str(error), "directory": str(directory)}))
+            return
         self.ledger = LedgerShell(
             journal, self.credentials.id, self.name, self.boot, self._zone, self.fabric.ownership, self.fabric.node_links, self,
             self.loop, boottime_s, self.fabric.turn,

@@ -19,6 +19,7 @@ from swarm.exit_codes import ExitCode
 
 VERBS: Final[dict[str, str]] = {
     "node": "start a node on this machine",
+    "drain": "have a node of this machine hand over what it keeps (also: swarm node drain)",
     "run": "run one command somewhere in the fleet, as if it ran here",
     "map": "run a command for each of many inputs",
     "audit": "code health of a source tree, measured by the fleet",
@@ -132,6 +133,8 @@ def _dispatch(words: list[str]) -> int:
             )
         print(_help())
         return ExitCode.OK if {"-h", "--help"} & set(leading) else ExitCode.USAGE
+    if words[position : position + 2] == ["node", "drain"]:
+        words = [*words[:position], *words[position + 1 :]]
     verb = words[position]
     if verb == "help":
         rest = [word for word in words[position + 1 :] if word in VERBS]

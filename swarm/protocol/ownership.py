@@ -80,6 +80,8 @@ class Ownership:
         self._placing.may_start = self._clients.may_start
         self._placing.lost = self._attempts.lost
         self._ending.known = self._dependencies.known
+        self.no_space: Callable[[bytes, int], bool] = lambda key, level: False
+        """Whether a batch's log is this node's alone, has not got it, and leads nothing for want of space."""
         self.keeps_ledger = False
         """Whether this node has a journal: without one nothing durable is taken."""
 
@@ -312,6 +314,12 @@ class Ownership:
             )  # fmt: skip
             return None
         group = self._leading.group_of(key, level)
+        if group is None and self.no_space(key, level):
+            self._clients.refuse(
+                client, key, "disk-full", "not accepted: the disk of this node is full, and nobody else keeps its log",
+                "make room there; it takes durable tasks again by itself",
+            )  # fmt: skip
+            return None
         if group is None:
             self._clients.unknown(client, key)
             return None

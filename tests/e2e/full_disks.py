@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 import swarm
+from swarm.errors import SwarmError
 from tests.e2e.fleets import Nodes, until
 
 MIB = 1 << 20
 SHM_BYTES = 24 * MIB
+JOURNAL_DISK_BYTES = 96 << 20
 DISK_BYTES = 4 * MIB
 
 
@@ -113,7 +115,7 @@ def home(root: Path) -> None:
     """The disk of a node's home runs full while it works, and is full when it starts again."""
     disk = root / "disk"
     mount(disk, DISK_BYTES)
-    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root), "SWARM_LEDGER_ENABLED": "false"})
     nodes.start("oak", "--workers", "1")
     nodes.start("elm", "--workers", "1")
     with nodes.connect("oak") as fleet:
@@ -146,7 +148,7 @@ def first_start(root: Path) -> None:
     disk = root / "disk"
     mount(disk, DISK_BYTES)
     filler = fill(disk)
-    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root), "SWARM_LEDGER_ENABLED": "false"})
     _says_no(nodes.cli("node", "--name", "oak", timeout_s=60), str(disk))
     with open(filler, "r+b") as file, socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]  # no start succeeds, each gets a little further
@@ -159,6 +161,40 @@ def first_start(root: Path) -> None:
     with nodes.connect("oak") as fleet:
         assert fleet.submit(pow, 2, 10).result(30) == 1024
     assert nodes.stop("oak") == 0
+
+
+def journal(root: Path) -> None:
+    """The disk of a journal runs full: what is durable is not accepted, what runs goes on, and so does all once there is room."""
+    disk = root / "disk"
+    mount(disk, JOURNAL_DISK_BYTES)
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert fleet.submit(pow, 2, 10, durability="node").result(30) == 1024
+        filler = fill(disk)
+        kept = []
+        for _ in range(200):
+            future = fleet.submit(len, os.urandom(500_000), durability="node")
+            try:
+                future.receipt.result(30)
+            except SwarmError as error:
+                assert "full" in f"{error} {error.hint}" or "space" in f"{error} {error.hint}", (str(error), error.hint)
+                break
+            kept.append(future)
+        else:
+            raise AssertionError("it was accepted for ever")
+        assert kept and all(each.result(60) == 500_000 for each in kept)
+        assert fleet.submit(pow, 2, 11).result(30) == 2048, "what is not durable needs no journal"
+        filler.unlink()
+
+        def accepted() -> bool:
+            try:
+                return fleet.submit(pow, 3, 3, durability="node").result(30) == 27
+            except SwarmError:
+                return False
+
+        until(accepted, 60, "it is taken again")
+    assert nodes.stop("oak") == 0, nodes.log("oak")
 
 
 def directories_of_commands(root: Path) -> None:
@@ -191,7 +227,7 @@ def _says_no(said: subprocess.CompletedProcess[bytes], where: str) -> None:
     assert "Traceback" not in text and "No space left" in text and where in text and "hint: " in text, text
 
 
-SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, directories_of_commands)
+SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, journal, directories_of_commands)
 
 if __name__ == "__main__":
     {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](Path(sys.argv[2]))

@@ -29,7 +29,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 def on_two_hosts(nodes: Nodes, name: str) -> None:
     """Wait until what a node takes is on the disks of two hosts."""
     with nodes.connect(name) as fleet:
-        until(lambda: fleet.submit(abs, -1, durability="fleet").receipt.result(20).hosts >= 2, 60, nodes.log(name))
+
+        def kept_by_three() -> bool:
+            own = [group for group in fleet.query("status")["ledger"]["groups"] if group["own"]]
+            return bool(own) and len(own[0]["voters"]) == 3
+
+        until(kept_by_three, 60, nodes.log(name))
 
 
 def slow(index: int, for_s: float, ran: str) -> tuple[int, tuple[int, ...]]:
