@@ -184,8 +184,8 @@ class LedgerShell:
             info = member.info
             zone = info.get("z")
             presence = Presence.ALIVE if member.state == State.ALIVE else Presence.AWAY
-            if info.get("v") and presence is Presence.ALIVE:
-                presence = Presence.LEAVING
+            if presence is Presence.ALIVE and (info.get("v") or info.get("d")):
+                presence = Presence.LEAVING if info.get("v") else Presence.DRAINING
             if member.id in self._removed:
                 presence = Presence.GONE
             rows.append((member.id, zone if isinstance(zone, bytes) and zone else member.id, presence))
