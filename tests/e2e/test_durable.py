@@ -27,14 +27,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 def on_two_hosts(nodes: Nodes, name: str) -> None:
-    """Wait until what a node takes is on the disks of two hosts."""
+    """Wait until what a node takes is on the disks of two hosts: until three nodes vote in its log."""
     with nodes.connect(name) as fleet:
 
-        def kept_by_three() -> bool:
-            own = [group for group in fleet.query("status")["ledger"]["groups"] if group["own"]]
-            return bool(own) and len(own[0]["voters"]) == 3
+        def formed() -> bool:
+            groups = fleet.query("status")["ledger"]["groups"]
+            return any(len(one["voters"]) == 3 for one in groups if one["home_name"] == name)
 
-        until(kept_by_three, 60, nodes.log(name))
+        until(formed, 60, nodes.log(name))
 
 
 def slow(index: int, for_s: float, ran: str) -> tuple[int, tuple[int, ...]]:

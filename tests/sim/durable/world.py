@@ -127,9 +127,8 @@ class DurableWorld(LedgerWorld):
 
     def _forge(self, which: float, who: float, _: float) -> None:
         want = self._one(which)
-        if (
-            want is not None and want.record.retention_s != 1.5
-        ):  # what is forgotten meanwhile may be given other content
+        # What is forgotten, by its time or by its client's word, may be given other content.
+        if want is not None and self.history.kept.get((want.group, want.key), False):
             super()._forge(which, who, _)
 
     def _left(self, number: int) -> None:
