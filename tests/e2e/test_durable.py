@@ -27,15 +27,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 def on_two_hosts(nodes: Nodes, name: str) -> None:
-    """Wait until what a node takes is on the disks of two hosts: three vote in its log. Before, a learner that was quick
-    makes a receipt for two copies now and then."""
-
-    def voters() -> int:
-        groups = fleet.query("status")["ledger"]["groups"]
-        return max((len(group["voters"]) for group in groups if group["own"]), default=0)
-
+    """Wait until what a node takes is on the disks of two hosts: until three nodes vote in its log."""
     with nodes.connect(name) as fleet:
-        until(lambda: voters() == len(NAMES), 60, nodes.log(name))
+
+        def formed() -> bool:
+            groups = fleet.query("status")["ledger"]["groups"]
+            return any(len(one["voters"]) == 3 for one in groups if one["home_name"] == name)
+
+        until(formed, 60, nodes.log(name))
 
 
 def slow(index: int, for_s: float, ran: str) -> tuple[int, tuple[int, ...]]:
