@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +19,25 @@ from nodes.journal.errors import JournalRefused
 from nodes.journal.files import RealFiles
 from nodes.journal.format import JournalId
 from nodes.journal.journal import DEFAULT, Journal, JournalConfig
-from nodes.journal.writer import JournalWriter
+from nodes.journal.writer import JournalWriter, Reservation
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
-from swarm.protocol.ledger.effects import Announce, Close, Committed, Drained, Dropped, Follow, Lead, Loss, Refusal
+from swarm.protocol.ledger.effects import (
+    Announce,
+    Close,
+    Committed,
+    Drained,
+    Dropped,
+    Follow,
+    Lead,
+    Loss,
+    Reason,
+    Refusal,
+)
 from swarm.protocol.ledger.homes import TAG_BYTES, Announcement, fleet_group, home_of, home_tag, is_local, node_group
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.members import Presence
-from swarm.protocol.ledger.records import Durability
+from swarm.protocol.ledger.records import Durability, Submitted
 from swarm.protocol.member import Member, State
 from swarm.protocol.messages import Kind, encode
 from swarm.protocol.owner.batches import Propose
@@ -41,6 +53,9 @@ WALL_EVERY_S = 10.0
 """How often the ledger hears what the wall clock shows; a clock that is set is noticed so soon."""
 DRAIN_S = 10.0
 MEMBERS_EVERY_S = 0.1
+ROOMS_EVERY_S = 0.5
+ROOM_A_TASK_BYTES = 256
+"""Kept free on the disk for each task without an outcome: what the ledger reserves for it, and the record around."""
 SEGMENT_STEP = 1 << 20
 
 
@@ -101,6 +116,9 @@ class LedgerShell:
         self._drained: asyncio.Future[tuple[bytes, ...]] | None = None
         self._closing = False
         self._leaving = False
+        self._rooms: deque[tuple[Reservation, int]] = deque()
+        self._rooms_bytes = 0
+        self._rooms_at = 0.0
         self._told = True
         """Something that may have effects."""
         self._look_timer: asyncio.TimerHandle | None = None
@@ -150,6 +168,7 @@ class LedgerShell:
         if now - self._wall_at > WALL_EVERY_S:
             self._wall_at = now
             self.ledger.tell_wall(now, time.time())
+        self._give_room_back()
         self.ledger.tick(now)
         self._turn()
 
@@ -175,6 +194,7 @@ class LedgerShell:
         self._look_timer = None
         if self._closing:
             return
+        self._give_room_back()
         self._look_at_members()
         self._turn()
 
@@ -302,11 +322,42 @@ class LedgerShell:
     def _propose(self, it: Propose) -> None:
         now = self._now()
         self._told = True
-        found = self.ledger.propose(now, it.group, it.record)
+        found: int | Refusal
+        if isinstance(it.record, Submitted) and not self._make_room(it.record.count):
+            found = Refusal(Reason.DISK_FULL, "there is no space on the disk of this node for its outcomes")
+        else:
+            found = self.ledger.propose(now, it.group, it.record)
         if isinstance(found, Refusal):
             self._ownership.not_taken(now, it.ticket, found)
         else:
             self._owner_tickets[found] = it.ticket
+
+    def _make_room(self, tasks: int) -> bool:
+        """Have the journal keep space for the outcomes of so many tasks; False where there is none."""
+        self._give_room_back()
+        size = tasks * ROOM_A_TASK_BYTES
+        room = self._writer.reserve(size)
+        if room is None:
+            return False
+        self._rooms.append((room, size))
+        self._rooms_bytes += size
+        return True
+
+    def _give_room_back(self) -> None:
+        """Space is kept for what has no outcome yet, and no more. Looked at now and then."""
+        now = self._now()
+        if now - self._rooms_at < ROOMS_EVERY_S or not self._rooms:
+            return
+        self._rooms_at = now
+        wanted = sum(
+            state.unfinished * ROOM_A_TASK_BYTES
+            for group in self.ledger.groups
+            if self.ledger.leads(group) is not None and (state := self.ledger.state(group)) is not None
+        )
+        while self._rooms and self._rooms_bytes - self._rooms[0][1] >= wanted:
+            room, size = self._rooms.popleft()
+            room.release()
+            self._rooms_bytes -= size
 
     def _committed(self, it: Committed) -> None:
         ticket = self._owner_tickets.pop(it.ticket, None)
