@@ -87,7 +87,7 @@ class Answers:
 
     def _members(self) -> list[dict[str, Any]]:
         node = self._node
-        from nodes.node import info_of
+        from nodes.machine import info_of
 
         me = Member(
             node.credentials.id, node.name, node.credentials.certificate, node.addresses(), 0, node.boot,

@@ -9,28 +9,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import importlib
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nodes.answers import Answers
 from nodes.direct import DirectSlots
 from nodes.fabric import Fabric, boottime_s
 from nodes.leavings import Leavings, scratch_directory
+from nodes.machine import (
+    SaidOnLinks,
+    capacity_from,
+    capacity_of,
+    endpoint_of,
+    host_id,
+    info_of,
+    interface_addresses,
+    joined_by,
+    load_from,
+    lock,
+    own_name,
+    read_number,
+    user_name,
+    worker_environment,
+)
 from nodes.neighbourhood import Neighbourhood
 from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
-from nodes.settings import Loaded, NodeSettings
+from nodes.settings import NodeSettings
 from nodes.telemetry import Telemetry
 from nodes.workshop import Workshop
 from swarm.errors import SystemRefused
@@ -40,8 +53,7 @@ from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
 from swarm.protocol.member import Member, State
 from swarm.protocol.ownership import Ownership, OwnershipConfig
-from swarm.protocol.resources import NODE_LABEL, Capacity
-from transport.fleet import Fleet, create_fleet, enroll, host_name
+from transport.fleet import Fleet, create_fleet, enroll
 from transport.hints import Address, Hint
 from transport.identity import Credentials, Untrusted
 from transport.links import Link
@@ -61,7 +73,6 @@ WATCHDOG_TICK_S = 0.5
 LAG_UNHEALTHY_S = 5.0
 LAN_MARK = "lan"
 """File in the fleet's directory: a second machine was asked for, so nodes of this home listen on the LAN."""
-SEEDS_FILE = "seeds"
 DRAIN_POLL_S = 0.02
 ZONE_BYTES = 8
 HAND_OVER_S = 3.0
@@ -109,7 +120,7 @@ class Node:
         self.name = settings.node.name or own_name(home)
         private_directory(home.runtime)
         self.directory = private_directory(home.node_dir(self.name))
-        self._stack.callback(_lock(self.directory / "lock", self.name))
+        self._stack.callback(lock(self.directory / "lock", self.name))
         self.telemetry = Telemetry(settings.log, node=self.name)
         self.fleet: Fleet = create_fleet(home.fleet_dir)
         # A clock that was set back between two starts must not make strangers of members whom this node knew.
@@ -268,7 +279,7 @@ class Node:
         """TCP and UDP on one port: the one asked for, the one of last time, or a free one."""
         kept = self.directory / "port"
         asked = self.settings.listen.port
-        before = asked or _read_number(kept)
+        before = asked or read_number(kept)
         hosts = self.listen_hosts()
         for port in dict.fromkeys((before, *((0, 0, 0) if not asked else ()))):
             try:
@@ -292,7 +303,7 @@ class Node:
         asked = self.settings.listen.bulk_port
         hosts = self.listen_hosts()
         lane = self.workshop.lane
-        for port in dict.fromkeys((asked or _read_number(kept), *(() if asked else (0,)))):
+        for port in dict.fromkeys((asked or read_number(kept), *(() if asked else (0,)))):
             try:
                 lane.listen(hosts[0], port)
                 break
@@ -663,7 +674,7 @@ class Node:
     def _next_epoch(self) -> int:
         """A number above that of every earlier start; dispatch numbers (fencing tokens) begin with it."""
         path = self.directory / "epoch"
-        epoch = _read_number(path) + 1
+        epoch = read_number(path) + 1
         temporary = path.with_suffix(".tmp")
         try:
             temporary.write_text(str(epoch))
@@ -677,265 +688,9 @@ class Node:
         return epoch
 
 
-class SaidOnLinks(Mapping[str, object]):
-    """What every new link is told of this node: facts, and what tasks get that ask for nothing, which changes with the
-    fleet."""
-
-    def __init__(self, facts: Mapping[str, object], durability: Callable[[], str]) -> None:
-        self._facts = facts
-        self._durability = durability
-
-    def __getitem__(self, key: str) -> object:
-        return self._durability() if key == "durability" else self._facts[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*self._facts, "durability"))
-
-    def __len__(self) -> int:
-        return len(self._facts) + 1
-
-
 def _import_what_is_slow() -> None:
     for name in ("nodes.http", "structlog", "prometheus_client"):
         importlib.import_module(name)
-
-
-# --- facts about this machine ------------------------------------------------------------------------------------------
-
-
-def capacity_of(settings: NodeSettings, name: str) -> Capacity:
-    """What this node offers: slots, memory, named resources, labels (its name is one), interpreters."""
-    import psutil
-
-    slots = settings.node.workers
-    if slots is None:
-        slots = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    totals = {"cpu": float(slots), "memory": float(psutil.virtual_memory().total), **settings.node.resources}
-    labels = frozenset(settings.node.labels) | {
-        f"os:{sys.platform}", f"machine:{os.uname().machine}", f"{NODE_LABEL}{name}",
-    }  # fmt: skip
-    return Capacity(totals, labels, frozenset(settings.node.executors))
-
-
-def info_of(execution: Execution) -> dict[str, object]:
-    """Capacity and load as they are gossiped: short keys, since they travel in every probe."""
-    capacity = execution.config.capacity
-    load = execution.load()
-    info: dict[str, object] = {"f": load["free"], "w": load["wait"]}
-    info["r"] = dict(capacity.totals)
-    if load["blocked"]:
-        info["b"] = load["blocked"]
-    if load["drain"]:
-        info["d"] = 1
-    # a member's name is known without this
-    labels = sorted(label for label in capacity.labels if not label.startswith(NODE_LABEL))
-    if labels:
-        info["l"] = labels
-    if capacity.pythons:
-        info["p"] = sorted(capacity.pythons)
-    return info
-
-
-def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
-    """A member's capacity from its gossip; what is malformed counts as nothing."""
-    totals = info.get("r")
-    labels, pythons = info.get("l"), info.get("p")
-    return Capacity(
-        {str(name): float(amount) for name, amount in totals.items() if isinstance(amount, int | float)}
-        if isinstance(totals, Mapping)
-        else {},
-        frozenset((f"{NODE_LABEL}{name}", *map(str, labels if isinstance(labels, list | tuple) else ()))),
-        frozenset(str(name) for name in pythons) if isinstance(pythons, list | tuple) else frozenset(),
-    )
-
-
-def load_from(info: Mapping[str, object]) -> dict[str, object]:
-    """A member's load from its gossip."""
-    return {"free": info.get("f"), "wait": info.get("w"), "drain": bool(info.get("d")), "blocked": info.get("b", 0)}
-
-
-def host_id() -> bytes:
-    """16 bytes that tell this machine, in this boot, from others: same-host reaches are tried only where it is equal."""
-    from blake3 import blake3
-
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text() + str(os.stat("/dev/shm").st_dev)
-    except OSError:
-        import uuid
-
-        text = str(uuid.getnode())
-    return blake3(text.encode(), derive_key_context="nanoswarm host v1").digest(16)
-
-
-def own_name(home: Home) -> str:
-    """The name of this home's node: the host's, and a number when a node of that name runs already."""
-    base = "".join(c if c.isalnum() else "-" for c in host_name().lower()).strip("-")[:24] or "node"
-    for number in range(1, 1000):
-        name = base if number == 1 else f"{base}-{number}"
-        if not _is_locked(home.node_dir(name) / "lock"):
-            return name
-    raise SystemRefused("a thousand nodes of this name run here", hint="give this one a name: --name")
-
-
-def user_name() -> str:
-    """What the user of this home is called as a client."""
-    import getpass
-
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):
-        name = f"uid-{os.getuid()}"
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:32] or "user"
-
-
-def worker_environment(home: Home, name: str) -> dict[str, str]:
-    """What workers see: the node's environment, and where its socket is, so that tasks can submit tasks."""
-    environment = dict(os.environ)
-    environment["SWARM_NODE_SOCKET"] = str(home.node_socket(name))
-    environment["SWARM_NODE"] = name
-    environment["PYTHONUNBUFFERED"] = "1"
-    # The packages live beside each other; a worker is started with `-m` and must find them wherever it is started.
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
-    if root not in paths:
-        environment["PYTHONPATH"] = os.pathsep.join([root, *paths])
-    return environment
-
-
-def joined_by(home: Home) -> list[str]:
-    """Where the token was redeemed that brought this home in: seeds, for LANs without multicast."""
-    try:
-        return [line for line in (home.fleet_dir / SEEDS_FILE).read_text().split() if line]
-    except OSError:
-        return []
-
-
-def interface_addresses(settings: NodeSettings) -> list[str]:
-    """The LAN addresses of this machine."""
-    from transport.interfaces import InterfaceRule, announced, interfaces
-
-    rule = InterfaceRule(tuple(settings.discovery.interfaces_allow), tuple(settings.discovery.interfaces_deny))
-    return list(announced(interfaces(rule)))
-
-
-def endpoint_of(host: str, port: int) -> str:
-    """A TCP endpoint; port 0 asks for a free one."""
-    shown = "*" if port == 0 else str(port)
-    return f"tcp://[{host}]:{shown}" if ":" in host else f"tcp://{host}:{shown}"
-
-
-def _read_number(path: Path) -> int:
-    try:
-        return max(0, int(path.read_text()))
-    except (OSError, ValueError):
-        return 0
-
-
-def _lock(path: Path, name: str) -> Any:
-    file = open(path, "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise SystemRefused(
-            f"a node named {name} runs already in this home",
-            hint="give this one another name: --name NAME, or another home: SWARM_HOME=DIR",
-            name=name,
-        ) from None
-    return file.close
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        file = open(path)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        file.close()
-
-
-# --- serving ------------------------------------------------------------------------------------------------------------
-
-
-def serve(loaded: Loaded, home: Home) -> int:
-    """Run a node until SIGTERM or Ctrl-C, then drain; a second signal ends it at once. The exit code."""
-    try:
-        import uvloop
-
-        runner: Any = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    except ImportError:
-        runner = asyncio.Runner()
-    with runner:
-        return int(runner.run(_serve(loaded, home)))
-
-
-async def _serve(loaded: Loaded, home: Home) -> int:
-    from nodes.sd_notify import ServiceManager
-
-    loop = asyncio.get_running_loop()
-    service = ServiceManager.from_environment()
-    stop = asyncio.Event()
-    hurry = asyncio.Event()
-
-    def signalled() -> None:
-        if stop.is_set():
-            hurry.set()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
-    node = Node(loaded.settings, home, loop, owns_process=True)
-
-    def alive() -> None:
-        service.watchdog()
-        if node.ready or node.draining:
-            service.status(node.summary())
-
-    node.service_alive = alive  # type: ignore[method-assign]
-    opening = loop.create_task(node.open())
-    stopping = loop.create_task(stop.wait())
-    await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not opening.done():
-        opening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await opening
-        stopping.cancel()
-        return int(ExitCode.OK)
-    await opening
-    node.fact(
-        Fact(
-            "node.ready",
-            {},
-            {
-                "fleet": node.fleet.name,
-                "id": node.credentials.identity.text,
-                "port": node.port,
-                "slots": node.fabric.execution.slots,
-            },
-        )
-    )
-    service.ready(node.summary())
-    await stopping
-    service.stopping("draining")  # from here on the summary begins with that, too
-    node.fact(Fact("node.draining", {}, {"timeout_s": loaded.settings.node.drain_timeout_s}))
-    draining = loop.create_task(node.drain(loaded.settings.node.drain_timeout_s))
-    hurrying = loop.create_task(hurry.wait())
-    await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, hurrying):
-        task.cancel()
-    await asyncio.gather(draining, hurrying, return_exceptions=True)
-    await node.close()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # All is closed, and the interpreter is about to go: who cannot wait for that gets the same answer at once.
-        loop.remove_signal_handler(number)
-        signal.signal(number, lambda number, frame: os._exit(int(ExitCode.OK)))
-    return int(ExitCode.OK)
 
 
 def _count_state(execution: Execution, state: str) -> float:

@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> int:
     home = Home.resolve()
     loaded = load(settings_flags(args), file=Path(args.config) if args.config else None, home=home)
 
-    from nodes.node import serve
+    from nodes.serving import serve
 
     return serve(loaded, home)

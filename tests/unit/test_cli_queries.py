@@ -311,7 +311,7 @@ def test_a_check_lists_all_that_is_wrong(
 def test_a_node_gets_its_settings_before_anything_is_opened(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import nodes.node
+    import nodes.serving
 
     served: list[Any] = []
 
@@ -319,7 +319,7 @@ def test_a_node_gets_its_settings_before_anything_is_opened(
         served.append((loaded.settings, where))
         return 0
 
-    monkeypatch.setattr(nodes.node, "serve", serve)
+    monkeypatch.setattr(nodes.serving, "serve", serve)
     assert main(["node", "--workers", "many"]) == ExitCode.CONFIG
     assert served == []
     words = [

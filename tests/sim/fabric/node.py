@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from nodes.fabric import Fabric
-from nodes.node import capacity_from, info_of, load_from
+from nodes.machine import capacity_from, info_of, load_from
 from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
 from swarm.protocol.effects import Fact
