@@ -85,13 +85,18 @@ def lines(
     if len(violations) > SHOWN_MAX:
         rules = _counts(Counter(violation.rule for violation in violations))
         said.append(f"           and more: {rules}")
-    rules_of = Counter(violation.rule for violation in violations)
+    lost = _tasks(violations, "lost", "not-told")
+    double = _tasks(violations, "two-outcomes", "told-twice")
     said.append(
-        f"verdict    {rules_of['lost'] + rules_of['not-told']} lost, {rules_of['two-outcomes'] + rules_of['told-twice']} double outcomes, "
-        f"{rules_of['stuck']} stuck, {rules_of['stale-token']} by stale tokens; {len(violations)} violations, "
-        f"{len(wrong)} other wrongs"
+        f"verdict    {lost} lost, {double} double outcomes, {_tasks(violations, 'stuck')} stuck, "
+        f"{_tasks(violations, 'stale-token')} by stale tokens; {len(violations)} violations, {len(wrong)} other wrongs"
     )
     return said
+
+
+def _tasks(violations: list[Violation], *rules: str) -> int:
+    """How many tasks broke one of these rules."""
+    return len({violation.task for violation in violations if violation.rule in rules})
 
 
 def _counts(found: Counter[str]) -> str:

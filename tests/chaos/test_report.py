@@ -40,9 +40,10 @@ def test_where_there_was_nothing_to_tell_there_is_no_take_over() -> None:
 
 
 def test_the_report_says_what_is_wrong() -> None:
-    violations = [Violation("lost", "t1", "gone"), Violation("stuck", "t2", "waits")] * 15
+    rules = ("lost", "not-told", "stuck")
+    violations = [Violation(rule, f"t{number}", "so it is") for number in range(15) for rule in rules]
     said = lines(history((0, 4.0)), violations, ["h3 ended with 1"], [Done("kill", ("h1",), 1.0, 2.0)], [])
-    assert "verdict    15 lost, 0 double outcomes, 15 stuck, 0 by stale tokens; 30 violations, 1 other wrongs" in said
+    assert "verdict    15 lost, 0 double outcomes, 15 stuck, 0 by stale tokens; 45 violations, 1 other wrongs" in said
     assert "WRONG      h3 ended with 1" in said
     assert any(line.startswith("faults     1: 1 kill") for line in said)
     assert sum(line.startswith("VIOLATION") for line in said) == 20
