@@ -369,6 +369,8 @@ class Ledger:
     def _meet(self, stranger: Stranger) -> None:
         """A node speaks of a group that is not known here: it wants to add this one, if it is a member of the fleet."""
         name = stranger.group
+        if name in self._groups:
+            return  # two frames of one turn spoke of it
         others = sum(group.home != self.id for group in self._groups.values())
         reason = None
         if not self._steward.knows(stranger.sender):

@@ -339,6 +339,16 @@ def test_who_is_no_member_of_the_fleet_founds_no_group_here() -> None:
     assert stranger.id in ledgers.nodes[0].groups and b"x" * 17 not in ledgers.nodes[0].groups
 
 
+def test_a_group_that_two_frames_of_one_turn_speak_of_is_joined_once() -> None:
+    ledgers = formed()
+    home = b"s" * 16
+    frame = wire.encode(b"%08d" % 5, 0, [Message(home, Kind.HEARTBEAT, 1)])
+    for sender in (1, 2, 1):
+        ledgers.nodes[0].receive(ledgers.now, id_of(sender), frame)
+    ledgers.turn()
+    assert home in ledgers.nodes[0].groups
+
+
 def test_a_snapshot_that_makes_no_sense_is_damage() -> None:
     group = homes.fleet_group(id_of(0))
     found = {group: Recovered(Vote(3), Snapshot(9, 3, Members.of([id_of(0), id_of(1)]), b"nonsense"))}
