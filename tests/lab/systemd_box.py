@@ -78,6 +78,11 @@ class SystemdBox:
     ) -> None:
         self.down()
 
+    @property
+    def base(self) -> str:
+        """The directory that holds the box while it is up."""
+        return self._base
+
     def up(self) -> None:
         """Boot, and return when the box is up. Raises RuntimeError with what it said when that takes over 30 s."""
         self._base = tempfile.mkdtemp(prefix="swbox-", dir="/run")
