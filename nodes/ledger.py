@@ -54,6 +54,8 @@ WALL_EVERY_S = 10.0
 DRAIN_S = 10.0
 MEMBERS_EVERY_S = 0.1
 ROOMS_EVERY_S = 0.5
+SHORT_FOR_S = 5.0
+"""For so long after the disk was full nothing new is accepted."""
 ROOM_A_TASK_BYTES = 256
 """Kept free on the disk for each task without an outcome: what the ledger reserves for it, and the record around."""
 SEGMENT_STEP = 1 << 20
@@ -119,6 +121,7 @@ class LedgerShell:
         self._rooms: deque[tuple[Reservation, int]] = deque()
         self._rooms_bytes = 0
         self._rooms_at = 0.0
+        self._short_until = 0.0
         self._told = True
         """Something that may have effects."""
         self._look_timer: asyncio.TimerHandle | None = None
@@ -274,7 +277,7 @@ class LedgerShell:
     def no_space(self, key: bytes, level: int) -> bool:
         """Whether nobody can take a batch, since its log is this node's alone, and its disk is full. What the log has is not
         such a batch: that is attached to once there is space."""
-        if not self.journal.full or key[:TAG_BYTES] != home_tag(self.me):
+        if not (self.journal.full or self._now() < self._short_until) or key[:TAG_BYTES] != home_tag(self.me):
             return False
         group = node_group(self.me) if level == Durability.NODE else fleet_group(self.me)
         raft, state = self.ledger.raft(group), self.ledger.state(group)
@@ -323,8 +326,8 @@ class LedgerShell:
         now = self._now()
         self._told = True
         found: int | Refusal
-        if isinstance(it.record, Submitted) and not self._make_room(it.record.count):
-            found = Refusal(Reason.DISK_FULL, "there is no space on the disk of this node for its outcomes")
+        if isinstance(it.record, Submitted) and (now < self._short_until or not self._make_room(it.record.count)):
+            found = Refusal(Reason.DISK_FULL, "there is no space for it, or for its outcomes, on the disk of this node")
         else:
             found = self.ledger.propose(now, it.group, it.record)
         if isinstance(found, Refusal):
@@ -413,6 +416,10 @@ class LedgerShell:
     def _space(self, full: bool) -> None:
         self._around.fact(Fact("journal.full") if full else Fact("journal.space"))
         self._told = True
+        if full:
+            # A little space comes and goes on a full disk, as segments are given up. Who hands over again what did not fit
+            # is told so, instead of being tried, and failed, for ever.
+            self._short_until = self._now() + SHORT_FOR_S
         self.ledger.space(self._now(), full)
         self._turn()
 
