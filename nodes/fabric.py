@@ -231,6 +231,8 @@ class Fabric:
         now = self._now()
         if self._boots.get(peer, link.boot) != link.boot:
             self._undelivered.pop(peer, None)
+            # A process that came back so fast that its old link was never seen to be down knows nothing of what went there.
+            self.relay.node_down(peer)
             self.execution.owner_lost(now, peer)
             self.ownership.executor_lost(now, peer, "link")
         else:

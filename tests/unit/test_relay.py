@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from nodes.fabric import Fabric
 from nodes.relay import THROUGH_MAX, Relay
 from swarm.protocol import ids
 from swarm.protocol.ledger.homes import durable_session
@@ -150,3 +151,21 @@ def test_what_passes_through_is_remembered_up_to_a_bound() -> None:
     place.it._through.update({number.to_bytes(12, "big"): (CLIENT, OAK, 2) for number in range(THROUGH_MAX)})
     place.submit()
     assert len(place.it._through) == THROUGH_MAX and KEY in place.it._through
+
+
+def test_what_went_to_a_process_that_was_replaced_before_its_link_was_down_is_handed_over_again() -> None:
+    place = Place()
+    assert place.submit()
+    now = SimpleNamespace(boot=b"now-----", identity=SimpleNamespace(id=OAK, role="node"), up=True)
+    nothing = SimpleNamespace(
+        owner_lost=lambda *_: False, executor_lost=lambda *_: None, executor_linked=lambda *_: None
+    )
+    fabric = object.__new__(Fabric)
+    fabric.__dict__.update(
+        _nodes=place.nodes, _clients={}, _spare={}, _grace={}, _leases={}, _boots={OAK: b"before--"}, _undelivered={}, _load_sent={},
+        _now=lambda: 5.0, _turn=lambda: None, execution=nothing, ownership=nothing, relay=place.it,
+    )  # fmt: skip
+    place.oak.boot = b"before--"  # type: ignore[attr-defined]
+    fabric.link_up(now)  # type: ignore[arg-type]
+    ((kind, header, _),) = place.client.sent
+    assert (kind, header["b"], header["reason"]) == (Kind.REFUSED, KEY, "unknown") and header["after"] is not None
