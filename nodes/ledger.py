@@ -280,8 +280,8 @@ class LedgerShell:
         if not (self.journal.full or self._now() < self._short_until) or key[:TAG_BYTES] != home_tag(self.me):
             return False
         group = node_group(self.me) if level == Durability.NODE else fleet_group(self.me)
-        raft, state = self.ledger.raft(group), self.ledger.state(group)
-        return raft is not None and state is not None and raft.members.voters == (self.me,) and key not in state.batches
+        raft = self.ledger.raft(group)
+        return raft is not None and raft.members.voters == (self.me,) and not self.ledger.may_have(group, key)
 
     def has_blob(self, group: bytes, id: bytes) -> bool:
         """Whether a log has a blob."""

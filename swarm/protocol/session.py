@@ -102,6 +102,8 @@ class Handed:
     done: bytearray
     durability: int = 0
     """0, or the level of one that is in a ledger: it is the same batch wherever it is handed over."""
+    accepted: bool = False
+    """Whether it had its receipt."""
     acknowledge: bool = False
     """Whether its outcomes are kept only until they were delivered."""
     granted: set[int] = field(default_factory=set)
@@ -394,7 +396,7 @@ class Session:
         batch = self._batches.get(number)
         if batch is None:
             return
-        batch.refusals = 0
+        batch.refusals, batch.accepted = 0, True
         copies, hosts = header_field(header, "copies", int), header_field(header, "hosts", int)
         kept = header.get("r")
         retention_s = float(kept) if isinstance(kept, int | float) else 0.0
@@ -405,8 +407,11 @@ class Session:
         batch = self._batches.get(self._number(header))
         if batch is None:
             return
-        after = header.get("after")
-        if header.get("reason") == "draining":
+        after, reason = header.get("after"), header.get("reason")
+        if batch.accepted and reason not in ("draining", "conflict") and not isinstance(after, int | float):
+            # It is in its log. That who is asked just now cannot know, or keeps no log at all, ends nothing.
+            after = RESUBMIT_BACKOFF_MAX_S
+        if reason == "draining":
             batch.sent = False
             self._effects.append(Moving("draining", True))
         elif isinstance(after, int | float):

@@ -134,6 +134,14 @@ class Ledger:
         found = self._groups.get(group)
         return None if found is None else found.state
 
+    def may_have(self, group: bytes, key: bytes) -> bool:
+        """Whether a batch is in a log, or might be: in an entry of which it is not known yet here whether it is committed."""
+        found, raft = self._groups.get(group), self._raft.group(group)
+        if found is None or raft is None or raft.damaged or key in found.state.batches:
+            return True
+        # Any bytes like the key's: to wait for nothing is better than to deny what is there.
+        return any(key in entry.data for entry in raft.unapplied())
+
     def leads(self, group: bytes) -> int | None:
         """The epoch in which this node leads a log, knowing all of it; None if it does not."""
         found = self._groups.get(group)

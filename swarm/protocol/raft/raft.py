@@ -144,6 +144,12 @@ class Raft:
         """Whether this node's disk has no space for entries."""
         return self._replica.full
 
+    def unapplied(self) -> Sequence[Entry]:
+        """Entries of which it is not known here whether they are committed."""
+        replica = self._replica
+        first = max(replica.applied + 1, self.first)
+        return replica.log.slice(first, max(0, self.last + 1 - first), 1 << 62)
+
     def caught_up(self, id: bytes) -> bool:
         """Whether a member lacks so little that it can be a voter, as far as this one, who leads, knows."""
         return self._leading is not None and self._leading.caught_up(id)

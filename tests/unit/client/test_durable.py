@@ -64,6 +64,20 @@ def test_a_receipt_is_told_and_outcomes_of_another_session_of_the_client_are_its
     assert isinstance(delivered, Delivered) and delivered.last
 
 
+@pytest.mark.parametrize("reason", ["disk-full", "durability", "malformed"])
+def test_who_cannot_know_a_batch_that_was_accepted_ends_nothing(reason: str) -> None:
+    session = begun()
+    accept(session)
+    session.take_effects()
+    session.on_message(10.0, Kind.REFUSED, {"b": KEY, "reason": reason, "message": "no"}, memoryview(b""))
+    assert not session.take_effects() and session.next_deadline() == 15.0
+    session.on_timer(15.0)
+    assert [kind for kind, _ in told(session)] == [Kind.SUBMIT]
+    session.on_message(15.0, Kind.REFUSED, {"b": KEY, "reason": "conflict", "message": "no"}, memoryview(b""))
+    (ended,) = session.take_effects()
+    assert isinstance(ended, Ended) and ended.status is Status.REFUSED, "its id is another batch's"
+
+
 def test_on_another_node_it_is_the_same_batch_whole_and_nothing_of_it_is_lost() -> None:
     session = begun(3, rerun=False)
     end(session, [1])

@@ -356,3 +356,18 @@ def test_a_snapshot_that_makes_no_sense_is_damage() -> None:
     facts = [effect.name for effect in ledger.take() if isinstance(effect, Fact)]
     raft = ledger.raft(group)
     assert facts == ["ledger.damaged"] and raft is not None and raft.damaged
+
+
+def test_what_a_log_may_have_is_not_denied_while_that_is_not_known() -> None:
+    ledgers = Ledgers(1)
+    ledgers.run(2.0)
+    group, known, other = ledgers.group(0), batch(0, 1), batch(0, 2)
+    ledgers.propose(0, group, known)
+    ledgers.turn()
+    assert ledgers.nodes[0].may_have(group, known.key) and not ledgers.nodes[0].may_have(group, other.key)
+    # The disk is full: it begins anew with what is there, and leads nothing, so that nothing is known to be committed.
+    ledgers.nodes[0].restart(ledgers.now, group, ledgers.disks[0][group].recover())
+    state = ledgers.nodes[0].state(group)
+    assert state is not None and not state.batches
+    assert ledgers.nodes[0].may_have(group, known.key) and not ledgers.nodes[0].may_have(group, other.key)
+    assert ledgers.nodes[0].may_have(b"no such log", other.key), "nothing is known of it here"
