@@ -20,9 +20,11 @@ cdef extern from *:
     """
     static inline int lowest_bit(uint64_t v) { return __builtin_ctzll(v); }
     #define WHEEL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+    #define WHEEL_LAST ((uint64_t)1 << 63)
     """
     int lowest_bit(uint64_t) noexcept nogil
     bint unlikely "WHEEL_UNLIKELY" (bint) noexcept nogil
+    uint64_t LAST "WHEEL_LAST"
 
 cdef extern from "soon.h" nogil:
     enum:
@@ -36,7 +38,8 @@ cdef enum:
     LEVELS = 7
     IDS = 63                            # of a chunk, which so has 256 bytes
     FEW = 24                            # up to which inserting is faster than anything else
-    DENSE = 8                           # ids a word of bits, below which which words are empty is badly guessed
+    STEPS = 3                           # bits of a word that are taken without a question
+    DENSE = 2                           # ids a word of bits, from which on there often are more
     DIGIT = 11
     SPARE = LEVELS * SLOTS + 8          # chunks that may be partly filled
 
@@ -238,7 +241,7 @@ cdef class Wheel:
                 return -1
             self.chunks = <Chunk*> grown
             self.room = <uint32_t> chunks
-        grown = PyMem_RawRealloc(self.run, ids * 4)
+        grown = PyMem_RawRealloc(self.run, (ids + 1) * 4)   # and one that a step for nothing writes
         if grown == NULL:
             return -1
         self.run = <uint32_t*> grown
@@ -384,6 +387,7 @@ cdef class Wheel:
     cdef void order(self) noexcept nogil:
         """Sort the run by id; an id that was in it twice may be so still."""
         cdef size_t n = self.end, i, words, w
+        cdef int step
         cdef uint32_t id, low = UINT32_MAX, high = 0
         cdef uint32_t* run = self.run
         cdef uint64_t* bits
@@ -396,18 +400,33 @@ cdef class Wheel:
             low = min(low, id)
             high = max(high, id)
         words = high // 64 - low // 64 + 1
-        if n < DENSE * words:
+        if 2 * n < words:
             digit_sort(run, self.scratch, n, low, high)
             return
+        # Bits, out of which they come in order.
         bits = self.bits + low // 64
         low = low // 64 * 64
         for i in range(n):
             id = run[i] - low
             bits[id // 64] |= <uint64_t> 1 << id % 64
         n = 0
-        for w in range(words):
-            word = bits[w]
-            if word:
+        if self.end < DENSE * words:
+            # How many a word has cannot be guessed: some steps are taken for each of them, those for nothing too.
+            for w in range(words):
+                word = bits[w]
+                bits[w] = 0
+                id = low + <uint32_t> (64 * w)
+                for step in range(STEPS):
+                    run[n] = id + <uint32_t> lowest_bit(word | LAST)
+                    n += word != 0
+                    word &= word - 1
+                while unlikely(word):
+                    run[n] = id + <uint32_t> lowest_bit(word)
+                    n += 1
+                    word &= word - 1
+        else:
+            for w in range(words):
+                word = bits[w]
                 bits[w] = 0
                 id = low + <uint32_t> (64 * w)
                 while word:
