@@ -21,7 +21,16 @@ from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution
-from swarm.protocol.executor.effects import HandInput, HandSlice, HandSpec, RevokeSlot, StartWorker, StopWorker
+from swarm.protocol.executor.effects import (
+    HandInput,
+    HandSlice,
+    HandSpec,
+    ResumeWorker,
+    RevokeSlot,
+    StartWorker,
+    StopWorker,
+    SuspendWorker,
+)
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
@@ -141,6 +150,8 @@ class Fabric:
             HandSpec: lambda it: self.pool.send_spec(it.worker, it.number, it.raw, it.granted),
             HandInput: lambda it: self.pool.send_input(it),
             RevokeSlot: lambda it: self.pool.send_revoke(it.worker),
+            SuspendWorker: lambda it: self.pool.suspend(it.worker),
+            ResumeWorker: lambda it: self.pool.resume(it.worker),
             StartWorker: self._start_worker,
             StopWorker: lambda it: self.pool.stop(it.worker, it.how),
             Connect: lambda it: self._around.connect(it.node),
@@ -150,6 +161,7 @@ class Fabric:
         self._now = now
         self._wall = wall or time.time
         self._local = ownership.executors[me]
+        self._local.ask_yielding = execution.yielding
         self._nodes: dict[bytes, Link] = {}
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
@@ -340,7 +352,13 @@ class Fabric:
                 self.requests.queued(peer, number, spec, calls, extra)
         elif kind == Kind.EVENT and is_node:
             self.ownership.event(
-                peer, field(header, "d", int), field(header, "i", int), field(header, "e", str), header.get("v"), body
+                now,
+                peer,
+                field(header, "d", int),
+                field(header, "i", int),
+                field(header, "e", str),
+                header.get("v"),
+                body,
             )
         elif kind == Kind.CANCEL:
             batch = self.ownership.batches.get(field(header, "b", bytes))
@@ -702,7 +720,7 @@ class Fabric:
         if it.kind == Kind.OUTCOMES:
             self.ownership.outcomes(now, self.me, header["d"], header["n"], body)
         elif it.kind == Kind.EVENT:
-            self.ownership.event(self.me, header["d"], header["i"], header["e"], header["v"], body)
+            self.ownership.event(now, self.me, header["d"], header["i"], header["e"], header["v"], body)
         elif it.kind == Kind.RECALL:
             wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
             self.execution.recall(now, self.me, header["d"], wanted, header["k"])

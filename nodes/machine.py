@@ -61,6 +61,8 @@ def info_of(execution: Execution) -> dict[str, object]:
         info["b"] = load["blocked"]
     if load["drain"]:
         info["d"] = 1
+    if "low" in load:
+        info["y"] = load["low"]
     # a member's name is known without this
     labels = sorted(label for label in capacity.labels if not label.startswith(NODE_LABEL))
     if labels:
@@ -85,7 +87,13 @@ def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
 
 def load_from(info: Mapping[str, object]) -> dict[str, object]:
     """A member's load from its gossip."""
-    return {"free": info.get("f"), "wait": info.get("w"), "drain": bool(info.get("d")), "blocked": info.get("b", 0)}
+    return {
+        "free": info.get("f"),
+        "wait": info.get("w"),
+        "drain": bool(info.get("d")),
+        "blocked": info.get("b", 0),
+        "low": info.get("y"),
+    }
 
 
 def host_id() -> bytes:

@@ -154,6 +154,8 @@ class Node:
                     recycle_tasks=limits.worker_tasks,
                     recycle_age_s=limits.worker_age_s,
                     worker_memory_bytes_max=limits.worker_memory_bytes,
+                    spare_workers=settings.node.spare_workers,
+                    releasable=frozenset(("cpu", *settings.node.releasable)),
                 ),
                 self.credentials.id,
             ),

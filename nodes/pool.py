@@ -78,6 +78,8 @@ class _Process:
     backlog_bytes: int = 0
     pidfd: int = -1
     timer: asyncio.TimerHandle | None = None
+    commands: bool = False
+    """It runs a command now."""
     command: int = 0
     """Process group of the command that it runs, or ran last."""
     closed: bool = False
@@ -170,6 +172,24 @@ class Pool:
             process.timer = self._loop.call_later(FINISH_MAX_S, self.stop, worker, "kill")
         else:
             self._kill(process)
+
+    def suspend(self, worker: int) -> None:
+        """Stop a worker where it stands, with all that it runs."""
+        self._signal(worker, signal.SIGSTOP)
+
+    def resume(self, worker: int) -> None:
+        """Let a suspended worker go on."""
+        self._signal(worker, signal.SIGCONT)
+
+    def _signal(self, worker: int, number: signal.Signals) -> None:
+        process = self._processes.get(worker)
+        if process is None or process.closed:
+            return
+        for group in (process.popen.pid, process.command) if process.commands else (process.popen.pid,):
+            try:
+                os.killpg(group, number)
+            except (ProcessLookupError, PermissionError):
+                pass  # it has just ended; what waits for its end hears of it
 
     def kill_all(self) -> None:
         """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
@@ -382,11 +402,12 @@ class Pool:
             # What the tasks of the slice printed was written before this frame: it is theirs, not the next one's.
             for fd in list(process.outputs):
                 self._output(process, fd)
+            process.commands = False
             handler.worker_slice_done(number, frame.slot)
         elif kind == wire.EVENT:
             index, name, value = msgpack.unpackb(frame.body)
             if name == "pid":
-                process.command = int(value)
+                process.command, process.commands = int(value), True
             handler.worker_event(number, frame.run, index, name, value)
         elif kind == wire.REQUEST:
             method, args = msgpack.unpackb(frame.body)

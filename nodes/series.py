@@ -89,6 +89,16 @@ TABLE: Final[dict[str, Row]] = {
             _counter("tasks_handed", "Tasks handed to a worker.", of="tasks"),
         ),
     ),
+    "task.suspended": Row(
+        "info", (_counter("task_suspensions", "Tasks stopped where they stood, for more urgent ones.", "class"),)
+    ),
+    "task.resumed": Row(
+        "info",
+        (
+            _counter("task_resumptions", "Suspended tasks that went on."),
+            _counter("task_suspended_seconds", "Seconds for which tasks stood still.", of="stood_s"),
+        ),
+    ),
     # tasks, where they are owned
     "batch.submitted": Row(
         "debug",

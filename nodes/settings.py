@@ -98,6 +98,19 @@ class NodeSection:
     resources: Mapping[str, float] = _setting(
         "numbers", EMPTY, "resources beside cpu and memory, name=amount", low=0, short_flag="--resource"
     )
+    releasable: tuple[str, ...] = _setting(
+        "words",
+        (),
+        "resources, beside cpu, that a stopped process does not use: a suspended task gives them up",
+        short_flag="--releasable",
+    )
+    spare_workers: int = _setting(
+        "whole",
+        1,
+        "worker processes beyond one a slot, while all slots are taken: urgent tasks begin in them",
+        low=0,
+        high=64,
+    )
     executors: Mapping[str, str] = _setting(
         "texts", EMPTY, "other interpreters to run callables in, name=path of a python", short_flag="--executor"
     )

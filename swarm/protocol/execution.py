@@ -23,18 +23,30 @@ from swarm.protocol.executor.effects import (
     HandInput,
     HandSlice,
     HandSpec,
+    ResumeWorker,
     RevokeSlot,
     StartWorker,
     StopWorker,
+    SuspendWorker,
 )
 from swarm.protocol.executor.orphans import Orphan, Orphans
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
+from swarm.protocol.executor.suspension import (
+    SPARE_AFTER_S,
+    Suspension,
+    class_of,
+    immune_for_s,
+    level,
+    slots_that_yield,
+    suspendable,
+    victims,
+)
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
 from swarm.protocol.runtimes import Runtimes
 from swarm.protocol.spec import Spec
-from swarm.protocol.states import FINAL_BELOW, Status
+from swarm.protocol.states import FINAL_BELOW, Priority, Status
 
 SLICE_HORIZON_S = 0.005
 """A slice is cut so that it takes about this long: short enough to share, long enough to pay for its hand-over."""
@@ -62,6 +74,10 @@ class ExecutionConfig:
     """A worker is replaced after so many tasks; 0: never."""
     recycle_age_s: float = 0.0
     worker_memory_bytes_max: int = 0
+    spare_workers: int = 1
+    """Beyond one a slot, where urgent work could take slots from other work: it then need not wait for a process to start."""
+    releasable: frozenset[str] = frozenset(("cpu",))
+    """Resources that a stopped process does not use."""
 
 
 class Execution:
@@ -87,8 +103,13 @@ class Execution:
         self._observe_at: float | None = None
         self._share_at: float | None = None
         self._start_failures = 0
+        self._suspended = 0
+        self._seen = 0.0
+        """The latest instant that it was told."""
         self._retry_start_at: float | None = None
         self._orphans = Orphans()
+        self._spare_at: float | None = None
+        self._spares = 0
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -101,7 +122,11 @@ class Execution:
         """When `on_timer` wants to be called, or None."""
         orphans = self._orphans.next_deadline()
         return min(
-            (at for at in (self._observe_at, self._retry_start_at, self._share_at, orphans) if at is not None),
+            (
+                at
+                for at in (self._observe_at, self._retry_start_at, self._share_at, self._spare_at, orphans)
+                if at is not None
+            ),
             default=None,
         )
 
@@ -137,7 +162,7 @@ class Execution:
         report of what is free is older than what it has sent or taken back since.
         """
         blocked = sum(1 for worker in self._workers.values() if worker.state == "blocked")
-        load = {
+        load: dict[str, Any] = {
             "free": round(self.account.free_cpu, 3),
             "wait": self._ready.tasks,
             "drain": self.draining,
@@ -145,7 +170,18 @@ class Execution:
         }
         if owner is not None:
             load["others"] = self.others(owner)
+        yielding = self.yielding()
+        if any(yielding):
+            load["low"] = yielding
         return load
+
+    def yielding(self) -> list[float]:
+        """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
+        waiting = [] if not self._ready.tasks else [
+            (run, run.columns.ready) for run in self._runs.values()
+            if run.spec.priority >= Priority.HIGH and run.columns.ready
+        ]  # fmt: skip
+        return slots_that_yield(self._workers.values(), waiting, self._seen)
 
     def others(self, owner: bytes) -> int:
         """Tasks here, running or waiting, that are not of this owner."""
@@ -207,6 +243,7 @@ class Execution:
         it = self._workers.pop(worker, None)
         if it is None:
             return
+        self._goes_on(now, it)
         expected = it.state == "stopping"
         if it.state == "starting":
             self._start_failed(now, it, why)
@@ -224,6 +261,8 @@ class Execution:
     def worker_blocked(self, now: float, worker: int) -> None:
         """The task that a worker runs waits for another: its slot is lent, what it had not begun goes to others."""
         it = self._workers.get(worker)
+        if it is not None and it.state == "suspended":
+            self._resume(now, it)  # it said so just before it was stopped
         if it is None or it.state != "ready":
             return
         it.state = "blocked"
@@ -442,6 +481,8 @@ class Execution:
         # What was recalled from the slice went back when it was recalled; nothing else can be left.
         for start, stop in part.run.outstanding(part.token):
             self._requeue(part.run, start, stop)
+        if not it.slices and it.state == "suspended":
+            self._resume(now, it)  # it was through just before it was stopped
         if not it.slices and it.state == "ready":
             self._through(now, it)
         self._pump(now)
@@ -449,6 +490,7 @@ class Execution:
     def _through(self, now: float, it: Worker) -> None:
         """A worker has nothing in hand any more: it rests, or is replaced."""
         self._let_go(it)
+        it.evictions, it.immune_until = 0, 0.0
         config = self.config
         if config.recycle_tasks and it.done >= config.recycle_tasks:
             self._retire(now, it, f"it has run {it.done} tasks")
@@ -492,6 +534,11 @@ class Execution:
         if self._share_at is not None and now >= self._share_at:
             self._share_at = None
             self._share(now)
+        if self._spare_at is not None and now >= self._spare_at:
+            self._spare_at = None
+            if self._is_taken(now):
+                self._spares = self.config.spare_workers
+                self._replace(now)
         if self._observe_at is not None and now >= self._observe_at:
             self._observe_at = None
             self._observe(now)
@@ -512,16 +559,27 @@ class Execution:
         self._ready.push(run.shape, run.number, run.spec.priority, run.spec.nice, int(run.queued_at * 1e9), count)
 
     def _pump(self, now: float) -> None:
-        """Hand waiting tasks to workers until one or the other runs out."""
+        """Hand waiting tasks to workers until one or the other runs out; what is suspended goes before what has not begun."""
+        self._seen = max(self._seen, now)
+        suspended = self._suspended
         if self.draining or not self._ready.tasks:
+            if suspended:
+                self._resume_all(now, -1)
             return
         now_ns = int(now * 1e9)
         for shape in self._ready.shapes(now_ns):
             while (head := self._ready.head(shape, now_ns)) is not None:
-                worker = self._worker_for(now, shape, self._runs[head[0]])
+                run = self._runs[head[0]]
+                if suspended:
+                    self._resume_all(now, level(run.spec.priority, run.queued_at, now))
+                worker = self._worker_for(now, shape, run)
                 if worker is None:
                     break
-                self._hand(now, worker, self._runs[head[0]], shape)
+                self._hand(now, worker, run, shape)
+        if self._suspended:
+            self._resume_all(now, -1)
+        if self._spares < self.config.spare_workers and self._spare_at is None and self._is_taken(now):
+            self._spare_at = now + SPARE_AFTER_S
 
     def _worker_for(self, now: float, shape: Shape, run: Run) -> Worker | None:
         """The worker to hand a slice of this shape to, or None while it has to wait."""
@@ -533,7 +591,7 @@ class Execution:
             if worker.granted and worker.state == "ready":
                 granted = worker if granted is None or granted.revoked else granted
                 continue
-            if worker.python != shape.python or worker.state in ("stopping", "blocked"):
+            if worker.python != shape.python or worker.state in ("stopping", "blocked", "suspended"):
                 continue
             alive += 1
             if worker.state != "ready":
@@ -546,6 +604,16 @@ class Execution:
             if idle is not None:
                 return idle
             if granted is None:
+                self._start_if_short(now, shape, alive)
+        elif run.spec.priority >= Priority.HIGH:
+            found = victims(self._workers.values(), self.account, self.config.releasable, shape, run.spec.priority, now)
+            if found and idle is not None:
+                for one in found:
+                    self._suspend(now, one, run)
+                # Some of them may just have been between two tasks: then it is not enough, and they are through at once.
+                if self.account.fits(shape):
+                    return idle
+            elif found:
                 self._start_if_short(now, shape, alive)
         if granted is not None:
             self._revoke(granted)
@@ -619,6 +687,79 @@ class Execution:
         share = -(-self._ready.waiting_of(shape) // max(1, self.slots))
         return max(1, min(most, share))
 
+    # --- suspension ---------------------------------------------------------------------------------------------------
+
+    def _suspend(self, now: float, worker: Worker, urgent: Run) -> None:
+        """Stop a worker where it stands, for a run that is more urgent; what it had not begun goes to others."""
+        assert worker.state == "ready" and worker.shape is not None, (worker.number, worker.state)
+        self._recall_from(now, worker)
+        current = worker.current()
+        if current is None:
+            return
+        part, index, began = current
+        task = (part.run.number, index)
+        worker.suspension = Suspension(now, class_of(worker), urgent.batch, task, began)
+        worker.state = "suspended"
+        if worker.paused[0] != task:
+            worker.paused, worker.evictions = (task, 0.0), 0
+        worker.evictions += 1
+        self.account.lend(worker.shape, self.config.releasable)
+        self._suspended += 1
+        self._effects.append(SuspendWorker(worker.number))
+        self._tell_event(part.run, index, "suspended", {"by": urgent.batch, "name": urgent.spec.name})
+        self._effects.append(Fact("task.suspended", {"class": Priority(class_of(worker)).name.lower()}))
+        self._replace(now)
+
+    def _goes_on(self, now: float, worker: Worker) -> None:
+        """A worker is suspended no longer, as far as the accounts are concerned."""
+        it = worker.suspension
+        if it is None:
+            return
+        assert worker.shape is not None, worker.number
+        worker.suspension, worker.state = None, "ready"
+        worker.paused = (worker.paused[0], worker.paused[1] + now - it.since)
+        stood_s = worker.paused[1]
+        worker.immune_until = now + immune_for_s(worker.evictions, now - it.began - stood_s, stood_s)
+        self.account.reclaim(worker.shape, self.config.releasable)
+        self._suspended -= 1
+
+    def _resume(self, now: float, worker: Worker) -> None:
+        """Let a suspended worker go on."""
+        it = worker.suspension
+        if it is None:
+            return
+        self._goes_on(now, worker)
+        self._effects.append(ResumeWorker(worker.number))
+        stood_s = now - it.since
+        if it.task[0] in self._runs:
+            self._tell_event(self._runs[it.task[0]], it.task[1], "resumed", round(stood_s, 6))
+        self._effects.append(Fact("task.resumed", {}, {"stood_s": stood_s}, stood_s))
+        if self._observe_at is None and any(part.run.spec.timeout_s is not None for part in worker.slices.values()):
+            self._observe_at = now + OBSERVE_EVERY_S
+
+    def _resume_all(self, now: float, above: int) -> None:
+        """Let go on what fits, of this class or a higher one as they stand now: the highest first, then who stands still longest."""
+        standing = [(worker, it) for worker in self._workers.values() if (it := worker.suspension) is not None]
+        standing.sort(key=lambda pair: (-level(pair[1].priority, pair[1].since, now), pair[1].since, pair[0].number))
+        for worker, it in standing:
+            assert worker.shape is not None, worker.number
+            if level(it.priority, it.since, now) < above:
+                return
+            if self.account.fits_again(worker.shape, self.config.releasable):
+                self._resume(now, worker)
+
+    def _is_taken(self, now: float) -> bool:
+        """Whether urgent work that came now would have to take a slot from other work, and no process would be there to run it."""
+        if self.draining or self.account.free_cpu >= 1.0 or self._suspended:
+            return False
+        if any(one.state == "starting" or (one.state == "ready" and not one.slices) for one in self._workers.values()):
+            return False
+        return any(class_of(worker) < Priority.CRITICAL for worker in suspendable(self._workers.values(), now))
+
+    def _tell_event(self, run: Run, index: int, name: str, value: Any) -> None:
+        header = {"b": run.batch, "d": run.dispatch, "i": index, "e": name, "v": value}
+        self._effects.append(Tell(run.owner, Kind.EVENT, header))
+
     def _let_go(self, worker: Worker) -> None:
         if worker.shape is not None:
             if worker.state != "blocked":
@@ -637,7 +778,7 @@ class Execution:
             return
         count = sum(1 for one in self._workers.values() if not one.python and one.state in ("starting", "ready"))
         room = self.slots + WORKERS_EXTRA_MAX - len(self._workers)
-        for _ in range(min(self.slots - count, room)):
+        for _ in range(min(self.slots + self._spares - count, room)):
             self._start_worker(now, "")
 
     def _retire(self, now: float, worker: Worker, reason: str) -> None:
@@ -747,6 +888,7 @@ class Execution:
     def _kill(self, worker: Worker, reason: str) -> None:
         if worker.state == "blocked" and worker.shape is not None:
             self.account.take(worker.shape)
+        self._goes_on(self._seen, worker)
         worker.state = "stopping"
         worker.reason = reason
         self._effects.append(StopWorker(worker.number, "kill", reason))
@@ -792,7 +934,7 @@ class Execution:
                     worker.page.recall(part.slot)
                 current = worker.current()
                 started = current is not None and any(part is current[0] for part in parts)
-            if started and worker.state in ("ready", "blocked"):
+            if started and worker.state in ("ready", "blocked", "suspended"):
                 self._recall_from(now, worker)
                 self._kill(worker, "the owner of its task is gone")
 
@@ -811,6 +953,8 @@ class Execution:
                 continue
             part, timeout_s = current[0], current[0].run.spec.timeout_s
             ends = current[2] + timeout_s
+            if worker.paused[0] == (part.run.number, current[1]):
+                ends += worker.paused[1]  # only running counts
             if now < ends:
                 soonest = min(soonest, ends) if soonest is not None else ends
                 continue

@@ -46,7 +46,7 @@ from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.placing import Placing, heard
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
-from swarm.protocol.owner.words import merged, said
+from swarm.protocol.owner.words import merged, said, why_it_stood
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Capacity, shape_of
 from swarm.protocol.runtimes import Runtimes
@@ -442,7 +442,7 @@ class Ownership:
         self._ending.close_if_done(now, batch)
         placing.pump(now)
 
-    def event(self, executor: bytes, number: int, index: int, name: str, value: Any, body: Bytes) -> None:
+    def event(self, now: float, executor: bytes, number: int, index: int, name: str, value: Any, body: Bytes) -> None:
         """An executor says something about a task that runs: passed on to the client."""
         dispatch = self._placing.out(number, executor)
         if dispatch is None:
@@ -452,6 +452,8 @@ class Ownership:
             return
         if name == "progress":
             batch.progress[index] = value
+        elif name in ("suspended", "resumed"):
+            batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
         if batch.client is not None:
             header = {"b": batch.key, "i": index, "e": name, "v": value, "w": dispatch.executor.name}
             self._holdings.emit(Tell(batch.client, Kind.EVENT, header, (body,) if len(body) else ()))

@@ -8,10 +8,13 @@ itself wins a tie, since that saves the way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarm.protocol.executor.suspension import yields
 from swarm.protocol.resources import SLACK, Capacity, Shape
+from swarm.protocol.states import Priority
 
 WINDOW_HORIZON_S = 0.030
 """How much work, in seconds, an executor is sent ahead: a few round trips on a LAN."""
@@ -44,6 +47,10 @@ class Executor:
     dispatches: dict[int, Any] = field(default_factory=dict)
     ours: int = 0
     """Tasks of ours there, of all shapes."""
+    yielding: list[float] = field(default_factory=list)
+    """Slots there whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH; as last heard, less what was sent since."""
+    ask_yielding: Callable[[], list[float]] | None = None
+    """Asks anew, where that costs nothing: of this very node."""
     fits: dict[Shape, tuple[str, int]] = field(default_factory=dict)
     """What `fit` found, by shape, for the capacity of now."""
 
@@ -75,6 +82,15 @@ class Executor:
         """Slots it has in all."""
         return self.capacity.totals.get("cpu", 0.0)
 
+    def displaced(self, shape: Shape, priority: int, count: int) -> None:
+        """So many urgent tasks were sent, for whom others make way: the same slots are not given away twice."""
+        wanted = shape.cpu * count
+        for running, slots in enumerate(self.yielding):
+            if wanted > 0 and yields(running, priority):
+                taken = min(wanted, slots)
+                self.yielding[running] -= taken
+                wanted -= taken
+
     def fit_count(self, shape: Shape) -> int:
         """How many tasks of a shape its capacity runs at a time."""
         most = float("inf")
@@ -93,17 +109,34 @@ class Verdict:
     room: int
     wait_s: float
     why: str = ""
+    fits: bool = True
+    """It could run them, now or later."""
+    displaces: bool = False
+    """Its room is that of less urgent tasks, which are suspended for these."""
 
 
-def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
+def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int = Priority.STANDARD) -> Verdict:
     """Room and expected wait of an executor for tasks of a shape that take `mean_s` seconds each (None: unknown)."""
+    verdict = _judge(executor, shape, mean_s)
+    if priority < Priority.HIGH or not verdict.fits or (verdict.room and executor.free >= shape.cpu):
+        return verdict
+    if executor.ask_yielding is not None:
+        executor.yielding = executor.ask_yielding()
+    slots = sum(slots for running, slots in enumerate(executor.yielding) if yields(running, priority))
+    room = int((slots + SLACK) // max(shape.cpu, SLACK)) if shape.cpu > 0 else 0
+    if room <= 0:
+        return verdict
+    return Verdict(executor.id, executor.name, room, 0.0, "less urgent work makes way", True, True)
+
+
+def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     if executor.draining:
-        return Verdict(executor.id, executor.name, 0, 0.0, "is draining")
+        return Verdict(executor.id, executor.name, 0, 0.0, "is draining", False)
     misfit, fitting = executor.fit(shape)
     if misfit:
-        return Verdict(executor.id, executor.name, 0, 0.0, misfit)
+        return Verdict(executor.id, executor.name, 0, 0.0, misfit, False)
     if executor.suspect:
-        return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment")
+        return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment", False)
     width = fitting + executor.blocked
     # Tasks of ours are counted here, since what was heard is older than what was sent; those of others it tells.
     ours, others = executor.ours, executor.others
@@ -118,10 +151,13 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else "is full")
 
 
-def rank(executors: list[Executor], shape: Shape, mean_s: float | None) -> list[Verdict]:
-    """Every executor's verdict, best first: room, then the shortest wait, then ourselves, then the most room."""
-    verdicts = [(judge(executor, shape, mean_s), executor) for executor in executors]
+def rank(
+    executors: list[Executor], shape: Shape, mean_s: float | None, priority: int = Priority.STANDARD
+) -> list[Verdict]:
+    """Every executor's verdict, best first: room that nobody has to give up, then the shortest wait, then ourselves, then the most
+    room."""
+    verdicts = [(judge(executor, shape, mean_s, priority), executor) for executor in executors]
     verdicts.sort(key=lambda pair: (
-        pair[0].room == 0, round(pair[0].wait_s, 3), not pair[1].local, -pair[0].room, pair[0].executor,
+        pair[0].room == 0, pair[0].displaces, round(pair[0].wait_s, 3), not pair[1].local, -pair[0].room, pair[0].executor,
     ))  # fmt: skip
     return [verdict for verdict, _ in verdicts]

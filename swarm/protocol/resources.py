@@ -6,7 +6,7 @@ wait in one queue, so whether a machine can take them is asked once a shape, not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -106,6 +106,28 @@ class Account:
         for name, amount in shape.needs:
             rest = self.used[name] - amount
             self.used[name] = rest if abs(rest) > SLACK else 0.0
+
+    def lend(self, shape: Shape, names: Collection[str]) -> None:
+        """What a task of this shape takes of these resources is free for others, while it stands still."""
+        for name, amount in shape.needs:
+            if name in names:
+                rest = self.used[name] - amount
+                self.used[name] = rest if abs(rest) > SLACK else 0.0
+
+    def reclaim(self, shape: Shape, names: Collection[str]) -> None:
+        """It goes on, and takes that again."""
+        for name, amount in shape.needs:
+            if name in names:
+                self.used[name] = self.used.get(name, 0.0) + amount
+
+    def fits_again(self, shape: Shape, names: Collection[str]) -> bool:
+        """Whether a task that stands still could go on."""
+        totals, used = self.capacity.totals, self.used
+        return all(
+            used.get(name, 0.0) + amount <= totals.get(name, 0.0) + SLACK
+            for name, amount in shape.needs
+            if name in names
+        )
 
     @property
     def free_cpu(self) -> float:

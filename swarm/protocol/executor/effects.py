@@ -71,4 +71,29 @@ class RevokeSlot:
     worker: int
 
 
-ExecutionEffect = StartWorker | StopWorker | HandSpec | HandSlice | HandInput | RevokeSlot | Tell | Fact
+@dataclass(frozen=True, slots=True)
+class SuspendWorker:
+    """Stop the processes of a worker where they stand."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeWorker:
+    """Let the processes of a suspended worker go on."""
+
+    worker: int
+
+
+ExecutionEffect = (
+    StartWorker
+    | StopWorker
+    | HandSpec
+    | HandSlice
+    | HandInput
+    | RevokeSlot
+    | SuspendWorker
+    | ResumeWorker
+    | Tell
+    | Fact
+)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernels.batch import Calls
 from kernels.tasks import TaskColumns
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.resources import Shape
 from swarm.protocol.spec import Spec
+
+if TYPE_CHECKING:
+    from swarm.protocol.executor.suspension import Suspension
 
 
 class ClaimPage(Protocol):
@@ -90,7 +93,7 @@ class Worker:
     python: str
     page: ClaimPage | None
     state: str = "starting"
-    """starting, ready, blocked or stopping."""
+    """starting, ready, blocked, suspended or stopping."""
     slices: dict[int, Slice] = field(default_factory=dict)
     shape: Shape | None = None
     """The shape whose needs are taken for this worker now."""
@@ -105,6 +108,14 @@ class Worker:
     """That client's time is over; the call that runs may end."""
     slow: bool = False
     """What it runs takes longer than was thought: nothing is put behind it."""
+
+    suspension: Suspension | None = None
+    """Since when it is suspended, and for whom."""
+    evictions: int = 0
+    """How often what it has in hand was suspended."""
+    immune_until: float = 0.0
+    paused: tuple[tuple[int, int] | None, float] = (None, 0.0)
+    """(number of the run, index) of the task that was suspended last, and the seconds for which it stood still in all."""
 
     def current(self) -> tuple[Slice, int, float] | None:
         """(slice, index in the batch, started at) of the task that runs, by the page. A guest has none: its slices are

@@ -125,10 +125,12 @@ class Placing:
         """Hand some of a batch to the best executor. False when none has room."""
         mean = self.runtimes.mean_s(batch.raw)
         if len(self.executors) == 1:
-            verdicts = [judge(self.executors[self._me], shape, mean)]
+            verdicts = [judge(self.executors[self._me], shape, mean, batch.spec.priority)]
         else:
             executors = list(self.executors.values())
-            verdicts = rank([executors[0], *sorted(executors[1:], key=lambda one: one.id)], shape, mean)
+            verdicts = rank(
+                [executors[0], *sorted(executors[1:], key=lambda one: one.id)], shape, mean, batch.spec.priority
+            )
         chosen = next((verdict for verdict in verdicts if verdict.room and self._reachable(verdict)), None)
         if chosen is None:
             self._explain_wait(now, batch, verdicts)
@@ -141,6 +143,8 @@ class Placing:
         dispatch = self.take(now, batch, it, limit)
         assert dispatch is not None, (batch.number, waiting)
         start, stop = dispatch.start, dispatch.stop
+        if chosen.displaces:
+            it.displaced(shape, batch.spec.priority, stop - start)
         self.ready.take(shape, batch.number, stop - start)
         if len(verdicts) > 1:
             detail = [(verdict.name, verdict.room, round(verdict.wait_s, 3), verdict.why) for verdict in verdicts[:16]]
@@ -260,3 +264,7 @@ def heard(executor: Executor, load: Mapping[str, Any]) -> None:
         # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
         executor.others = max(0.0, executor.slots - executor.free + executor.blocked + waiting)
     executor.draining = load.get("drain") is True
+    low = load.get("low")
+    executor.yielding = []
+    if isinstance(low, list | tuple) and all(type(slots) in (int, float) and slots >= 0 for slots in low):
+        executor.yielding = [float(slots) for slots in low[:3]]

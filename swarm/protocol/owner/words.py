@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from swarm.protocol.ids import BATCH_KEY_BYTES, batch_text
 from swarm.protocol.spec import Spec
 
 
@@ -62,3 +63,14 @@ def words_of(payload: memoryview) -> str | None:
     kind, message = fields.get("type"), fields.get("message")
     shown = f"{str(kind).rpartition(':')[2]}: {message}" if kind else str(message)
     return shown[:300]
+
+
+def why_it_stood(what: str, value: Any) -> str:
+    """What an executor says of a task that it suspends, or lets go on, in words."""
+    if what == "resumed":
+        return f"it stood still for {value:.3f} s" if isinstance(value, int | float) else ""
+    if not isinstance(value, Mapping):
+        return ""
+    by, name = value.get("by"), value.get("name")
+    of = f", {batch_text(by)}," if isinstance(by, bytes) and len(by) == BATCH_KEY_BYTES else ""
+    return f"{str(name)[:80] or 'a task'}{of} is more urgent"

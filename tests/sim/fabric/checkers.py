@@ -106,7 +106,18 @@ def executor_sound(node: SimNode) -> None:
     for worker in execution.workers.values():
         if worker.shape is not None and worker.state != "blocked":
             for name, amount in worker.shape.needs:
-                taken[name] += amount  # type: ignore[assignment]
+                if worker.state != "suspended" or name not in execution.config.releasable:
+                    taken[name] += amount  # type: ignore[assignment]
+    for worker in execution.workers.values():
+        standing = worker.state == "suspended"
+        assert standing == (worker.suspension is not None), f"{node.name}, worker {worker.number}: {worker.state}"
+        process = node.pool.workers.get(worker.number)
+        if process is not None and process.alive and worker.state != "stopping":
+            assert standing == (process.stopped_at is not None), f"{node.name}, worker {worker.number}: {worker.state}"
+        if standing and not execution.waiting:
+            assert worker.shape is not None and not execution.account.fits_again(worker.shape, execution.config.releasable), (
+                f"{node.name}: worker {worker.number} stands still for nobody"
+            )
     for name, amount in execution.account.used.items():
         assert amount >= -ROUNDING, f"{node.name}: {amount} of {name} taken"
         assert abs(amount - taken[name]) < ROUNDING, f"{node.name}: {amount} of {name} taken, {taken[name]} in use"
@@ -197,6 +208,7 @@ def at_rest(world: World) -> None:
         assert node.execution.idle, f"{node.name} still runs {list(node.execution.held(node.id).items())[:3]}"
         assert not any(node.execution.account.used.values()), f"{node.name}: {node.execution.account.used}"
         assert node.execution.load()["blocked"] == 0, node.name
+        assert not any(one.suspension for one in node.execution.workers.values()), f"{node.name} has somebody suspended"
         ready = sum(1 for one in node.execution.workers.values() if one.state == "ready" and not one.python)
         assert ready >= node.execution.slots, f"{node.name} has {ready} workers for {node.execution.slots} slots"
 

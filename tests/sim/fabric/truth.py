@@ -51,6 +51,7 @@ class Truth:
         self.unrepeatable: set[bytes] = set()
         """Keys of batches whose tasks begin once at most."""
         self.facts: dict[str, int] = {}
+        self.suspensions = 0
         self.events: list[tuple[float, str]] = []
 
     def note(self, at: float, text: str) -> None:

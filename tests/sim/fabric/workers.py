@@ -4,6 +4,7 @@ hang, and are killed. What they say to their node comes in order, a moment later
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,11 @@ class SimWorker:
         self.timer: Handle | None = None
         self.granted_until: float | None = None
         """Runs calls of the client that its slot is granted to until then, if that is not over before."""
+        self.stopped_at: float | None = None
+        """Its processes stand still since then."""
+        self.stood_s = 0.0
+        self.held: list[Callable[[], None]] = []
+        """What would have happened in it meanwhile."""
         self.nested: SimClient | None = None
         self.nested_sessions: dict[tuple[bytes, int], int] = {}
 
@@ -162,13 +168,36 @@ class SimWorker:
     def _after(self, delay_s: float, what: Any, *args: Any) -> None:
         # A worker goes on while its node stands still: it has its own process.
         world = self.pool.node.world
-        attempt = self.attempt
+        attempt, stood_s = self.attempt, self.stood_s
 
         def due() -> None:
-            if self.alive and self.attempt is attempt:
+            nonlocal stood_s
+            if not self.alive or self.attempt is not attempt:
+                return
+            if self.stopped_at is not None:
+                self.held.append(due)
+            elif self.stood_s > stood_s:
+                late_s, stood_s = self.stood_s - stood_s, self.stood_s
+                world.sim.at(world.sim.now + late_s, due)
+            else:
                 what(*args)
 
         world.sim.at(world.sim.now + delay_s, due)
+
+    def suspend(self) -> None:
+        """Stop where it stands."""
+        if self.stopped_at is None:
+            self.stopped_at = self.pool.node.world.sim.now
+            self.pool.node.world.truth.suspensions += 1
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.stopped_at is not None:
+            self.stood_s += self.pool.node.world.sim.now - self.stopped_at
+            self.stopped_at = None
+            held, self.held = self.held, []
+            for due in held:
+                due()
 
     def _ended(self, status: Status) -> None:
         part, attempt = self.part, self.attempt
@@ -323,6 +352,18 @@ class SimPool:
             sim = self.node.world.sim
             sim.at(sim.now + PIPE_S * (1 + 20 * self.rng.random()), lambda: it.exit("signal 9", by_node=True))
 
+    def suspend(self, worker: int) -> None:
+        """See `nodes.pool.Pool.suspend`."""
+        it = self.workers.get(worker)
+        if it is not None:
+            it.suspend()
+
+    def resume(self, worker: int) -> None:
+        """See `nodes.pool.Pool.resume`."""
+        it = self.workers.get(worker)
+        if it is not None:
+            it.resume()
+
     @staticmethod
     def _finish(it: SimWorker) -> None:
         it.finishing = True
@@ -360,7 +401,9 @@ class SimPool:
         sim = self.node.world.sim
 
         def due() -> None:
-            if it.alive:
+            if it.stopped_at is not None:
+                it.held.append(due)
+            elif it.alive:
                 call(*args)
 
         sim.at(sim.now + PIPE_S, due)

@@ -269,14 +269,14 @@ def test_events_of_a_task_reach_its_client_and_others_do_not() -> None:
     owner = Owner(slots=1)
     batch = owner.submit(1, 2)
     (dispatch,) = owner.taken()
-    owner.it.event(ME, dispatch.dispatch, 0, "progress", {"done": 1}, b"")
+    owner.it.event(owner.now, ME, dispatch.dispatch, 0, "progress", {"done": 1}, b"")
     for executor, number, index in (
         (OAK, dispatch.dispatch, 0),
         (ME, 999, 0),
         (ME, dispatch.dispatch, 1),
         (ME, dispatch.dispatch, -1),
     ):
-        owner.it.event(executor, number, index, "progress", "forged", b"")
+        owner.it.event(owner.now, executor, number, index, "progress", "forged", b"")
     owner.take()
     (event,) = owner.messages(Kind.EVENT)
     assert (event["i"], event["e"], event["v"], event["w"]) == (0, "progress", {"done": 1}, "me")

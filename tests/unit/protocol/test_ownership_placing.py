@@ -201,7 +201,7 @@ def test_words_about_executors_and_batches_that_nobody_knows_change_nothing() ->
     owner.it.cancel(owner.now, key_of(9), None)
     owner.it.grant_start(owner.now, key_of(9), [(0, 5)])
     owner.it.give_input(key_of(9), 0, "in", None, b"")
-    owner.it.event(OAK, 7, 0, "progress", 1, b"")
+    owner.it.event(owner.now, OAK, 7, 0, "progress", 1, b"")
     owner.it.client_lost(owner.now, CLIENT)
     owner.it.on_timer(owner.now + 1e6)
     assert owner.it.take_effects() == []
