@@ -23,24 +23,14 @@ from swarm.protocol.executor.effects import (
     HandInput,
     HandSlice,
     HandSpec,
-    ResumeWorker,
     RevokeSlot,
     StartWorker,
     StopWorker,
-    SuspendWorker,
 )
 from swarm.protocol.executor.orphans import Orphan, Orphans
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
-from swarm.protocol.executor.suspension import (
-    SPARE_AFTER_S,
-    Suspension,
-    class_of,
-    immune_for_s,
-    level,
-    slots_that_yield,
-    suspendable,
-    victims,
-)
+from swarm.protocol.executor.suspension import SPARE_AFTER_S, level, slots_that_yield
+from swarm.protocol.executor.suspensions import Suspensions
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
@@ -103,11 +93,13 @@ class Execution:
         self._observe_at: float | None = None
         self._share_at: float | None = None
         self._start_failures = 0
-        self._suspended = 0
         self._seen = 0.0
         """The latest instant that it was told."""
         self._retry_start_at: float | None = None
         self._orphans = Orphans()
+        self._suspensions = Suspensions(
+            self._workers, self.account, config.releasable, self._emit, self._recall_from, self._tell_event, self._resumed,
+        )  # fmt: skip
         self._spare_at: float | None = None
         self._spares = 0
 
@@ -243,7 +235,7 @@ class Execution:
         it = self._workers.pop(worker, None)
         if it is None:
             return
-        self._goes_on(now, it)
+        self._suspensions.end(now, it)
         expected = it.state == "stopping"
         if it.state == "starting":
             self._start_failed(now, it, why)
@@ -262,7 +254,7 @@ class Execution:
         """The task that a worker runs waits for another: its slot is lent, what it had not begun goes to others."""
         it = self._workers.get(worker)
         if it is not None and it.state == "suspended":
-            self._resume(now, it)  # it said so just before it was stopped
+            self._suspensions.resume(now, it)  # it said so just before it was stopped
         if it is None or it.state != "ready":
             return
         it.state = "blocked"
@@ -482,7 +474,7 @@ class Execution:
         for start, stop in part.run.outstanding(part.token):
             self._requeue(part.run, start, stop)
         if not it.slices and it.state == "suspended":
-            self._resume(now, it)  # it was through just before it was stopped
+            self._suspensions.resume(now, it)  # it was through just before it was stopped
         if not it.slices and it.state == "ready":
             self._through(now, it)
         self._pump(now)
@@ -536,7 +528,7 @@ class Execution:
             self._share(now)
         if self._spare_at is not None and now >= self._spare_at:
             self._spare_at = None
-            if self._is_taken(now):
+            if not self.draining and self._suspensions.is_taken(now):
                 self._spares = self.config.spare_workers
                 self._replace(now)
         if self._observe_at is not None and now >= self._observe_at:
@@ -561,24 +553,27 @@ class Execution:
     def _pump(self, now: float) -> None:
         """Hand waiting tasks to workers until one or the other runs out; what is suspended goes before what has not begun."""
         self._seen = max(self._seen, now)
-        suspended = self._suspended
+        suspensions = self._suspensions
         if self.draining or not self._ready.tasks:
-            if suspended:
-                self._resume_all(now, -1)
+            suspensions.resume_all(now)
             return
         now_ns = int(now * 1e9)
         for shape in self._ready.shapes(now_ns):
             while (head := self._ready.head(shape, now_ns)) is not None:
                 run = self._runs[head[0]]
-                if suspended:
-                    self._resume_all(now, level(run.spec.priority, run.queued_at, now))
+                if suspensions.count:
+                    suspensions.resume_all(now, level(run.spec.priority, run.queued_at, now))
                 worker = self._worker_for(now, shape, run)
                 if worker is None:
                     break
                 self._hand(now, worker, run, shape)
-        if self._suspended:
-            self._resume_all(now, -1)
-        if self._spares < self.config.spare_workers and self._spare_at is None and self._is_taken(now):
+        suspensions.resume_all(now)
+        if (
+            self._spares < self.config.spare_workers
+            and self._spare_at is None
+            and not self.draining
+            and self._suspensions.is_taken(now)
+        ):
             self._spare_at = now + SPARE_AFTER_S
 
     def _worker_for(self, now: float, shape: Shape, run: Run) -> Worker | None:
@@ -606,12 +601,11 @@ class Execution:
             if granted is None:
                 self._start_if_short(now, shape, alive)
         elif run.spec.priority >= Priority.HIGH:
-            found = victims(self._workers.values(), self.account, self.config.releasable, shape, run.spec.priority, now)
+            found = self._suspensions.victims(now, shape, run)
             if found and idle is not None:
-                for one in found:
-                    self._suspend(now, one, run)
-                # Some of them may just have been between two tasks: then it is not enough, and they are through at once.
-                if self.account.fits(shape):
+                fits = self._suspensions.suspend(now, found, shape, run)
+                self._replace(now)
+                if fits:
                     return idle
             elif found:
                 self._start_if_short(now, shape, alive)
@@ -672,8 +666,7 @@ class Execution:
         if run.spec.timeout_s is not None and self._observe_at is None:
             self._observe_at = now + min(OBSERVE_EVERY_S, run.spec.timeout_s)
         if not run.spec.rerun or run.spec.kind == "command":
-            header = {"b": run.batch, "d": run.dispatch, "i": start, "e": "started", "v": None}
-            self._effects.append(Tell(run.owner, Kind.EVENT, header))
+            self._tell_event(run, start, "started", None)
         wait = now - run.queued_at
         self._effects.append(Fact("slice.handed", {}, {"wait_s": wait, "tasks": stop - start}, wait))
 
@@ -687,78 +680,16 @@ class Execution:
         share = -(-self._ready.waiting_of(shape) // max(1, self.slots))
         return max(1, min(most, share))
 
-    # --- suspension ---------------------------------------------------------------------------------------------------
-
-    def _suspend(self, now: float, worker: Worker, urgent: Run) -> None:
-        """Stop a worker where it stands, for a run that is more urgent; what it had not begun goes to others."""
-        assert worker.state == "ready" and worker.shape is not None, (worker.number, worker.state)
-        self._recall_from(now, worker)
-        current = worker.current()
-        if current is None:
-            return
-        part, index, began = current
-        task = (part.run.number, index)
-        worker.suspension = Suspension(now, class_of(worker), urgent.batch, task, began)
-        worker.state = "suspended"
-        if worker.paused[0] != task:
-            worker.paused, worker.evictions = (task, 0.0), 0
-        worker.evictions += 1
-        self.account.lend(worker.shape, self.config.releasable)
-        self._suspended += 1
-        self._effects.append(SuspendWorker(worker.number))
-        self._tell_event(part.run, index, "suspended", {"by": urgent.batch, "name": urgent.spec.name})
-        self._effects.append(Fact("task.suspended", {"class": Priority(class_of(worker)).name.lower()}))
-        self._replace(now)
-
-    def _goes_on(self, now: float, worker: Worker) -> None:
-        """A worker is suspended no longer, as far as the accounts are concerned."""
-        it = worker.suspension
-        if it is None:
-            return
-        assert worker.shape is not None, worker.number
-        worker.suspension, worker.state = None, "ready"
-        worker.paused = (worker.paused[0], worker.paused[1] + now - it.since)
-        stood_s = worker.paused[1]
-        worker.immune_until = now + immune_for_s(worker.evictions, now - it.began - stood_s, stood_s)
-        self.account.reclaim(worker.shape, self.config.releasable)
-        self._suspended -= 1
-
-    def _resume(self, now: float, worker: Worker) -> None:
-        """Let a suspended worker go on."""
-        it = worker.suspension
-        if it is None:
-            return
-        self._goes_on(now, worker)
-        self._effects.append(ResumeWorker(worker.number))
-        stood_s = now - it.since
-        if it.task[0] in self._runs:
-            self._tell_event(self._runs[it.task[0]], it.task[1], "resumed", round(stood_s, 6))
-        self._effects.append(Fact("task.resumed", {}, {"stood_s": stood_s}, stood_s))
-        if self._observe_at is None and any(part.run.spec.timeout_s is not None for part in worker.slices.values()):
-            self._observe_at = now + OBSERVE_EVERY_S
-
-    def _resume_all(self, now: float, above: int) -> None:
-        """Let go on what fits, of this class or a higher one as they stand now: the highest first, then who stands still longest."""
-        standing = [(worker, it) for worker in self._workers.values() if (it := worker.suspension) is not None]
-        standing.sort(key=lambda pair: (-level(pair[1].priority, pair[1].since, now), pair[1].since, pair[0].number))
-        for worker, it in standing:
-            assert worker.shape is not None, worker.number
-            if level(it.priority, it.since, now) < above:
-                return
-            if self.account.fits_again(worker.shape, self.config.releasable):
-                self._resume(now, worker)
-
-    def _is_taken(self, now: float) -> bool:
-        """Whether urgent work that came now would have to take a slot from other work, and no process would be there to run it."""
-        if self.draining or self.account.free_cpu >= 1.0 or self._suspended:
-            return False
-        if any(one.state == "starting" or (one.state == "ready" and not one.slices) for one in self._workers.values()):
-            return False
-        return any(class_of(worker) < Priority.CRITICAL for worker in suspendable(self._workers.values(), now))
+    def _emit(self, effect: ExecutionEffect) -> None:
+        self._effects.append(effect)
 
     def _tell_event(self, run: Run, index: int, name: str, value: Any) -> None:
         header = {"b": run.batch, "d": run.dispatch, "i": index, "e": name, "v": value}
         self._effects.append(Tell(run.owner, Kind.EVENT, header))
+
+    def _resumed(self, now: float, worker: Worker) -> None:
+        if self._observe_at is None and any(part.run.spec.timeout_s is not None for part in worker.slices.values()):
+            self._observe_at = now + OBSERVE_EVERY_S
 
     def _let_go(self, worker: Worker) -> None:
         if worker.shape is not None:
@@ -888,7 +819,7 @@ class Execution:
     def _kill(self, worker: Worker, reason: str) -> None:
         if worker.state == "blocked" and worker.shape is not None:
             self.account.take(worker.shape)
-        self._goes_on(self._seen, worker)
+        self._suspensions.end(self._seen, worker)
         worker.state = "stopping"
         worker.reason = reason
         self._effects.append(StopWorker(worker.number, "kill", reason))

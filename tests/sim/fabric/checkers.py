@@ -115,9 +115,9 @@ def executor_sound(node: SimNode) -> None:
         if process is not None and process.alive and worker.state != "stopping":
             assert standing == (process.stopped_at is not None), f"{node.name}, worker {worker.number}: {worker.state}"
         if standing and not execution.waiting:
-            assert worker.shape is not None and not execution.account.fits_again(worker.shape, execution.config.releasable), (
-                f"{node.name}: worker {worker.number} stands still for nobody"
-            )
+            assert worker.shape is not None and not execution.account.fits_again(
+                worker.shape, execution.config.releasable
+            ), f"{node.name}: worker {worker.number} stands still for nobody"
     for name, amount in execution.account.used.items():
         assert amount >= -ROUNDING, f"{node.name}: {amount} of {name} taken"
         assert abs(amount - taken[name]) < ROUNDING, f"{node.name}: {amount} of {name} taken, {taken[name]} in use"

@@ -1,0 +1,120 @@
+"""The executor's part that suspends workers and lets them go on; the rules are those of `swarm.protocol.executor.suspension`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from swarm.protocol.effects import Fact
+from swarm.protocol.executor.effects import ExecutionEffect, ResumeWorker, SuspendWorker
+from swarm.protocol.executor.runs import Run, Worker
+from swarm.protocol.executor.suspension import Suspension, class_of, immune_for_s, level, suspendable, victims
+from swarm.protocol.resources import Account, Shape
+from swarm.protocol.states import Priority
+
+ANY = -1
+"""Below all classes."""
+
+
+class Suspensions:
+    """Workers that stand still. `workers` and `account` are the executor's own."""
+
+    def __init__(
+        self,
+        workers: Mapping[int, Worker],
+        account: Account,
+        releasable: Collection[str],
+        emit: Callable[[ExecutionEffect], None],
+        recall: Callable[[float, Worker], None],
+        tell: Callable[[Run, int, str, Any], None],
+        resumed: Callable[[float, Worker], None],
+    ) -> None:
+        self._workers = workers
+        self._account = account
+        self._releasable = releasable
+        self._emit = emit
+        self._recall = recall
+        self._tell = tell
+        self._resumed = resumed
+        self.count = 0
+        """How many stand still."""
+
+    def victims(self, now: float, shape: Shape, urgent: Run) -> list[Worker]:
+        """Who would be suspended for one task of a run; nobody where its class takes nothing from others, or that is not enough."""
+        if urgent.spec.priority < Priority.HIGH:
+            return []
+        return victims(self._workers.values(), self._account, self._releasable, shape, urgent.spec.priority, now)
+
+    def suspend(self, now: float, found: list[Worker], shape: Shape, urgent: Run) -> bool:
+        """Stop workers where they stand; what they had not begun goes to others. Whether the urgent task fits now: one of them may
+        just have been between two tasks, and is through at once then."""
+        for worker in found:
+            assert worker.state == "ready" and worker.shape is not None, (worker.number, worker.state)
+            self._recall(now, worker)
+            current = worker.current()
+            if current is None:
+                continue
+            part, index, began = current
+            task = (part.run.number, index)
+            priority = class_of(worker)
+            worker.suspension, worker.state = Suspension(now, priority, urgent.batch, task, began), "suspended"
+            if worker.paused[0] != task:
+                worker.paused, worker.evictions = (task, 0.0), 0
+            worker.evictions += 1
+            self._account.lend(worker.shape, self._releasable)
+            self.count += 1
+            self._emit(SuspendWorker(worker.number))
+            self._tell(part.run, index, "suspended", {"by": urgent.batch, "name": urgent.spec.name})
+            self._emit(Fact("task.suspended", {"class": Priority(priority).name.lower()}))
+        return self._account.fits(shape)
+
+    def end(self, now: float, worker: Worker) -> float:
+        """A worker stands still no longer, as far as the accounts are concerned. For how long it did, in seconds."""
+        it = worker.suspension
+        if it is None:
+            return 0.0
+        assert worker.shape is not None, worker.number
+        stood_s = now - it.since
+        in_all_s = worker.paused[1] + stood_s
+        worker.suspension, worker.state, worker.paused = None, "ready", (it.task, in_all_s)
+        worker.immune_until = now + immune_for_s(worker.evictions, now - it.began - in_all_s, in_all_s)
+        self._account.reclaim(worker.shape, self._releasable)
+        self.count -= 1
+        return stood_s
+
+    def resume(self, now: float, worker: Worker) -> None:
+        """Let a worker go on that stands still."""
+        it = worker.suspension
+        if it is None:
+            return
+        stood_s = self.end(now, worker)
+        self._emit(ResumeWorker(worker.number))
+        run, index = (
+            next((part.run for part in worker.slices.values() if part.run.number == it.task[0]), None),
+            it.task[1],
+        )
+        if run is not None:
+            self._tell(run, index, "resumed", round(stood_s, 6))
+        self._emit(Fact("task.resumed", {}, {"stood_s": stood_s}, stood_s))
+        self._resumed(now, worker)
+
+    def resume_all(self, now: float, above: int = ANY) -> None:
+        """Let go on what fits, of this class or a higher one as they stand now: the highest first, then who stands still longest."""
+        if not self.count:
+            return
+        standing = [(worker, it) for worker in self._workers.values() if (it := worker.suspension) is not None]
+        standing.sort(key=lambda pair: (-level(pair[1].priority, pair[1].since, now), pair[1].since, pair[0].number))
+        for worker, it in standing:
+            assert worker.shape is not None, worker.number
+            if level(it.priority, it.since, now) < above:
+                return
+            if self._account.fits_again(worker.shape, self._releasable):
+                self.resume(now, worker)
+
+    def is_taken(self, now: float) -> bool:
+        """Whether urgent work that came now would have to take a slot from other work, and no process would be there to run it."""
+        if self.count or self._account.free_cpu >= 1.0:
+            return False
+        if any(one.state == "starting" or (one.state == "ready" and not one.slices) for one in self._workers.values()):
+            return False
+        return any(class_of(worker) < Priority.CRITICAL for worker in suspendable(self._workers.values(), now))
