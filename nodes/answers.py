@@ -66,7 +66,9 @@ class Answers:
             for status, count in batch.counts.items():
                 name = Status(status).name.lower()
                 counts[name] = counts.get(name, 0) + count
-        tasks = {"waiting": waiting, "running": execution.running} | dict(sorted(counts.items()))
+        tasks = {"waiting": waiting, "running": execution.running, "suspended": execution.suspended} | dict(
+            sorted(counts.items())
+        )
         return {
             "fleet": node.fleet.name,
             "node": {
@@ -295,7 +297,10 @@ class Answers:
             if running is None:
                 running = {(key, row): at for key, row, _, at in self._node.fabric.execution.running_tasks()}
             at = running.get((batch.key, index))
-            if at is not None:
+            stood = next((event[1] for event in reversed(events) if event[1] in ("suspended", "resumed", "placed")), "")
+            if stood == "suspended":
+                shown["state"] = "suspended"
+            elif at is not None:
                 shown["state"] = "running"
                 shown["run_s"] = now - at
             elif placed is not None and placed[4] != self._node.name:

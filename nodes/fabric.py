@@ -161,7 +161,7 @@ class Fabric:
         self._now = now
         self._wall = wall or time.time
         self._local = ownership.executors[me]
-        self._local.ask_yielding = execution.yielding
+        self._local.ask_load = lambda: execution.load(me)
         self._nodes: dict[bytes, Link] = {}
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""

@@ -665,7 +665,7 @@ class Node:
         watch("running", lambda: float(execution.running))
         watch("owned.tasks", lambda: float(ownership.unfinished))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
-        for state in ("starting", "ready", "blocked", "stopping"):
+        for state in ("starting", "ready", "blocked", "suspended", "stopping"):
             watch("workers", partial(_count_state, execution, state), state=state)
         for reach in ("lan", "host"):
             watch("links", partial(_count_reach, self.fabric, reach), reach=reach)

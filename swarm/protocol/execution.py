@@ -89,6 +89,8 @@ class Execution:
         self._here = 0
         self._of: dict[bytes, int] = {}
         """Tasks here that are not reported yet: all, and by owner."""
+        self._urgent_of: dict[bytes, int] = {}
+        """Of these the ones that others make way for."""
         self._effects: list[ExecutionEffect] = []
         self._observe_at: float | None = None
         self._share_at: float | None = None
@@ -134,8 +136,13 @@ class Execution:
 
     @property
     def running(self) -> int:
-        """Workers with work in their hands."""
-        return sum(1 for worker in self._workers.values() if worker.slices or worker.granted)
+        """Workers with work in their hands, those that stand still left out."""
+        return sum(1 for worker in self._workers.values() if worker.slices or worker.granted) - self.suspended
+
+    @property
+    def suspended(self) -> int:
+        """Workers that stand still, since more urgent work has their slots."""
+        return self._suspensions.count
 
     @property
     def idle(self) -> bool:
@@ -165,11 +172,14 @@ class Execution:
         yielding = self.yielding()
         if any(yielding):
             load["low"] = yielding
+            urgent = 0 if owner is None else self._urgent_of.get(owner, 0)
+            if urgent:
+                load["urgent"] = urgent
         return load
 
     def yielding(self) -> list[float]:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
-        waiting = [] if not self._ready.tasks else [
+        waiting = [] if not self._urgent_of or not self._ready.tasks else [
             (run, run.columns.ready) for run in self._runs.values()
             if run.spec.priority >= Priority.HIGH and run.columns.ready
         ]  # fmt: skip
@@ -371,7 +381,7 @@ class Execution:
         self._runs[run.number] = run
         self._by_dispatch[key] = run
         self._here += calls.count
-        self._of[owner] = self._of.get(owner, 0) + calls.count
+        self._count_in(owner, spec, calls.count)
         self._push(run, calls.count)
         self._pump(now)
 
@@ -427,7 +437,7 @@ class Execution:
             self._by_dispatch[by, number] = run
         if left:
             self._here += left
-            self._of[by] = self._of.get(by, 0) + left
+            self._count_in(by, run.spec, left)
         if orphan is not None:
             self._tell_waiting(orphan)
         return run.pending()
@@ -918,11 +928,22 @@ class Execution:
             left = run.calls.count - run.columns.done
         gone, run.left = run.left - left, left
         self._here -= gone
-        of = self._of.get(run.owner, 0) - gone
-        if of:
-            self._of[run.owner] = of
+        self._count_out(self._of, run.owner, gone)
+        if run.spec.priority >= Priority.HIGH:
+            self._count_out(self._urgent_of, run.owner, gone)
+
+    def _count_in(self, owner: bytes, spec: Spec, count: int) -> None:
+        self._of[owner] = self._of.get(owner, 0) + count
+        if spec.priority >= Priority.HIGH:
+            self._urgent_of[owner] = self._urgent_of.get(owner, 0) + count
+
+    @staticmethod
+    def _count_out(of: dict[bytes, int], owner: bytes, count: int) -> None:
+        left = of.get(owner, 0) - count
+        if left:
+            of[owner] = left
         else:
-            self._of.pop(run.owner, None)
+            of.pop(owner, None)
 
     def _forget(self, run: Run) -> None:
         if self._runs.pop(run.number, None) is not None and run.left:

@@ -44,7 +44,7 @@ from swarm.protocol.owner.clients import CLIENT, Clients
 from swarm.protocol.owner.dependencies import Dependencies
 from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
-from swarm.protocol.owner.placing import Placing, heard
+from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
 from swarm.protocol.owner.words import merged, said, why_it_stood
 from swarm.protocol.placement import Executor
@@ -146,7 +146,7 @@ class Ownership:
         """A member said how busy it is."""
         it = self._placing.executors.get(node)
         if it is not None:
-            heard(it, load)
+            it.heard(load)
             self._placing.pump(now)
 
     def executor_linked(self, now: float, node: bytes) -> None:
@@ -423,7 +423,7 @@ class Ownership:
         placing = self._placing
         it = placing.executors.get(executor)
         if it is not None and isinstance(load, Mapping) and not it.local:
-            heard(it, load)
+            it.heard(load)
         dispatch = placing.out(number, executor)
         if dispatch is None:
             self._holdings.emit(Fact("outcome.stale", {}, {"executor": executor.hex(), "dispatch": number}, count))

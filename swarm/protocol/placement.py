@@ -8,12 +8,12 @@ itself wins a tie, since that saves the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.protocol.executor.suspension import yields
-from swarm.protocol.resources import SLACK, Capacity, Shape
+from swarm.protocol.resources import PLAIN, SLACK, Capacity, Shape
 from swarm.protocol.states import Priority
 
 WINDOW_HORIZON_S = 0.030
@@ -47,20 +47,26 @@ class Executor:
     dispatches: dict[int, Any] = field(default_factory=dict)
     ours: int = 0
     """Tasks of ours there, of all shapes."""
+    urgent: int = 0
+    """Tasks of ours there that others make way for."""
     yielding: list[float] = field(default_factory=list)
     """Slots there whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH; as last heard, less what was sent since."""
-    ask_yielding: Callable[[], list[float]] | None = None
-    """Asks anew, where that costs nothing: of this very node."""
+    ask_load: Callable[[], Mapping[str, Any]] | None = None
+    """Asks for its load anew, where that costs nothing: of this very node."""
     fits: dict[Shape, tuple[str, int]] = field(default_factory=dict)
     """What `fit` found, by shape, for the capacity of now."""
 
-    def sent(self, shape: Shape, count: int) -> None:
+    def sent(self, shape: Shape, count: int, priority: int = Priority.STANDARD) -> None:
         """Count tasks of ours in."""
+        if priority >= Priority.HIGH:
+            self.urgent += count
         self.inflight[shape] = self.inflight.get(shape, 0) + count
         self.ours += count
 
-    def back(self, shape: Shape, count: int) -> None:
+    def back(self, shape: Shape, count: int, priority: int = Priority.STANDARD) -> None:
         """Count tasks of ours out."""
+        if priority >= Priority.HIGH:
+            self.urgent -= count
         left = self.inflight.get(shape, 0) - count
         self.ours -= count
         if left > 0:
@@ -81,6 +87,28 @@ class Executor:
     def slots(self) -> float:
         """Slots it has in all."""
         return self.capacity.totals.get("cpu", 0.0)
+
+    def heard(self, load: Mapping[str, Any]) -> None:
+        """Its load, as it says it is."""
+        free, waiting, blocked, others = load.get("free"), load.get("wait"), load.get("blocked"), load.get("others")
+        if isinstance(free, int | float):
+            self.free = float(free)
+        if isinstance(blocked, int):
+            self.blocked = max(0, blocked)
+        if isinstance(others, int | float):
+            self.others = max(0.0, float(others))
+        elif not self.linked and isinstance(waiting, int):
+            # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
+            self.others = max(0.0, self.slots - self.free + self.blocked + waiting)
+        self.draining = load.get("drain") is True
+        if others is None and self.linked:
+            return  # gossip, which is older than what was heard over the link, and sent
+        low, urgent = load.get("low"), load.get("urgent")
+        self.yielding = []
+        if isinstance(low, list | tuple) and all(type(slots) in (int, float) and slots >= 0 for slots in low):
+            self.yielding = [float(slots) for slots in low[:3]]
+            # What it did not know of yet will take slots, too.
+            self.displaced(PLAIN, Priority.CRITICAL, max(0, self.urgent - (urgent if type(urgent) is int else 0)))
 
     def displaced(self, shape: Shape, priority: int, count: int) -> None:
         """So many urgent tasks were sent, for whom others make way: the same slots are not given away twice."""
@@ -120,8 +148,8 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int 
     verdict = _judge(executor, shape, mean_s)
     if priority < Priority.HIGH or not verdict.fits or (verdict.room and executor.free >= shape.cpu):
         return verdict
-    if executor.ask_yielding is not None:
-        executor.yielding = executor.ask_yielding()
+    if executor.ask_load is not None:
+        executor.heard(executor.ask_load())
     slots = sum(slots for running, slots in enumerate(executor.yielding) if yields(running, priority))
     room = int((slots + SLACK) // max(shape.cpu, SLACK)) if shape.cpu > 0 else 0
     if room <= 0:

@@ -53,7 +53,7 @@ class Placing:
             it.fits.clear()
         it.name = name
         it.suspect = False
-        heard(it, load)
+        it.heard(load)
 
     def gone(self, now: float, node: bytes, why: str) -> bool:
         """An executor is gone (dead, left, or its link is down). False when it was none, or is this very node."""
@@ -71,7 +71,7 @@ class Placing:
             self.lost(now, dispatch, indices, f"the node is gone ({why})")
         it.dispatches.clear()
         it.inflight.clear()
-        it.ours = 0
+        it.ours = it.urgent = 0
         return True
 
     def relinked(
@@ -168,7 +168,7 @@ class Placing:
         dispatch = Dispatch(number, batch, it, start, start + count, count, now)
         self.dispatches[number] = dispatch
         it.dispatches[number] = dispatch
-        it.sent(batch.shape, count)
+        it.sent(batch.shape, count, batch.spec.priority)
         return dispatch
 
     def adopt(
@@ -184,7 +184,7 @@ class Placing:
                 count += taken[1]
         dispatch = Dispatch(number, batch, it, rows[0][0], rows[-1][1], count, now, token)
         self.dispatches[number] = it.dispatches[number] = dispatch
-        it.sent(batch.shape, count)
+        it.sent(batch.shape, count, batch.spec.priority)
         return dispatch
 
     def next_number(self) -> int:
@@ -224,7 +224,7 @@ class Placing:
         """`count` tasks of a dispatch are out no more."""
         dispatch.left -= count
         it = dispatch.executor
-        it.back(dispatch.batch.shape, count)
+        it.back(dispatch.batch.shape, count, dispatch.batch.spec.priority)
         if dispatch.left <= 0:
             self.dispatches.pop(dispatch.number, None)
             it.dispatches.pop(dispatch.number, None)
@@ -249,22 +249,3 @@ def handed(dispatch: Dispatch) -> ToExecutor:
         dispatch.executor.id, dispatch.number, batch.key, batch.spec, batch.raw, batch.granted, start, stop - start,
         attempts, extra, lengths, payloads,
     )  # fmt: skip
-
-
-def heard(executor: Executor, load: Mapping[str, Any]) -> None:
-    """An executor's load, as it says it is."""
-    free, waiting, blocked, others = load.get("free"), load.get("wait"), load.get("blocked"), load.get("others")
-    if isinstance(free, int | float):
-        executor.free = float(free)
-    if isinstance(blocked, int):
-        executor.blocked = max(0, blocked)
-    if isinstance(others, int | float):
-        executor.others = max(0.0, float(others))
-    elif not executor.linked and isinstance(waiting, int):
-        # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
-        executor.others = max(0.0, executor.slots - executor.free + executor.blocked + waiting)
-    executor.draining = load.get("drain") is True
-    low = load.get("low")
-    executor.yielding = []
-    if isinstance(low, list | tuple) and all(type(slots) in (int, float) and slots >= 0 for slots in low):
-        executor.yielding = [float(slots) for slots in low[:3]]

@@ -9,7 +9,6 @@ import pytest
 from swarm.protocol.executor.effects import HandSlice, ResumeWorker, SuspendWorker
 from swarm.protocol.executor.suspension import IMMUNE_S_MAX, immune_for_s, level, yields
 from swarm.protocol.messages import Kind
-from swarm.protocol.owner.placing import heard
 from swarm.protocol.placement import Executor as Seen
 from swarm.protocol.placement import judge, rank
 from swarm.protocol.resources import PLAIN, Capacity, shape_of
@@ -235,8 +234,8 @@ def test_the_load_tells_whose_slots_could_be_had() -> None:
 def seen(id: bytes, low: list[float] | None, ours: int = 2) -> Seen:
     """An executor with two slots, as an owner sees it."""
     it = Seen(id, id.decode().strip("\0"), Capacity({"cpu": 2.0}), linked=True)
-    heard(it, {"free": 2.0 - ours, "others": 0.0, **({} if low is None else {"low": low})})
     it.sent(PLAIN, ours)
+    it.heard({"free": 2.0 - ours, "others": 0.0, **({} if low is None else {"low": low})})
     return it
 
 
@@ -258,5 +257,20 @@ def test_placement_prefers_free_slots_then_takes_those_of_lower_work() -> None:
 @pytest.mark.parametrize("low", [None, 3, "ab", [-1.0], [float("nan")], [True, 1], [1.0, "x"]])
 def test_a_load_that_is_malformed_gives_nothing(low: Any) -> None:
     it = seen(b"a", None)
-    heard(it, {"low": low})
+    it.heard({"others": 0, "low": low})
     assert judge(it, PLAIN, None, CRITICAL).room == 0
+
+
+def test_a_report_that_is_older_than_what_was_sent_gives_no_slot_away_twice() -> None:
+    it = seen(b"a", [2.0, 0.0, 0.0])
+    it.sent(PLAIN, 1, CRITICAL)
+    it.heard({"others": 0, "low": [2.0, 0.0, 0.0]})
+    assert judge(it, PLAIN, None, CRITICAL).room == 1, "it did not know of ours"
+    it.heard({"others": 0, "low": [1.0, 0.0, 0.0], "urgent": 1})
+    assert judge(it, PLAIN, None, CRITICAL).room == 1, "it has ours, and one more makes way"
+    it.heard({"low": [2.0, 0.0, 0.0]})
+    assert judge(it, PLAIN, None, CRITICAL).room == 1, "gossip is older than the link"
+    it.back(PLAIN, 1, CRITICAL)
+    it.linked = False
+    it.heard({"low": [2.0, 0.0, 0.0]})
+    assert judge(it, PLAIN, None, CRITICAL).room == 2

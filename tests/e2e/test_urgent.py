@@ -1,0 +1,129 @@
+"""Urgent work on real nodes whose slots are all taken: it begins at once, what it displaced stands still and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swarm import CRITICAL, HIGH, LOW
+from swarm.client.futures import Future
+from swarm.client.sync import Fleet
+from tests.e2e.fleets import Nodes, until
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path / "w", settings={"SWARM_LEDGER_ENABLED": "false", "SWARM_HTTP_ENABLED": "false"})
+    yield nodes
+    assert set(nodes.stop_all().values()) <= {0}
+
+
+def counts(stop: str, pid: str) -> tuple[int, int]:
+    """Counts until a file is there; in steps whose sum is known, so that a lost one shows."""
+    Path(pid).write_text(str(os.getpid()))
+    steps = total = 0
+    while not os.path.exists(stop):
+        steps += 1
+        total += steps
+    return steps, total
+
+
+def holds(until_there: str) -> str:
+    """Waits for a file."""
+    while not os.path.exists(until_there):
+        time.sleep(0.005)
+    return "held"
+
+
+def low_work(fleet: Fleet, slots: int, there: Path) -> tuple[list[Future], list[psutil.Process]]:
+    """Takes all slots with tasks that compute; those, and their processes once they run."""
+    pids = [there / f"pid{number}" for number in range(slots)]
+    futures = [fleet.submit(counts, str(there / "stop"), str(pid), priority=LOW) for pid in pids]
+    until(lambda: all(pid.exists() and pid.read_text() for pid in pids), 20, "all run")
+    return futures, [psutil.Process(int(pid.read_text())) for pid in pids]
+
+
+def standing(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.status() == psutil.STATUS_STOPPED]
+
+
+def test_what_is_displaced_uses_no_processor_and_ends_as_if_nothing_had_been(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("oak", "--workers", "2")
+    with nodes.connect("oak") as fleet:
+        futures, processes = low_work(fleet, 2, tmp_path)
+        assert not standing(processes)
+        urgent = fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL)
+        until(lambda: len(standing(processes)) == 1, 20, "one makes way")
+        (stopped,) = standing(processes)
+        before = stopped.cpu_times()
+        time.sleep(0.5)
+        assert stopped.cpu_times()[:2] == before[:2] and not urgent.done()
+        index = processes.index(stopped)
+        lines = nodes.cli("task", "explain", futures[index].id).stdout.decode()
+        assert "suspended on oak" in lines and "holds" in lines and "is more urgent" in lines, lines
+        assert json.loads(nodes.cli("task", "show", "--json", futures[index].id).stdout)["state"] == "suspended"
+        (tmp_path / "go").touch()
+        assert urgent.result(20) == "held"
+        until(lambda: not standing(processes), 20, "it goes on")
+        (tmp_path / "stop").touch()
+        for future in futures:
+            steps, total = future.result(20)
+            assert total == steps * (steps + 1) // 2
+        lines = nodes.cli("task", "explain", futures[index].id).stdout.decode()
+        stood = re.search(r"resumed on oak\n *it stood still for ([0-9.]+) s", lines)
+        assert stood is not None and float(stood[1]) >= 0.5, lines
+        assert all(one.is_running() for one in processes), "nobody was killed"
+
+
+def test_a_command_stands_still_with_all_its_processes(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        loop = f"echo $$ >{tmp_path}/sh; (while [ ! -e {tmp_path}/stop ]; do :; done) & wait; echo over"
+        low = fleet.submit_command(["sh", "-c", loop], priority=LOW)
+        until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 20)
+        shell = psutil.Process(int((tmp_path / "sh").read_text()))
+        urgent = fleet.submit(holds, str(tmp_path / "go"), priority=HIGH)
+        family = [shell, *shell.children(recursive=True)]
+        until(lambda: len(standing(family)) == len(family) > 1, 20, "all of it stands still")
+        (tmp_path / "go").touch()
+        assert urgent.result(20) == "held"
+        until(lambda: not standing(family), 20)
+        (tmp_path / "stop").touch()
+        assert low.result(20)["exit"] == 0
+
+
+def test_it_begins_on_another_node_when_that_is_where_the_slots_are(nodes: Nodes, tmp_path: Path) -> None:
+    for name in ("oak", "elm"):
+        nodes.start(name, "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20)
+        futures, processes = low_work(fleet, 2, tmp_path)
+        urgent = [fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL) for _ in range(2)]
+        assert len({one.ppid() for one in processes}) == 2, "a slot on each node"
+        until(lambda: len(standing(processes)) == 2, 30, "both make way")
+        (tmp_path / "go").touch()
+        assert [one.result(20) for one in urgent] == ["held"] * 2
+        (tmp_path / "stop").touch()
+        assert all(total == steps * (steps + 1) // 2 for steps, total in (one.result(20) for one in futures))
+
+
+def test_a_node_that_ends_leaves_nobody_standing(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("oak", "--workers", "1")
+    with contextlib.suppress(Exception), nodes.connect("oak") as fleet:
+        _, processes = low_work(fleet, 1, tmp_path)
+        fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL)
+        until(lambda: standing(processes), 20)
+        killer = threading.Thread(target=nodes.kill, args=("oak",))
+        killer.start()
+        killer.join()
+        raise RuntimeError("enough")
+    until(lambda: not any(one.is_running() for one in processes), 20, "its workers ended with it")
