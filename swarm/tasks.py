@@ -182,7 +182,8 @@ class CurrentTask:
 
     `id` is 16 bytes; `token` the fencing token of this attempt (greater tokens belong to later attempts: hand it to a
     store that refuses smaller ones, and a zombie cannot overwrite); `attempt` counts from 1; `lineage` is (root id,
-    parent id, depth); `node` the name of the node.
+    parent id, depth); `node` the name of the node. `priority` is its class, which tasks that it submits have too unless
+    they are given another one.
     """
 
     id: bytes
@@ -191,6 +192,7 @@ class CurrentTask:
     lineage: tuple[bytes, bytes, int]
     name: str
     node: str
+    priority: int = 1
 
     @property
     def text(self) -> str:
@@ -204,7 +206,7 @@ class Running(Protocol):
     """What a worker gives to :func:`bind`."""
 
     def describe(self) -> Mapping[str, Any] | None:
-        """The running task's id, token, attempt, lineage, name and node; None when the caller is in no task."""
+        """The running task's id, token, attempt, lineage, name, node and priority; None when the caller is in no task."""
         ...
 
     def progress(self, done: float, total: float | None, note: str) -> None: ...
@@ -233,6 +235,7 @@ def current_task() -> CurrentTask | None:
         lineage=tuple(facts["lineage"]),
         name=str(facts["name"]),
         node=str(facts["node"]),
+        priority=int(facts.get("priority", 1)),
     )
 
 

@@ -643,6 +643,7 @@ class Guest:
             "lineage": (spec.get("root") or mine, spec.get("parent", b""), spec.get("depth", 0)),
             "name": spec.get("name", ""),
             "node": self.node,
+            "priority": spec.get("priority", 1),
         }
 
     def progress(self, done: float, total: float | None, note: str) -> None:

@@ -30,7 +30,7 @@ class WorkerSpec:
     """The fields of a spec that a worker needs. The node has validated it."""
 
     __slots__ = (
-        "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "raw", "retries", "retry_on", "root", "stream",
+        "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "priority", "raw", "retries", "retry_on", "root", "stream",
         "timeout_s",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class WorkerSpec:
         self.retries: int = fields.get("retries", 0)
         self.retry_on: tuple[str, ...] = tuple(fields.get("retry_on") or _ANY_EXCEPTION)
         self.timeout_s: float | None = fields.get("timeout_s")
+        self.priority: int = fields.get("priority", 1)
         self.root: bytes = fields.get("root", b"")
         self.parent: bytes = fields.get("parent", b"")
         self.depth: int = fields.get("depth", 0)
@@ -130,6 +131,7 @@ class Context:
             "lineage": (spec.root or mine, spec.parent, spec.depth),
             "name": spec.name,
             "node": self._node,
+            "priority": spec.priority,
         }
 
     def progress(self, done: float, total: float | None, note: str) -> None:

@@ -161,6 +161,7 @@ def _spec(
     if parent is not None:
         root, _, depth = parent.lineage
         fields |= {"root": root or parent.id, "parent": parent.id, "depth": depth + 1}
+        fields.setdefault("priority", parent.priority)
     return Spec(kind, fn, name, **fields)
 
 

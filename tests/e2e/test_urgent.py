@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -127,3 +128,26 @@ def test_a_node_that_ends_leaves_nobody_standing(nodes: Nodes, tmp_path: Path) -
         killer.join()
         raise RuntimeError("enough")
     until(lambda: not any(one.is_running() for one in processes), 20, "its workers ended with it")
+
+
+def classes(deeper: int) -> list[int]:
+    """The classes of this task and of those below it."""
+    import swarm
+
+    current = swarm.current_task()
+    assert current is not None
+    if not deeper:
+        return [current.priority]
+    with swarm.connect() as fleet:
+        given = {"priority": LOW} if deeper == 1 else {}
+        return [current.priority, *fleet.submit(classes, deeper - 1, **given).result(20)]
+
+
+def test_what_a_task_submits_is_as_urgent_as_itself(nodes: Nodes) -> None:
+    nodes.start("oak", "--workers", "1", "--executor", f"other={sys.executable}")
+    with nodes.connect("oak") as fleet:
+        assert fleet.submit(classes, 2, priority=CRITICAL).result(30) == [CRITICAL, CRITICAL, LOW], (
+            "unless it says otherwise"
+        )
+        assert fleet.submit(classes, 0).result(20) == [1]
+        assert fleet.submit(classes, 0, priority=HIGH, python="other").result(30) == [HIGH]
