@@ -62,12 +62,12 @@ class Survey:
 
     def recovered(self) -> Mapping[bytes, Recovered]:
         """What is there of each group, in the order of their names."""
-        with _no_collection():
+        with no_collection():
             return {group: track.recovered() for group, track in sorted(self.tracks.items())}
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """A million entries that all stay would be walked through again and again."""
     enabled = gc.isenabled()
     gc.disable()
@@ -105,7 +105,7 @@ def survey(files: Files, id: JournalId | None, *, salvage: bool = False) -> Surv
     _check_owner(state.fleet, state.node, id, "the journal")
     found = Survey(state, states, salvaged=salvage)
     numbers = _numbers(files, names, found, salvage)
-    with _no_collection():
+    with no_collection():
         _read_segments(files, numbers, found, salvage)
     _finish(found)
     return found

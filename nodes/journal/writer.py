@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from nodes.journal.journal import Journal
+from nodes.journal.interface import AnyJournal
 from swarm.exit_codes import ExitCode
 from swarm.protocol.raft.effects import Write
 from swarm.protocol.raft.entries import Recovered
@@ -42,7 +42,7 @@ def end_process(error: BaseException) -> NoReturn:
 class Reservation:
     """Room that was promised. It is given back once, by `release`."""
 
-    def __init__(self, journal: Journal, cost: int) -> None:
+    def __init__(self, journal: AnyJournal, cost: int) -> None:
         self._journal = journal
         self._cost = cost
 
@@ -79,7 +79,7 @@ class JournalWriter:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: AnyJournal,
         loop: asyncio.AbstractEventLoop,
         synced: Synced,
         space: Callable[[bool], None],
