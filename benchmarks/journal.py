@@ -1,13 +1,15 @@
-"""The journal by itself: appends with group commit, beside SQLite and bare files in the same run; recovery.
+"""The journal by itself: appends with group commit, beside SQLite and bare files in the same run; recovery. The journal in
+PostgreSQL, too, where that is installed: in a server of its own on the same disk, over its Unix socket.
 
 Part of ``python -m benchmarks.ledger``; alone: ``python -m benchmarks.journal [--json] [--directory DIR]``. What is measured is the
-disk of DIR as much as the journal, so the three take turns, and each is shown with the bare write and sync of the same bytes.
+disk of DIR as much as the journal, so all take turns, and each is shown with the bare write and sync of the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -15,17 +17,19 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from nodes.journal.files import RealFiles
 from nodes.journal.format import JournalId, pack_entries
+from nodes.journal.interface import AnyJournal
 from nodes.journal.journal import Journal, JournalConfig
 from nodes.journal.writer import JournalWriter
 from swarm.protocol.raft.effects import Write
 from swarm.protocol.raft.entries import Entry, Recovered, Snapshot, Vote
+from tests.postgres import Cluster, programs
 
 ID = JournalId(b"fleet", b"n" * 16)
 GROUP = b"g" * 16
@@ -87,6 +91,25 @@ class Sqlite:
         self.connection.close()
 
 
+class Postgres:
+    """The journal in PostgreSQL: a transaction a commit, on the disk of a server with its usual settings."""
+
+    name = "postgres"
+
+    def __init__(self, directory: Path, cluster: Cluster) -> None:
+        from nodes.journal.postgres.journal import PostgresJournal
+
+        self.journal = PostgresJournal.open(cluster.database(), ID, directory, LARGE.bytes_max)
+        self.first = 1
+
+    def commit(self, entries: list[Entry]) -> None:
+        assert not self.journal.commit([write_of(self.first, entries)])
+        self.first += len(entries)
+
+    def close(self) -> None:
+        self.journal.close()
+
+
 class Bare:
     """The same bytes, written to a preallocated file and synced: what the disk does, at best."""
 
@@ -112,10 +135,16 @@ class Bare:
         os.close(self.descriptor)
 
 
-def appends(directory: Path, a_commit: int, rounds: int = 5, for_s: float = 0.4) -> dict[str, Any]:
-    """Entries a second of all three, in turns; of each the median round."""
+def appends(
+    directory: Path, a_commit: int, cluster: Cluster | None, rounds: int = 5, for_s: float = 0.4
+) -> dict[str, Any]:
+    """Entries a second of all, in turns; of each the median round."""
     entries = [Entry(1, 1, os.urandom(ENTRY_BYTES)) for _ in range(a_commit)]
-    stores: list[Ours | Sqlite | Bare] = [kind(directory / f"{kind.name}-{a_commit}") for kind in (Ours, Sqlite, Bare)]
+    stores: list[Ours | Sqlite | Bare | Postgres] = [
+        kind(directory / f"{kind.name}-{a_commit}") for kind in (Ours, Sqlite, Bare)
+    ]
+    if cluster is not None:
+        stores.append(Postgres(directory / f"postgres-{a_commit}", cluster))
     rates: dict[str, list[float]] = {store.name: [] for store in stores}
     waits: dict[str, list[float]] = {store.name: [] for store in stores}
     cpu = 0.0
@@ -139,7 +168,9 @@ def appends(directory: Path, a_commit: int, rounds: int = 5, for_s: float = 0.4)
     return figures
 
 
-def threaded(directory: Path, a_turn: int, for_s: float = 2.0, turns_waiting: int = 64) -> dict[str, float]:
+def threaded(
+    make: Callable[[], AnyJournal], a_turn: int, for_s: float = 2.0, turns_waiting: int = 64
+) -> dict[str, float]:
     """Entries a second through the thread as a node has it: turns follow each other while up to `turns_waiting` wait."""
 
     async def go() -> dict[str, float]:
@@ -154,8 +185,7 @@ def threaded(directory: Path, a_turn: int, for_s: float = 2.0, turns_waiting: in
                 room.release()
             done = number
 
-        journal = Journal.open(RealFiles(directory / f"threaded-{a_turn}"), ID, LARGE)
-        writer = JournalWriter(journal, loop, synced, lambda full: None)
+        writer = JournalWriter(make(), loop, synced, lambda full: None)
         entries = [Entry(1, 1, os.urandom(ENTRY_BYTES)) for _ in range(a_turn)]
         first, number, began = 1, 0, time.perf_counter()
         while time.perf_counter() - began < for_s:
@@ -171,11 +201,10 @@ def threaded(directory: Path, a_turn: int, for_s: float = 2.0, turns_waiting: in
     return asyncio.run(go())
 
 
-def recovery(directory: Path, count: int = 1_000_000) -> dict[str, float]:
+def recovery(make: Callable[[], AnyJournal], count: int = 1_000_000) -> dict[str, float]:
     """Seconds until all of it is at hand: `count` entries of one group; the pages are in the system's cache."""
     entries = [Entry(1, 1, os.urandom(ENTRY_BYTES)) for _ in range(1000)]
-    where = directory / "recovery"
-    journal = Journal.open(RealFiles(where), ID, LARGE)
+    journal = make()
     for first in range(1, count, 1000):
         vote = Vote(1, None) if first == 1 else None
         journal.commit([Write(GROUP, vote, None, False, False, first, entries)])
@@ -185,7 +214,7 @@ def recovery(directory: Path, count: int = 1_000_000) -> dict[str, float]:
     for _ in range(3):
         gc.collect()
         began, cpu_began = time.perf_counter(), time.process_time()
-        journal = Journal.open(RealFiles(where), ID, LARGE)
+        journal = make()
         recovered = journal.take_recovered()[GROUP]
         found.append(time.perf_counter() - began)
         cpu.append(time.process_time() - cpu_began)
@@ -202,17 +231,57 @@ def recovery(directory: Path, count: int = 1_000_000) -> dict[str, float]:
 
 def measure(directory: Path | None = None) -> dict[str, Any]:
     """All figures, on the disk of a directory (here, if none is named)."""
-    with tempfile.TemporaryDirectory(prefix="journal-", dir=directory or Path.cwd()) as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="journal-", dir=directory or Path.cwd()) as name,
+        _server(directory) as cluster,
+    ):
         where = Path(name)
         figures: dict[str, Any] = {"appends_per_s": {}, "threaded": {}}
         for a_commit in SIZES:
-            figures["appends_per_s"][str(a_commit)] = appends(where, a_commit)
+            figures["appends_per_s"][str(a_commit)] = appends(where, a_commit, cluster)
             _clear(where)
-        for a_turn in (1, 16):
-            figures["threaded"][str(a_turn)] = threaded(where, a_turn)
+        places: dict[str, Callable[[str], AnyJournal]] = {
+            "": lambda name: Journal.open(RealFiles(where / name), ID, LARGE)
+        }
+        if cluster is not None:
+            places["postgres_"] = _in(cluster, where)
+        for kind, opens in places.items():
+            rows = figures.setdefault(f"{kind}threaded", {})
+            for a_turn in (1, 16):
+                rows[str(a_turn)] = threaded(lambda: opens("threaded"), a_turn)  # noqa: B023
+                _clear(where)
+            figures[f"{kind}recovery"] = recovery(lambda: opens("recovery"))  # noqa: B023
             _clear(where)
-        figures["recovery"] = recovery(where)
     return figures
+
+
+@contextlib.contextmanager
+def _server(directory: Path | None) -> Iterator[Cluster | None]:
+    """A PostgreSQL of this run's own on the same disk; None where there is none to be had."""
+    bin = programs()
+    try:
+        cluster = None if bin is None else Cluster(bin, directory or Path.cwd())
+    except (AssertionError, OSError):  # its user may not come to the directory
+        cluster = None
+    try:
+        yield cluster
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _in(cluster: Cluster, directory: Path) -> Callable[[str], AnyJournal]:
+    """Journals in its databases: one for each name, as long as the directory has that."""
+
+    def opens(name: str) -> AnyJournal:
+        from nodes.journal.postgres.journal import PostgresJournal
+
+        if not (directory / name).exists():
+            urls[name] = cluster.database()
+        return PostgresJournal.open(urls[name], ID, directory / name, LARGE.bytes_max)
+
+    urls: dict[str, str] = {}
+    return opens
 
 
 def _clear(directory: Path) -> None:
@@ -224,18 +293,27 @@ def show(figures: dict[str, Any], say: Callable[[str], None] = print) -> None:
     """For people."""
     for a_commit, row in figures["appends_per_s"].items():
         p50 = row["p50_ms"]
+        database = (
+            f", journal in PostgreSQL {row['postgres']:,.0f} ({p50['postgres']:.2f} ms)" if "postgres" in row else ""
+        )
         say(
             f"journal, {a_commit:>4} entries of {ENTRY_BYTES} B a commit   {row['journal']:10,.0f} appends/s   p50 {p50['journal']:.2f} ms, "
             f"{row['cpu_us_a_commit']:.0f} us of CPU; SQLite WAL FULL {row['sqlite']:,.0f} ({p50['sqlite']:.2f} ms), "
-            f"bare write and fdatasync {row['bare']:,.0f} ({p50['bare']:.2f} ms)"
+            f"bare write and fdatasync {row['bare']:,.0f} ({p50['bare']:.2f} ms){database}"
         )
-    for a_turn, row in figures["threaded"].items():
-        say(
-            f"journal, in its thread, {a_turn:>2} a turn, 64 turns waiting {row['per_s']:10,.0f} appends/s, "
-            f"{row['entries_a_commit']:.0f} entries a commit"
-        )
-    found = figures["recovery"]
-    say(f"recovery of {found['entries']:,} entries   {found['s']:.2f} s ({found['cpu_s']:.2f} s of CPU)")
+    for kind, what in (("", "journal"), ("postgres_", "journal in PostgreSQL")):
+        for a_turn, row in figures.get(f"{kind}threaded", {}).items():
+            say(
+                f"{what}, in its thread, {a_turn:>2} a turn, 64 turns waiting {row['per_s']:10,.0f} appends/s, "
+                f"{row['entries_a_commit']:.0f} entries a commit"
+            )
+        found = figures.get(f"{kind}recovery")
+        if found is not None:
+            say(
+                f"{what}, recovery of {found['entries']:,} entries   {found['s']:.2f} s ({found['cpu_s']:.2f} s of CPU)"
+            )
+    if "postgres_recovery" not in figures:
+        say("journal in PostgreSQL   not measured: it is not installed, or its user may not come to this directory")
 
 
 def main() -> None:
