@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nodes.journal.errors import JournalRefused
-from nodes.journal.files import RealFiles
+from nodes.journal.errors import Reason as Refused
+from nodes.journal.files import WITNESS, RealFiles
 from nodes.journal.format import JournalId
+from nodes.journal.interface import AnyJournal
 from nodes.journal.journal import DEFAULT, Journal, JournalConfig
 from nodes.journal.writer import JournalWriter, Reservation
 from nodes.settings import LedgerSection
@@ -79,7 +81,7 @@ class LedgerShell:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: AnyJournal,
         me: bytes,
         name: str,
         boot: bytes,
@@ -260,7 +262,12 @@ class LedgerShell:
                 "leader": "" if raft.leader is None else self._name(raft.leader, names), "leads": raft.leads,
                 "batches": len(state.batches), "unfinished": state.unfinished, "damaged": raft.damaged, "full": raft.full,
             })  # fmt: skip
-        return {"groups": groups, "journal_bytes": self.journal.bytes, "journal_full": self.journal.full}
+        return {
+            "groups": groups,
+            "journal_bytes": self.journal.bytes,
+            "journal_full": self.journal.full,
+            "journal": self.journal.where,
+        }
 
     def _name(self, id: bytes, names: Mapping[bytes, str]) -> str:
         return self._names_me if id == self.me else names.get(id, id_text(id)[:6])
@@ -454,18 +461,43 @@ class LedgerShell:
         await self._writer.close()
 
 
-def open_journal(directory: Path, fleet: bytes, node: bytes, settings: LedgerSection) -> Journal:
-    """The journal of a node. JournalRefused, with what to do, when it is not this node's or cannot be used."""
-    size = settings.journal_bytes
+def open_journal(
+    directory: Path, fleet: bytes, node: bytes, settings: LedgerSection, waiting: Callable[[str], None] | None = None
+) -> AnyJournal:
+    """The journal of a node. JournalRefused, with what to do, when it is not this node's or cannot be used.
+
+    `waiting` is told which database is waited for, if one is.
+    """
+    size, id = settings.journal_bytes, JournalId(fleet, node)
+    if settings.journal_url:
+        if _files_in(directory):
+            raise JournalRefused(
+                Refused.FOREIGN,
+                f"this node has its journal in files, in {directory}, and ledger.journal_url names a database",
+                hint="take the setting out; a node that is to use a database from now on needs a new identity",
+            )
+        from nodes.journal.postgres.journal import PostgresJournal
+
+        return PostgresJournal.open(settings.journal_url, id, directory, size, waiting=waiting)
+    if (directory / WITNESS).exists():
+        raise JournalRefused(
+            Refused.MISSING,
+            "this node has its journal in a database, and ledger.journal_url does not say where",
+            hint=f"{directory / WITNESS} names it; a node without its journal needs a new identity",
+        )
     # A small journal is of small files: what is given up and what is kept ready is a part of it, not the half.
     config = JournalConfig(
         bytes_max=size, segment_bytes=min(DEFAULT.segment_bytes, size // 16 // SEGMENT_STEP * SEGMENT_STEP)
     )
-    return Journal.open(RealFiles(directory), JournalId(fleet, node), config)
+    return Journal.open(RealFiles(directory), id, config)
 
 
 def journal_in(directory: Path) -> bool:
     """Whether a journal was begun there: something may have been promised."""
+    return (directory / WITNESS).exists() or _files_in(directory)
+
+
+def _files_in(directory: Path) -> bool:
     return directory.is_dir() and any(path.name.startswith(("segment-", "state-")) for path in directory.iterdir())
 
 

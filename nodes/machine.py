@@ -132,7 +132,12 @@ def user_name() -> str:
 
 def worker_environment(home: Home, name: str) -> dict[str, str]:
     """What workers see: the node's environment, and where its socket is, so that tasks can submit tasks."""
+    from nodes.settings import all_settings
+
     environment = dict(os.environ)
+    for setting in all_settings():
+        if setting.secret:
+            environment.pop(setting.variable, None)
     environment["SWARM_NODE_SOCKET"] = str(home.node_socket(name))
     environment["SWARM_NODE"] = name
     environment["PYTHONUNBUFFERED"] = "1"

@@ -217,7 +217,10 @@ class Node:
         directory = self.directory / "journal"
         begun = journal_in(directory)
         try:
-            journal = open_journal(directory, self.fleet.trust.tag, self.credentials.id, settings)
+            journal = open_journal(
+                directory, self.fleet.trust.tag, self.credentials.id, settings,
+                lambda where: self.fact(Fact("journal.waits", {}, {"database": where})),
+            )  # fmt: skip
         except JournalRefused as error:
             if error.reason is not Reason.NO_SPACE or begun:
                 raise

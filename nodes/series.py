@@ -152,6 +152,7 @@ TABLE: Final[dict[str, Row]] = {
     "journal.full": Row("error", (_counter("journal_full", "Times that the journal had no space for entries."),)),
     "journal.space": Row("info"),
     "journal.refused": Row("error"),
+    "journal.waits": Row("warning"),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),

@@ -43,6 +43,8 @@ class Setting:
     auto: str = ""
     """When not empty, the word ``auto`` is allowed (None in the dataclass), and this says what it then does."""
     short_flag: str = ""
+    secret: bool = False
+    """It may have a password in it: it is not shown, nor kept anywhere."""
 
     @property
     def path(self) -> str:
@@ -175,6 +177,13 @@ class LedgerSection:
         "text", "none", "what is kept of tasks of which their script says nothing", choices=("none", "node", "fleet")
     )
     journal_bytes: int = _setting("bytes", 1 << 30, "bytes of the journal's files", low=64 << 20)
+    journal_url: str = _setting(
+        "text",
+        "",
+        "keep the journal in this PostgreSQL database (postgresql://USER@HOST/DATABASE) in place of files",
+        pattern=r"(?:postgres(?:ql)?://\S+)?",
+        secret=True,
+    )
     retention_s: float = _setting(
         "seconds", 86_400.0, "how long outcomes of durable tasks are kept; 0: until they are delivered", low=0
     )
@@ -292,6 +301,25 @@ def load(
     return Loaded(settings, origins, layers.file, layers.ignored)
 
 
+HIDDEN: Final = "(set)"
+"""Shown in place of a value that may have a password in it."""
+
+
+def shown_tree(settings: NodeSettings) -> dict[str, dict[str, Any]]:
+    """As `as_tree`, for people: without secrets."""
+    tree = as_tree(settings)
+    for setting in all_settings():
+        if setting.secret and tree[setting.section][setting.key]:
+            tree[setting.section][setting.key] = HIDDEN
+    return tree
+
+
+def _has_secrets(settings: NodeSettings) -> bool:
+    return any(
+        setting.secret and getattr(getattr(settings, setting.section), setting.key) for setting in all_settings()
+    )
+
+
 def as_tree(settings: NodeSettings) -> dict[str, dict[str, Any]]:
     """Plain values, for JSON: tables as dicts, lists as lists."""
     return {
@@ -341,6 +369,8 @@ def _recall(path: Path) -> NodeSettings | None:
 def _remember(path: Path, settings: NodeSettings) -> None:
     from swarm.errors import SystemRefused
 
+    if _has_secrets(settings):
+        return  # what is secret has one place, and that is where its owner put it
     try:
         private_directory(path.parent)
         for old in sorted(path.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-31]:

@@ -12,7 +12,7 @@ import pydantic
 import pydantic_settings
 from pydantic import BeforeValidator, ConfigDict, Field, create_model
 
-from nodes.settings import SECTIONS, NodeSettings, Setting, from_tree, settings_of
+from nodes.settings import HIDDEN, SECTIONS, NodeSettings, Setting, from_tree, settings_of
 from nodes.settings_sources import Layer, Layers, did_you_mean
 from swarm.errors import ConfigError
 from swarm.units import parse_bytes, parse_duration_s
@@ -170,7 +170,8 @@ def _problems(error: pydantic.ValidationError, origins: Mapping[str, str]) -> li
         reason = each["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
         if each["type"] == "string_pattern_mismatch":
             reason = "has characters that can not stand there, or is too long"
-        found.append((f"{place}: {path} = {_shown(given)}: {reason}", _hint(known[key])))
+        shown = HIDDEN if known[key].secret else _shown(given)
+        found.append((f"{place}: {path} = {shown}: {reason}", _hint(known[key])))
     return list(dict.fromkeys(found))
 
 

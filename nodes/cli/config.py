@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nodes.cli.arguments import add_settings_arguments, settings_flags
 from nodes.cli.screen import print_json, say, table
-from nodes.settings import NodeSettings, Setting, all_settings, as_tree, load
+from nodes.settings import HIDDEN, NodeSettings, Setting, all_settings, load, shown_tree
 from nodes.settings_text import sample_file
 from swarm.errors import ConfigError
 from swarm.exit_codes import ExitCode
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
                 say(f"note: {name} is no setting of swarm and is ignored")
         return ExitCode.OK
     if args.json:
-        print_json({"settings": as_tree(loaded.settings), "origins": dict(loaded.origins), "file": loaded.file})
+        print_json({"settings": shown_tree(loaded.settings), "origins": dict(loaded.origins), "file": loaded.file})
     else:
         rows = [
             (setting.path, shown(setting, loaded.settings), loaded.origins.get(setting.path, "default"))
@@ -60,6 +60,8 @@ def shown(setting: Setting, settings: NodeSettings) -> str:
     value = getattr(getattr(settings, setting.section), setting.key)
     if value is None:
         return "auto"
+    if setting.secret:
+        return HIDDEN if value else "-"
     match setting.kind:
         case "bytes":
             return format_bytes(value)

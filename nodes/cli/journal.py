@@ -4,7 +4,8 @@
   swarm journal export [DIR]     JSON lines, as much as can be read
   swarm journal compact [DIR]
 
-Without DIR it is that of the node of this name (--name), or of the only node of this user that has one.
+Without DIR it is that of the node of this name (--name), or of the only node of this user that has one. A journal in a
+PostgreSQL database is found by the node's directory, too, and by `ledger.journal_url`; or by --url alone, from any machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from nodes.cli import journal_database
 from nodes.cli.arguments import add_common_arguments
 from nodes.cli.files import check_writable
 from nodes.cli.screen import print_json, say, table, to_json
@@ -40,18 +42,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for each in (verify, export, compact):
         each.add_argument("directory", nargs="?", metavar="DIR", help="the journal's directory")
         each.add_argument("--name", metavar="NODE", help="the journal of the node of this name")
+        each.add_argument("--url", metavar="URL", help="the journal in this PostgreSQL database (postgresql://…)")
+        each.add_argument("--node", metavar="HEX", help="whose, where several nodes use the database")
         add_common_arguments(each, action=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    directory = _directory(args)
-    match args.action:
-        case "verify":
-            return _verify(args, directory)
-        case "export":
-            return _export(args, directory)
-    return _compact(args, directory)
+    from nodes.journal.files import WITNESS
+
+    directory = None if args.url and not (args.directory or args.name) else _directory(args)
+    elsewhere = directory is None or bool(args.url) or (directory / WITNESS).exists()
+    if args.action == "export":
+        return _export(args, directory, elsewhere)
+    if elsewhere:
+        return (
+            journal_database.verify(args, directory)
+            if args.action == "verify"
+            else journal_database.compact(args, directory)
+        )
+    assert directory is not None
+    return _verify(args, directory) if args.action == "verify" else _compact(args, directory)
 
 
 def _directory(args: argparse.Namespace) -> Path:
@@ -176,10 +187,13 @@ def _shown(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else []), end])
 
 
-def _export(args: argparse.Namespace, directory: Path) -> int:
+def _export(args: argparse.Namespace, directory: Path | None, elsewhere: bool) -> int:
     if args.out:
         check_writable(args.out)
-    recovered = _surveyed(directory, salvage=True).recovered()
+    if elsewhere or directory is None:
+        recovered = journal_database.recovered(args, directory)
+    else:
+        recovered = _surveyed(directory, salvage=True).recovered()
     chosen = {group: each for group, each in recovered.items() if group.hex().startswith(args.group or "")}
     if args.group and not chosen:
         raise NotFound(f"no group begins with {args.group}", hint="`swarm journal verify` lists them")

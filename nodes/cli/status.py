@@ -70,7 +70,9 @@ def _ledger(ledger: dict[str, Any]) -> str:
     else:
         said = "kept on this machine alone: if its disk is lost, so are its durable tasks"
     more = f"; {int(own['unfinished']):,} tasks unfinished" if own.get("unfinished") else ""
-    return f"{said}{more}"
+    where = str(ledger.get("journal", ""))
+    elsewhere = f"; its journal is in {where}" if where.startswith("postgresql:") else ""
+    return f"{said}{more}{elsewhere}"
 
 
 def members_table(members: list[dict[str, Any]]) -> str:

@@ -28,6 +28,10 @@ class Reason(Enum):
     READ_ONLY = "read-only"
     NO_SPACE = "no-space"
     """There is no space for what has to be written before anything can be."""
+    AWAY = "away"
+    """The database is not there, or does not let this node in."""
+    UNSAFE = "unsafe"
+    """The database does not sync what it is told to keep."""
 
 
 class JournalRefused(SystemRefused):

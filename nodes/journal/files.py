@@ -18,6 +18,8 @@ LOCK: Final = "lock"
 STATES: Final = ("state-a", "state-b")
 SEGMENT: Final = re.compile(r"segment-(\d{12})")
 SPARE: Final = re.compile(r"spare-(\d{12})")
+WITNESS: Final = "postgres.json"
+"""In place of all others, where the journal is in a database."""
 NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 

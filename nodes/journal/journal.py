@@ -337,6 +337,11 @@ class Journal:
         return self._store.read(group)
 
     @property
+    def where(self) -> str:
+        """For people."""
+        return "files"
+
+    @property
     def groups(self) -> list[bytes]:
         """Of which something is on disk, sorted."""
         return sorted(self._store.tracks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from nodes import settings_model
-from nodes.settings import NodeSettings, Setting, all_settings, as_tree, from_tree, load
+from nodes.cli.config import shown
+from nodes.machine import worker_environment
+from nodes.settings import HIDDEN, NodeSettings, Setting, all_settings, as_tree, from_tree, load, shown_tree
 from nodes.settings_text import sample_file
 from swarm.errors import ConfigError
 from swarm.paths import Home
@@ -38,6 +41,8 @@ def sample(setting: Setting) -> tuple[str, Any]:
         case "text" if setting.choices:
             other = next(choice for choice in setting.choices if choice != setting.default)
             return other, other
+        case "text" if setting.secret:
+            return "postgresql://oak/elm", "postgresql://oak/elm"
         case "text":
             return "oak", "oak"
         case "whole":
@@ -270,3 +275,26 @@ def test_the_sample_file_is_the_defaults_once_its_comments_are_taken_away(home: 
     loaded = load(env={}, file=file, home=home)
     assert loaded.settings == NodeSettings()
     assert set(loaded.origins) == set(BY_PATH)
+
+
+def test_what_may_have_a_password_in_it_is_shown_nowhere(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql://swarm:hush@db/journals"
+    env = {"SWARM_LEDGER_JOURNAL_URL": url, "SWARM_HOME": str(home.cache.parent)}
+    loaded = load(env=env, home=home)
+    assert loaded.settings.ledger.journal_url == url
+    assert "hush" not in json.dumps(shown_tree(loaded.settings)) and HIDDEN in json.dumps(shown_tree(loaded.settings))
+    assert shown(BY_PATH["ledger.journal_url"], loaded.settings) == HIDDEN
+    kept = [
+        path for path in home.cache.parent.rglob("*") if path.is_file() and "hush" in path.read_text(errors="replace")
+    ]
+    assert not kept, "it is not remembered, either"
+    with pytest.raises(ConfigError) as wrong:
+        load(env={"SWARM_LEDGER_JOURNAL_URL": "mysql://swarm:hush@db"}, home=home)
+    assert "hush" not in f"{wrong.value} {wrong.value.hint} {wrong.value.facts}"
+
+
+def test_tasks_do_not_get_what_is_secret(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_LEDGER_JOURNAL_URL", "postgresql://swarm:hush@db/journals")
+    monkeypatch.setenv("SWARM_LEDGER_ZONE", "rack")
+    environment = worker_environment(home, "oak")
+    assert environment["SWARM_LEDGER_ZONE"] == "rack" and "hush" not in str(environment)

@@ -7,6 +7,7 @@ from copy import deepcopy
 from random import Random
 
 from nodes.journal.format import JournalId
+from nodes.journal.interface import AnyJournal
 from nodes.journal.journal import Journal, JournalConfig
 from swarm.protocol.raft.effects import Write
 from swarm.protocol.raft.entries import Entry, Members, Recovered, Snapshot, Vote
@@ -37,11 +38,14 @@ class Machine:
     def _salt(self) -> bytes:
         return self.rng.randbytes(16)
 
+    def _opened(self) -> AnyJournal:
+        return Journal.open(SimFiles(self.disk), ID, self.config, salt=self._salt)
+
     # A process.
 
     def open(self) -> None:
         """A process starts. What it finds is judged."""
-        self.journal = Journal.open(SimFiles(self.disk), ID, self.config, salt=self._salt)
+        self.journal = self._opened()
         found = dict(self.journal.take_recovered())
         for write in self.doubtful:  # all of it is there, or a beginning, or nothing
             for parts in (None, *range(1, 3 + len(write.entries))):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,31 +66,6 @@ def image(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_all_comes_back(tmp_path: Path) -> None:
-    journal = opened(tmp_path / "j")
-    snapshot = Snapshot(3, 2, Members.of(NODES[:2], NODES[2:]), b"state")
-    journal.commit(
-        [Write(GROUP, Vote(2, None), None, False, False, 1, [Entry(1, 0, b""), Entry(2, 1, b"x"), Entry(2, 2, b"")])]
-    )
-    journal.commit(
-        [
-            Write(GROUP, None, snapshot, False, False, 4, [Entry(2, 1, b"four")]),
-            Write(b"h", Vote(9, NODES[1]), None, False, False, 0, ()),
-        ]
-    )
-    assert journal.read(GROUP) == Recovered(Vote(2, None), snapshot, (Entry(2, 1, b"four"),))
-    journal.close()
-    journal = opened(tmp_path / "j")
-    found = journal.take_recovered()
-    assert found == {
-        GROUP: Recovered(Vote(2, None), snapshot, (Entry(2, 1, b"four"),)),
-        b"h": Recovered(Vote(9, NODES[1])),
-    }
-    assert type(found[GROUP].entries[0]) is Entry
-    assert journal.take_recovered() == {}
-    journal.close()
-
-
 def test_it_is_small_again_when_nothing_is_needed(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     slow = b"slow"
@@ -124,15 +98,6 @@ def test_many_small_commits_are_packed_together(tmp_path: Path) -> None:
     assert recovered(tmp_path / "j") == whole and len(whole.entries) == 400 and not whole.damaged
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    journal = opened(tmp_path / "j")
-    with pytest.raises(JournalRefused) as caught:
-        opened(tmp_path / "j")
-    assert caught.value.reason is Reason.LOCKED and caught.value.hint
-    journal.close()
-    opened(tmp_path / "j").close()
-
-
 def test_of_another_fleet_or_node(tmp_path: Path) -> None:
     filled(tmp_path / "j", 3)
     refused(tmp_path / "j", Reason.FOREIGN, JournalId(b"another", ID.node))
@@ -144,12 +109,6 @@ def test_a_directory_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "j").mkdir()
     (tmp_path / "j" / "thesis.tex").write_text("years of work")
     refused(tmp_path / "j", Reason.FOREIGN)
-
-
-def test_none_and_none_is_to_be_made(tmp_path: Path) -> None:
-    with pytest.raises(JournalRefused) as caught:
-        opened(tmp_path / "j", create=False)
-    assert caught.value.reason is Reason.MISSING
 
 
 def test_of_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,26 +166,6 @@ def test_cut_short(tmp_path: Path, share: float) -> None:
     found = recovered(tmp_path / "j")
     assert found.damaged and 0 <= len(found.entries) < 6 and found.vote == Vote(1, NODES[0])
     assert recovered(tmp_path / "j").damaged, "the mark stays until it is repaired"
-
-
-def test_the_mark_of_damage_goes_when_it_is_repaired(tmp_path: Path) -> None:
-    filled(tmp_path / "j", 6)
-    path = next((tmp_path / "j").glob("segment-*"))
-    data = bytearray(path.read_bytes())
-    data[8192 * 4 + 300] ^= 1
-    path.write_bytes(data)
-    found = recovered(tmp_path / "j")
-    assert found.damaged
-    journal = opened(tmp_path / "j")
-    at = len(found.entries) + 1
-    journal.commit([entries(at, 3)])
-    journal.close()
-    assert recovered(tmp_path / "j").damaged
-    journal = opened(tmp_path / "j")
-    journal.commit([Write(GROUP, None, None, False, True, at + 3, [Entry(2, 1, b"last")])])
-    journal.close()
-    found = recovered(tmp_path / "j")
-    assert not found.damaged and len(found.entries) == at + 3
 
 
 def test_not_a_journal(tmp_path: Path) -> None:
@@ -298,38 +237,6 @@ def test_what_the_disk_has_between_write_and_sync(tmp_path: Path) -> None:
         copy.close()
         assert not found.damaged and done <= len(found.entries) <= done + 1, number
         assert found.vote.term in (0 if done < 5 else done // 5 + 1, (done + 1) // 5 + 1), number
-
-
-_WRITER = """
-import sys
-from pathlib import Path
-from tests.unit.journal.test_files import entries, opened
-journal = opened(Path(sys.argv[1]))
-at = len(journal.take_recovered().get(b"g" * 16, type("", (), {"entries": ()})).entries) + 1
-while True:
-    assert not journal.commit([entries(at, 3, 700)])
-    at += 3
-    print(at - 1, flush=True)
-"""
-
-
-def test_kill_9_while_it_writes(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[3]
-    told = 0
-    for turn in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(tmp_path / "j")], stdout=subprocess.PIPE, text=True, cwd=root,
-            env=os.environ | {"PYTHONPATH": str(root)},
-        )  # fmt: skip
-        assert process.stdout is not None
-        for _ in range(5 + 7 * turn):
-            told = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        told = max([told, *map(int, process.stdout.read().split())])
-        process.wait(30)
-        found = recovered(tmp_path / "j")
-        assert told <= len(found.entries) <= told + 3 and not found.damaged
-        assert all(entry.data.startswith(b"%08d" % index) for index, entry in enumerate(found.entries, 1))
 
 
 _FAILING = """
