@@ -248,9 +248,9 @@ def measure(directory: Path | None = None) -> dict[str, Any]:
         for kind, opens in places.items():
             rows = figures.setdefault(f"{kind}threaded", {})
             for a_turn in (1, 16):
-                rows[str(a_turn)] = threaded(lambda: opens("threaded"), a_turn)  # noqa: B023
+                rows[str(a_turn)] = threaded(lambda: opens("threaded"), a_turn)
                 _clear(where)
-            figures[f"{kind}recovery"] = recovery(lambda: opens("recovery"))  # noqa: B023
+            figures[f"{kind}recovery"] = recovery(lambda: opens("recovery"))
             _clear(where)
     return figures
 
