@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import swarm
+from nodes import releases
 from nodes.batch_answers import BatchAnswers
 from nodes.direct import Record
 from nodes.fabric import boottime_s
@@ -74,6 +76,7 @@ class Answers:
             "node": {
                 "name": node.name,
                 "id": node.credentials.identity.text,
+                "version": swarm.__version__,
                 "up_s": boottime_s() - node.started_at,
                 "port": node.port,
                 "lan": node.listens_on_lan,
@@ -82,10 +85,17 @@ class Answers:
             },
             "tasks": {name: count for name, count in tasks.items() if count},
             "unfinished": ownership.unfinished,
+            "releases": self._mixed(),
             "blob_bytes": node.workshop.store.bytes,
             "ledger": None if node.ledger is None else node.ledger.report(),
             "members": self._members(),
         }
+
+    def _mixed(self) -> str:
+        """What there is to say of the members' releases."""
+        members = [(member.name, member.info.get("n")) for member in self._node.neighbourhood.members if _there(member)]
+        known = [(name, number) for name, number in members if isinstance(number, int)]
+        return releases.said_of([(self._node.name, releases.OWN), *known])
 
     def _members(self) -> list[dict[str, Any]]:
         node = self._node
@@ -105,13 +115,14 @@ class Answers:
         totals = info.get("r")
         slots = totals.get("cpu", 0) if isinstance(totals, Mapping) else 0
         free = info.get("f")
-        alive = member.state in (State.ALIVE, State.SUSPECT)
+        alive = _there(member)
         labels = info.get("l")
         shown = {
             "name": member.name,
             "id": id_text(member.id),
             "state": "draining" if alive and info.get("d") else member.state.name.lower(),
             "role": "node",
+            "version": releases.text_of(info.get("n")),
             "slots": slots if alive else 0,
             "busy": max(0.0, float(slots) - float(free)) if alive and isinstance(free, int | float) else 0,
             "queued": info.get("w", 0) if alive else 0,
@@ -491,3 +502,7 @@ def _same_user(link: Link, what: str) -> None:
 def _only_node(link: Link) -> None:
     if link.identity.role != "node":
         raise UsageError(f"{link.identity.name} is no node", hint="what runs is handed on between nodes only")
+
+
+def _there(member: Member) -> bool:
+    return member.state in (State.ALIVE, State.SUSPECT)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nodes import releases
 from nodes.settings import NodeSettings
 from swarm.errors import SystemRefused
 from swarm.paths import Home
@@ -57,6 +58,7 @@ def info_of(execution: Execution) -> dict[str, object]:
     load = execution.load()
     info: dict[str, object] = {"f": load["free"], "w": load["wait"]}
     info["r"] = dict(capacity.totals)
+    info["n"] = releases.OWN
     if load["blocked"]:
         info["b"] = load["blocked"]
     if load["drain"]:

@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from nodes import releases
 from nodes.answers import Answers
 from nodes.direct import DirectSlots
 from nodes.fabric import Fabric, boottime_s
@@ -103,6 +104,8 @@ class Node:
         """LAN addresses listened at, where the node listened on loopback first."""
         self._discovery: Any = None
         self.ledger: LedgerShell | None = None
+        self._releases: dict[bytes, int] = {}
+        """Of members that are not of this node's own."""
         self._finished = asyncio.Event()
 
     # --- opening ------------------------------------------------------------------------------------------------------
@@ -121,6 +124,7 @@ class Node:
         private_directory(home.runtime)
         self.directory = private_directory(home.node_dir(self.name))
         self._stack.callback(lock(self.directory / "lock", self.name))
+        releases.check(self.directory)
         self.telemetry = Telemetry(settings.log, node=self.name)
         self.fleet: Fleet = create_fleet(home.fleet_dir)
         # A clock that was set back between two starts must not make strangers of members whom this node knew.
@@ -195,6 +199,7 @@ class Node:
         self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
         self._listen_bulk()
         self._open_ledger()
+        releases.note(self.directory)
         self.answers = Answers(self)
         await self.stream_links.listen(str(home.node_socket(self.name)))
         self.neighbourhood.start(self.addresses())
@@ -568,6 +573,12 @@ class Node:
 
     def member_seen(self, member: Member) -> None:
         info = member.info
+        release = info.get("n")
+        if self._releases.get(member.id, releases.OWN) != release and isinstance(release, int):
+            self._releases[member.id] = release
+            if not releases.work_together(releases.OWN, release):
+                facts = {"name": member.name, "release": releases.text_of(release)}
+                self.fact(Fact("member.far", {}, facts))
         self.fabric.member_seen(member.id, member.name, capacity_from(info, member.name), load_from(info))
         if self.ledger is not None:
             self.ledger.members_changed()
@@ -585,6 +596,7 @@ class Node:
             self.ledger.members_changed()
 
     def member_lost(self, node: bytes, why: str) -> None:
+        self._releases.pop(node, None)
         self.fabric.member_lost(node, why)
         if self.ledger is not None and why == "revoked":
             self.ledger.removed(node)

@@ -199,6 +199,7 @@ TABLE: Final[dict[str, Row]] = {
             ),
         ),
     ),
+    "member.far": Row("warning"),
     "message.unknown": Row("debug", (_counter("messages_unknown", "Messages of a kind not known here."),)),
     "peer.violation": Row("warning", (_counter("violations", "Peers dropped for breaking the protocol.", "role"),)),
     "join.admitted": Row("info", (_counter("joins_admitted", "Certificates given out for a token.", "role"),)),

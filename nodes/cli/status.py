@@ -41,6 +41,8 @@ def render(status: dict[str, Any]) -> str:
     blobs = status.get("blob_bytes")
     if blobs is not None:
         lines.append(f"blobs  {format_bytes(float(blobs))}")
+    if status.get("releases"):
+        lines.append(f"mixed  {status['releases']}")
     ledger = status.get("ledger")
     if isinstance(ledger, dict):
         lines.append(f"ledger {_ledger(ledger)}")

@@ -25,6 +25,8 @@ class Nodes:
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         self.home = Home.resolve(self.env)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.elsewhere = ROOT
+        """Where nodes are started."""
 
     def start(self, name: str, *flags: str) -> None:
         """Start a node and wait until its socket is there."""
@@ -33,7 +35,7 @@ class Nodes:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "nodes.cli", "node", "--name", name, *flags],
                 env=self.env,
-                cwd=ROOT,
+                cwd=self.elsewhere,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
