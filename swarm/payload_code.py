@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from swarm.payload_canonical import canonical
 from transport.bounds import CODE_BYTES_MAX
 
 _MADE_BY = f"swarm python {sys.version_info[0]}.{sys.version_info[1]}".encode()
@@ -59,7 +60,7 @@ def encode_code(fn: Callable[..., Any]) -> Code:
 
     name = display_name(fn)
     try:
-        blob = _PREFIX + dump_by_value(fn, None, is_local)
+        blob = _PREFIX + canonical(dump_by_value(fn, None, is_local))
     except Exception as error:
         raise NotPicklable(
             f"{name} cannot be sent: {error}",
