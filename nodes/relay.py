@@ -43,8 +43,8 @@ class Relay:
         self._clients = clients
         self._connect = connect
         self._where = where
-        self._through: OrderedDict[bytes, tuple[bytes, bytes, int]] = OrderedDict()
-        """Batch key -> (client, node that it was passed on to, level)."""
+        self._through: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
+        """(batch key, client) -> the node that it was passed on to."""
 
     # --- on the client's side -----------------------------------------------------------------------------------------
 
@@ -58,8 +58,8 @@ class Relay:
                 continue
             passed = {"o": client, "u": link.identity.name, "g": "code" in link.identity.grants}
             if self._send(node, Kind.SUBMIT, header | passed, body):
-                self._through[key] = (client, node, level)
-                self._through.move_to_end(key)
+                self._through[key, client] = node
+                self._through.move_to_end((key, client))
                 while len(self._through) > THROUGH_MAX:
                     self._through.popitem(last=False)
                 return True
@@ -68,24 +68,22 @@ class Relay:
 
     def pass_on(self, client: bytes, kind: int, key: bytes, header: dict[str, Any], body: memoryview) -> bool:
         """A client says something of a batch that was passed on. False when none was."""
-        found = self._through.get(key)
-        if found is None or found[0] != client:
-            return False
-        return self._send(found[1], kind, header | {"o": client}, body)
+        found = self._through.get((key, client))
+        return found is not None and self._send(found, kind, header | {"o": client}, body)
 
     def answer(self, kind: int, header: dict[str, Any], body: memoryview) -> None:
         """Who leads the log of a batch says something to a client that is linked here."""
         client, key = header.pop("o"), header.get("b")
         link = self._clients.get(client) if isinstance(client, bytes) else None
         if kind == Kind.REFUSED and isinstance(key, bytes):
-            self._through.pop(key, None)
+            self._through.pop((key, client), None)
         if link is not None and link.up:
             self._tell(link, kind, header, body)
 
     def node_down(self, node: bytes) -> None:
         """There is no way to a node: clients hand over again what went there."""
-        for key in [key for key, (_, where, _) in self._through.items() if where == node]:
-            client, _, _ = self._through.pop(key)
+        for key, client in [name for name, where in self._through.items() if where == node]:
+            del self._through[key, client]
             link = self._clients.get(client)
             if link is not None and link.up:
                 self._tell(link, Kind.REFUSED, {
@@ -95,8 +93,8 @@ class Relay:
 
     def client_down(self, client: bytes) -> None:
         """A client is gone: durable batches do not need it."""
-        for key in [key for key, (whose, _, _) in self._through.items() if whose == client]:
-            del self._through[key]
+        for name in [name for name in self._through if name[1] == client]:
+            del self._through[name]
 
     def _candidates(self, key: bytes, level: int) -> list[bytes]:
         found = self._where(key)

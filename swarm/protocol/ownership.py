@@ -456,7 +456,8 @@ class Ownership:
             batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
         if batch.client is not None:
             header = {"b": batch.key, "i": index, "e": name, "v": value, "w": dispatch.executor.name}
-            self._holdings.emit(Tell(batch.client, Kind.EVENT, header, (body,) if len(body) else ()))
+            for client in batch.clients:
+                self._holdings.emit(Tell(client, Kind.EVENT, header, (body,) if len(body) else ()))
 
     def on_timer(self, now: float) -> None:
         """Run what is due: backoffs, deadlines, leases, retention."""

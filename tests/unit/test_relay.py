@@ -148,9 +148,9 @@ def test_the_leader_tells_clients_of_others_by_their_node() -> None:
 
 def test_what_passes_through_is_remembered_up_to_a_bound() -> None:
     place = Place()
-    place.it._through.update({number.to_bytes(12, "big"): (CLIENT, OAK, 2) for number in range(THROUGH_MAX)})
+    place.it._through.update({(number.to_bytes(12, "big"), CLIENT): OAK for number in range(THROUGH_MAX)})
     place.submit()
-    assert len(place.it._through) == THROUGH_MAX and KEY in place.it._through
+    assert len(place.it._through) == THROUGH_MAX and (KEY, CLIENT) in place.it._through
 
 
 def test_what_went_to_a_process_that_was_replaced_before_its_link_was_down_is_handed_over_again() -> None:

@@ -163,6 +163,13 @@ class Batch:
     """Cancelled because its client was gone for too long."""
     durable: Durable | None = None
     """None for one that lives as long as this process."""
+    others: tuple[bytes, ...] = ()
+    """Clients of a durable batch that handed it over before `client` did, and are told what becomes of it, too."""
+
+    @property
+    def clients(self) -> tuple[bytes, ...]:
+        """Who is told what becomes of it."""
+        return self.others if self.client is None else (self.client, *self.others)
 
     def wall(self, now: float) -> float:
         """The wall clock now, as it goes from the batch's submission on."""

@@ -10,6 +10,8 @@ from swarm.protocol.owner.batches import Batch, Durable, Holdings
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.words import ranges
 
+OTHERS_MAX = 7
+"""Clients of one durable batch beside the latest; of more, those that came first are told nothing."""
 CLIENT = 3
 """The timer of a client's lease."""
 
@@ -40,9 +42,12 @@ class Clients:
 
     def attach(self, now: float, batch: Batch, client: bytes) -> None:
         """The same batch again: its client has a new link. What is known is told again."""
+        if batch.durable is not None:
+            # Another one may have said the same key; or the attempt of a task that submitted it is not known to be over.
+            batch.others = tuple(one for one in batch.clients if one != client)[:OTHERS_MAX]
         batch.client, batch.attached_at = client, now
         if batch.durable is not None and batch.durable.copies:
-            self.accepted(batch, batch.durable)
+            self.accepted(batch, batch.durable, (client,))
         for report, body in batch.outcomes:
             self._holdings.emit(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
         if batch.durable is None and not batch.spec.rerun and not any(value is None for value in batch.deps.values()):
@@ -56,9 +61,9 @@ class Clients:
             if held:
                 self._ask_start(batch, client, held)
 
-    def accepted(self, batch: Batch, durable: Durable) -> None:
-        """The receipt of a durable batch."""
-        if batch.client is not None:
+    def accepted(self, batch: Batch, durable: Durable, clients: tuple[bytes, ...] | None = None) -> None:
+        """The receipt of a durable batch, to these clients or to all."""
+        for client in batch.clients if clients is None else clients:
             header = {
                 "b": batch.key,
                 "copies": durable.copies,
@@ -66,7 +71,7 @@ class Clients:
                 "e": durable.epoch,
                 "r": durable.retention_s,
             }
-            self._holdings.emit(Tell(batch.client, Kind.ACCEPTED, header))
+            self._holdings.emit(Tell(client, Kind.ACCEPTED, header))
 
     def may_start(self, batch: Batch) -> bool:
         """Tasks that may not be repeated start only when the client has noted it. False: all of them were held."""
@@ -124,7 +129,7 @@ class Clients:
         abandoned = []
         # One that came back has handed over again what it still wants.
         for batch in [it for it in self._holdings.batches.values() if it.client == client and it.attached_at <= since]:
-            batch.client = None
+            batch.client, batch.others = (batch.others[0], batch.others[1:]) if batch.others else (None, ())
             if batch.finished_at is None and batch.durable is None:
                 batch.abandoned = True
                 batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")

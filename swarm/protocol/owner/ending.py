@@ -50,6 +50,8 @@ class Ending:
         batch.outcome_bytes += report.nbytes
         if batch.client is not None:
             self._holdings.emit(Tell(batch.client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
+            for client in batch.others:
+                self._holdings.emit(Tell(client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
         self.known(now, batch, report)
 
     def count(self, batch: Batch, status: int, count: int, report: Outcomes | None = None) -> None:

@@ -92,7 +92,7 @@ class Leading:
         hosts: int,
     ) -> None:
         """This node leads a group: its log's batches are this owner's from here on."""
-        clients = {batch.key: batch.client for batch in self._give_up(now, group)}
+        clients = {batch.key: batch.clients for batch in self._give_up(now, group)}
         self.led[group] = epoch
         self._logs[group] = states
         adopting = Adopting(epoch, {})
@@ -105,11 +105,11 @@ class Leading:
             if state.unfinished:
                 adopting.states[key] = state
                 batches.append((batch, state))
-        for key, client in clients.items():
+        for key, client in [(key, client) for key, told in clients.items() for client in reversed(told)]:
             # It hears what it has not heard yet; of what the log does not have, that nobody knows it.
-            if client is not None and key in states:
+            if key in states:
                 self._clients.attach(now, self._holdings.batches[key], client)
-            elif client is not None:
+            else:
                 self._clients.unknown(client, key)
         self._holdings.emit(Fact("ledger.taken_over", {}, {"group": group.hex(), "epoch": epoch}, len(batches)))
         if not batches:
@@ -259,8 +259,8 @@ class Leading:
         self.led.pop(group, None)
         self._logs.pop(group, None)
         for batch in self._give_up(now, group):
-            if batch.client is not None and batch.finished_at is None:
-                self._clients.unknown(batch.client, batch.key)
+            for client in batch.clients if batch.finished_at is None else ():
+                self._clients.unknown(client, batch.key)
 
     def _give_up(self, now: float, group: bytes) -> list[Batch]:
         self._adopting.pop(group, None)

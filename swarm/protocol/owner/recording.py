@@ -226,10 +226,9 @@ class Recording:
             return
         batch, record, what = found
         if isinstance(record, Submitted):
-            client = batch.client
             self.withdraw(batch)
             self._holdings.batches.pop(batch.key, None)
-            if client is not None:
+            for client in batch.clients:
                 self._refuse(client, batch.key, refusal)
         elif isinstance(record, Granted):
             # Under another number, since numbers of a batch are to grow from grant to grant.

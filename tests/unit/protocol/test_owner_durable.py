@@ -9,6 +9,7 @@ from swarm.protocol.ledger.effects import Reason
 from swarm.protocol.ledger.homes import durable_session
 from swarm.protocol.ledger.records import Durability, Token
 from swarm.protocol.messages import Kind
+from swarm.protocol.owner.clients import OTHERS_MAX
 from swarm.protocol.ownership import OwnershipConfig
 from swarm.protocol.states import CRASHES_MAX, Status
 from tests.unit.protocol.durable_owner import (
@@ -20,7 +21,7 @@ from tests.unit.protocol.durable_owner import (
     durable_key,
     outcomes_of,
 )
-from tests.unit.protocol.owner import CLIENT, OAK, OTHER_CLIENT, columns_of, key_of, spec_of
+from tests.unit.protocol.owner import CLIENT, OAK, OTHER_CLIENT, WALL, columns_of, key_of, spec_of
 
 
 def leader(slots: float = 2.0, config: OwnershipConfig | None = None) -> tuple[DurableOwner, Log]:
@@ -339,3 +340,46 @@ def test_columns_and_dependencies_are_part_of_what_a_batch_is() -> None:
     owner.hand(1, 2, spec=spec_of(retries=1))
     assert [it["reason"] for it in owner.messages(Kind.REFUSED)] == ["conflict", "conflict"]
     assert DURABLE_SESSION == durable_key(1)[:8]
+
+
+def test_all_clients_that_hand_over_the_same_batch_hear_what_becomes_of_it() -> None:
+    owner, log = leader()
+    batch = owner.hand(1)
+    assert batch is not None
+    log.commit()
+    (dispatch,) = owner.taken()
+    owner.messages(Kind.ACCEPTED)
+    owner.hand(1, client=OTHER_CLIENT)
+    owner.hand(1, client=OTHER_CLIENT)
+    assert batch.clients == (OTHER_CLIENT, CLIENT)
+    owner.fine(dispatch)
+    log.commit()
+    heard = [it.to for it in owner.told if it.kind == Kind.OUTCOMES]
+    assert sorted(heard) == sorted((CLIENT, OTHER_CLIENT))
+    owner.it.lead(owner.now, WALL + owner.now, GROUP, 2, log.state.batches)
+    owner.take()
+    heard = [it.to for it in owner.told if it.kind == Kind.OUTCOMES]
+    assert sorted(heard) == sorted((CLIENT, OTHER_CLIENT) * 2), "a later epoch tells it again"
+
+
+def test_a_client_that_is_gone_leaves_the_batch_to_those_that_wait_with_it() -> None:
+    owner, log = leader()
+    batch = owner.hand(1)
+    assert batch is not None
+    log.commit()
+    for number in range(20):
+        owner.hand(1, client=b"c%02d" % number + bytes(21))
+    assert len(batch.clients) == 1 + OTHERS_MAX
+    owner.hand(1, client=OTHER_CLIENT)
+    before = batch.clients[1]
+    owner.it.client_lost(owner.now, OTHER_CLIENT)
+    owner.wait(11.0)
+    assert batch.client == before and OTHER_CLIENT not in batch.clients
+
+
+def test_a_batch_that_the_log_does_not_take_is_refused_to_all_who_handed_it_over() -> None:
+    owner, log = leader()
+    owner.hand(1)
+    owner.hand(1, client=OTHER_CLIENT)
+    log.refuse(Reason.TOO_LARGE)
+    assert {it.to for it in owner.told if it.kind == Kind.REFUSED} == {CLIENT, OTHER_CLIENT}
