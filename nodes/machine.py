@@ -143,6 +143,8 @@ def worker_environment(home: Home, name: str) -> dict[str, str]:
     environment["SWARM_NODE_SOCKET"] = str(home.node_socket(name))
     environment["SWARM_NODE"] = name
     environment["PYTHONUNBUFFERED"] = "1"
+    # A set of texts has the same order in all workers: a task that is run again elsewhere submits the same as before.
+    environment.setdefault("PYTHONHASHSEED", "0")
     # The packages live beside each other; a worker is started with `-m` and must find them wherever it is started.
     root = str(Path(__file__).resolve().parent.parent)
     paths = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]

@@ -6,6 +6,7 @@ None and `progress()` does nothing, so that a task's function stays an ordinary 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -193,6 +194,13 @@ class CurrentTask:
     name: str
     node: str
     priority: int = 1
+    retries: int = 0
+    """Further attempts after an exception that were asked for."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether it is kept in a log: then its token is (epoch, number), and it is run again until it has an outcome."""
+        return len(self.token) == 2
 
     @property
     def text(self) -> str:
@@ -215,12 +223,19 @@ class Running(Protocol):
 
 
 _running: Running | None = None
+_process = 0
+"""The worker's: what a task forks has its tasks by inheritance alone."""
 
 
 def bind(running: Running | None) -> None:
     """Called by the worker of this process."""
-    global _running
-    _running = running
+    global _running, _process
+    _running, _process = running, os.getpid()
+
+
+def forked() -> bool:
+    """Whether this process was forked by a task: what it does is in no order with what the task itself does."""
+    return _running is not None and os.getpid() != _process
 
 
 def current_task() -> CurrentTask | None:
@@ -236,6 +251,7 @@ def current_task() -> CurrentTask | None:
         name=str(facts["name"]),
         node=str(facts["node"]),
         priority=int(facts.get("priority", 1)),
+        retries=int(facts.get("retries", 0)),
     )
 
 

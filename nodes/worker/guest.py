@@ -644,6 +644,7 @@ class Guest:
             "name": spec.get("name", ""),
             "node": self.node,
             "priority": spec.get("priority", 1),
+            "retries": spec.get("retries", 0),
         }
 
     def progress(self, done: float, total: float | None, note: str) -> None:

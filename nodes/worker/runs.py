@@ -132,6 +132,7 @@ class Context:
             "name": spec.name,
             "node": self._node,
             "priority": spec.priority,
+            "retries": spec.retries,
         }
 
     def progress(self, done: float, total: float | None, note: str) -> None:

@@ -116,7 +116,7 @@ class AsyncFleet:
         """As `map`, with options worked out before."""
         inner = self.inner
         ends = None if timeout is None else time.monotonic() + timeout
-        how = plan(inner._routes, fn, options.task, options.deadline, options.nice, chunksize)
+        how = plan(inner._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key)
         feed = Feed(inner, how, iterables, window=window, ordered=ordered)
         try:
             while True:
@@ -286,6 +286,7 @@ class AsyncFleet:
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self.inner.leaving(error)
         await self.close(cancel=kind is not None)
 
 

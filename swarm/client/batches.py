@@ -15,6 +15,7 @@ from swarm.client.futures import Future
 from swarm.client.receipts import Receiving, no_receipt
 from swarm.client.routes import Route
 from swarm.errors import NotAccepted
+from swarm.payload_canonical import canonical_payload
 from swarm.protocol.ids import SESSION_BYTES, batch_key
 
 if TYPE_CHECKING:
@@ -33,23 +34,18 @@ Make = Callable[["Batch", int], Future]
 class Batch:
     """Calls of one route, and their futures."""
 
-    __slots__ = ("add", "builder", "deps", "engine", "futures", "number", "receiving", "route", "session")
+    __slots__ = ("add", "builder", "deps", "engine", "futures", "key", "number", "receiving", "route")
 
-    def __init__(self, engine: Engine, number: int, route: Route) -> None:
+    def __init__(self, engine: Engine, number: int, route: Route, key: bytes | None = None) -> None:
         self.engine = engine
         self.number = number
         self.route = route
-        self.session: bytes = engine.durable_session() if route.durability else engine.session_id
+        self.key: bytes = key or batch_key(engine.durable_session() if route.durability else engine.session_id, number)
         self.receiving: Receiving | None = None
         self.builder = CallBuilder()
         self.add: Callable[..., int] = self.builder.add_plain
         self.futures: list[Any] = []
         self.deps: list[bytes] = []
-
-    @property
-    def key(self) -> bytes:
-        """Its key."""
-        return batch_key(self.session, self.number)
 
     def receipt(self) -> Receiving:
         """Its receipt, now or later."""
@@ -104,7 +100,9 @@ class Batches:
         return self._full_bytes
 
     def add(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None, make: Make) -> Future | None:
-        """Add a call; None when its arguments are not plain. Waits for room."""
+        """Add a call; None when its arguments are not plain, or it has a name. Waits for room."""
+        if route.durability and self.engine.names.apply(route):
+            return None
         self.room.wait()
         with self.lock:
             it = route.open or self._begin(route)
@@ -114,28 +112,30 @@ class Batches:
     def add_payload(self, route: Route, payload: bytes, make: Make) -> Future:
         """Add a call whose arguments are encoded already. Waits for room."""
         self.room.wait()
+        key, payload = self._named(route, payload, []) if route.durability else (None, payload)
         with self.lock:
-            it = route.open or self._begin(route)
+            it = self._begin(route, key) if key is not None or route.open is None else route.open
             index = it.builder.add(payload)
             future = self.added(it, index, make(it, index))
-            if it.builder.nbytes >= BATCH_BYTES_MAX and route.open is it:
+            if key is not None or (it.builder.nbytes >= BATCH_BYTES_MAX and route.open is it):
                 self._shut(it)
             return future
 
     def add_after(self, route: Route, payload: bytes, deps: list[bytes], make: Make) -> Future:
         """Add a call that waits for other tasks: a batch of its own, after those that are open now."""
         self.room.wait()
+        key, payload = self._named(route, payload, deps) if route.durability else (None, payload)
         with self.lock:
             for it in self._open:
                 it.route.open = None
                 self._full_bytes += it.builder.nbytes
             self._full.extend(self._open)
             self._open.clear()
-            it = self._begin(route)
+            it = self._begin(route, key)
             it.deps = deps
-            if route.durability:
+            if route.durability and key is None:
                 # In the log of what it waits for, wherever new tasks go by now.
-                it.session = deps[0][:SESSION_BYTES]
+                it.key = batch_key(deps[0][:SESSION_BYTES], it.number)
             index = it.builder.add(payload)
             future = self.added(it, index, make(it, index))
             self._shut(it)
@@ -221,10 +221,20 @@ class Batches:
         if self.refusal is not None:
             raise self.refusal
 
-    def _begin(self, route: Route) -> Batch:
+    def _named(self, route: Route, payload: bytes, deps: list[bytes]) -> tuple[bytes | None, bytes]:
+        """The key of a call that has a name, and its payload as it is whoever writes it."""
+        names = self.engine.names
+        if not names.apply(route):
+            return None, payload
+        payload = canonical_payload(payload)
+        return names.key_of(route, payload, deps), payload
+
+    def _begin(self, route: Route, key: bytes | None = None) -> Batch:
         self._check()
         self._number += 1
-        it = route.open = Batch(self.engine, self._number, route)
+        it = Batch(self.engine, self._number, route, key)
+        if key is None:
+            route.open = it
         self._open.append(it)
         route.known = True
         if route.code is not None:
@@ -238,7 +248,8 @@ class Batches:
             self._shut(it)
 
     def _shut(self, it: Batch) -> None:
-        it.route.open = None
+        if it.route.open is it:
+            it.route.open = None
         self._open.remove(it)
         self._full.append(it)
         self._full_bytes += it.builder.nbytes

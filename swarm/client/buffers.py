@@ -52,12 +52,13 @@ class Buffers:
         self._used_at = 0.0
         self._watched = False
 
-    def put(self, buffer: memoryview) -> Ref:
-        """Give a buffer to the node; one copy on the same host. It is held there until `release`."""
+    def put(self, buffer: memoryview, *, by_content: bool = False) -> Ref:
+        """Give a buffer to the node; one copy on the same host. It is held there until `release`. `by_content`: under the
+        digest of its content, which is the same for whoever puts it."""
         raw = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
-        if self._reach() != "host":
+        if by_content or self._reach() != "host":
             if raw.nbytes > BULK_INLINE_BYTES_MAX:
-                return self._give(Memory(raw), None)
+                return self._give(Memory(raw), blake3(raw, max_threads=blake3.AUTO).digest() if by_content else None)
             digest = blake3(raw).digest()
             self._ask("blob.put", {"id": digest}, bytes(raw))
             return Ref(digest, raw.nbytes, 0)
@@ -75,9 +76,9 @@ class Buffers:
         self._used()
         return Ref(bytes(place["id"]), raw.nbytes, int(place["flags"]))
 
-    def lend(self) -> Lending:
+    def lend(self, *, by_content: bool = False) -> Lending:
         """A sink for the arguments of one task."""
-        return Lending(self)
+        return Lending(self, by_content)
 
     def release(self, ids: list[bytes]) -> None:
         """Buffers are not needed any more. From any thread, and finalizers."""
@@ -166,13 +167,14 @@ class Buffers:
 class Lending:
     """A sink that knows what it was given, so that it can be given back when the task has its outcome."""
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers, by_content: bool = False) -> None:
         self._buffers = buffers
+        self._by_content = by_content
         self._ids: list[bytes] = []
 
     def put(self, buffer: memoryview) -> Ref:
         """As `Buffers.put`."""
-        ref = self._buffers.put(buffer)
+        ref = self._buffers.put(buffer, by_content=self._by_content)
         self._ids.append(ref.id)
         return ref
 

@@ -33,6 +33,8 @@ class Chunk:
     width: int
     packed: bytes | None
     listed: list[Any] | None = None
+    first: int = 0
+    """The place of the first one among all items."""
 
     def items(self) -> list[Any]:
         """The items, whatever they are kept as."""
@@ -54,7 +56,7 @@ class Chunk:
 
     def each(self) -> list[Chunk]:
         """A chunk for each item."""
-        return [Chunk(1, self.width, None, [item]) for item in self.items()]
+        return [Chunk(1, self.width, None, [item], self.first + place) for place, item in enumerate(self.items())]
 
     @property
     def waits(self) -> bool:

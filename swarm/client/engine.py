@@ -23,6 +23,7 @@ from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
 from swarm.client.finder import Finder, client_credentials
 from swarm.client.futures import Future
+from swarm.client.names import KEYED_HOME_FILE, Names, kept_home
 from swarm.client.receipts import Receipt
 from swarm.client.routes import Route
 from swarm.client.settling import Settling
@@ -113,6 +114,10 @@ class Engine:
         self._code_bytes = 0
         self._receiving: dict[int, Batch] = {}
         """Batches whose receipt is to come."""
+        self.names = Names(self._keyed_home)
+        self._keyed = b""
+        """The home of what is submitted with a key."""
+        self._spare_named = False
         self._home = b""
         """The node that was used last, and the session of the durable batches whose home it is."""
         self._durable_session = b""
@@ -232,7 +237,8 @@ class Engine:
         self._flush()
         if cancel and self._session.unfinished_durable:
             for number in self._session.unfinished_durable:
-                self._session.cancel(number)
+                if not (self._spare_named and self._session.has_name(number)):
+                    self._session.cancel(number)
             self._turn()
             if self._link is not None:
                 self._link.flush()
@@ -262,15 +268,17 @@ class Engine:
             future = self.lending(
                 sink,
                 lambda lent: self.batches.add_payload(route, encode_call(args, kwargs, lent, by_value=is_local), make),
+                by_content=self.names.apply(route),
             )
         return future
 
     @staticmethod
-    def lending(sink: Buffers | None, hand: Callable[[Lending | None], Future]) -> Future:
-        """Hand over a call whose large arguments go by way of `sink`; they are given back when it has its outcome."""
+    def lending(sink: Buffers | None, hand: Callable[[Lending | None], Future], *, by_content: bool = False) -> Future:
+        """Hand over a call whose large arguments go by way of `sink`; they are given back when it has its outcome.
+        `by_content` when they have to be the same if the call is handed over again by somebody else."""
         if sink is None:
             return hand(None)
-        lent = sink.lend()
+        lent = sink.lend(by_content=by_content)
         try:
             future = hand(lent)
         except BaseException:
@@ -377,7 +385,7 @@ class Engine:
             if level:
                 self._receiving[it.number] = it
             self._session.submit(
-                it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, session=it.session
+                it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, key=it.key
             )
         if batches:
             self.batches.handed()
@@ -494,6 +502,19 @@ class Engine:
         link = self._link
         said = link.info.get("durability") if link is not None else None
         return said if isinstance(said, str) and said in DURABILITIES else "none"
+
+    def _keyed_home(self) -> tuple[bytes, bytes]:
+        finder = self._finder
+        assert finder is not None
+        if not self._keyed:
+            with self.room.lock:
+                home = self._home
+            self._keyed = kept_home(self.home.data / "client" / KEYED_HOME_FILE, finder.trust.fleet, home)
+        return self._keyed, finder.credentials.identity.id
+
+    def spare_named(self) -> None:
+        """What has a name is not cancelled when this client is closed, but goes on."""
+        self._spare_named = True
 
     def durable_session(self) -> bytes:
         """The session of durable batches that are begun now: it names the node in use as their home."""

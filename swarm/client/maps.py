@@ -11,12 +11,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from swarm.client.chunks import Chunk, Source, chunk_route, is_coroutine, opened
 from swarm.client.futures import Future
+from swarm.client.names import durable_parent, keyed, part_of_map
 from swarm.client.routes import Route, Routes
 from swarm.errors import PayloadTooLarge, WorkerCrashed
 from swarm.tasks import TaskOptions, options_of, waiting
@@ -65,10 +66,18 @@ class Plan:
     exact: bool
     """Nothing is said of the tasks that would change by being said of one item of a chunk alone."""
     packs: bool
+    name: bytes = b""
+    """Of the map, if its tasks have names: each has that of its first item's place."""
 
 
 def plan(
-    routes: Routes, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunksize: Chunksize | None
+    routes: Routes,
+    fn: Any,
+    options: TaskOptions,
+    deadline: float | None,
+    nice: int,
+    chunksize: Chunksize | None,
+    key: str | None = None,
 ) -> Plan:
     """Work out the routes. ValueError for a chunksize that is none.
 
@@ -84,8 +93,11 @@ def plan(
     else:
         raise ValueError("chunksize must be >= 1.")
     single = routes.of(fn, options, deadline, nice)
+    name = part_of_map(single if key is None else keyed(single, key))
+    # How long items take is not the same the next time, and chunks that depend on it would not be either.
+    adapts = adapts and not name and not (single.durability and durable_parent() is not None)
     chunked, packs = chunk_route(routes, fn, options, deadline, nice) if adapts or size > 1 else (None, False)
-    return Plan(single, chunked, size if chunked is not None else 1, adapts, exact, packs)
+    return Plan(single, chunked, size if chunked is not None else 1, adapts, exact, packs, name)
 
 
 class Feed:
@@ -115,6 +127,7 @@ class Feed:
         if lengths and plan.adapts:
             self._size_max = max(1, min(CHUNK_ITEMS_MAX, min(lengths) // PARTS_MIN))
         self._exhausted = False
+        self._taken = 0
         self._under = 0
         self._begun: deque[Part] = deque()  # when results come in order
         self._open: set[Part] = set()  # when they come as they end
@@ -143,7 +156,10 @@ class Feed:
         chunk = self._source.next(self._size, self._limit_ns)
         if chunk is None:
             self._exhausted = True
-        elif self._plan.chunked is None or chunk.waits:
+            return
+        chunk.first = self._taken
+        self._taken += chunk.count
+        if self._plan.chunked is None or chunk.waits:
             self._put([self._begin(one, apart=True) for one in chunk.each()])
         else:
             self._put([self._begin(chunk)])
@@ -160,9 +176,14 @@ class Feed:
             self._begun.extend(parts)
 
     def _begin(self, chunk: Chunk, *, apart: bool = False) -> Part:
-        if apart or self._plan.chunked is None:
-            return Part(self._hands.hand(self._plan.single, chunk.call, None), chunk, True)
-        return Part(self._hands.hand_chunk(self._plan.chunked, chunk), chunk, False)
+        apart = apart or self._plan.chunked is None
+        route = self._plan.single if apart else self._plan.chunked
+        assert route is not None
+        if self._plan.name:
+            route = replace(route, name=b"%s%d%s" % (self._plan.name, chunk.first, b"" if apart else b"+"), open=None)
+        if apart:
+            return Part(self._hands.hand(route, chunk.call, None), chunk, True)
+        return Part(self._hands.hand_chunk(route, chunk), chunk, False)
 
     def _watch(self, part: Part) -> None:
         part.future.add_done_callback(lambda _: self._has_ended(part))

@@ -18,7 +18,7 @@ from swarm.errors import ConfigError
 from swarm.payload_code import Code, display_name, encode_code
 from swarm.protocol.ids import child_session
 from swarm.protocol.spec import Spec
-from swarm.tasks import DURABILITIES, TaskOptions, current_task, options_of
+from swarm.tasks import DURABILITIES, TaskOptions, current_task, forked, options_of
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
@@ -42,6 +42,8 @@ class Route:
     """Whether a call of it went to the node, with its code."""
     durability: int = 0
     """The place of its level in `swarm.tasks.DURABILITIES`."""
+    name: bytes = b""
+    """Of the one call of this route, if it goes by a name that was said (`swarm.client.names`)."""
 
 
 def is_lasting(fn: Any) -> bool:
@@ -78,7 +80,10 @@ class Routes:
         needs = options.needs
         if needs is not None:
             options = replace(options, needs=None)
-        key = (fn, options, None if needs is None else tuple(sorted(needs.items())), deadline, nice, chunked)
+        # A connection may outlive a task of this process: what the next one submits has another parent.
+        parent = current_task()
+        of = None if parent is None else parent.id
+        key = (fn, options, None if needs is None else tuple(sorted(needs.items())), deadline, nice, chunked, of)
         route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= ROUTES_MAX:
@@ -170,13 +175,14 @@ _sessions_lock = threading.Lock()
 
 
 def session_for_here() -> bytes | None:
-    """Inside a task: a session derived from it, another one for each connection that it makes. None elsewhere.
+    """Inside a task: a session derived from it, another one for each connection that it makes. None elsewhere, and in what
+    it forks, where the count of its connections would go on as the others' does.
 
     Its attempt counts too: how calls fall into batches depends on the moment, so that the batches of two attempts can
     not be told to be the same by their numbers.
     """
     parent = current_task()
-    if parent is None:
+    if parent is None or forked():
         return None
     key = (parent.id, parent.attempt)
     with _sessions_lock:

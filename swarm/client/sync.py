@@ -19,6 +19,7 @@ from swarm.client.direct import DirectFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import Future
 from swarm.client.maps import Chunksize, Feed, Window, plan
+from swarm.client.names import keyed
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
 from swarm.client.streams import Stream, StreamFuture
 from swarm.errors import ConfigError, DependencyFailed, NotFound
@@ -28,7 +29,7 @@ from swarm.payload_code import is_local
 from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
-from swarm.tasks import TaskOptions, check_durability, waiting
+from swarm.tasks import TaskOptions, check_durability, current_task, waiting
 
 _OPTION_NAMES = frozenset(
     (
@@ -46,7 +47,7 @@ _OPTION_NAMES = frozenset(
         "durability",
     )
 )
-CALL_NAMES = _OPTION_NAMES | {"deadline", "nice"}
+CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "key"}
 _NO_OPTIONS = TaskOptions()
 _BETWEEN_LOOKS = LOOK_EVERY - 1
 
@@ -104,8 +105,11 @@ class Fleet:
         """Run ``fn(*args, **kwargs)`` somewhere in the fleet; a future of its result.
 
         The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), retries,
-        retry_on, backoff_s, rerun, stream, python, name and durability are options of the task, not arguments; a
+        retry_on, backoff_s, rerun, stream, python, name, durability and key are options of the task, not arguments; a
         callable that has such keywords itself is submitted with ``options(…).submit``.
+
+        A durable task is submitted once under a `key`, a text: whoever of this user (or of the task that submits it)
+        says it again, within the time that outcomes are kept, gets the same task. TaskRefused if it is another call.
 
         An argument that is a future of this fleet is replaced by its result: if there is none yet, the fleet waits for
         it, not the caller. Waits while too much is under way.
@@ -137,7 +141,10 @@ class Fleet:
     def route(self, fn: Fn, options: Chosen) -> Route:
         """Where calls of this callable go, with these options."""
         route = self._routes.of(fn, options.task, options.deadline, options.nice)
-        if options is NOTHING_CHOSEN and is_lasting(fn):
+        if options.key is not None:
+            return keyed(route, options.key)
+        # In a task calls have a parent, and names of their own: that is looked at each time.
+        if options is NOTHING_CHOSEN and is_lasting(fn) and current_task() is None:
             if len(self._known) >= ROUTES_MAX:
                 self._known.clear()
             self._known[fn] = route
@@ -186,11 +193,13 @@ class Fleet:
         """Arguments that are futures: those that are done go as values, the others are waited for by the node."""
         fills: list[tuple[int | str, int]] = []
         deps: list[bytes] = []
+        # What has a name is to be the same whether what it waits for has ended by now or not.
+        has_name = self._engine.names.apply(route)
 
         def resolved(place: int | str, value: Any) -> Any:
             if not isinstance(value, concurrent.futures.Future):
                 return value
-            if value.done():
+            if value.done() and not (has_name and self._can_name(route, value)):
                 return value.result()
             if isinstance(value, DirectFuture) and self._lane.has(value._batch):
                 return value.result()  # no node knows of it, and it is a short one
@@ -224,14 +233,24 @@ class Fleet:
             lambda sink: self._batches.add_after(
                 route, encode_call(values, named, sink, fills=fills, by_value=is_local), deps, make
             ),
+            by_content=has_name,
         )
 
     def _can_wait(self, route: Route, value: Future, deps: list[bytes]) -> bool:
         """Whether the node that a call goes to knows of the task that it waits for."""
-        source, level = value._batch, value._batch.route.durability
+        log, level = value._batch.key[: ids.LOG_TAG_BYTES], value._batch.route.durability
         if not route.durability:
-            return not level or source.session == self._engine.durable_session()
-        return level == route.durability and (not deps or deps[0][: ids.SESSION_BYTES] == source.session)
+            return not level or log == self._engine.durable_session()[: ids.LOG_TAG_BYTES]
+        if self._engine.names.apply(route):
+            return self._can_name(route, value)
+        return level == route.durability and (not deps or deps[0][: ids.LOG_TAG_BYTES] == log)
+
+    def _can_name(self, route: Route, value: AnyFuture) -> bool:
+        """Whether a task is in the log that a call with a name goes to."""
+        if not isinstance(value, Future) or value._batch.engine is not self._engine:
+            return False
+        tag = self._engine.names.log_tag(route)
+        return value._batch.route.durability == route.durability and value._batch.key[: ids.LOG_TAG_BYTES] == tag
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""
@@ -275,7 +294,7 @@ class Fleet:
     ) -> Iterator[Any]:
         """As `map`, with options worked out before."""
         ends = None if timeout is None else time.monotonic() + timeout
-        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize)
+        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key)
         feed = Feed(self, how, iterables, window=window, ordered=ordered)
         feed.fill()
         return feed.results(ends)
@@ -333,6 +352,8 @@ class Fleet:
         """The future that collects a generator's items."""
         task = TaskOptions(**(options.task.given() | {"stream": True}))
         route = self._routes.of(fn, task, options.deadline, options.nice)
+        if options.key is not None:
+            route = keyed(route, options.key)
         future = self.hand(route, args, kwargs, StreamFuture)
         assert isinstance(future, StreamFuture)
         return future
@@ -369,6 +390,8 @@ class Fleet:
         route = self._command_route(
             argv[0], said.task, said.deadline, said.nice, self.durability, "input of a command" if stdin else ""
         )
+        if said.key is not None:
+            route = keyed(route, said.key)
         staged = []
         for entry in files_in:
             there, here = entry if isinstance(entry, tuple) else (str(entry), entry)
@@ -481,11 +504,19 @@ class Fleet:
                 engine.wait_idle()
         engine.close(cancel=cancel)
 
+    def leaving(self, error: object) -> None:
+        """The block of this connection is left by an exception. If that has the task that it is in tried again, the next
+        attempt finds what this one submitted, and is not to find it cancelled."""
+        task = current_task() if isinstance(error, Exception) else None
+        if task is not None and task.durable and task.retries:
+            self._engine.spare_named()
+
     def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         finished = False
+        self.leaving(error)
         try:
             self.close(cancel=kind is not None)
             finished = True
@@ -540,14 +571,15 @@ def _command(on_output: Callable[[str, bytes], object] | None, batch: Batch, ind
 
 
 class Chosen:
-    """The options of a call: those of the task, its deadline and niceness."""
+    """The options of a call: those of the task, its deadline and niceness, and its key."""
 
-    __slots__ = ("deadline", "nice", "task")
+    __slots__ = ("deadline", "key", "nice", "task")
 
-    def __init__(self, task: TaskOptions, deadline: float | None = None, nice: int = 0) -> None:
+    def __init__(self, task: TaskOptions, deadline: float | None = None, nice: int = 0, key: str | None = None) -> None:
         self.task = task
         self.deadline = deadline
         self.nice = nice
+        self.key = key
 
 
 NOTHING_CHOSEN = Chosen(_NO_OPTIONS)
@@ -565,10 +597,10 @@ def chosen(options: dict[str, Any]) -> Chosen:
         raise ConfigError(
             f"deadline={deadline!r} is not a time in seconds since the epoch", hint="time.time() + 60, say"
         )
-    nice = options.pop("nice", 0)
+    nice, key = options.pop("nice", 0), options.pop("key", None)
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
-    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice)
+    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key)
 
 
 def flat(futures: Iterable[Any]) -> list[AnyFuture]:

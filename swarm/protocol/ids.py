@@ -18,6 +18,8 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 SESSION_BYTES = 8
 BATCH_KEY_BYTES = 12
 TASK_ID_BYTES = 16
+LOG_TAG_BYTES = 3
+"""With so many bytes the key of a durable batch names its home log."""
 TEXT_LENGTH = 26
 
 _INDEX = struct.Struct(">I")
@@ -46,6 +48,15 @@ def split(task: bytes) -> tuple[bytes, int]:
 def child_session(parent: bytes, attempt_free_index: int = 0) -> bytes:
     """The session of the tasks that a task submits: derived from the parent's id, so that a repeated parent finds them."""
     return blake3(parent + _INDEX.pack(attempt_free_index), derive_key_context="nanoswarm child session v1").digest(8)
+
+
+def child_key(parent: bytes, name: bytes) -> bytes:
+    """The key of a durable batch that a task submits: derived from the task's id and the batch's name within it, and not
+    from the attempt, so that whoever runs the task again finds what it submitted. It begins as the task's own id does,
+    and so names the same home log."""
+    assert len(parent) == TASK_ID_BYTES, parent
+    hasher = blake3(parent, derive_key_context="nanoswarm child batch v1")
+    return parent[:LOG_TAG_BYTES] + hasher.update(name).digest(BATCH_KEY_BYTES - LOG_TAG_BYTES)
 
 
 def encode32(raw: bytes) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kernels.batch import Outcomes
 from swarm.protocol import ids
+from swarm.protocol.ledger.records import digest_of
 from swarm.protocol.messages import Kind, MessageError
 from swarm.protocol.messages import field as header_field
 from swarm.protocol.outbound import Bytes, Tell
@@ -25,6 +26,11 @@ from swarm.protocol.states import Status
 NODE = b""
 """Whom a session talks to: the one node that it is linked to."""
 RESUBMIT_BACKOFF_MAX_S = 5.0
+CONFLICT_HINT = (
+    "a key= stands for one call with its options and arguments, for as long as its outcome is kept; and a task that is run "
+    "again has to submit the same in the same order: hand it what changes from time to time, or give this call a key= of its "
+    "own (one that nobody used has it run anew)"
+)
 
 Ranges = list[tuple[int, int]]
 
@@ -134,6 +140,10 @@ class Session:
         self._kept: dict[int, Handed] = {}
         self._effects: list[SessionEffect] = []
         self._sessions = {session}
+        self._named: dict[bytes, list[int]] = {}
+        """Key of a batch that goes by a name -> the numbers under which it is waited for here."""
+        self._logs: set[bytes] = set()
+        """With which these begin."""
         self._again: list[tuple[float, int]] = []
         self._late: list[tuple[bytes, Ranges | None]] = []
 
@@ -177,20 +187,47 @@ class Session:
         deps: list[bytes],
         *,
         durability: int = 0,
-        session: bytes | None = None,
+        key: bytes | None = None,
     ) -> None:
         """Hand a batch over, now or as soon as there is a node. `deps` are ids of tasks of this client. Durable batches
-        have a `session` that names their home; numbers are those of the client all the same."""
-        key = ids.batch_key(session or self.id, number)
-        self._sessions.add(key[: ids.SESSION_BYTES])
+        have a `key` that names their home; it ends with the number, or else is a name, under which the batch may have been
+        submitted before."""
+        if key is None:
+            key = ids.batch_key(self.id, number)
         batch = Handed(number, key, raw, rerun, count, columns, deps, count, bytearray(count), durability)
         self._batches[number] = batch
+        if key == ids.batch_key(key[: ids.SESSION_BYTES], number):
+            self._sessions.add(key[: ids.SESSION_BYTES])
+        else:
+            self._logs.add(key[: ids.LOG_TAG_BYTES])
+            before = self._named.setdefault(key, [])
+            before.append(number)
+            first = self._batches.get(before[0]) or self._kept[before[0]]
+            if first is not batch and self._differ(first, batch):
+                return
         self.tasks += count
         self.bytes += len(columns)
         for source, row in self._sources(batch):
             source.pinned[row] = source.pinned.get(row, 0) + 1
         if self.linked:
             self._send(batch)
+
+    def _differ(self, first: Handed, batch: Handed) -> bool:
+        """Whether there is a batch under way by this name that asks for something else. If so, the later one is refused."""
+        digests = [digest_of(it.raw, it.count, bytes(it.columns), it.deps) for it in (first, batch)]
+        if digests[0] == digests[1]:
+            return False
+        batch.deps = []  # it keeps nothing
+        self.tasks += batch.count
+        self.bytes += len(batch.columns)
+        text = f"there is a batch with this id and other content: its digest is {digests[0].hex()}, this one's {digests[1].hex()}"
+        self._end(batch, list(range(batch.count)), Status.REFUSED, text, CONFLICT_HINT)
+        return True
+
+    def has_name(self, number: int) -> bool:
+        """Whether an unfinished batch goes by a name, under which it will be found again."""
+        batch = self._batches.get(number)
+        return batch is not None and batch.key in self._named
 
     def cancel(self, number: int, ranges: Ranges | None = None, *, kill: bool = True) -> None:
         """Give up tasks of a batch (None: all). Their outcomes still come, as CANCELLED or what they ended as before.
@@ -249,12 +286,11 @@ class Session:
         if kind == Kind.OUTCOMES:
             self._outcomes(header, body)
         elif kind == Kind.EVENT:
-            number = self._number(header)
-            batch = self._batches.get(number)
             index = header_field(header, "i", int)
-            if batch is not None and 0 <= index < batch.count:
-                name, node = header_field(header, "e", str), str(header.get("w", ""))
-                self._effects.append(Happened(number, index, name, header.get("v"), bytes(body), node))
+            for batch in self._meant(header):
+                if 0 <= index < batch.count:
+                    name, node = header_field(header, "e", str), str(header.get("w", ""))
+                    self._effects.append(Happened(batch.number, index, name, header.get("v"), bytes(body), node))
         elif kind == Kind.ASK_START:
             self._grant(header)
         elif kind == Kind.REFUSED:
@@ -277,11 +313,17 @@ class Session:
 
     # --- inside: handing over -----------------------------------------------------------------------------------------
 
-    def _number(self, header: dict[str, Any]) -> int:
+    def _meant(self, header: dict[str, Any]) -> list[Handed]:
+        """The unfinished batches that a message is about: one at most, but for a name that was said more than once."""
         key = header_field(header, "b", bytes)
-        if len(key) != ids.BATCH_KEY_BYTES or key[: ids.SESSION_BYTES] not in self._sessions:
+        if key in self._named:
+            return [self._batches[number] for number in self._named[key] if number in self._batches]
+        if len(key) == ids.BATCH_KEY_BYTES and key[: ids.SESSION_BYTES] in self._sessions:
+            batch = self._batches.get(int.from_bytes(key[ids.SESSION_BYTES :], "big"))
+            return [] if batch is None else [batch]
+        if len(key) != ids.BATCH_KEY_BYTES or key[: ids.LOG_TAG_BYTES] not in self._logs:
             raise MessageError("a batch of another session")
-        return int.from_bytes(key[ids.SESSION_BYTES :], "big")
+        return []
 
     def _tell(self, kind: int, header: dict[str, Any], *parts: Bytes) -> None:
         self._effects.append(Tell(NODE, kind, header, parts))
@@ -329,7 +371,8 @@ class Session:
     def _sources(self, batch: Handed) -> Iterator[tuple[Handed, int]]:
         for dep in batch.deps:
             key, row = ids.split(dep)
-            number = int.from_bytes(key[8:], "big")
+            named = self._named.get(key)
+            number = named[0] if named else int.from_bytes(key[ids.SESSION_BYTES :], "big")
             source = self._batches.get(number) or self._kept.get(number)
             if source is not None and row < source.count:
                 yield source, row
@@ -337,11 +380,11 @@ class Session:
     # --- inside: what the node says -----------------------------------------------------------------------------------
 
     def _outcomes(self, header: dict[str, Any], body: memoryview) -> None:
-        number = self._number(header)
         outcomes = Outcomes(body, header_field(header, "n", int))
-        batch = self._batches.get(number)
-        if batch is None:
-            return
+        for batch in self._meant(header):
+            self._delivered(batch, outcomes)
+
+    def _delivered(self, batch: Handed, outcomes: Outcomes) -> None:
         done, count, fresh = batch.done, batch.count, 0
         for index in outcomes.indices():
             if index >= count:
@@ -350,7 +393,7 @@ class Session:
                 done[index] = 1
                 fresh += 1
         # A second outcome of one task finds its future gone: the first one counts.
-        self._effects.append(Delivered(number, outcomes, fresh, batch.left == fresh))
+        self._effects.append(Delivered(batch.number, outcomes, fresh, batch.left == fresh))
         self._less(batch, fresh)
 
     def _less(self, batch: Handed, count: int) -> None:
@@ -365,7 +408,16 @@ class Session:
         if batch.pinned:
             self._kept[batch.number] = batch
         else:
+            self._unname(batch)
             self._unpin(batch)
+
+    def _unname(self, batch: Handed) -> None:
+        """A batch is known here no longer."""
+        numbers = self._named.get(batch.key)
+        if numbers is not None:
+            numbers.remove(batch.number)
+            if not numbers:
+                del self._named[batch.key]
 
     def _unpin(self, batch: Handed) -> None:
         """Nobody asks for a batch again: nor, for its sake, for those that it depends on, if they have ended too."""
@@ -376,12 +428,14 @@ class Session:
                 if not source.pinned[row]:
                     del source.pinned[row]
                     if not source.pinned and self._kept.pop(source.number, None) is not None:
+                        self._unname(source)
                         over.append(source)
 
     def _grant(self, header: dict[str, Any]) -> None:
-        batch = self._batches.get(self._number(header))
-        if batch is None:
-            return
+        for batch in self._meant(header):
+            self._grant_batch(batch, header)
+
+    def _grant_batch(self, batch: Handed, header: dict[str, Any]) -> None:
         asked: set[int] = set()
         for start, stop in header_field(header, "r", list):
             asked.update(range(max(0, start), min(stop, batch.count)))
@@ -392,21 +446,19 @@ class Session:
             self._tell(Kind.GRANT_START, {"b": batch.key, "r": _pairs(_ranges(granted))})
 
     def _accepted(self, header: dict[str, Any]) -> None:
-        number = self._number(header)
-        batch = self._batches.get(number)
-        if batch is None:
-            return
-        batch.refusals, batch.accepted = 0, True
-        copies, hosts = header_field(header, "copies", int), header_field(header, "hosts", int)
+        copies, hosts, epoch = (header_field(header, name, int) for name in ("copies", "hosts", "e"))
         kept = header.get("r")
         retention_s = float(kept) if isinstance(kept, int | float) else 0.0
-        batch.acknowledge = not retention_s
-        self._effects.append(Accepted(number, copies, hosts, header_field(header, "e", int), retention_s))
+        for batch in self._meant(header):
+            batch.refusals, batch.accepted = 0, True
+            batch.acknowledge = not retention_s
+            self._effects.append(Accepted(batch.number, copies, hosts, epoch, retention_s))
 
     def _refused(self, now: float, header: dict[str, Any]) -> None:
-        batch = self._batches.get(self._number(header))
-        if batch is None:
-            return
+        for batch in self._meant(header):
+            self._refused_batch(now, batch, header)
+
+    def _refused_batch(self, now: float, batch: Handed, header: dict[str, Any]) -> None:
         after, reason = header.get("after"), header.get("reason")
         if batch.accepted and reason not in ("draining", "conflict") and not isinstance(after, int | float):
             # It is in its log. That who is asked just now cannot know, or keeps no log at all, ends nothing.
@@ -421,6 +473,8 @@ class Session:
             self._again.append((now + wait, batch.number))
         else:
             message, hint = str(header.get("message", "")), str(header.get("hint", ""))
+            if reason == "conflict" and batch.key in self._named:
+                hint = CONFLICT_HINT
             self._end(batch, list(batch.open_rows()), Status.REFUSED, message, hint)
             return
         if batch.durability:

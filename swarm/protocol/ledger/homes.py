@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from swarm.protocol.ids import BATCH_KEY_BYTES, LOG_TAG_BYTES
 from swarm.protocol.raft.config import NODE_ID_BYTES
 
-TAG_BYTES: Final = 3
+TAG_BYTES: Final = LOG_TAG_BYTES
 SESSION_RANDOM_BYTES: Final = 5
 SESSION_BYTES: Final = TAG_BYTES + SESSION_RANDOM_BYTES
 HOMES_MAX: Final = 64
@@ -33,6 +34,12 @@ def durable_session(home: bytes, random: bytes) -> bytes:
     """The session (8 bytes) of a client whose batches go to a home's log, from 5 random bytes."""
     assert len(random) == SESSION_RANDOM_BYTES, random
     return home_tag(home) + random
+
+
+def named_key(home: bytes, client: bytes, name: bytes) -> bytes:
+    """The key of the durable batch that a client (its id) calls by a name: the same one whenever it says so again."""
+    hasher = blake3(client, derive_key_context="nanoswarm named batch v1")
+    return home_tag(home) + hasher.update(name).digest(BATCH_KEY_BYTES - TAG_BYTES)
 
 
 def fleet_group(home: bytes) -> bytes:

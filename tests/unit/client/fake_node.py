@@ -248,6 +248,7 @@ class Finder:
         self._own = credentials("tester", "client")
         self._links: Any = None
         self.places: dict[bytes, Any] = {}
+        self.credentials, self.trust = self._own, trust()
 
     async def find(self, deadline: float, avoid: bytes | None = None) -> Link:
         world = self._world

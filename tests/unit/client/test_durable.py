@@ -34,7 +34,7 @@ def begun(count: int = 2, **options: Any) -> Session:
     """A session whose durable batch is handed over."""
     session = Session(SESSION)
     session.link_up(b"oak")
-    session.submit(1, b"spec", options.pop("rerun", True), count, b"columns", [], durability=2, session=DURABLE)
+    session.submit(1, b"spec", options.pop("rerun", True), count, b"columns", [], durability=2, key=KEY)
     return session
 
 
