@@ -88,6 +88,7 @@ class Answers:
             "releases": self._mixed(),
             "blob_bytes": node.workshop.store.bytes,
             "ledger": None if node.ledger is None else node.ledger.report(),
+            "twin": node.twin.report(),
             "members": self._members(),
         }
 

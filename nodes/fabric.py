@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
 from kernels.histogram import Histogram
+from nodes.door import Doorway
 from nodes.pool import Pool, PoolConfig
 from nodes.relay import ANSWERS, Relay
 from nodes.task_logs import TaskLogs
@@ -160,6 +161,7 @@ class Fabric:
         }
         self._now = now
         self._wall = wall or time.time
+        self.door = Doorway(self, surroundings.fact, loop, now)
         self._local = ownership.executors[me]
         self._local.ask_load = lambda: execution.load(me)
         self._nodes: dict[bytes, Link] = {}
@@ -204,6 +206,7 @@ class Fabric:
     def close(self) -> None:
         """End the workers and every timer."""
         self.closed = True
+        self.door.close()
         for handle in (self._timer, self._load_timer, self._sum_timer, *self._grace.values(), *self._leases.values()):
             if handle is not None:
                 handle.cancel()
@@ -227,6 +230,12 @@ class Fabric:
         if link.identity.role != "node":
             self._clients[client_key(link)] = link
             return
+        if not self.door.stops(link, self._nodes.get(peer)):
+            self.take_in(link)
+
+    def take_in(self, link: Link) -> None:
+        """The link to this member from now on."""
+        peer = link.identity.id
         known = self._nodes.get(peer)
         self._nodes[peer] = link
         if known is not None and known.up:
@@ -259,6 +268,10 @@ class Fabric:
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone; its peer may come back."""
+        self._link_down(link, reason)
+        self.door.down(link)
+
+    def _link_down(self, link: Link, reason: str) -> None:
         peer = link.identity.id
         now = self._now()
         if link.identity.role != "node":
@@ -303,7 +316,7 @@ class Fabric:
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
         """Messages from a peer. One that breaks the protocol costs it the link."""
         try:
-            for message in messages:
+            for message in self.door.heard(link, messages):
                 self._message(link, message)
         except (MessageError, SpecError, ValueError, TypeError, KeyError, OverflowError) as error:
             self._around.fact(
@@ -405,6 +418,8 @@ class Fabric:
                 self.ledger.receive(peer, body)
         elif kind == Kind.LOAD and is_node:
             self.ownership.executor_load(now, peer, field(header, "l", dict))
+        elif kind == Kind.TWIN and is_node:
+            self.door.message(link, header)
         elif kind == Kind.GOODBYE:
             pass  # The link goes down next, and says so.
         else:

@@ -120,6 +120,9 @@ class LedgerShell:
         self._drained: asyncio.Future[tuple[bytes, ...]] | None = None
         self._closing = False
         self._leaving = False
+        self.counted = False
+        """Whether another member has had this process take part in what a log decides."""
+        self._halted = False
         self._rooms: deque[tuple[Reservation, int]] = deque()
         self._rooms_bytes = 0
         self._rooms_at = 0.0
@@ -145,7 +148,7 @@ class LedgerShell:
 
     def take(self) -> list[Any]:
         """What is to be done now, in order. Costs nothing in the turns in which nobody told the ledger anything."""
-        if not self._told:
+        if not self._told or self._halted:
             return []
         effects = self.ledger.take()
         self._told = bool(effects)
@@ -163,7 +166,7 @@ class LedgerShell:
 
     def receive(self, sender: bytes, payload: memoryview) -> None:
         """A frame of consensus came over an authenticated link."""
-        self._told = True
+        self._told = self.counted = True
         self.ledger.receive(self._now(), sender, payload)
 
     def _on_timer(self) -> None:
@@ -451,6 +454,10 @@ class LedgerShell:
             return await asyncio.wait_for(asyncio.shield(self._drained), timeout_s)
         except TimeoutError:
             return None
+
+    def halt(self) -> None:
+        """From now on nothing is voted, acknowledged or told: another process speaks for this node."""
+        self._halted = True
 
     async def close(self) -> None:
         """What waits is written; nothing is sent any more."""

@@ -46,6 +46,9 @@ REFUSAL_EVERY_S = 5.0
 TRUST_POLL_S = 0.25
 """How often the fleet's files are looked at for what another process of this home has written (a revocation)."""
 NUMBER_MAX = 1 << 62
+AHEAD_US_MAX = 366 * 86_400 * 10**6
+"""How far the clock of another process with this identity may be ahead, for this one to be heard above it."""
+INCARNATIONS_MAX = 1 << 20
 """No number of an earlier start is above it; what a damaged file says may be."""
 
 assert PAYLOAD_BYTES_MAX <= bounds.DATAGRAM_PAYLOAD_BYTES_MAX, "what membership makes can be sent"
@@ -144,6 +147,19 @@ class Neighbourhood:
         """Listen elsewhere, on the same port: the LAN was asked for. OSError, and all as before, when that cannot be."""
         await self._datagrams.rebind(hosts, port)
         self.set_addresses(addresses)
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """(that of this start's datagrams, incarnation): what another process with this identity has to be above."""
+        return self._datagrams.boot, 0 if self._membership is None else self._membership.me.incarnation
+
+    def outlive(self, number: int, incarnation: int) -> None:
+        """Another process spoke for this node, under these numbers, and does no more: be heard again."""
+        wall_us = int(time.time() * 1e6)
+        self._datagrams.renew(self._next_boot(wall_us / 1e6, min(number, wall_us + AHEAD_US_MAX)))
+        if self._membership is not None and not self._closing:
+            self._membership.outlive(self._now(), min(incarnation, self._membership.me.incarnation + INCARNATIONS_MAX))
+            self._turn()
 
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
         """Say under which addresses this node is reached now."""
@@ -390,7 +406,7 @@ class Neighbourhood:
         if problem := _save_number(self._incarnation_file, incarnation):
             self._handler.fact(Fact("incarnation.unsaved", {}, {"error": problem}))
 
-    def _next_boot(self, wall_s: float) -> int:
+    def _next_boot(self, wall_s: float, above: int = 0) -> int:
         """What tells this start's datagrams from replays of an earlier one's: above them all, whatever the clock says.
 
         It is the clock, in microseconds, where nothing is known of earlier starts, or the clock is ahead of them.
@@ -398,7 +414,7 @@ class Neighbourhood:
         last, problem = _load_number(self._boot_file)
         if problem:
             self._handler.fact(Fact("boot.unreadable", {}, {"error": problem}))
-        boot = max(last + 1, int(wall_s * 1e6))
+        boot = max(last + 1, above + 1, int(wall_s * 1e6))
         if problem := _save_number(self._boot_file, boot):
             self._handler.fact(Fact("boot.unsaved", {}, {"error": problem}))
         return boot

@@ -13,7 +13,6 @@ import importlib
 import os
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -46,9 +45,9 @@ from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
 from nodes.settings import NodeSettings
 from nodes.telemetry import Telemetry
+from nodes.twin import Twin, end_process
 from nodes.workshop import Workshop
 from swarm.errors import SystemRefused
-from swarm.exit_codes import ExitCode
 from swarm.paths import Home, private_directory
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
@@ -174,6 +173,8 @@ class Node:
             self.loop,
         )
         self.fabric.queries = self.switchboard
+        self.twin = Twin(self, self.loop, end_process if self._owns_process else None)
+        self.fabric.door.standing, self.fabric.door.twin = self.twin.standing, self.twin.found
         # Workers take longest to be there; they load while the rest opens.
         self.fabric.start()
         self._stack.callback(self.fabric.close)
@@ -191,7 +192,7 @@ class Node:
         self._stack.push_async_callback(self.neighbourhood.close)
         await self._listen()
         wires = TlsWires(self.credentials, refused=lambda reason, facts: self.workshop.lane.refused(reason, facts))
-        self.workshop = Workshop(
+        self.workshop: Workshop = Workshop(
             self.directory, self.name, home, self.fabric, self.switchboard, self.loop, self.fleet.trust, limits,
             wires, self.addresses, self.fact,
         )  # fmt: skip
@@ -510,6 +511,7 @@ class Node:
     async def close(self) -> None:
         """Say goodbye and close every part."""
         self.ready = False
+        self.twin.closing = True
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
@@ -522,25 +524,15 @@ class Node:
 
     def link_up(self, link: Link) -> None:
         if link.identity.id == self.credentials.id:
-            self._cloned(link)
+            self.twin.link_up(link)
             return
         self.fact(Fact("link.up", {"reach": link.reach}, {"peer": link.identity.name, "role": link.identity.role}))
         self.fabric.link_up(link)
 
-    def _cloned(self, link: Link) -> None:
-        """Somebody has this node's keys. Both vote as one member, so that two leaders could be elected at once: neither may
-        go on, and which is the copy nobody can tell."""
-        link.close("another process has the identity of this node")
-        self.fact(Fact("node.cloned", {}, {"boot": link.boot.hex()}))
-        if self._owns_process:
-            sys.stderr.write(
-                f"error: another process runs with the identity of this node ({self.credentials.identity.text}): a copy of its "
-                f"files, on a cloned machine perhaps. Both end. Remove {self.directory} of the copy, and let it join anew.\n"
-            )
-            sys.stderr.flush()
-            os._exit(int(ExitCode.DENIED))
-
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
+        if link.identity.id == self.credentials.id:
+            self.twin.messages(link, messages)
+            return
         self.fabric.link_messages(link, messages)
 
     def link_writable(self, link: Link) -> None:
@@ -548,6 +540,9 @@ class Node:
 
     def link_down(self, link: Link, reason: str) -> None:
         self.fact(Fact("link.down", {"reach": link.reach}, {"peer": link.identity.name, "reason": reason}))
+        if link.identity.id == self.credentials.id:
+            self.twin.link_down(link)
+            return
         if reason in ("revoked", "expired"):
             self.workshop.lane.cut(link.identity.id)
         self.switchboard.link_down(link)

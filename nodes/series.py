@@ -64,6 +64,7 @@ TABLE: Final[dict[str, Row]] = {
     "node.ready": Row("info", (_counter("starts", "Starts of this node that became ready.", of="#"),)),
     "node.draining": Row("info"),
     "node.cloned": Row("error"),
+    "peer.cloned": Row("error"),
     "http.refused": Row("warning"),
     "listen.refused": Row("warning"),
     "query.crashed": Row("error", (_counter("query_crashes", "Questions that failed by a mistake of the node's."),)),

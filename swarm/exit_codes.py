@@ -25,7 +25,10 @@ class ExitCode(enum.IntEnum):
     INTERNAL = 70, "a mistake in this software: please report it, with --debug"
     SYSTEM = 71, "the system said no: disk full, port in use, no permission on a file"
     BUSY = 75, "the fleet is full at the moment: come back later"
-    DENIED = 77, "not admitted: a bad, expired or used token, a revoked or foreign certificate"
+    DENIED = (
+        77,
+        "not admitted: a bad, expired or used token, a revoked or foreign certificate, a node that runs elsewhere",
+    )
     CONFIG = 78, "a setting is wrong"
     TIMEOUT = 124, "it took longer than the time it was given"
     RUN_ERROR = 125, "`swarm run`: the command could not be run; any other number is the command's own"

@@ -151,6 +151,16 @@ class Datagrams:
         self._sockets = []
 
     @property
+    def boot(self) -> int:
+        """By what receivers tell what is sent now from replays of what was sent before."""
+        return self._boot
+
+    def renew(self, boot: int) -> None:
+        """Go on as a later start, above what another process sent in this one's name."""
+        assert boot > self._boot
+        self._boot, self._counter = boot, 0
+
+    @property
     def peers(self) -> int:
         """Whose keys are held."""
         return len(self._peers)

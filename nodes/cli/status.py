@@ -46,6 +46,12 @@ def render(status: dict[str, Any]) -> str:
     ledger = status.get("ledger")
     if isinstance(ledger, dict):
         lines.append(f"ledger {_ledger(ledger)}")
+    twin = status.get("twin")
+    if isinstance(twin, dict):
+        lines.append(
+            f"twin   another node with this one's identity came {format_duration(float(twin['found_s']))} ago at {twin['at']}, "
+            "and was refused: a copy of its files, which is to be removed there"
+        )
     return "\n".join([*lines, "", members_table(members)])
 
 

@@ -177,6 +177,11 @@ class Membership:
         self._enter(now)
         self._own.update(now, info, addresses, certificate)
 
+    def outlive(self, now: float, incarnation: int) -> None:
+        """Another process spoke for this node, in this incarnation: what this one says is above that."""
+        self._enter(now)
+        self._verdicts.refute(now, max(incarnation, self._own.peer.incarnation), "twin")
+
     def publish(self, now: float, blob: bytes) -> None:
         """Spreads a notice to all members, those that come later included."""
         self._enter(now)

@@ -34,6 +34,9 @@ MEMBERS          node -> client        m [[id, name, [endpoint…], curve key, s
 GOODBYE          anyone                reason
 LEDGER           node -> node          (empty)                                                           a frame of
                                                                                                          `raft.wire`
+TWIN             node -> node          q: who are you? | boot, since (wall clock), c counted, at
+                                       [[host, port]…], d datagrams' number, i incarnation: I am |
+                                       you, other: what two processes of one identity have said
 ===============  ====================  ================================================================  ==============
 
 Of durable batches a client's words may pass through the node that it is linked to, to who leads their log, and the answers
@@ -79,6 +82,7 @@ class Kind(IntEnum):
     MEMBERS = 17
     GOODBYE = 18
     LEDGER = 19
+    TWIN = 20
 
 
 class MessageError(ValueError):

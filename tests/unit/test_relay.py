@@ -166,6 +166,6 @@ def test_what_went_to_a_process_that_was_replaced_before_its_link_was_down_is_ha
         _now=lambda: 5.0, _turn=lambda: None, execution=nothing, ownership=nothing, relay=place.it,
     )  # fmt: skip
     place.oak.boot = b"before--"  # type: ignore[attr-defined]
-    fabric.link_up(now)  # type: ignore[arg-type]
+    fabric.take_in(now)  # type: ignore[arg-type]
     ((kind, header, _),) = place.client.sent
     assert (kind, header["b"], header["reason"]) == (Kind.REFUSED, KEY, "unknown") and header["after"] is not None
