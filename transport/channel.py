@@ -69,7 +69,8 @@ class Switch:
         self.credentials = credentials
         self.trust = trust
         self.handler = handler
-        self.info = dict(info)
+        self.info = info
+        """What each new link is told; some of it may be another thing each time."""
         self.settings = settings or LinkSettings()
         self.loop = loop or asyncio.get_running_loop()
         self.clock = clock
@@ -102,7 +103,7 @@ class Switch:
             boot=self.boot,
             nonce=os.urandom(NONCE_BYTES),
             window=(settings.window_bytes, settings.window_count),
-            info=self.info,
+            info=dict(self.info),
         )
         return Handshake(role, hello, self.credentials, self.trust, authenticated_key=authenticated_key, expect=expect)
 

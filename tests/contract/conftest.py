@@ -146,13 +146,15 @@ class World:
         fleet: Fleet | None = None,
         credentials: Credentials | None = None,
         info: Mapping[str, object] | None = None,
+        said: Mapping[str, object] | None = None,
         settings: LinkSettings | None = None,
         **more: Any,
     ) -> Peer:
         fleet = fleet or self.fleet
         credentials = credentials or fleet.credentials(name)
         seen, trust = Recorder(), fleet.trust()
-        said = {"version": [1, 1], "host": b"h" * 16, "listen": [], **(info or {})}
+        if said is None:
+            said = {"version": [1, 1], "host": b"h" * 16, "listen": [], **(info or {})}
         kinds: dict[str, Any] = {"memory": MemoryLinks, "stream": StreamLinks, "zmq": ZmqLinks}
         if self.reach == "memory":
             more["network"] = self.network

@@ -10,6 +10,7 @@ import re
 import resource
 import sys
 import time
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,23 @@ def test_large_messages_cross_whole(run: Run, world: MakeWorld) -> None:
             assert last == b"after"
             assert all(type(message) is bytes for message in far.seen.messages)
 
+    run(main())
+
+
+def test_each_new_link_is_told_what_holds_then(run: Run, world: MakeWorld) -> None:
+    class Changing(UserDict[str, object]):
+        def __getitem__(self, key: str) -> object:
+            return now if key == "durability" else super().__getitem__(key)
+
+    async def main() -> None:
+        nonlocal now
+        async with world() as w:
+            said = Changing({"version": [1, 1], "host": b"h" * 16, "listen": [], "durability": ""})
+            far, near = await w.listening("anna", said=said), w.peer("bert")
+            for now in ("none", "fleet"):
+                assert (await w.dial(near, far)).info["durability"] == now
+
+    now = ""
     run(main())
 
 

@@ -107,3 +107,13 @@ def test_a_node_that_is_started_again_has_what_it_had_accepted(nodes: Nodes, tmp
     with nodes.connect("fir") as fleet:
         assert fleet.attach(task).result(60)[0] == 3
         assert fleet.attach(other).result(60)[0] == 4
+
+
+def test_what_says_nothing_of_its_durability_has_that_of_the_nodes_setting(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path / "home", settings={"SWARM_LEDGER_DURABILITY": "node", "SWARM_HTTP_ENABLED": "false"})
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert fleet.durability == "node"
+        assert fleet.submit(pow, 2, 3).receipt.result(20).copies == 1
+        assert fleet.submit(pow, 2, 3, durability="none").receipt.result(20).copies == 0
+    assert set(nodes.stop_all().values()) == {0}
