@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.sim import scenarios
-from tests.sim.durable.world import DurableWorld
+from tests.sim.durable import runs as durable
 from tests.sim.fabric import scenarios as fabric
 from tests.sim.ledger import runs as ledger
 from tests.sim.raft import runs as raft
@@ -31,7 +31,7 @@ KINDS |= {
     "raft-5": partial(raft.run, members=5),
     "raft": raft.run,
     "ledger": ledger.run,
-    "durable": partial(ledger.run, kind=DurableWorld),
+    "durable": durable.run,
 }
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.sim.durable import faults
-from tests.sim.durable.world import DurableWorld
-from tests.sim.ledger import runs
+from tests.sim.durable.runs import run
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 8
 """In CI. `make sim SEEDS=…` runs more, and `python -m tests.sim.durable --seeds 10000` many."""
 SEEDS_MAX = 1000
 """Within so many seeds each planted fault is found."""
-
-run = partial(runs.run, kind=DurableWorld)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 4))

@@ -14,7 +14,7 @@ from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Adopt, AskHeld, Propose
 from swarm.protocol.ownership import Connect, Ownership, OwnershipConfig, ToExecutor
 from swarm.protocol.resources import Capacity
-from tests.sim.raft.member import id_of, number_of
+from tests.sim.process import id_of, number_of
 from tests.sim.raft.truth import Broken
 
 if TYPE_CHECKING:

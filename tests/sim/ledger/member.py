@@ -17,8 +17,8 @@ from swarm.protocol.raft.effects import Effect as RaftEffect
 from swarm.protocol.raft.entries import Entry, EntryKind
 from swarm.protocol.raft.node import RaftNode
 from tests.sim.ledger.work import REPORT_S, Executor, Owner
+from tests.sim.process import Clock, Process, id_of, number_of
 from tests.sim.raft.disk import Disk
-from tests.sim.raft.member import Clock, id_of, number_of
 from tests.sim.raft.truth import Broken, digest
 
 if TYPE_CHECKING:
@@ -27,16 +27,11 @@ if TYPE_CHECKING:
 VIOLATIONS = ("raft.violation", "raft.rejected", "ledger.damaged", "ledger.too_large")
 
 
-class LedgerMember:
+class LedgerMember(Process):
     """A node while it runs, between a start and a crash."""
 
     def __init__(self, world: LedgerWorld, number: int, disk: Disk, clock: Clock) -> None:
-        self.number = number
-        self.world = world
-        self.disk = disk
-        self.clock = clock
-        self.out: list[tuple[Any, Any]] = []
-        self.dead = False
+        super().__init__(world, number, disk, clock)
         self.reads: dict[bytes, tuple[int, bytes | None]] = {}
         self.applied: dict[bytes, tuple[int, int]] = {}
         """group -> (index, hash over all entries up to it)."""
@@ -53,7 +48,7 @@ class LedgerMember:
         boot = b"%08d" % world.boots
         host = world.host(number)
         wall = world.wall(number)
-        self.ledger = Ledger(now, id_of(number), boot, self.rng, world.ledger_config, found, host, wall)
+        self.ledger = self.core = Ledger(now, id_of(number), boot, self.rng, world.ledger_config, found, host, wall)
         self.node: RaftNode = self.ledger._raft
         take = self.node.take
 
@@ -81,33 +76,11 @@ class LedgerMember:
 
     def receive(self, now: float, source: Any, payload: Any) -> None:
         """A frame came, or what owners and executors say to each other."""
-        if type(payload) is tuple:
-            self._hear(payload)
-        else:
-            if self.world.trace is not None:
-                self.world.trace.received(now, source, self.number, payload)
-            self.ledger.receive(self.clock.local(now), id_of(source), payload)
+        if type(payload) is not tuple:
+            super().receive(now, source, payload)
+            return
+        self._hear(payload)
         self.turn()
-
-    def tick(self, now: float) -> None:
-        """A timer."""
-        self.ledger.tick(self.clock.local(now))
-        self.turn()
-
-    def next_deadline(self) -> float | None:
-        """In simulated time."""
-        deadline = self.ledger.next_deadline()
-        return None if deadline is None else self.clock.simulated(deadline)
-
-    def take(self) -> list[tuple[Any, Any]]:
-        """Frames."""
-        out, self.out = self.out, []
-        return out
-
-    @property
-    def now(self) -> float:
-        """On its own clock."""
-        return self.clock.local(self.world.sim.now)
 
     # Owners and executors.
 
@@ -244,7 +217,7 @@ class LedgerMember:
             case Install():
                 self._starts_at(effect.group, effect.snapshot.index)
             case Leading():
-                log = self._log(effect.group)
+                log = self.log(effect.group)
                 entries = log.slice(log.base.index + 1, log.last - log.base.index, 1 << 62)
                 world.truth(effect.group).leads(self.number, effect.term, log.base, entries)
                 world.note(f"{self.number} leads {effect.group.decode()} in term {effect.term}")
@@ -296,7 +269,7 @@ class LedgerMember:
         raft = self.node.group(name)
         if raft is not None:
             if raft.leads:
-                log = self._log(name)
+                log = self.log(name)
                 was = self.led.get(name)
                 if was is not None and was[0] == raft.term and was[1] >= log.base.index:
                     self.world.truth(name).kept(self.number, was[1], log.term(was[1]), was[2])
@@ -304,54 +277,23 @@ class LedgerMember:
             else:
                 self.led.pop(name, None)
 
-    def _log(self, group: bytes) -> Any:
-        raft = self.node.group(group)
-        assert raft is not None
-        return raft._replica.log
-
     # The disk.
 
     def _sync(self, sync: Sync) -> None:
         for write in sync.writes:
             self._check_leader(write.group)
             if write.entries and self.node.group(write.group) is not None:
-                before = self._log(write.group).term(write.first - 1)
+                before = self.log(write.group).term(write.first - 1)
                 self.world.truth(write.group).writes(self.number, write, before)
-        self.disk.pending.append((sync.number, sync.writes))
-        if self.disk.syncing is None:
-            self._begin_sync()
+        self.queue(sync)
 
     def _closed(self, group: bytes) -> None:
         self.applied.pop(group, None)
         self.world.truth(group).forgets(self.number)
 
-    def _begin_sync(self) -> None:
-        sim = self.world.sim
-        sim.at(sim.now + self.disk.begin(sim.now), self._synced)
-
-    def _synced(self) -> None:
-        if self.dead:
-            return
-        world = self.world
-        if world.sim.slots[self.number].paused:
-            world.sim.at(world.sim.now + 0.05, self._synced)
-            return
-        if self.disk.fails:
-            world.note(f"{self.number}: fsync fails")
-            world.crash(self.number, 0.5)
-            return
-        number, written, refused = self.disk.done()
-        for write in written:
-            world.truth(write.group).synced(self.number, write)
-        for group in refused:
-            world.note(f"{self.number}: disk full for {group.decode()}")
-            recovered = self.disk.shelf(group).recover()
-            self.ledger.restart(self.now, group, recovered)
-            if group in self.ledger.groups:
-                self._starts_at(group, recovered.snapshot.index)
-                self.led.pop(group, None)
-        if self.disk.pending:
-            self._begin_sync()
-        self.ledger.synced(self.now, number)
-        self.turn()
-        world.sim.settle(self.number)
+    def begin_anew(self, group: bytes) -> None:
+        recovered = self.disk.shelf(group).recover()
+        self.ledger.restart(self.now, group, recovered)
+        if group in self.ledger.groups:
+            self._starts_at(group, recovered.snapshot.index)
+            self.led.pop(group, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Any
 
 from kernels.batch import CallBuilder
@@ -16,12 +15,9 @@ from swarm.protocol.ledger.state import LedgerState, Verdict
 from tests.sim.ledger.history import History
 from tests.sim.ledger.member import LedgerMember
 from tests.sim.ledger.plan import LedgerPlan
-from tests.sim.network import Network, Weather
-from tests.sim.raft.member import id_of, number_of
-from tests.sim.raft.trace import Trace
-from tests.sim.raft.truth import Broken, Truth
+from tests.sim.process import id_of, number_of
+from tests.sim.raft.truth import Broken
 from tests.sim.raft.world import World
-from tests.sim.simulator import Simulator
 
 QUIET_S = 20.0
 """When the faults are over: until all tasks with a receipt have ended and all groups are as they should be. Of what a
@@ -49,32 +45,16 @@ class LedgerWorld(World):
     """A simulated fleet with ledgers. Every node is a home; clients use the first two."""
 
     plan: LedgerPlan
-    kind: type[LedgerMember] = LedgerMember
-    """What runs on a node."""
+    kind = LedgerMember
+    purpose = "ledger "
 
     def __init__(self, plan: LedgerPlan, trace: bool = False) -> None:
-        self.plan = plan
-        self.seed = plan.seed
-        self.config = plan.config
+        self._begin(plan, trace)
         self.ledger_config = plan.ledger
         self.haste = plan.haste
-        self.rng = Random(f"ledger world {plan.seed}")
-        self._usual = Weather(plan.delay_s, plan.delay_s)
-        self.network = Network(Random(f"ledger network {plan.seed}"), self._usual)
-        self.sim = Simulator(self.network)
-        self.trace = Trace() if trace else None
-        self.boots = 0
-        self._counter = 0
-        self.members = {}
-        self.disks = {}
-        self.clocks = {}
-        self.wiped = set()
         self.gone_at: dict[int, float] = {}
         self.leaving: set[int] = set()
         self.draining: set[int] = set()
-        self._led_since: dict[int, float] = {}
-        self.quiet = False
-        self.truths: dict[bytes, Truth] = {}
         self.history = History()
         self.announced: dict[int, Announcement] = {}
         self.wants: dict[bytes, Wanted] = {}
@@ -84,20 +64,6 @@ class LedgerWorld(World):
         for number in range(plan.nodes):
             self.start(number)
         self.sim.at(0.3, self._clients)
-
-    def start(self, number: int) -> None:
-        """A process starts on what is on its disk."""
-        if self.members[number] is None and number not in self.wiped:
-            self.note(f"{number} starts")
-            member = self.kind(self, number, self.disks[number], self.clocks[number])
-            self.members[number] = member  # type: ignore[assignment]
-            self.sim.start(number, member)
-
-    def truth(self, group: bytes) -> Truth:
-        """What is known of a group."""
-        if group not in self.truths:
-            self.truths[group] = Truth(group)
-        return self.truths[group]
 
     def at(self, number: int) -> LedgerMember | None:
         """A node that runs."""
@@ -436,20 +402,8 @@ class LedgerWorld(World):
 
     def settle(self) -> None:
         """All faults end; what must hold soon after."""
-        self.quiet = True
-        self.note("-- the faults are over")
-        self.network.heal()
-        self._fair()
         self.haste = 0.0
-        for number in sorted(self.members):
-            disk = self.disks[number]
-            disk.slow_until, disk.fails = 0.0, False
-            if self.members[number] is None:
-                self.start(number)
-            elif self.sim.slots[number].paused:
-                self.sim.resume(number)
-            if disk.full:
-                self._empty(number)
+        self._calm()
         deadline = self.sim.now + QUIET_S
         while True:
             self.sim.run(self.sim.now + 0.2)
@@ -464,15 +418,6 @@ class LedgerWorld(World):
             rows = [self.history.recorded.get((want.group, want.key, row)) for row in range(want.record.count)]
             if None in rows:
                 raise Broken(f"lost: {want.key.hex()} has no outcome for {rows.index(None)}")
-
-    def _empty(self, number: int) -> None:
-        self.disks[number].full = False
-        member = self.at(number)
-        if member is not None:
-            member.ledger.space(member.now, False)
-            if not self.sim.slots[number].paused:
-                member.turn()
-                self.sim.settle(number)
 
     def _unsettled(self) -> str | None:
         if self.leaving:

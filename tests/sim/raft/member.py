@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swarm.protocol.raft.effects import (
     Apply,
@@ -23,21 +23,12 @@ from swarm.protocol.raft.effects import (
 )
 from swarm.protocol.raft.entries import Recovered
 from swarm.protocol.raft.node import RaftNode
+from tests.sim.process import Clock, Process, id_of, number_of
 from tests.sim.raft.disk import Disk
 from tests.sim.raft.truth import Broken, digest
 
 if TYPE_CHECKING:
     from tests.sim.raft.world import World
-
-
-def id_of(number: int) -> bytes:
-    """The id of a node."""
-    return b"%016d" % number
-
-
-def number_of(id: bytes) -> int:
-    """The inverse of `id_of`."""
-    return int(id)
 
 
 @dataclass
@@ -54,38 +45,17 @@ class Machine:
     """(term, last index, its term) when this node was looked at as a leader."""
 
 
-class Clock:
-    """A clock that runs at a rate of its own and is set now and then."""
-
-    def __init__(self, rate: float, offset: float) -> None:
-        self.rate = rate
-        self.offset = offset
-
-    def local(self, simulated: float) -> float:
-        """What it shows."""
-        return simulated * self.rate + self.offset
-
-    def simulated(self, local: float) -> float:
-        """When it shows that."""
-        return (local - self.offset) / self.rate
-
-
-class Member:
+class Member(Process):
     """A node while it runs, between a start and a crash."""
 
     def __init__(self, world: World, number: int, disk: Disk, clock: Clock) -> None:
-        self.number = number
-        self.world = world
-        self.disk = disk
-        self.clock = clock
-        self.out: list[tuple[Any, Any]] = []
+        super().__init__(world, number, disk, clock)
         self.machines: dict[bytes, Machine] = {}
-        self.dead = False
         boot = b"%08d" % world.boots
         world.boots += 1
         now = clock.local(world.sim.now)
         rng = Random(f"{world.seed} node {number} {world.boots}")
-        self.node = RaftNode(now, id_of(number), boot, rng, world.config)
+        self.node = self.core = RaftNode(now, id_of(number), boot, rng, world.config)
         for group in sorted(disk.shelves):
             self.open(now, group, disk.shelf(group).recover())
         if disk.full:
@@ -99,36 +69,7 @@ class Member:
         self.machines[group] = Machine(snapshot.index, int(snapshot.data.split(b" ")[0] or 0))
         self.node.create(now, group, recovered, self.world.homes.get(group))
 
-    # As a process of the simulator.
-
-    def receive(self, now: float, source: Any, payload: Any) -> None:
-        """A frame came."""
-        if self.world.trace is not None:
-            self.world.trace.received(now, source, self.number, payload)
-        self.node.receive(self.clock.local(now), id_of(source), payload)
-        self.turn()
-
-    def tick(self, now: float) -> None:
-        """A timer."""
-        self.node.tick(self.clock.local(now))
-        self.turn()
-
-    def next_deadline(self) -> float | None:
-        """In simulated time."""
-        deadline = self.node.next_deadline()
-        return None if deadline is None else self.clock.simulated(deadline)
-
-    def take(self) -> list[tuple[Any, Any]]:
-        """Frames."""
-        out, self.out = self.out, []
-        return out
-
     # Turns.
-
-    @property
-    def now(self) -> float:
-        """On its own clock."""
-        return self.clock.local(self.world.sim.now)
 
     def turn(self) -> None:
         """Carries out what the node wants done."""
@@ -148,7 +89,7 @@ class Member:
             elif kind is ReadLost:
                 del self.machines[effect.group].reads[effect.context]
             elif kind is Leading:
-                log = self._log(effect.group)
+                log = self.log(effect.group)
                 entries = log.slice(log.base.index + 1, log.last - log.base.index, 1 << 62)
                 world.truths[effect.group].leads(self.number, effect.term, log.base, entries)
                 world.note(f"{self.number} leads {effect.group.decode()} in term {effect.term}")
@@ -171,7 +112,7 @@ class Member:
             raft = self.node.group(group)
             assert raft is not None
             if raft.leads:
-                log = self._log(group)
+                log = self.log(group)
                 if machine.led is not None and machine.led[0] == raft.term and machine.led[1] >= log.base.index:
                     world.truths[group].kept(self.number, machine.led[1], log.term(machine.led[1]), machine.led[2])
                 machine.led = (raft.term, log.last, log.last_term)
@@ -181,52 +122,19 @@ class Member:
             elif raft.last - raft.first > 30:
                 self._compact(group, machine)
 
-    def _log(self, group: bytes) -> Any:
-        raft = self.node.group(group)
-        assert raft is not None
-        return raft._replica.log
-
     def _sync(self, sync: Sync) -> None:
-        world, disk = self.world, self.disk
         for write in sync.writes:
             if write.entries:
-                before = self._log(write.group).term(write.first - 1)
-                world.truths[write.group].writes(self.number, write, before)
-        disk.pending.append((sync.number, sync.writes))
-        if disk.syncing is None:
-            self._begin_sync()
+                before = self.log(write.group).term(write.first - 1)
+                self.world.truths[write.group].writes(self.number, write, before)
+        self.queue(sync)
 
-    def _begin_sync(self) -> None:
-        sim = self.world.sim
-        sim.at(sim.now + self.disk.begin(sim.now), self._synced)
-
-    def _synced(self) -> None:
-        if self.dead:
-            return
-        world = self.world
-        if world.sim.slots[self.number].paused:
-            world.sim.at(world.sim.now + 0.05, self._synced)
-            return
-        if self.disk.fails:
-            world.note(f"{self.number}: fsync fails")
-            world.crash(self.number, 0.5)
-            return
-        number, written, refused = self.disk.done()
-        for write in written:
-            world.truths[write.group].synced(self.number, write)
-        for group in refused:
-            world.note(f"{self.number}: disk full")
-            recovered = self.disk.shelf(group).recover()
-            machine = self.machines[group]
-            self.node.restart(self.now, group, recovered, world.homes.get(group), machine.index)
-            machine.waiting.clear()
-            machine.reads.clear()
-            machine.led = None
-        if self.disk.pending:
-            self._begin_sync()
-        self.node.synced(self.now, number)
-        self.turn()
-        world.sim.settle(self.number)
+    def begin_anew(self, group: bytes) -> None:
+        machine = self.machines[group]
+        self.node.restart(self.now, group, self.disk.shelf(group).recover(), self.world.homes.get(group), machine.index)
+        machine.waiting.clear()
+        machine.reads.clear()
+        machine.led = None
 
     def _apply(self, effect: Apply) -> None:
         truth, machine = self.world.truths[effect.group], self.machines[effect.group]

@@ -9,8 +9,9 @@ from typing import Any
 from swarm.protocol.raft.effects import Refusal
 from swarm.protocol.raft.entries import Members, Snapshot
 from tests.sim.network import Network, Weather
+from tests.sim.process import Clock, id_of, number_of
 from tests.sim.raft.disk import Disk, Shelf
-from tests.sim.raft.member import Clock, Member, id_of, number_of
+from tests.sim.raft.member import Member
 from tests.sim.raft.plan import Plan, Step
 from tests.sim.raft.trace import Trace
 from tests.sim.raft.truth import Broken, Truth
@@ -26,28 +27,17 @@ DEADLY = frozenset(("rot", "wipe"))
 class World:
     """A simulated fleet. Nodes `0 … voters - 1` are the first members of each group, the others are spares."""
 
+    kind: Any = Member
+    """What runs on a node."""
+    purpose = ""
+    """Of the random numbers: each kind of world has its own."""
+
     def __init__(self, plan: Plan, trace: bool = False) -> None:
-        self.plan = plan
-        self.seed = plan.seed
-        self.config = plan.config
+        self._begin(plan, trace)
         self.compact_at, self.compact_keep = plan.compact_at, plan.compact_keep
         self.snapshot_bytes = plan.snapshot_bytes
-        self.rng = Random(f"world {plan.seed}")
-        self._usual = Weather(plan.delay_s, plan.delay_s)
-        self.network = Network(Random(f"network {plan.seed}"), self._usual)
-        self.sim = Simulator(self.network)
-        self.trace = Trace() if trace else None
-        self.boots = 0
-        self._counter = 0
-        self.members: dict[int, Member | None] = {}
-        self.disks: dict[int, Disk] = {}
-        self.clocks: dict[int, Clock] = {}
-        self.wiped: set[int] = set()
-        self._led_since: dict[int, float] = {}
-        self.quiet = False
-        """The faults are over."""
         names = [b"g%d" % number for number in range(plan.groups)]
-        self.truths = {name: Truth(name) for name in names}
+        self.truths |= {name: Truth(name) for name in names}
         voters = list(range(plan.voters))
         self.targets = {name: set(voters) for name in names}
         """Who is to be a voter; the operator sees to it."""
@@ -61,6 +51,33 @@ class World:
         for number in sorted(self.disks):
             self.start(number)
         self.sim.at(OPERATE_EVERY_S, self._operate)
+
+    def _begin(self, plan: Plan, trace: bool) -> None:
+        """What every kind of world has, before there are nodes."""
+        self.plan = plan
+        self.seed = plan.seed
+        self.config = plan.config
+        self.rng = Random(f"{self.purpose}world {plan.seed}")
+        self._usual = Weather(plan.delay_s, plan.delay_s)
+        self.network = Network(Random(f"{self.purpose}network {plan.seed}"), self._usual)
+        self.sim = Simulator(self.network)
+        self.trace = Trace() if trace else None
+        self.boots = 0
+        self._counter = 0
+        self.members: dict[int, Member | None] = {}
+        self.disks: dict[int, Disk] = {}
+        self.clocks: dict[int, Clock] = {}
+        self.wiped: set[int] = set()
+        self._led_since: dict[int, float] = {}
+        self.quiet = False
+        """The faults are over."""
+        self.truths: dict[bytes, Truth] = {}
+
+    def truth(self, group: bytes) -> Truth:
+        """What is known of a group."""
+        if group not in self.truths:
+            self.truths[group] = Truth(group)
+        return self.truths[group]
 
     def count(self) -> int:
         """A fresh number."""
@@ -84,7 +101,7 @@ class World:
         """A process starts on what is on its disk."""
         if self.members[number] is None and number not in self.wiped:
             self.note(f"{number} starts")
-            member = self.members[number] = Member(self, number, self.disks[number], self.clocks[number])
+            member = self.members[number] = self.kind(self, number, self.disks[number], self.clocks[number])
             self.sim.start(number, member)
 
     def crash(self, number: int, again_s: float) -> None:
@@ -258,7 +275,7 @@ class World:
         self.disks[number].full = False
         member = self.members[number]
         if member is not None:
-            member.node.space(member.now, False)
+            member.core.space(member.now, False)
             if not self.sim.slots[number].paused:
                 member.turn()
                 self.sim.settle(number)
@@ -445,8 +462,8 @@ class World:
         self.sim.run(self.plan.duration_s)
         self.settle()
 
-    def settle(self) -> None:
-        """All faults end; what must hold soon after."""
+    def _calm(self) -> None:
+        """All faults end."""
         self.quiet = True
         self.note("-- the faults are over")
         self.network.heal()
@@ -460,6 +477,10 @@ class World:
                 self.sim.resume(number)
             if disk.full:
                 self._empty(number)
+
+    def settle(self) -> None:
+        """All faults end; what must hold soon after."""
+        self._calm()
         deadline = self.sim.now + LEADER_S
         proposed: dict[bytes, set[int]] = {group: set() for group in self.truths}
         while True:
