@@ -250,10 +250,10 @@ class Fabric:
             if handle is not None:
                 handle.cancel()
         now = self._now()
+        # What went over a link that ended, though nobody has seen it end yet, may not have arrived.
+        self.relay.node_down(peer)
         if self._boots.get(peer, link.boot) != link.boot:
             self._undelivered.pop(peer, None)
-            # A process that came back so fast that its old link was never seen to be down knows nothing of what went there.
-            self.relay.node_down(peer)
             self.execution.owner_lost(now, peer)
             self.ownership.executor_lost(now, peer, "link")
         else:

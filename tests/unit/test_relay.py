@@ -153,19 +153,38 @@ def test_what_passes_through_is_remembered_up_to_a_bound() -> None:
     assert len(place.it._through) == THROUGH_MAX and (KEY, CLIENT) in place.it._through
 
 
-def test_what_went_to_a_process_that_was_replaced_before_its_link_was_down_is_handed_over_again() -> None:
-    place = Place()
-    assert place.submit()
-    now = SimpleNamespace(boot=b"now-----", identity=SimpleNamespace(id=OAK, role="node"), up=True)
+def _linked_again(place: Place, boot: bytes, was_up: bool) -> None:
+    """The fabric around a relay hears of a link to OAK while it still knows another one, of the process `before--`."""
+    now = SimpleNamespace(boot=boot, identity=SimpleNamespace(id=OAK, role="node"), up=True)
     nothing = SimpleNamespace(
-        owner_lost=lambda *_: False, executor_lost=lambda *_: None, executor_linked=lambda *_: None
-    )
+        owner_lost=lambda *_: False, owner_back=lambda *_: None, executor_lost=lambda *_: None,
+        executor_linked=lambda *_: None, executors={},
+    )  # fmt: skip
     fabric = object.__new__(Fabric)
     fabric.__dict__.update(
         _nodes=place.nodes, _clients={}, _spare={}, _grace={}, _leases={}, _boots={OAK: b"before--"}, _undelivered={}, _load_sent={},
         _now=lambda: 5.0, _turn=lambda: None, execution=nothing, ownership=nothing, relay=place.it,
     )  # fmt: skip
     place.oak.boot = b"before--"  # type: ignore[attr-defined]
+    place.oak.up = was_up
     fabric.take_in(now)  # type: ignore[arg-type]
+
+
+def test_what_went_to_a_process_that_was_replaced_before_its_link_was_down_is_handed_over_again() -> None:
+    place = Place()
+    assert place.submit()
+    _linked_again(place, b"now-----", was_up=True)
+    ((kind, header, _),) = place.client.sent
+    assert (kind, header["b"], header["reason"]) == (Kind.REFUSED, KEY, "unknown") and header["after"] is not None
+
+
+def test_what_went_over_a_link_that_was_replaced_before_it_was_seen_to_be_down_is_handed_over_again() -> None:
+    place = Place()
+    assert place.submit()
+    _linked_again(place, b"before--", was_up=True)  # both dialled: the first link is as good as before
+    assert place.client.sent == []
+    place = Place()
+    assert place.submit()
+    _linked_again(place, b"before--", was_up=False)
     ((kind, header, _),) = place.client.sent
     assert (kind, header["b"], header["reason"]) == (Kind.REFUSED, KEY, "unknown") and header["after"] is not None
