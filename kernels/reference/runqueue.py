@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 HIGH = 2
 CRITICAL = 3
+END_NS = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class RunQueue:
         if ageing_ns <= 0:
             raise ValueError(f"ageing_ns is {ageing_ns}; it must be positive")
         self._ageing_ns = ageing_ns
+        self._nice_ns = ageing_ns // 10
         self._waiting: dict[int, _Run] = {}
         self._pushed = 0
 
@@ -44,9 +46,10 @@ class RunQueue:
         return min(HIGH, run.klass + max(0, now_ns - run.since_ns) // self._ageing_ns)
 
     def _head(self, now_ns: int) -> int | None:
-        def rank(key: int) -> tuple[int, int, int, int]:
+        def rank(key: int) -> tuple[int, int, int]:
             run = self._waiting[key]
-            return -self._level(run, now_ns), run.nice, run.since_ns, run.order
+            rank_ns = run.since_ns + run.nice * self._nice_ns
+            return -self._level(run, now_ns), min(rank_ns, END_NS), run.order
 
         return min(self._waiting, key=rank, default=None)
 

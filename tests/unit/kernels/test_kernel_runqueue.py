@@ -105,6 +105,32 @@ def test_low_work_is_reached_although_higher_work_keeps_coming():
     assert now == 2 * AGEING_NS  # two classes up, then the longest wait
 
 
+def test_nice_is_a_head_start_and_starves_nobody():
+    queue = RunQueue(AGEING_NS)
+    queue.push(0, 2, 19, 0, 1)
+    for now in range(1, 100 * AGEING_NS):
+        queue.push(now, 2, -20, now, 1)
+        if queue.pop(now, 1) == (0, 1):
+            break
+    assert now == 39 * AGEING_NS // 10, "39 steps of a tenth; who came first goes first where they are equal"
+
+
+def test_many_keys_come_and_go():
+    queue, twin = RunQueue(AGEING_NS), {}
+    for step in range(20_000):
+        key = (step * 2654435761) % 3_001 << 40
+        if key in twin:
+            assert queue.remove(key) == twin.pop(key)
+        else:
+            twin[key] = 1 + step % 5
+            queue.push(key, step % 4, step % 40 - 20, step // 2, twin[key])
+        assert queue.runs == len(twin)
+    assert queue.tasks == sum(twin.values())
+    while (found := queue.pop(10_000, 100)) is not None:
+        assert twin.pop(found[0]) == found[1]
+    assert not twin and not queue.runs and not queue.tasks
+
+
 def test_ageing_never_reaches_critical():
     queue = RunQueue(AGEING_NS)
     queue.push(1, 0, -20, 0, 1)
