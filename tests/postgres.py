@@ -24,6 +24,15 @@ _SETTINGS = {
 }  # fmt: skip
 
 
+_WATCHED = """
+"$@" </dev/null &
+read how
+kill -"${how:-QUIT}" $!
+wait $!
+"""
+"""A server that ends with the test's process, however that ends: its standard input closes."""
+
+
 def programs() -> Path | None:
     """Where `initdb` is: Debian does not have it on the path."""
     found = shutil.which("initdb")
@@ -81,9 +90,9 @@ class Cluster:
         flags = [f"--{key}={value}" for key, value in _SETTINGS.items()]
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [str(self.bin / "postgres"), "-D", str(self.data), "-k", str(self.directory), "-p", str(self.port),
-                 "-h", "127.0.0.1", *flags],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, **self._as(),
+                ["sh", "-c", _WATCHED, "sh", str(self.bin / "postgres"), "-D", str(self.data), "-k", str(self.directory),
+                 "-p", str(self.port), "-h", "127.0.0.1", *flags],
+                stdout=log, stderr=log, stdin=subprocess.PIPE, cwd="/", start_new_session=True, **self._as(),
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while True:
@@ -98,8 +107,7 @@ class Cluster:
         """SIGQUIT: at once, as in a crash. SIGINT: in order, and connections are ended."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(how)
-            process.wait(60)
+            process.communicate(f"{how.name.removeprefix('SIG')}\n".encode(), timeout=120)
 
     def log(self) -> str:
         """What it had to say."""

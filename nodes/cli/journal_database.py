@@ -52,7 +52,7 @@ def compact(args: argparse.Namespace, directory: Path | None) -> int:
     from nodes.journal.postgres.journal import PostgresJournal
 
     id = JournalId(row.fleet, row.node)
-    journal = PostgresJournal.open(url, id, directory, 1 << 62, create=False, within_s=0.0, lock_s=1.0)
+    journal = PostgresJournal.open(url, id, directory, 1 << 62, create=False, within_s=0.0, lock_s=5.0)
     try:
         before = journal.bytes
         journal.compact()

@@ -51,10 +51,10 @@ def test_what_was_accepted_survives_kill_9(nodes: Nodes) -> None:
         assert [fleet.attach(id).result(60) for id in ids] == list(range(10))
         assert fleet.attach(done.id).result(60) == 1
         assert fleet.submit(secrets).result(30) == []
-    shown = nodes.cli("status").stdout.decode()
+    shown = nodes.cli("status", timeout_s=90).stdout.decode()
     assert "its journal is in postgresql://swarm@127.0.0.1" in shown
     assert PASSWORD not in shown and quote(PASSWORD, safe="") not in shown + nodes.log("oak")
-    found = nodes.cli("journal", "verify", "--name", "oak", "--json")
+    found = nodes.cli("journal", "verify", "--name", "oak", "--json", timeout_s=90)
     assert found.returncode == 0 and json.loads(found.stdout)["whole"]
 
 
@@ -110,9 +110,9 @@ def test_a_node_without_its_database_says_so(nodes: Nodes, postgres: Cluster) ->
     nodes.start("oak", "--workers", "1")
     assert nodes.stop("oak") == 0
     url = nodes.env.pop("SWARM_LEDGER_JOURNAL_URL")
-    refused = nodes.cli("node", "--name", "oak")
+    refused = nodes.cli("node", "--name", "oak", timeout_s=90)
     assert refused.returncode == ExitCode.SYSTEM and b"ledger.journal_url" in refused.stderr
     nodes.env["SWARM_LEDGER_JOURNAL_URL"] = url.replace("swarm:", "nobody:")
-    refused = nodes.cli("node", "--name", "oak")
+    refused = nodes.cli("node", "--name", "oak", timeout_s=90)
     assert refused.returncode == ExitCode.SYSTEM and b"can not be reached" in refused.stderr, refused.stderr
     assert quote(PASSWORD, safe="").encode() not in refused.stderr

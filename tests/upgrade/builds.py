@@ -74,7 +74,7 @@ class MixedNodes(Nodes):
         self.env["PYTHONPATH"] = str(self.builds[name])
         super().start(name, "--workers", "1", "--ledger-zone", f"zone-{name}", *flags)
 
-    def of(self, build: Path, *words: str, node: str = "", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def of(self, build: Path, *words: str, node: str = "", timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """The command `swarm` of a build, at a node."""
         env = {**self.env, "PYTHONPATH": str(build)}
         if node:

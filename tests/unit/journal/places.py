@@ -22,6 +22,8 @@ class Place(Protocol):
     """A place for one journal."""
 
     name: str
+    patience_s: float
+    """How long opening it waits for a server, or for a lock, where it does."""
     opens: str
     """Python that opens it as `journal`, in a process of its own."""
 
@@ -72,6 +74,7 @@ class FilesPlace:
 
     def __init__(self, root: Path) -> None:
         self.directory = root / "journal"
+        self.patience_s = 0.0
         self.full = False
         self.opens = (
             "from pathlib import Path; from tests.unit.journal.test_files import opened; "
@@ -139,6 +142,7 @@ class PostgresPlace:
 
     def __init__(self, root: Path, cluster: Cluster) -> None:
         self.cluster = cluster
+        self.patience_s = 30.0
         self.directory = root / "journal"
         self.url = cluster.database()
         self.opens = (
@@ -151,7 +155,13 @@ class PostgresPlace:
         from nodes.journal.postgres.journal import PostgresJournal
 
         return PostgresJournal.open(
-            self.url, id, self.directory, SMALL.bytes_max, create=create, within_s=2.0, lock_s=1.0
+            self.url,
+            id,
+            self.directory,
+            SMALL.bytes_max,
+            create=create,
+            within_s=self.patience_s,
+            lock_s=self.patience_s,
         )
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:

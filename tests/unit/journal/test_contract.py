@@ -123,7 +123,9 @@ def test_it_is_small_again_when_nothing_is_needed(place: Place) -> None:
 
 def test_one_process_at_a_time(place: Place) -> None:
     journal = place.open()
+    patience_s, place.patience_s = place.patience_s, 0.3
     assert reason_of(place).reason is Reason.LOCKED
+    place.patience_s = patience_s
     journal.close()
     place.open().close()
 
