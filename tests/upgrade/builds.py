@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,12 +9,10 @@ import sys
 from pathlib import Path
 
 from tests.e2e.fleets import Nodes
+from tests.upgrade import next_minor
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("kernels", "transport", "swarm", "nodes", "pyproject.toml", "README.md", "LICENSE")
-NEXT_MINOR = Path(__file__).with_name("next_minor.patch")
-"""What a next minor release may do: unknown keys in headers, specs, gossip, frames, records and snapshots, unknown kinds of messages and
-records. Made by ``git diff -U1`` in a copy of the tree; when it does not fit any more it is made again."""
 
 
 def build(root: Path, version: str, *, changed: bool) -> Path:
@@ -40,7 +37,7 @@ def build(root: Path, version: str, *, changed: bool) -> Path:
         assert count == 1, name
         path.write_text(text)
     if changed:
-        _run(source, "git", "apply", "-C1", str(NEXT_MINOR))
+        next_minor.apply(source)
     for kernel in (ROOT / "kernels").glob("*.pyx"):
         assert (source / "kernels" / kernel.name).read_bytes() == kernel.read_bytes()
     (source / "setup.py").write_text("from setuptools import setup\n\nsetup()\n")
@@ -54,8 +51,7 @@ def build(root: Path, version: str, *, changed: bool) -> Path:
 
 
 def _run(where: Path, *command: str) -> None:
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(where.parent)}
-    done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
 
 

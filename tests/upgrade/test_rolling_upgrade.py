@@ -218,4 +218,4 @@ def test_releases_too_far_apart_are_refused_before_anything_is_written(
     nodes.start("ash")
     for name in ("oak", "ash"):
         until(lambda name=name: "too far apart" in status_of(nodes, name)["releases"], 60, nodes.log(name))
-        assert "member.far" in nodes.log(name)
+        until(lambda name=name: "member.far" in nodes.log(name), 60, nodes.log(name))
