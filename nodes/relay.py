@@ -22,6 +22,8 @@ NODE_ID_BYTES = 16
 THROUGH_MAX = 100_000
 """Batches that are passed on whose clients are told when the way is cut; the oldest go first."""
 AGAIN_AFTER_S = 0.25
+DECLINED_OFTEN = 3
+"""A new leader declines for a moment. Who has declined so often may not be the leader at all."""
 ANSWERS = frozenset((Kind.OUTCOMES, Kind.EVENT, Kind.ACCEPTED, Kind.REFUSED))
 
 
@@ -45,6 +47,8 @@ class Relay:
         self._where = where
         self._through: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
         """(batch key, client) -> the node that it was passed on to."""
+        self._declined: OrderedDict[bytes, int] = OrderedDict()
+        """Batch key -> how often it was declined where it was passed on to."""
 
     # --- on the client's side -----------------------------------------------------------------------------------------
 
@@ -53,9 +57,13 @@ class Relay:
         level = header.get("D")
         if not isinstance(level, int) or level <= 0 or "o" in header or self._ownership.takes(key, level):
             return False
-        for node in self._candidates(key, level):
-            if node == self._me:
-                continue
+        nodes = [node for node in self._candidates(key, level) if node != self._me]
+        times = self._declined.get(key, 0)
+        if nodes and times >= DECLINED_OFTEN and times % 2:
+            # What members say of themselves may be old: now and then another one is asked first.
+            first = times // 2 % len(nodes)
+            nodes = [*nodes[first:], *nodes[:first]]
+        for node in nodes:
             passed = {"o": client, "u": link.identity.name, "g": "code" in link.identity.grants}
             if self._send(node, Kind.SUBMIT, header | passed, body):
                 self._through[key, client] = node
@@ -76,7 +84,15 @@ class Relay:
         client, key = header.pop("o"), header.get("b")
         link = self._clients.get(client) if isinstance(client, bytes) else None
         if kind == Kind.REFUSED and isinstance(key, bytes):
-            self._through.pop((key, client), None)
+            if self._through.pop((key, client), None) is not None:
+                self._declined[key] = self._declined.pop(key, 0) + 1
+                while len(self._declined) > THROUGH_MAX:
+                    self._declined.popitem(last=False)
+            if header.get("reason") == "draining":
+                # That is the leader, which is about to hand over, and not the node to which the client is linked.
+                header |= {"reason": "unknown", "after": AGAIN_AFTER_S}
+        elif kind == Kind.ACCEPTED and isinstance(key, bytes):
+            self._declined.pop(key, None)
         if link is not None and link.up:
             self._tell(link, kind, header, body)
 

@@ -138,6 +138,31 @@ def test_when_the_way_is_cut_clients_are_told_to_hand_over_again() -> None:
     assert len(place.client.sent) == 1
 
 
+def test_who_declines_again_and_again_is_not_the_only_one_who_is_asked() -> None:
+    place = Place()
+    place.where = [OAK, ELM]  # what members say of themselves is old: elm leads by now
+    unknown = {"b": KEY, "reason": "unknown", "message": "", "hint": "", "after": 0.25, "o": CLIENT}
+    asked: list[str] = []
+    for _ in range(8):
+        before = len(place.oak.sent)
+        assert place.submit()
+        asked.append("oak" if len(place.oak.sent) > before else "elm")
+        place.it.answer(Kind.REFUSED, dict(unknown), memoryview(b""))
+    assert asked == ["oak", "oak", "oak", "elm", "oak", "oak", "oak", "elm"]
+    assert place.submit()
+    place.it.answer(Kind.ACCEPTED, {"b": KEY, "copies": 2, "o": CLIENT}, memoryview(b""))
+    assert not place.it._declined
+
+
+def test_that_the_leader_drains_does_not_send_clients_of_others_away_from_their_node() -> None:
+    place = Place()
+    place.submit()
+    said = {"b": KEY, "reason": "draining", "message": "this node is stopping", "hint": "", "after": 0.0, "o": CLIENT}
+    place.it.answer(Kind.REFUSED, said, memoryview(b""))
+    ((kind, header, _),) = place.client.sent
+    assert (kind, header["reason"]) == (Kind.REFUSED, "unknown") and header["after"] > 0
+
+
 def test_the_leader_tells_clients_of_others_by_their_node() -> None:
     place = Place()
     assert place.it.tell(ELM + CLIENT, Kind.ACCEPTED, {"b": KEY, "copies": 2}, ())
