@@ -561,8 +561,14 @@ class Engine:
         if self._refresh is not None:
             self._refresh.cancel()
         if self._link is not None and not self.closed:
-            self._refresh = self._loop.call_later(NODES_REFRESH_S, self._learn)
+            self._refresh = self._loop.call_later(NODES_REFRESH_S, self._look_and_learn)
             self._ask("nodes", {}, b"").add_done_callback(self._learned)
+
+    def _look_and_learn(self) -> None:
+        """The link has been up for a while."""
+        self._session.look()
+        self._turn()
+        self._learn()
 
     def _learned(self, answered: StdFuture[tuple[Any, bytes]]) -> None:
         if not answered.cancelled() and answered.exception() is None and self._finder is not None:

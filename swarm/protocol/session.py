@@ -31,6 +31,11 @@ CONFLICT_HINT = (
     "again has to submit the same in the same order: hand it what changes from time to time, or give this call a key= of its "
     "own (one that nobody used has it run anew)"
 )
+SILENT_MAX = 64
+"""Looks without news of a durable batch after which it is handed over again: powers of two from 2 on, and multiples of
+this one."""
+LOOKED_AT_MAX = 1024
+"""Batches that are handed over again at one look."""
 
 Ranges = list[tuple[int, int]]
 
@@ -118,6 +123,8 @@ class Handed:
     """Tasks whose results batches that are not finished wait for, with the number of those."""
     attempts: int = 0
     refusals: int = 0
+    silent: int = 0
+    """How often it was looked for news of it, since there was any."""
     sent: bool = False
 
     def open_rows(self) -> Iterator[int]:
@@ -277,6 +284,20 @@ class Session:
                 self._kept[number].attempts += 1
                 self._send(self._kept[number])
 
+    def look(self) -> None:
+        """Look, now and then, whether there was no news of durable batches for long: these are handed over again, after longer
+        and longer times. It is the same batch wherever it goes, and what there is to tell of it is told again; so
+        nothing that was lost on the way to who leads its log, or back, is lost for good."""
+        again = 0
+        for batch in [batch for _, batch in sorted(self._batches.items()) if batch.durability and batch.sent]:
+            if not self.linked or again == LOOKED_AT_MAX:
+                break
+            batch.silent += 1
+            looks = batch.silent
+            if looks > 1 and (looks % SILENT_MAX == 0 or (looks < SILENT_MAX and looks & (looks - 1) == 0)):
+                self._hand_again(batch, True)
+                again += 1
+
     def link_down(self) -> None:
         """The node is gone."""
         self.linked = False
@@ -289,6 +310,7 @@ class Session:
             index = header_field(header, "i", int)
             for batch in self._meant(header):
                 if 0 <= index < batch.count:
+                    batch.silent = 0
                     name, node = header_field(header, "e", str), str(header.get("w", ""))
                     self._effects.append(Happened(batch.number, index, name, header.get("v"), bytes(body), node))
         elif kind == Kind.ASK_START:
@@ -392,6 +414,8 @@ class Session:
             if not done[index]:
                 done[index] = 1
                 fresh += 1
+        if fresh:
+            batch.silent = 0
         # A second outcome of one task finds its future gone: the first one counts.
         self._effects.append(Delivered(batch.number, outcomes, fresh, batch.left == fresh))
         self._less(batch, fresh)
@@ -450,6 +474,8 @@ class Session:
         kept = header.get("r")
         retention_s = float(kept) if isinstance(kept, int | float) else 0.0
         for batch in self._meant(header):
+            if not batch.accepted:
+                batch.silent = 0
             batch.refusals, batch.accepted = 0, True
             batch.acknowledge = not retention_s
             self._effects.append(Accepted(batch.number, copies, hosts, epoch, retention_s))
@@ -466,6 +492,9 @@ class Session:
         if reason == "draining":
             batch.sent = False
             self._effects.append(Moving("draining", True))
+            if batch.durability:
+                # Should there be no other node, this one knows, or finds out, who leads its log by then.
+                self._again.append((now + RESUBMIT_BACKOFF_MAX_S, batch.number))
         elif isinstance(after, int | float):
             batch.refusals += 1
             batch.sent = False

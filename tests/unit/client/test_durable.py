@@ -116,6 +116,62 @@ def test_unknown_is_asked_again_and_a_cancel_is_not_taken_for_done() -> None:
     assert [kind for kind, _ in told(session)] == [Kind.SUBMIT, Kind.CANCEL]
 
 
+def looks(session: Session, count: int) -> list[int]:
+    """At which of so many looks a batch is handed over again."""
+    found = []
+    for number in range(1, count + 1):
+        session.look()
+        if Kind.SUBMIT in [kind for kind, _ in told(session)]:
+            found.append(number)
+    return found
+
+
+def test_a_batch_of_which_there_is_no_news_is_handed_over_again_and_again_at_longer_and_longer_intervals() -> None:
+    session = begun(2)
+    told(session)  # is lost on the way to who leads its log, and nobody notices
+    assert looks(session, 200) == [2, 4, 8, 16, 32, 64, 128, 192]
+    accept(session)
+    assert looks(session, 5) == [2, 4], "news begins it anew"
+    accept(session)
+    assert looks(session, 4) == [3], "the same again is no news: it goes on with the eighth"
+    end(session, [0])
+    assert looks(session, 3) == [2]
+    session.link_down()
+    assert looks(session, 9) == []
+    session.link_up(b"elm")
+    told(session)
+    end(session, [1])
+    assert looks(session, 9) == []
+
+
+def test_a_lost_cancel_goes_with_it() -> None:
+    session = begun(2)
+    session.cancel(1, [(0, 1)])
+    told(session)
+    session.look()
+    session.look()
+    assert told(session)[-1] == (Kind.CANCEL, {"b": KEY, "r": [[0, 1]]})
+
+
+def test_what_is_refused_is_not_looked_after_beside_and_batches_without_durability_are_not_either() -> None:
+    session = begun(2)
+    session.submit(2, b"spec", True, 1, b"columns", [])
+    told(session)
+    refusal = {"b": KEY, "reason": "unknown", "message": "who leads?", "hint": "wait", "after": 0.25}
+    session.on_message(10.0, Kind.REFUSED, refusal, memoryview(b""))
+    assert looks(session, 9) == []
+
+
+def test_a_node_that_drains_is_asked_again_where_there_is_no_other() -> None:
+    session = begun(1)
+    told(session)
+    refusal = {"b": KEY, "reason": "draining", "message": "this node is stopping", "hint": "", "after": 0.0}
+    session.on_message(10.0, Kind.REFUSED, refusal, memoryview(b""))
+    session.take_effects()
+    session.on_timer(15.0)
+    assert [kind for kind, _ in told(session)] == [Kind.SUBMIT]
+
+
 def test_a_conflict_ends_it() -> None:
     session = begun(2)
     session.take_effects()
@@ -191,6 +247,16 @@ def test_after_a_fail_over_the_same_key_goes_to_the_next_node_and_new_ones_name_
         assert elm.submitted[0] == oak.submitted[0]
         later = world.fleet.submit(square, 5, durability="fleet")
         assert later.result(5) == 25 and later.task_id[:3] == home_tag(elm.credentials.id)
+
+
+def test_what_was_lost_behind_the_node_in_use_is_handed_over_again_though_the_link_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swarm.client.engine.NODES_REFRESH_S", 0.02)
+    with World("oak") as world:
+        (oak,) = world.nodes
+        oak.answers = lambda header: "hold" if len(oak.submitted) < 3 else "run"
+        assert world.fleet.submit(square, 4, durability="fleet").result(10) == 16
 
 
 def test_what_waits_for_a_task_goes_into_its_log_and_other_results_are_waited_for_here() -> None:
