@@ -470,14 +470,16 @@ class Fabric:
         executor = self.ownership.executors.get(peer)
         if executor is None or not executor.dispatches:
             return
-        # What is handed over from now on may reach it after the question.
-        sent = frozenset(executor.dispatches)
+        # What is handed over from now on, or when its grant is committed, may reach it after the question.
+        sent = frozenset(number for number, dispatch in executor.dispatches.items() if dispatch.sent)
 
         def answered(value: Any, error: Any) -> None:
             if error is None and isinstance(value, dict) and isinstance(value.get("held"), list):
                 held = {number: _ranges(parts) or [] for number, parts in value["held"]}
                 self.ownership.executor_relinked(self._now(), peer, held, sent)
                 self._turn()
+            elif self._is_late(link, error):
+                self._resync(link)
 
         self.ask(link, "dispatches", {}, answered)
 
@@ -513,10 +515,17 @@ class Fabric:
             if left is not None:
                 self.ownership.executor_relinked(self._now(), it.executor, {it.number: left}, frozenset((it.number,)))
                 self._turn()
+            elif link is not None and self._is_late(link, error):
+                # By now it is adopted, if it was there, and what had ended before was told to the owner before.
+                self._resync(link)
 
         link = self._nodes.get(it.executor)
         if link is not None and link.up:
             self.ask(link, "adopt", {"owner": it.owner, "dispatch": it.dispatch, "number": it.number}, answered)
+
+    def _is_late(self, link: Link, error: Any) -> bool:
+        """Whether a node that is still linked has only not answered in time: what it has is asked for until it says it."""
+        return error is not None and error[0] == "timeout" and self._nodes.get(link.identity.id) is link and link.up
 
     def ask(self, link: Link, method: str, args: Mapping[str, Any], done: Callable[[Any, Any], None]) -> None:
         """Ask a peer; `done(value, error)` is called once."""
