@@ -192,11 +192,12 @@ class Workshop:
         task.add_done_callback(self._tasks.discard)
 
     async def _when_here(self, missing: list[bytes], then: Callable[[], None]) -> None:
+        # Whatever goes wrong, whoever waits hears of it: what is not here is refused.
         for id in missing:
-            with contextlib.suppress(SwarmError):
+            with contextlib.suppress(SwarmError, OSError, ValueError):
                 await self._fetch_code(id)
                 continue
-            with contextlib.suppress(SwarmError):
+            with contextlib.suppress(SwarmError, OSError, ValueError):
                 await self.fetch(id)
         then()
         self._fabric.turn()
