@@ -371,6 +371,10 @@ class Session:
 
     def _hand_again(self, batch: Handed, same: bool) -> None:
         if same or batch.durability:
+            for source, _ in self._sources(batch) if batch.durability else ():
+                if not source.sent and source.left:
+                    # Who leads the log has to know it first. That it is handed over once more later does no harm.
+                    self._hand_again(source, same)
             self._send(batch)
             if batch.cancelled:
                 self._tell(Kind.CANCEL, {"b": batch.key, "r": _pairs(_ranges(sorted(batch.cancelled)))})

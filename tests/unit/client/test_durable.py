@@ -172,6 +172,20 @@ def test_a_node_that_drains_is_asked_again_where_there_is_no_other() -> None:
     assert [kind for kind, _ in told(session)] == [Kind.SUBMIT]
 
 
+def test_what_a_batch_waits_for_is_handed_over_again_before_it() -> None:
+    session = begun(1)
+    second = ids.batch_key(DURABLE, 2)
+    session.submit(2, b"spec", True, 1, b"columns", [ids.task_id(KEY, 0)], durability=2, key=second)
+    session.take_effects()
+    for now, key in ((10.0, KEY), (10.5, KEY), (11.2, KEY), (11.2, second)):
+        session.on_timer(now)
+        refusal = {"b": key, "reason": "unknown", "message": "who leads?", "hint": "", "after": 0.25}
+        session.on_message(now, Kind.REFUSED, refusal, memoryview(b""))
+    session.take_effects()
+    session.on_timer(11.5)  # the second one's time has come, the first one's not yet
+    assert [header["b"] for kind, header in told(session)] == [KEY, second]
+
+
 def test_a_conflict_ends_it() -> None:
     session = begun(2)
     session.take_effects()
