@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
 from kernels.histogram import Histogram
+from nodes.arriving import Arriving
 from nodes.door import Doorway
 from nodes.pool import Pool, PoolConfig
 from nodes.relay import ANSWERS, Relay
@@ -168,6 +169,7 @@ class Fabric:
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
+        self._arriving = Arriving()
         self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self.where)
         self._boots: dict[bytes, bytes] = {}
         self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
@@ -341,14 +343,16 @@ class Fabric:
             if is_node and "o" in header:
                 peer, author, granted = _for_client(peer, header), field(header, "u", str), header.get("g") is True
             raw, level = field(header, "s", bytes), _level(header.get("D"))
+            key, deps = field(header, "b", bytes), _task_ids(header.get("d"))
             submit = partial(
-                self.ownership.submit, now, self._wall(), peer, author, granted, field(header, "b", bytes), raw,
-                field(header, "n", int), body, attempts=header.get("w", 0) or 0, deps=_task_ids(header.get("d")),
+                self.ownership.submit, now, self._wall(), peer, author, granted, key, raw,
+                field(header, "n", int), body, attempts=header.get("w", 0) or 0, deps=deps,
                 ended=_ranges(header.get("k")), durability=level, retention_s=_retention_s(header.get("R")),
             )  # fmt: skip
             if level and granted and self.requests is not None:
                 # What it is made of is written into the log with it.
-                self.requests.with_needs(raw, field(header, "n", int), body, submit)
+                bring = partial(self.requests.with_needs, raw, field(header, "n", int), body)
+                self._arriving.take(key, deps or (), bring, submit)
             else:
                 submit()
         elif kind == Kind.DISPATCH and is_node:
@@ -379,6 +383,8 @@ class Fabric:
             if batch is not None and (batch.client == peer or batch.durable is not None):
                 wanted = _ranges(header.get("r"))
                 self.ownership.cancel(now, batch.key, wanted, kill=header.get("k") is not False)
+            elif batch is None and self._arriving.after(header["b"], partial(self._message, link, message)):
+                pass
             elif batch is None and not is_node:
                 self.relay.pass_on(peer, kind, header["b"], header, body)
         elif kind == Kind.RECALL and is_node:
