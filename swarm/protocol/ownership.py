@@ -77,6 +77,7 @@ class Ownership:
         self._placing.hand = self._recording.hand
         self._ending.record = self._recording.ended
         self._attempts.counted = self._recording.counted
+        self._recording.refused = self._dependencies.refused
         self._placing.may_start = self._clients.may_start
         self._placing.lost = self._attempts.lost
         self._ending.known = self._dependencies.known

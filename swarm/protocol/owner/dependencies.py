@@ -57,6 +57,14 @@ class Dependencies:
                     payload = said(text, "attach to it, and pass its result", one.spec)
                     self._ending.finish(now, one, [(0, Status.DEPENDENCY, payload)])
 
+    def refused(self, now: float, batch: Batch) -> None:
+        """A batch was not accepted, for good: those that wait for it wait in vain."""
+        for dependents in self._waiting.pop(batch.key, {}).values():
+            for one in dependents:
+                if one.columns.state(0) == TaskColumns.HELD:
+                    payload = said("the task that this one depends on was not accepted", "", one.spec)
+                    self._ending.finish(now, one, [(0, Status.DEPENDENCY, payload)])
+
     def known(self, now: float, batch: Batch, report: Outcomes) -> None:
         """Tasks have ended: those that wait for them go on, or end as well."""
         waiting = self._waiting.get(batch.key)

@@ -64,6 +64,8 @@ class Recording:
         self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
         self._blobs: set[tuple[bytes, bytes]] = set()
         """(group, id) of what is on its way into a log."""
+        self.refused: Callable[[float, Batch], None]
+        """Told of a batch that is not accepted, and never will be."""
         self.needs_of: Callable[[Spec, Calls], tuple[bytes, ...]] = lambda spec, calls: ()
         """What a batch is made of beside its arguments: code by value, files, large buffers."""
         self.content_of: Callable[[bytes], bytes | None] = lambda id: None
@@ -230,6 +232,8 @@ class Recording:
             self._holdings.batches.pop(batch.key, None)
             for client in batch.clients:
                 self._refuse(client, batch.key, refusal)
+            if refusal.reason in _FINAL:
+                self.refused(now, batch)
         elif isinstance(record, Granted):
             # Under another number, since numbers of a batch are to grow from grant to grant.
             self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, None, what))

@@ -306,6 +306,28 @@ def test_a_durable_task_does_not_depend_on_one_that_may_be_gone_tomorrow() -> No
     assert told(owner, 2) == {0: Status.DEPENDENCY}
 
 
+@pytest.mark.parametrize("after_s", [None, 5.0])
+def test_what_waits_for_a_batch_that_is_never_accepted_ends(after_s: float | None) -> None:
+    owner, log = leader()
+    owner.hand(1)
+    owner.hand(2, deps=[ids.task_id(durable_key(1), 0)])
+    second = log.waiting.pop(1)
+    log.refuse(Reason.TOO_LARGE if after_s is None else Reason.FULL, after_s)
+    log.waiting.insert(0, second)
+    log.commit_all()
+    if after_s is None:
+        assert told(owner, 2) == {0: Status.DEPENDENCY} and log.state.batches[durable_key(2)].unfinished == 0
+        return
+    assert told(owner, 2) == {}, "its client hands the first one over again"
+    owner.hand(1)
+    log.commit_all()
+    owner.fine(owner.taken()[-1])
+    log.commit_all()
+    owner.fine(owner.taken()[-1])
+    log.commit_all()
+    assert told(owner, 2) == {0: Status.OK}
+
+
 def test_a_batch_without_durability_writes_nothing_and_is_told_at_once() -> None:
     owner, log = leader()
     owner.submit(1, 2)
