@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import swarm
 from nodes import releases
 from nodes.batch_answers import BatchAnswers
+from nodes.batch_views import BatchViews
 from nodes.direct import Record
 from nodes.fabric import boottime_s
 from nodes.queries import AskFailed
@@ -38,6 +39,7 @@ class Answers:
     def __init__(self, node: Node) -> None:
         self._node = node
         BatchAnswers(node)
+        BatchViews(node)
         serve = node.switchboard.serve
         serve("status", self._status)
         serve("members", lambda link, args, body: {"members": self._members()})

@@ -96,6 +96,10 @@ class Relay:
         if link is not None and link.up:
             self._tell(link, kind, header, body)
 
+    def passed_on(self, key: bytes) -> dict[str, bytes]:
+        """Where a batch was passed on to, by the client that it came from."""
+        return {client.hex(): node for (one, client), node in self._through.items() if one == key}
+
     def node_down(self, node: bytes) -> None:
         """There is no way to a node: clients hand over again what went there."""
         for key, client in [name for name, where in self._through.items() if where == node]:

@@ -26,7 +26,7 @@ MATCHES_MAX: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm batch`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|results|cancel")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|results|cancel|explain")
     listed = actions.add_parser("list", help="the latest batches")
     listed.add_argument("--durable", action="store_true", help="only those that outlive their node")
     listed.add_argument("--limit", type=whole(1), default=50, metavar="N", help="at most N (50)")
@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cancel = actions.add_parser("cancel", help="stop what has not ended")
     cancel.add_argument("batch", metavar="ID")
+    explain = actions.add_parser("explain", help="what each node knows of one: where it is when it does not end")
+    explain.add_argument("batch", metavar="ID")
     for each in actions.choices.values():
         add_common_arguments(each, action=True)
         add_client_arguments(each)
@@ -50,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
-    actions = {"list": _list, "show": _show, "wait": _wait, "results": _results, "cancel": _cancel}
+    actions = {
+        "list": _list, "show": _show, "wait": _wait, "results": _results, "cancel": _cancel, "explain": _explain,
+    }  # fmt: skip
     with connected(args) as fleet:
         return actions[args.action](fleet, args)
 
@@ -176,8 +180,42 @@ def _cancel(fleet: Any, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _explain(fleet: Any, args: argparse.Namespace) -> int:
+    word = _word(fleet, args.batch)
+    try:
+        key, _ = ids.parse_any(word)
+    except ValueError as error:
+        raise NotFound(
+            f"{args.batch!r} is no id: {error}", hint="swarm batch list shows those that there are"
+        ) from None
+    views = fleet.query("batch.explain", batch=key)["views"]
+    if args.json:
+        print_json(views)
+        return ExitCode.OK
+    for view in views:
+        name = str(view.pop("node"))
+        print("\n".join(_lines(name, view) or [f"{name}: nothing"]))
+    return ExitCode.OK
+
+
+def _lines(name: str, value: Any, indent: str = "") -> list[str]:
+    """A value of several parts, a line each; what is empty is left out."""
+    if isinstance(value, dict):
+        parts = [line for key, part in value.items() for line in _lines(str(key), part, indent + "  ")]
+        return [f"{indent}{name}:", *parts] if parts else []
+    if isinstance(value, list) and value and isinstance(value[0], dict | str):
+        parts = [line for part in value for line in _lines("-", part, indent + "  ")]
+        return [f"{indent}{name}:", *parts]
+    return [] if value in (None, "", []) else [f"{indent}{name} {value}" if name == "-" else f"{indent}{name}: {value}"]
+
+
 def _attached(fleet: Any, text: str) -> Any:
     """A batch by its id, the id of a task of it, or the beginning of its own."""
+    return fleet.attach(_word(fleet, text))
+
+
+def _word(fleet: Any, text: str) -> str:
+    """A whole id."""
     word = text.lower()
     if len(word) < ids.TEXT_LENGTH:
         found = fleet.query("batches", limit=MATCHES_MAX, prefix=word).get("batches", [])
@@ -189,7 +227,7 @@ def _attached(fleet: Any, text: str) -> Any:
             matches = [str(batch["id"]) for batch in found]
             raise NotFound(f"{text!r} begins more than one id", hint="give more characters", matches=matches)
         word = str(found[0]["id"])
-    return fleet.attach(word)
+    return word
 
 
 def _ends(args: argparse.Namespace) -> float | None:

@@ -560,6 +560,14 @@ class Ownership:
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
+    def on_its_way(self, batch: Batch) -> list[str]:
+        """Records of a batch that are on their way into its log, by their kinds."""
+        return self._recording.on_its_way(batch)
+
+    def is_adopting(self, batch: Batch) -> bool:
+        """Whether executors are still asked what they have of a batch that was taken over."""
+        return self._leading.is_adopting(batch)
+
     def find(self, prefix: str, most: int = 2) -> list[tuple[Batch, int]]:
         """Tasks whose text id begins with `prefix`, at most `most`; a full id is found at once."""
         return finding.find(self._holdings.batches, prefix, most)

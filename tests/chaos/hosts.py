@@ -113,6 +113,15 @@ class Hosts(LanFleet):
         """How many nodes vote in the group of a host's own log."""
         return max((len(group["voters"]) for group in self.groups(host) if group["own"]), default=0)
 
+    def view(self, host: str, batch: str) -> dict[str, Any]:
+        """What a host's node knows of a batch."""
+        try:
+            answer = self.client(host).query("batch.explain", batch=bytes.fromhex(batch), here=True, timeout_s=5.0)
+        except SwarmError as error:
+            self._forget(host)
+            return {"node": host, "silent": str(error)}
+        return dict(answer["views"][0])
+
     # -- disks ---------------------------------------------------------------------------------------------------------
 
     def journal(self, host: str) -> Path:

@@ -26,6 +26,9 @@ LIVENESS_S = 60.0
 """After the last fault everything that was handed over has its outcome within this."""
 PATIENCE_S = 240.0
 """The same where nothing is promised of the machine: the run among the tests is about what is right, not how soon."""
+EXPLAINED_AFTER = 0.75
+"""Of the time that is left after the last fault: what has not ended by then is asked about at every node."""
+EXPLAINED_MAX = 20
 FAULTS_A_MINUTE = 60
 """More than there is time for: a plan goes on until the time is over."""
 
@@ -99,6 +102,12 @@ def _chaos(hosts: Hosts, nemesis: Nemesis, folder: Path, seed: str, size: Size, 
         with contextlib.suppress(BrokenPipeError):  # it has ended, and its status is looked at below
             load.stdin.write(f"{size.liveness_s}\n".encode())
             load.stdin.flush()
+    while time.monotonic() - calm_since_s < size.liveness_s * EXPLAINED_AFTER:
+        if all(load.poll() is not None for load in loads.values()):
+            break
+        time.sleep(0.05)
+    else:
+        _explain(hosts, folder, say)
     for host, load in loads.items():
         _ended(load, f"the client of {host}", size.liveness_s * 2, nemesis)
     calm_s = time.monotonic() - calm_since_s
@@ -108,6 +117,20 @@ def _chaos(hosts: Hosts, nemesis: Nemesis, folder: Path, seed: str, size: Size, 
     nemesis.check_nodes()
     settled = history.read(folder).settled
     return calm_s if settled == set(hosts.names) else -1.0
+
+
+def _explain(hosts: Hosts, folder: Path, say: Callable[[str], object]) -> None:
+    """Keep what every node knows of the batches that have not ended, while their clients still wait for them."""
+    stuck: dict[str, list[str]] = {}
+    for task in history.read(folder).tasks.values():
+        if task.submitted_s and not task.outcomes:
+            stuck.setdefault(task.id[: history.BATCH_HEX], []).append(task.id)
+    explained = {}
+    for batch in sorted(stuck)[:EXPLAINED_MAX]:
+        explained[batch] = {"tasks": stuck[batch], "views": [hosts.view(host, batch) for host in hosts.names]}
+    (folder / "stuck.json").write_text(json.dumps(explained, indent=1))
+    if stuck:
+        say(f"{len(stuck)} batches have not ended yet; what each node knows of them is in {folder / 'stuck.json'}")
 
 
 def _client(hosts: Hosts, folder: Path, verb: str, host: str, *more: str) -> subprocess.Popen[Any]:

@@ -90,6 +90,10 @@ def test_a_later_script_on_another_node_has_the_results(nodes: Nodes, tmp_path: 
     assert (shown["state"], shown["durability"], shown["node"] in ("elm", "fir")) == ("done", "fleet", True)
     lines = nodes.cli("batch", "results", batch).stdout.decode().splitlines()
     assert len(lines) == shown["count"]
+    views = {view["node"]: view for view in json.loads(nodes.cli("batch", "explain", batch, "--json").stdout)}
+    assert any(log["knows"] and log["unfinished"] == 0 for log in views["fir"]["logs"])
+    assert views[shown["node"]]["owner"]["open"] == 0 and views[shown["node"]]["owner"]["leads"] == shown["epoch"]
+    assert b"\n  owner:" in nodes.cli("batch", "explain", batch[:8]).stdout
 
 
 def test_a_node_that_is_started_again_has_what_it_had_accepted(nodes: Nodes, tmp_path: Path) -> None:

@@ -99,6 +99,29 @@ def test_one_is_shown_by_its_id_or_the_beginning_of_it(fleet: BatchFleet, capsys
     assert json.loads("{" + said)["epoch"] == 4
 
 
+def test_what_each_node_knows_of_one_is_told_node_by_node(
+    fleet: BatchFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oak = {
+        "node": "oak", "owner": {"states": {"placed": 1}, "out": [{"dispatch": 7, "at": "elm", "rows": [0, 1]}], "client": ""},
+        "logs": [{"home": "oak", "leads": True}], "runs": [], "trace": ["1.0 s ago: placed 0-1 elm"],
+    }  # fmt: skip
+    fleet.answers["batch.explain"] = lambda **args: {
+        "views": [dict(oak), {"node": "elm", "silent": "no answer in 5 s"}, {"node": "fir", "owner": None, "runs": []}]
+    }
+    assert main(["batch", "explain", ID]) == ExitCode.OK
+    assert fleet.asked == [("batch.explain", {"batch": KEY})]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["oak:", "elm:", "fir: nothing"]
+    assert [line.strip() for line in lines if line.startswith("  ")] == [
+        "owner:", "states:", "placed: 1", "out:", "-:", "dispatch: 7", "at: elm", "rows: [0, 1]",
+        "logs:", "-:", "home: oak", "leads: True", "trace:", "- 1.0 s ago: placed 0-1 elm", "silent: no answer in 5 s",
+    ]  # fmt: skip
+    assert main(["batch", "explain", ID, "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)[1]["silent"]
+    assert main(["batch", "explain", "u" * 26]) == ExitCode.NOT_FOUND
+
+
 def test_a_beginning_of_none_or_of_several_is_refused(fleet: BatchFleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.answers["batches"] = {"batches": []}
     assert main(["batch", "show", "abc"]) == ExitCode.NOT_FOUND

@@ -78,6 +78,10 @@ class Recording:
         """Records that are on their way."""
         return len(self._waiting)
 
+    def on_its_way(self, batch: Batch) -> list[str]:
+        """The kinds of a batch's records that are on their way."""
+        return [type(record).__name__ for found, record, _ in self._waiting.values() if found is batch]
+
     def has_begun(self, group: bytes, key: bytes) -> bool:
         """Whether tasks of a batch that the log then did not take may have begun under tokens of this epoch: handed over
         again, it has its first attempts granted, so that no two tokens are valid."""
