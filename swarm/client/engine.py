@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swarm.client.batches import Batch, Batches, Make, Room
 from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
-from swarm.client.finder import Finder, client_credentials
+from swarm.client.finder import ROUND_PAUSE_S, Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.client.names import KEYED_HOME_FILE, Names, kept_home
 from swarm.client.receipts import Receipt
@@ -537,6 +537,10 @@ class Engine:
     async def _connect(self, deadline: float, avoid: bytes | None) -> None:
         assert self._finder is not None
         link = await self._finder.find(deadline - time.monotonic() + self._loop.time(), avoid)
+        while not link.up and not self.closed:
+            # It went down before it was in use: of that, `link_down` had nothing to tell.
+            await asyncio.sleep(ROUND_PAUSE_S)
+            link = await self._finder.find(deadline - time.monotonic() + self._loop.time(), avoid)
         if self.closed:
             link.close("the client is closing")
         else:

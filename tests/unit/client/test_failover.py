@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,27 @@ def test_unfinished_tasks_go_to_the_next_node_and_finished_ones_do_not() -> None
         assert len(elm.ran) + len(oak.ran) == 10
         assert all(header["w"] == 1 for header in elm.submitted)
         assert elm.order.index("code.put") < elm.order.index("SUBMIT")
+
+
+def test_a_link_that_went_down_before_it_was_in_use_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with World("oak", "elm") as world:
+        oak, _ = world.nodes
+        oak.answers = lambda header: "hold"
+        future = world.fleet.submit(square, 4)
+        world.eventually(lambda: oak.submitted)
+        find, ended = world.engine._finder.find, []  # type: ignore[union-attr]
+
+        async def found(*args: Any) -> Any:
+            link = await find(*args)
+            if len(ended) < 2:  # its node ended just when it had taken it
+                link.close("gone again")
+                ended.append(link)
+                await asyncio.sleep(0.05)  # and this is told before it is used
+            return link
+
+        monkeypatch.setattr(world.engine._finder, "find", found)
+        world.kill("oak")
+        assert future.result(10) == 16 and len(ended) == 2
 
 
 def test_what_may_not_be_repeated_and_was_granted_a_start_ends_lost() -> None:
