@@ -248,6 +248,11 @@ class LedgerShell:
         voters = [node for node, (voted, _) in sorted(known.items()) if tag in voted]
         return list(dict.fromkeys((*leaders, *voters)))
 
+    def partners(self) -> set[bytes]:
+        """Who else keeps the logs that this node keeps, alive or not: known from the first moment, out of the journal."""
+        rafts = [self.ledger.raft(group) for group in self.ledger.groups]
+        return {id for raft in rafts if raft is not None for id in raft.members.all} - {self.me}
+
     def report(self) -> dict[str, Any]:
         """For people: what this node keeps, with whom, and what it survives."""
         names = {member.id: member.name for member in self._members()}

@@ -619,7 +619,9 @@ class Node:
     def unheard(self) -> bool:
         members = {member.id: member.state for member in self.neighbourhood.members}
         away = any(state in (State.SUSPECT, State.DEAD) for state in members.values())
-        return away or any(id not in members for id in self._discovery.remembered())
+        # The peers remembered are saved now and then, the journal at once.
+        others = {*self._discovery.remembered(), *(() if self.ledger is None else self.ledger.partners())}
+        return away or not others <= members.keys()
 
     def load_changed(self) -> None:
         if hasattr(self, "neighbourhood"):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from nodes.journal.journal import DEFAULT
 from nodes.ledger import LedgerShell, open_journal
+from nodes.node import Node
 from nodes.settings import LedgerSection
 from swarm.protocol.effects import Fact
+from swarm.protocol.member import State
 from swarm.protocol.raft.effects import Write
 from swarm.protocol.raft.entries import Entry, EntryKind, Vote
 
@@ -67,3 +70,28 @@ def test_a_log_that_is_damaged_at_the_start_is_told_of(tmp_path: Path) -> None:
         return list(around.facts)
 
     assert [(fact.name, fact.fields) for fact in asyncio.run(start())] == [("ledger.damaged", {"group": NODE})]
+
+
+def test_a_node_that_has_heard_of_nobody_since_its_start_knows_from_its_logs_that_there_are_others() -> None:
+    def raft(*ids: bytes) -> Any:
+        return SimpleNamespace(members=SimpleNamespace(all=ids))
+
+    def node(*seen: tuple[bytes, State], remembered: tuple[bytes, ...] = ()) -> Any:
+        shell: Any = object.__new__(LedgerShell)
+        rafts = {b"1": raft(NODE), b"2": raft(NODE, b"oak", b"elm"), b"3": None}
+        shell.__dict__.update(me=NODE, ledger=SimpleNamespace(groups=[b"1", b"2", b"3"], raft=rafts.get))
+        made: Any = object.__new__(Node)
+        members = [SimpleNamespace(id=id, state=state) for id, state in seen]
+        made.__dict__.update(
+            ledger=shell, neighbourhood=SimpleNamespace(members=members),
+            _discovery=SimpleNamespace(remembered=lambda: list(remembered)),
+        )  # fmt: skip
+        return made
+
+    both = ((b"oak", State.ALIVE), (b"elm", State.ALIVE))
+    assert node().unheard() and node(both[0]).unheard()
+    assert not node(*both).unheard() and not node(*both, (b"fir", State.LEFT)).unheard()
+    assert node(*both, (b"fir", State.DEAD)).unheard() and node(*both, remembered=(b"fir",)).unheard()
+    alone = node()
+    alone.ledger = None
+    assert not alone.unheard()
