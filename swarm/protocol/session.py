@@ -252,6 +252,8 @@ class Session:
             if not kill:
                 header["k"] = False
             self._tell(Kind.CANCEL, header)
+        elif batch.durability and (batch.sent or batch.refusals or batch.accepted):
+            pass  # it may be in its log: what becomes of it is said there, once it is handed over again, with the cancel
         elif kill or not batch.sent:
             if batch.sent:
                 self._late.append((batch.key, ranges))  # should the node that has it be there again
@@ -273,9 +275,7 @@ class Session:
         self._again.clear()
         late, self._late = self._late, []
         for key, ranges in late:
-            if (
-                same or key[: ids.SESSION_BYTES] != self.id
-            ):  # of a durable batch any node knows, or finds out, who has it
+            if same:
                 self._tell(Kind.CANCEL, {"b": key, "r": _pairs(ranges)})
         for number in sorted([*self._batches, *self._kept]):
             if number in self._batches:

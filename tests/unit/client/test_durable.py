@@ -94,13 +94,34 @@ def test_on_another_node_it_is_the_same_batch_whole_and_nothing_of_it_is_lost() 
     assert fresh == [1]
 
 
-def test_a_cancel_while_there_is_no_node_reaches_the_next_one() -> None:
+def test_a_cancel_while_there_is_no_node_goes_to_the_next_one_and_the_log_says_how_it_ended() -> None:
     session = begun(1)
+    told(session)
     session.link_down()
     session.cancel(1)
-    session.take_effects()
+    assert session.take_effects() == [], "it may have ended, and somebody may know how"
     session.link_up(b"elm")
-    assert told(session) == [(Kind.CANCEL, {"b": KEY, "r": None})]
+    again = [(Kind.SUBMIT, {"b": KEY, "n": 1, "s": b"spec", "D": 2}), (Kind.CANCEL, {"b": KEY, "r": [[0, 1]]})]
+    assert told(session) == again
+    refusal = {"b": KEY, "reason": "unknown", "message": "who leads?", "hint": "wait", "after": 0.25}
+    session.on_message(10.0, Kind.REFUSED, refusal, memoryview(b""))
+    session.cancel(1)
+    assert session.take_effects() == []
+    session.on_timer(10.5)
+    assert told(session) == again
+    end(session, [0])
+    (delivered,) = [it for it in session.take_effects() if isinstance(it, Delivered)]
+    assert delivered.outcomes.status(0) == Status.OK and delivered.last
+
+
+def test_a_cancel_of_what_was_handed_to_nobody_yet_ends_it() -> None:
+    session = Session(SESSION)
+    session.submit(1, b"spec", True, 1, b"columns", [], durability=2, key=KEY)
+    session.cancel(1)
+    (ended,) = session.take_effects()
+    assert isinstance(ended, Ended) and ended.status is Status.CANCELLED
+    session.link_up(b"oak")
+    assert session.take_effects() == []
 
 
 def test_unknown_is_asked_again_and_a_cancel_is_not_taken_for_done() -> None:
