@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from kernels.tasks import TaskColumns
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
@@ -176,12 +177,21 @@ class Placing:
     ) -> Dispatch:
         """Put held ranges of a batch down as being out at an executor already, under a new number and their old token."""
         self._number += 1
-        number, count = self._number, 0
+        number, count, columns = self._number, 0, batch.columns
+        # What was adopted before and is lost again may be ready by now: that is not here, and waits on.
+        others = [
+            index for start, stop in (batch.pending() if columns.ready else ()) for index in range(start, stop)
+            if columns.state(index) == TaskColumns.READY
+        ]  # fmt: skip
+        for index in others:
+            columns.hold(index)
         for start, stop in rows:
             for index in range(start, stop):
-                batch.columns.release(index)
-            while (taken := batch.columns.take(stop - start, number)) is not None:
+                columns.release(index)
+            while (taken := columns.take(stop - start, number)) is not None:
                 count += taken[1]
+        for index in others:
+            columns.release(index)
         dispatch = Dispatch(number, batch, it, rows[0][0], rows[-1][1], count, now, token)
         self.dispatches[number] = it.dispatches[number] = dispatch
         it.sent(batch.shape, count, batch.spec.priority)

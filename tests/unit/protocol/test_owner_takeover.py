@@ -100,6 +100,35 @@ def test_what_nobody_has_is_placed_again_under_greater_tokens_once_granted() -> 
     assert all(token_of(one) > token_of(run) for one in again for run in runs)
 
 
+def test_what_is_lost_while_others_are_still_asked_is_not_taken_for_what_they_have() -> None:
+    first, second, log = pair(config=OwnershipConfig(adopt_s=1.0))
+    first.hand(1, 4)
+    log.commit()
+    runs = {run.executor: run for run in first.taken()}
+    log.lead(second)
+    second.it.executor_load(second.now, ELM, {"others": 2.0})  # all slots are taken, by what is to be adopted
+    second.it.held(second.now, GROUP, log.term, OAK, [held(runs[OAK])])
+    second.it.executor_lost(second.now, OAK, "link")
+    second.take()
+    second.it.held(second.now, GROUP, log.term, ELM, [held(runs[ELM])])
+    second.take()
+    (dispatch,) = second.it.dispatches.values()
+    assert (dispatch.start, dispatch.stop) == (runs[ELM].first, runs[ELM].first + runs[ELM].count)
+    assert dispatch.batch.outstanding(dispatch.number) == [(dispatch.start, dispatch.stop)] and dispatch.left == 2
+    assert second.it.waiting == dispatch.batch.columns.ready == 2
+    second.it.executor_load(second.now, ELM, {"others": 0.0})
+    second.executor(OAK, "oak", 2)
+    second.wait(1.1)
+    log.commit_all()
+    for run in second.taken():
+        second.fine(run)
+    rows = dict.fromkeys(range(dispatch.start, dispatch.stop), int(Status.OK))
+    second.it.outcomes(second.now, ELM, dispatch.number, *report_of(rows))
+    second.take()
+    log.commit_all()
+    assert not second.it.unfinished and log.state.batches[durable_key(1)].unfinished == 0
+
+
 def test_an_executor_that_does_not_answer_is_waited_for_only_so_long() -> None:
     first, second, log = pair(config=OwnershipConfig(adopt_s=1.0))
     first.hand(1)
