@@ -257,7 +257,8 @@ class Journal:
             if not pressed:
                 self._moving = self._moving or moving(self._store, self.config.move_bytes)
                 return
-            self._moving = moving(self._store, self.config.move_bytes)
+            # What is refused already would be so for ever, if a large snapshot lay before all that nothing needs.
+            self._moving = moving(self._store, self.config.move_bytes, beyond=self.full)
             while self._moving is not None:
                 self._move_on()
 

@@ -45,9 +45,9 @@ def worth_moving(store: Store, *, pressed: bool) -> bool:
     return 2 * gain > written
 
 
-def moving(store: Store, move_bytes: int) -> Iterator[None]:
+def moving(store: Store, move_bytes: int, *, beyond: bool = False) -> Iterator[None]:
     """Copies on what is needed of the oldest segment, a commit a step, and removes it in the end. It ends early if there is no
-    space. Between two steps anything may be written: each looks at what there is. RottenGroup: something cannot be read."""
+    space; with `beyond` the journal may be larger than its bound until then, by what the segment has. Between two steps anything may be written: each looks at what there is. RottenGroup: something cannot be read."""
     oldest = min(store.space.slots)
     batch: list[Record] = []
     size = 0
@@ -59,18 +59,18 @@ def moving(store: Store, move_bytes: int) -> Iterator[None]:
             size += sum(record.size for record in records)
             if not more and size < move_bytes and len(batch) < RECORDS_MAX:
                 break
-            if not _move(store, batch):
+            if not _move(store, batch, beyond):
                 return
             batch, size = [], 0
             yield
-    if batch and not _move(store, batch):
+    if batch and not _move(store, batch, beyond):
         return
     give_up_dead(store)
 
 
-def _move(store: Store, records: list[Record]) -> bool:
+def _move(store: Store, records: list[Record], beyond: bool) -> bool:
     need = need_of(records)
-    if need > store.room and not store.next_segment(need, last=True):
+    if need > store.room and not store.next_segment(need, last=True, beyond=beyond):
         return False
     store.append(records)
     return True

@@ -165,9 +165,10 @@ class Store:
         else:
             self.states.write()
 
-    def next_segment(self, need: int, *, last: bool, base: bool = False) -> bool:
-        """Goes on in a new segment with room for `need` bytes; False: there is no space. For `last` and `base` see `Space.take`."""
-        spare = self.space.take(need, last=last, beyond=base)
+    def next_segment(self, need: int, *, last: bool, base: bool = False, beyond: bool = False) -> bool:
+        """Goes on in a new segment with room for `need` bytes; False: there is no space. For `last` and `beyond`, which goes with
+        `base`, see `Space.take`."""
+        spare = self.space.take(need, last=last, beyond=base or beyond)
         if spare is None:
             return False
         fleet, node = self._id.key

@@ -314,6 +314,38 @@ def test_on_a_full_disk_votes_go_on_and_on() -> None:
     assert left is not None and left.recovered()[GROUP].vote == Vote(119, NODES[0]), "the log has it again"
 
 
+def test_a_large_snapshot_in_the_oldest_segment_does_not_keep_for_ever_what_nothing_needs() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    members = Members.of([NODES[0]])
+    large = Snapshot(1, 1, members, bytes(160_000))
+    assert not journal.commit([Write(OTHER, None, large, True, False, 2, ())])
+    assert not any(journal.commit([write(index, bytes(3600), b"third")]) for index in range(1, 31))
+    first, refused, again = 1, 0, 0
+    for _ in range(300):
+        if journal.commit([write(first, bytes(3600))]):
+            refused += 1
+            journal.settle()
+            assert journal.full and journal.try_again() and not journal.full, "more than a third of it is not needed"
+            continue
+        first += 1
+        if first % 10 == 0:
+            compacted = Snapshot(first - 2, 1, members, b"all so far")
+            again += len(journal.commit([Write(GROUP, None, compacted, False, False, first, ())]))
+        journal.settle()
+        assert journal.bytes <= SMALL.bytes_max + large_of(journal), "what is moved is there twice for a moment"
+    assert first > 250 and refused < 10
+    journal.close()
+    recovered = found(disk)
+    assert recovered[OTHER].snapshot == large and len(recovered[b"third"].entries) == 30
+    assert not any(one.damaged for one in recovered.values())
+
+
+def large_of(journal: Journal) -> int:
+    """Of the largest of its segments."""
+    return max(slot.size for slot in journal._store.space.slots.values())
+
+
 def test_the_first_start_may_break_off_anywhere() -> None:
     for cut in range(0, 3 * 262_144 + 60_000, 17_000):
         for power in (False, True):
