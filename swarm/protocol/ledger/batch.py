@@ -7,7 +7,7 @@ from typing import Any
 
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.tasks import TaskColumns
-from swarm.protocol.ledger.records import Bytes, Durability, Ended, Granted, Ranges, Submitted, Token
+from swarm.protocol.ledger.records import Bytes, Durability, Ended, Granted, KeptBlob, Ranges, Submitted, Token
 from swarm.protocol.states import FINAL_BELOW
 
 _U32 = 1 << 32
@@ -36,7 +36,7 @@ class BatchState:
     """A batch whose submission is committed. To be read by all; `LedgerState` alone changes it."""
 
     __slots__ = (
-        "_columns", "_tokens", "calls", "cancelled", "counts", "epoch", "finished_wall", "index", "killed", "last_token",
+        "_columns", "_tokens", "calls", "cancelled", "counts", "epoch", "finished_wall", "index", "kept", "killed", "last_token",
         "outcome_bytes", "outcomes", "raw_record", "submitted",
     )  # fmt: skip
 
@@ -59,6 +59,8 @@ class BatchState:
         self.outcomes: list[tuple[Token | None, Outcomes, Bytes]] = []
         """Columns as they came, and the token under which. All their rows count."""
         self.outcome_bytes = 0
+        self.kept: tuple[KeptBlob, ...] = ()
+        """What its outcomes refer to of blobs beside the log."""
         self.counts: dict[int, tuple[int, int]] = {}
         """index -> (crashes, retries), of rows that had any."""
         self.cancelled: list[tuple[int, int]] = []

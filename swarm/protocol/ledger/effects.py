@@ -100,6 +100,14 @@ class Close:
 
 
 @dataclass(slots=True)
+class Named:
+    """Of what lies beside a log of which this node has a copy, something is needed that was not, or is not any more:
+    `LedgerState.pins` of all logs say what has to be on this node's disk."""
+
+    group: bytes
+
+
+@dataclass(slots=True)
 class Drained:
     """All has been handed over that can be now. `left` are groups which nobody can take over: of this node alone, or those
     who could are away. It comes again when that is not so any more."""
@@ -126,4 +134,6 @@ class Loss:
     unfinished: int
 
 
-Effect = Send | Sync | ReadReady | ReadLost | Committed | Dropped | Lead | Follow | Announce | Close | Drained | Fact
+Effect = (
+    Send | Sync | ReadReady | ReadLost | Committed | Dropped | Lead | Follow | Announce | Close | Named | Drained | Fact
+)

@@ -19,6 +19,7 @@ from swarm.protocol.ledger.effects import (
     Follow,
     Lead,
     Loss,
+    Named,
     Reason,
     Refusal,
 )
@@ -98,6 +99,8 @@ class Ledger:
             state = LedgerState()
             recovered = Recovered(recovered.vote, Snapshot(members=Members.of([home])), (), damaged=True)
         self._groups[name] = Group(name, state, self.config)
+        if state.pins.blobs:
+            self._effects.append(Named(name))
         self._raft.create(now, name, recovered, self._steward.preferred(home))
         raft = self._raft.group(name)
         assert raft is not None
@@ -165,6 +168,15 @@ class Ledger:
         """(voters, learners) of a log, as it is now: one voter is one copy for certain, three are two."""
         raft = self._raft.group(group)
         return (0, 0) if raft is None else (len(raft.members.voters), len(raft.members.learners))
+
+    def voters(self, group: bytes) -> tuple[bytes, ...]:
+        """Who votes in a log, as far as this node knows."""
+        raft = self._raft.group(group)
+        return () if raft is None else raft.members.voters
+
+    def hosts(self, ids: Iterable[bytes]) -> int:
+        """On how many machines these nodes are."""
+        return len({self._steward.host(id) for id in ids})
 
     # What people want.
 
@@ -306,7 +318,10 @@ class Ledger:
             case Apply():
                 self._apply(effect, group, raft)
             case Install():
+                pinned = bool(group.state.pins.blobs)
                 group.install(effect.snapshot)
+                if pinned or group.state.pins.blobs:
+                    self._effects.append(Named(group.name))
             case Leading():
                 group.told_leader = self.id
                 self._look_again(group)
@@ -326,6 +341,7 @@ class Ledger:
 
     def _apply(self, effect: Apply, group: Group, raft: Raft) -> None:
         copies: list[bytes] | None = None
+        pinned = group.state.pins.changes
         for index, entry in enumerate(effect.entries, effect.first):
             for ticket, applied in group.apply(index, entry):
                 if group.retention is not None and applied.outcomes is not None and applied.key is not None:
@@ -336,6 +352,8 @@ class Ledger:
                         copies = raft.copies(effect.first + len(effect.entries) - 1)
                     hosts = {self._steward.host(id) for id in copies}
                     self._effects.append(Committed(ticket.number, len(copies), len(hosts), applied))
+        if group.state.pins.changes != pinned:
+            self._effects.append(Named(group.name))
         if group.epoch is None and raft.established:
             self._lead(group, raft)
         self._compact(group, raft)

@@ -9,13 +9,15 @@ are ignored, the body is raw. A record of a kind or version that is not known he
 kind        no.  header                                                                         body
 =========== ==== ============================================================================== =====================
 SUBMITTED   1    b key, a author, g may run code, n count, s length of the spec, w wall clock,  spec, call columns
-                 r retention (seconds), l durability, h digest, d [task id…], x [blob id…]
+                 r retention (seconds), l durability, h digest, d [task id…], x [blob id…],
+                 y [[blob id, size, digest]…]
 GRANTED     2    b key, r [[start, stop]…], t [epoch, number]
 ENDED       3    b key, n rows, t [epoch, number] or nil, w wall clock                          outcome columns
 COUNTED     4    b key, c [[index, crashes, retries]…]
 CANCELLED   5    b key, r [[start, stop]…], k end those that run
 FORGOTTEN   6    b [key…]
 BLOB        7    x blob id                                                                      its content
+KEPT        8    b key, y [[blob id, size, digest]…]
 =========== ==== ============================================================================== =====================
 """
 
@@ -43,6 +45,8 @@ RANGES_MAX: Final = 1 << 16
 """Ranges, rows or keys that one header lists."""
 AUTHOR_CHARACTERS_MAX: Final = 256
 NUMBER_MAX: Final = 1 << 62
+KEPT_MAX: Final = 1 << 14
+"""Blobs beside the log that one record names."""
 _PREFIX: Final = struct.Struct("<BBHII")
 PREFIX_BYTES: Final = _PREFIX.size
 _U32_MAX: Final = (1 << 32) - 1
@@ -62,6 +66,7 @@ class Kind(IntEnum):
     CANCELLED = 5
     FORGOTTEN = 6
     BLOB = 7
+    KEPT = 8
 
 
 class Durability(IntEnum):
@@ -80,6 +85,15 @@ class Token(NamedTuple):
 
     epoch: int
     number: int
+
+
+class KeptBlob(NamedTuple):
+    """A blob that is too large for the log: a file beside it on its members' disks. `digest` is the BLAKE3 of its content,
+    which is its id too unless that is random."""
+
+    id: bytes
+    size: int
+    digest: bytes
 
 
 class RecordError(ValueError):
@@ -104,6 +118,8 @@ class Submitted:
     deps: tuple[bytes, ...] = ()
     refs: tuple[bytes, ...] = ()
     """Blobs that its tasks need, or are made of."""
+    kept: tuple[KeptBlob, ...] = ()
+    """Those of them that are beside the log, as long as a task has no outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,15 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Outcomes of a batch refer to these blobs, which are beside the log as long as the batch is in it. It comes before the
+    outcomes do."""
+
+    key: bytes
+    blobs: tuple[KeptBlob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a later version, or one that is malformed: `raw` is all of it."""
 
@@ -168,7 +193,7 @@ class Unknown:
     raw: Bytes
 
 
-Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob
+Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob | Kept
 AnyRecord = Record | Unknown
 
 
@@ -205,6 +230,8 @@ def pack(record: Record) -> bytes:
                 header["d"] = record.deps
             if record.refs:
                 header["x"] = record.refs
+            if record.kept:
+                header["y"] = record.kept
             return _record(Kind.SUBMITTED, header, record.raw, record.columns)
         case Granted():
             return _record(Kind.GRANTED, {"b": record.key, "r": record.ranges, "t": record.token})
@@ -219,6 +246,8 @@ def pack(record: Record) -> bytes:
             return _record(Kind.FORGOTTEN, {"b": record.keys})
         case Blob():
             return _record(Kind.BLOB, {"x": record.id}, record.content)
+        case Kept():
+            return _record(Kind.KEPT, {"b": record.key, "y": record.blobs})
 
 
 def pack_entry(records: Iterable[bytes]) -> bytes:
@@ -321,6 +350,19 @@ def _ids(value: Any, size: int) -> tuple[bytes, ...]:
     return value
 
 
+def kept_of(value: Any) -> tuple[KeptBlob, ...]:
+    """Names of blobs beside a log, as read from a header. RecordError if they are none."""
+    if type(value) is not tuple or len(value) > KEPT_MAX:
+        raise RecordError("kept")
+    found = []
+    for row in value:
+        if type(row) is not tuple or len(row) != 3:
+            raise RecordError("kept")
+        id, digest = _ids((row[0], row[2]), BLOB_ID_BYTES)
+        found.append(KeptBlob(id, _whole(row[1], NUMBER_MAX), digest))
+    return tuple(found)
+
+
 def _submitted(header: dict[str, Any], body: memoryview) -> Submitted:
     spec, author, durability = _whole(header.get("s"), SPEC_BYTES_MAX), header.get("a"), header.get("l")
     if spec > len(body) or type(author) is not str or len(author) > AUTHOR_CHARACTERS_MAX:
@@ -341,6 +383,7 @@ def _submitted(header: dict[str, Any], body: memoryview) -> Submitted:
         digest,
         _ids(header.get("d", ()), TASK_ID_BYTES),
         _ids(header.get("x", ()), BLOB_ID_BYTES),
+        kept_of(header.get("y", ())),
     )
 
 
@@ -376,6 +419,10 @@ def _blob(header: dict[str, Any], body: memoryview) -> Blob:
     return Blob(_ids((header.get("x"),), BLOB_ID_BYTES)[0], body)
 
 
+def _kept(header: dict[str, Any], body: memoryview) -> Kept:
+    return Kept(_key(header.get("b")), kept_of(header.get("y")))
+
+
 _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.SUBMITTED): _submitted,
     int(Kind.GRANTED): _granted,
@@ -384,6 +431,7 @@ _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.CANCELLED): _cancelled,
     int(Kind.FORGOTTEN): _forgotten,
     int(Kind.BLOB): _blob,
+    int(Kind.KEPT): _kept,
 }
 
 

@@ -11,6 +11,7 @@ import msgpack
 
 from kernels.batch import Outcomes
 from swarm.protocol.ledger.batch import ROW_OVERHEAD_BYTES, BatchState
+from swarm.protocol.ledger.pins import Pins
 from swarm.protocol.ledger.records import (
     AnyRecord,
     Blob,
@@ -20,9 +21,11 @@ from swarm.protocol.ledger.records import (
     Ended,
     Forgotten,
     Granted,
+    Kept,
     RecordError,
     Submitted,
     Unknown,
+    kept_of,
     split_entry,
     unpack,
 )
@@ -84,6 +87,8 @@ class LedgerState:
         self._blobs: dict[bytes, bytes] = {}
         self._named: dict[bytes, int] = {}
         """Blob id -> how many batches name it."""
+        self.pins = Pins()
+        """What of it is beside the log."""
         self.foreign: list[tuple[int, int, bytes]] = []
         """(index, term, record) of records that are not known here: for a later version of this node."""
 
@@ -146,6 +151,8 @@ class LedgerState:
                 case Granted():
                     rows = batch.grant(record, term)
                     return Applied(Verdict.DONE if rows else Verdict.STALE, record.key, record, rows)
+                case Kept():
+                    self._kept(batch, record)
                 case Counted():
                     batch.count_rows(record.rows)
                 case Cancelled():
@@ -164,6 +171,8 @@ class LedgerState:
         for id in record.refs:
             self._named[id] = self._named.get(id, 0) + 1
         self.wall = max(self.wall, record.wall)
+        if batch.unfinished:
+            self.nbytes += self.pins.add(record.kept)
         self.unfinished += batch.count
         self.nbytes += batch.nbytes + BATCH_OVERHEAD_BYTES
         return Applied(Verdict.DONE, record.key, record, batch.count)
@@ -176,6 +185,8 @@ class LedgerState:
         self.wall = max(self.wall, record.wall)
         if not rows:
             return Applied(Verdict.STALE, record.key, record)
+        if not batch.unfinished:
+            self.nbytes -= self.pins.drop(batch.submitted.kept)
         return Applied(Verdict.DONE if rows == record.rows else Verdict.PARTLY, record.key, record, rows, outcomes)
 
     def _forgotten(self, record: Forgotten) -> Applied:
@@ -186,6 +197,7 @@ class LedgerState:
                 del self._batches[key]
                 for id in batch.submitted.refs:
                     self._let_go(id)
+                self.nbytes -= self.pins.drop(batch.kept)
                 self.nbytes -= batch.nbytes + BATCH_OVERHEAD_BYTES
                 rows += batch.count
         return Applied(Verdict.DONE, None, record, rows)
@@ -199,6 +211,12 @@ class LedgerState:
         self._blobs[record.id] = bytes(record.content)
         self.nbytes += len(record.content)
         return Applied(Verdict.DONE, None, record)
+
+    def _kept(self, batch: BatchState, record: Kept) -> None:
+        known = {blob.id for blob in batch.kept}
+        fresh = tuple({blob.id: blob for blob in record.blobs if blob.id not in known}.values())
+        batch.kept += fresh
+        self.nbytes += self.pins.add(fresh)
 
     def _let_go(self, id: bytes) -> None:
         left = self._named.get(id, 0) - 1
@@ -224,6 +242,7 @@ class LedgerState:
                 "b": [batch.fields() for batch in self._batches.values()],
                 "f": self.foreign,
                 "x": [(id, len(content)) for id, content in self._blobs.items()],
+                "k": [(batch.key, batch.kept) for batch in self._batches.values() if batch.kept],
             }
         )
         return b"".join((_HEAD.pack(_FORMAT, len(header)), header, *bodies))
@@ -265,6 +284,8 @@ class LedgerState:
                 at += size
             batch.restore(fields, columns)
             self._batches[batch.key] = batch
+            if batch.unfinished:
+                self.nbytes += self.pins.add(record.kept)
             self.unfinished += batch.unfinished
             self.nbytes += batch.nbytes + BATCH_OVERHEAD_BYTES
             for id in record.refs:
@@ -275,3 +296,21 @@ class LedgerState:
             at += size
         if at != len(view):
             raise RecordError("snapshot")
+        self._restore_kept(header.get("k", ()))
+
+    def _restore_kept(self, rows: tuple[tuple[bytes, Any], ...]) -> None:
+        for key, blobs in rows:
+            self._kept(self._batches[key], Kept(key, kept_of(blobs)))
+        foreign, self.foreign = self.foreign, []
+        for index, term, raw in foreign:
+            # A version before this one took the snapshot: what it kept without knowing it means something here.
+            try:
+                record = unpack(raw)
+            except RecordError:
+                record = Unknown(raw[0], raw[1], raw)
+            if not isinstance(record, Kept):
+                self.foreign.append((index, term, raw))
+                continue
+            self.nbytes -= len(raw)
+            if record.key in self._batches:
+                self._kept(self._batches[record.key], record)
