@@ -31,6 +31,8 @@ class Reason(Enum):
     """The batch's key is known with other content; `facts` has both digests."""
     KNOWN = "known"
     """The batch is there already, with this content: `LedgerState.batches` has it. Nothing needs to be done."""
+    GONE = "gone"
+    """What it refers to is nowhere."""
     MALFORMED = "malformed"
     UNKNOWN_GROUP = "unknown-group"
 
