@@ -91,6 +91,7 @@ class Answers:
             "blob_bytes": node.workshop.store.bytes,
             "ledger": None if node.ledger is None else node.ledger.report(),
             "twin": node.twin.report(),
+            "kept": None if node.kept is None else node.kept.report(),
             "members": self._members(),
         }
 

@@ -44,6 +44,7 @@ from swarm.protocol.spec import Spec, SpecError, parse_spec
 from transport.links import Link, LinkClosed, LinkOverflow
 
 if TYPE_CHECKING:
+    from nodes.kept_blobs import KeptBlobs
     from nodes.ledger import LedgerShell
 
 LINK_GRACE_S = 3.0
@@ -662,10 +663,10 @@ class Fabric:
     def _ledger_effects(self) -> list[Any]:
         return [] if self.ledger is None else self.ledger.take()
 
-    def keep_ledger(self, ledger: LedgerShell) -> None:
-        """From now on what is durable goes through this."""
+    def keep_ledger(self, ledger: LedgerShell, kept: KeptBlobs) -> None:
+        """From now on what is durable goes through these."""
         self.ledger = ledger
-        self._carry_out |= ledger.carry_out
+        self._carry_out |= ledger.carry_out | kept.carry_out
         self._turn()
 
     def happened(self, fact: Fact) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -38,6 +38,19 @@ PART_BYTES = 1 << 20
 SWEEP_EVERY_S = 10.0
 _TRANSFERS = "transfers"
 """Who holds what is being read for a peer."""
+
+
+class Place(Protocol):
+    """Where a blob is brought to: the store of what tasks use, as a rule."""
+
+    def begin(self, size: int) -> Path:
+        """A place for so many bytes. SwarmError when there is none."""
+
+    def finish(self, blob_id: bytes, path: Path, size: int, *, segment: bool) -> None:
+        """All of it is there."""
+
+    def abandon(self, path: Path, size: int) -> None:
+        """It does not come."""
 
 
 class NotMoved(SwarmError):
@@ -79,6 +92,8 @@ class Lane:
         self._fact = fact
         self._look = look
         self._from_log = from_log
+        self.kept: Callable[[bytes], Awaitable[tuple[Path, int, bool] | None]] = _nothing
+        """(path, bytes, whether its id is random) of what is kept here for a log."""
         self._server = BulkServer(self._welcome, self._note, lambda ticket: self._soon(self._read, ticket))
         self._client = BulkClient(wires, self._welcome)
         self._offered: dict[bytes, bytes] = {}
@@ -115,11 +130,12 @@ class Lane:
 
     # --- from a peer --------------------------------------------------------------------------------------------------
 
-    async def fetch(self, link: Link, blob_id: bytes) -> bool:
-        """Bring a blob that a peer has into the store; False when it has none, or what came is not it.
+    async def fetch(self, link: Link, blob_id: bytes, into: Place | None = None) -> bool:
+        """Bring a blob that a peer has into the store, or `into` another place; False when it has none, or what came is not it.
 
         SystemRefused when there is no room for it.
         """
+        store = self._store if into is None else into
         await self._prepare()
         path: Path | None = None
         size, transfer = 0, None
@@ -129,7 +145,7 @@ class Lane:
                 answer, part = await self._asked(link, "blob.offer", {"id": blob_id, "tls": self._wires.announcement()})
                 said, is_digest = _size(answer), not answer.get("segment")
                 if path is None:
-                    size, path = said, self._store.begin(said)
+                    size, path = said, store.begin(said)
                 elif said != size:
                     raise AskFailed("the blob changed its size")
                 if "ticket" not in answer:
@@ -151,7 +167,7 @@ class Lane:
             if is_digest and digest != blob_id:
                 self._fact(Fact("bulk.failed", {"reason": "content"}, {"peer": link.identity.name}))
                 return False
-            self._store.finish(blob_id, path, size, segment=not is_digest)
+            store.finish(blob_id, path, size, segment=not is_digest)
             path = None
             took_s = time.monotonic() - began
             self._fact(Fact("bulk.moved", {"direction": "in"}, {"bytes": size, "took_s": took_s}, took_s))
@@ -162,7 +178,7 @@ class Lane:
             if transfer is not None:
                 transfer.cancel()
             if path is not None:
-                self._store.abandon(path, size)
+                store.abandon(path, size)
 
     async def _asked(self, link: Link, method: str, args: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
         answer, body = await self._switchboard.asked(link, method, args, timeout_s=ASK_TIMEOUT_S)
@@ -209,17 +225,21 @@ class Lane:
         if link.identity.role != "node" and self._store.open(blob_id) is None:
             await self._look(blob_id)
         found = self._store.hold(blob_id, _TRANSFERS)
+        segment = self._store.is_segment(blob_id)
         if found is None:
-            raise NotMoved(f"the blob {blob_id.hex()[:12]} is not here")
+            kept = await self.kept(blob_id)
+            if kept is None:
+                raise NotMoved(f"the blob {blob_id.hex()[:12]} is not here")
+            found, segment = kept[:2], kept[2]
         path, size = found
         if args.get("keep") and self._store.is_segment(blob_id):
             # A client's result: it may become the argument of another task as long as the client looks into it.
             self._store.hold(blob_id, client_key(link))
-        about: dict[str, Any] = {"size": size, "segment": self._store.is_segment(blob_id)}
+        about: dict[str, Any] = {"size": size, "segment": segment}
         if size <= bounds.BULK_INLINE_BYTES_MAX or not self.port:
             self._store.let_go(blob_id, _TRANSFERS)
             if size <= bounds.BULK_INLINE_BYTES_MAX:
-                return about, self._store.read(blob_id, 0, size) or b""
+                return about, _read(path, size)
             raise NotMoved("this node has no bulk lane")
         try:
             await self._prepare()
@@ -342,6 +362,15 @@ class Lane:
     def _soon(self, function: Callable[..., object], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def _read(path: Path, size: int) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(size)
+
+
+async def _nothing(id: bytes) -> None:
+    return None
 
 
 def _size(said: Mapping[str, Any]) -> int:

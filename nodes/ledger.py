@@ -33,6 +33,7 @@ from swarm.protocol.ledger.effects import (
     Follow,
     Lead,
     Loss,
+    Named,
     Reason,
     Refusal,
 )
@@ -141,6 +142,7 @@ class LedgerShell:
             Propose: self._propose, Send: self._send, Sync: lambda it: self._writer.submit(it.number, it.writes),
             Committed: self._committed, Dropped: self._dropped, Lead: self._lead, Follow: self._follow,
             Announce: self._announce, Close: self._close_group, Drained: self._on_drained,
+            Named: lambda it: None,
             ReadReady: lambda it: self._read_over(it.context, True), ReadLost: lambda it: self._read_over(it.context, False),
         }  # fmt: skip
 

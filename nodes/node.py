@@ -64,6 +64,7 @@ from transport.tokens import TokenBook
 from transport.zmq_links import ZmqLinks
 
 if TYPE_CHECKING:
+    from nodes.kept_blobs import KeptBlobs
     from nodes.ledger import LedgerShell
 
 LOOPBACK = "127.0.0.1"
@@ -105,6 +106,7 @@ class Node:
         self.ledger: LedgerShell | None = None
         self._releases: dict[bytes, int] = {}
         """Of members that are not of this node's own."""
+        self.kept: KeptBlobs | None = None
         self._finished = asyncio.Event()
 
     # --- opening ------------------------------------------------------------------------------------------------------
@@ -218,6 +220,8 @@ class Node:
         if not settings.enabled:
             return
         from nodes.journal.errors import JournalRefused, Reason
+        from nodes.kept_blobs import KeptBlobs
+        from nodes.kept_files import KeptFiles
         from nodes.ledger import LedgerShell, journal_in, open_journal
 
         directory = self.directory / "journal"
@@ -240,9 +244,18 @@ class Node:
             lambda batches: self.fabric.execution.disown(boottime_s(), self.credentials.id, batches),
         )  # fmt: skip
         self._stack.push_async_callback(self.ledger.close)
-        self.fabric.keep_ledger(self.ledger)
+        self.kept = KeptBlobs(
+            KeptFiles(self.directory / "kept", settings.kept_bytes), self.credentials.id, self.ledger.ledger,
+            self.fabric.ownership, self.workshop, self.switchboard, self.fabric.node_links, self, self.loop, boottime_s,
+            self.fabric.turn,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.kept.close)
         self.workshop.logged = self.ledger.blob
-        self.fabric.ownership.know_blobs(self.workshop.needs, self.workshop.content, self.ledger.has_blob)
+        self.workshop.kept, self.workshop.lane.kept = self.kept, self.kept.offered
+        self.fabric.ownership.know_blobs(
+            self.workshop.needs, self.workshop.content, self.ledger.has_blob, self.workshop.fits, self.workshop.refs_of
+        )
+        self.fabric.keep_ledger(self.ledger, self.kept)
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
@@ -676,6 +689,10 @@ class Node:
         execution, ownership, watch = self.fabric.execution, self.fabric.ownership, self.telemetry.watch
         watch("running", lambda: float(execution.running))
         watch("owned.tasks", lambda: float(ownership.unfinished))
+        kept = self.kept
+        if kept is not None:
+            watch("kept.bytes", lambda: float(kept.files.bytes))
+            watch("kept.missing", lambda: float(kept.report()["missing"]))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "suspended", "stopping"):
             watch("workers", partial(_count_state, execution, state), state=state)

@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import msgpack
+
 from kernels.batch import Calls
 from kernels.plain import decode_plain
 from swarm.errors import SwarmError
-from swarm.payload import PayloadError, Ref, refs_of
+from swarm.payload import REF_ID_BYTES, PayloadError, Ref, refs_of
 from swarm.protocol.spec import Spec
 
 AHEAD_BYTES_MAX = 256 << 20
@@ -110,11 +112,7 @@ class Prefetch:
 
 
 def needs_of(spec: Spec, calls: Calls) -> dict[bytes, int]:
-    """The blobs that the tasks of a batch refer to, with their sizes. Cheap where there are none, as `Prefetch.queued` is."""
-    if spec.kind != "command":
-        ends = (calls.payload(0), calls.payload(calls.count - 1))
-        if not any(len(end) and end[0] in b"RB" for end in ends):
-            return {}
+    """The blobs that the tasks of a batch refer to, with their sizes. All payloads are looked at."""
     try:
         return {ref.id: ref.size for ref in _refs(spec, calls, ()) if ref is not None}
     except PayloadError:
@@ -132,6 +130,27 @@ def _refs(spec: Spec, calls: Calls, dependencies: Iterable[Any]) -> Iterator[Ref
             yield from found
         else:
             yield None
+
+
+def outputs_of(spec: Spec, payload: memoryview) -> tuple[bytes, ...]:
+    """By their ids, the blobs that an outcome refers to: large values, and the files that a command left."""
+    try:
+        found = [ref.id for ref in refs_of(payload)]
+    except PayloadError:
+        return ()  # whoever gets it is told what is wrong with it
+    if spec.kind == "command" and len(payload):
+        try:
+            told = decode_plain(payload) if payload[0] == ord("M") else msgpack.unpackb(payload[1:])
+        except (ValueError, msgpack.UnpackException):
+            told = None
+        if isinstance(told, dict) and payload[0] == ord("F"):
+            told = told.get("facts")
+        files = told.get("out") if isinstance(told, dict) else None
+        for row in files if isinstance(files, list) else ():
+            match row:
+                case [str(), bytes(id), *_] if len(id) == REF_ID_BYTES:
+                    found.append(id)
+    return tuple(dict.fromkeys(found))
 
 
 def _inputs(payload: memoryview) -> list[Ref]:

@@ -154,6 +154,12 @@ TABLE: Final[dict[str, Row]] = {
     "journal.space": Row("info"),
     "journal.refused": Row("error"),
     "journal.waits": Row("warning"),
+    "kept.refused": Row(
+        "warning", (_counter("kept_refused", "Times that a large argument or result had no room beside the journal."),)
+    ),
+    "kept.damaged": Row(
+        "error", (_counter("kept_damaged", "Files beside the journal that were not what they had been."),)
+    ),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),
@@ -226,6 +232,8 @@ GAUGES: Final[dict[str, Series]] = {
     "members": _gauge("members", "Members of the fleet as this node sees it.", "state"),
     "links": _gauge("links", "Open connections.", "reach"),
     "blobs.bytes": _gauge("blob_store_bytes", "Bytes of stored blobs."),
+    "kept.bytes": _gauge("kept_bytes", "Bytes of large arguments and results that are kept beside the journal."),
+    "kept.missing": _gauge("kept_missing", "Large arguments and results that logs name and that are not here yet."),
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),
 }
 

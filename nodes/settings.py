@@ -184,6 +184,12 @@ class LedgerSection:
         pattern=r"(?:postgres(?:ql)?://\S+)?",
         secret=True,
     )
+    kept_bytes: int = _setting(
+        "bytes",
+        16 << 30,
+        "bytes of arguments and results that are too large for the journal, and are kept beside it",
+        low=1 << 20,
+    )
     retention_s: float = _setting(
         "seconds", 86_400.0, "how long outcomes of durable tasks are kept; 0: until they are delivered", low=0
     )

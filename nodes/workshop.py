@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
-from kernels.batch import Calls
+from kernels.batch import Calls, Outcomes
 from nodes.blobs import SEGMENT, TIDY_EVERY_S, open_store, shared_memory_directory
 from nodes.fabric import Fabric, client_key
-from nodes.lane import Lane
-from nodes.prefetch import Prefetch, needs_of
+from nodes.lane import Lane, Place
+from nodes.prefetch import Prefetch, needs_of, outputs_of
 from nodes.queries import AskFailed, Switchboard
 from nodes.settings import LimitsSection
 from swarm.errors import SwarmError
 from swarm.paths import Home
 from swarm.protocol.effects import Fact
+from swarm.protocol.outbound import Bytes
 from swarm.protocol.spec import Spec, parse_spec
 from transport.bulk import Wires
 from transport.hints import Address
@@ -38,6 +40,20 @@ CHUNK_BYTES = 1 << 20
 CLIENT_GRACE_S = 10.0
 FAR_CLIENT_GRACE_S = 300.0
 """What a client of this host, or of another, holds is kept for so long when it has no link."""
+
+
+_KEEPING = "keeping"
+"""Who holds what is being copied to where it is kept."""
+_REF = re.compile(b"\xc4\x20")
+"""How the id of a blob begins wherever a payload has one: 32 bytes of MessagePack."""
+
+
+class Kept(Protocol):
+    """What is kept beside logs: `nodes.kept_blobs`."""
+
+    def has(self, id: bytes) -> bool: ...
+    def code(self, id: bytes) -> bytes | None: ...
+    async def into(self, id: bytes, place: Place) -> bool: ...
 
 
 class NotHere(SwarmError):
@@ -91,6 +107,8 @@ class Workshop:
         self.code = CodeStore()
         self.logged: Callable[[bytes], bytes | None] = lambda digest: None
         """What the logs have that this node keeps copies of."""
+        self.kept: Kept | None = None
+        """What is kept here for logs."""
         self.store = open_store(shared_memory_directory(home.runtime), name, limits.blob_bytes)
         self._fabric = fabric
         self._switchboard = switchboard
@@ -159,7 +177,7 @@ class Workshop:
             elif method == "blob.put_file":
                 digest, size = self.store.put_file(Path(args[0]))
                 reply(worker, number, {"id": digest, "size": size, "flags": 0})
-            elif method == "code.get" and (code := self._code_here(args[0])) is not None:
+            elif method == "code.get" and (code := self._any_code(args[0])) is not None:
                 reply(worker, number, code)
             elif method in ("blob.open", "code.get"):
                 task = self._loop.create_task(self._later(worker, number, method, args))
@@ -204,13 +222,16 @@ class Workshop:
 
     @staticmethod
     def _needs(spec: Spec, calls: Calls) -> dict[bytes, int]:
-        needs = needs_of(spec, calls)
+        # What is durable is looked at more closely than what only may be brought early: all of it, where there is anything.
+        refers = spec.kind == "command" or (calls.count and _REF.search(calls.slice(0, calls.count)[1]))
+        needs = needs_of(spec, calls) if refers else {}
         if spec.fn is not None and spec.fn[0] == "blob" and isinstance(spec.fn[1], bytes):
             needs[spec.fn[1]] = 0
         return needs
 
     def _is_here(self, id: bytes) -> bool:
-        return self._code_here(id) is not None or self.store.open(id) is not None
+        here = self._code_here(id) is not None or self.store.open(id) is not None
+        return here or (self.kept is not None and self.kept.has(id))
 
     def needs(self, spec: Spec, calls: Calls) -> tuple[bytes, ...]:
         """By their ids, what a batch needs beside its arguments."""
@@ -225,6 +246,38 @@ class Workshop:
         if found is None or found[1] > LOGGED_BYTES_MAX:
             return None
         return self.store.read(id, 0, found[1])
+
+    def fits(self, id: bytes) -> bool | None:
+        """Whether what is here is small enough for a log; None for what is not here."""
+        code, found = self._code_here(id), self.store.open(id)
+        if code is not None or found is not None:
+            return (len(code) if code is not None else found[1] if found is not None else 0) <= LOGGED_BYTES_MAX
+        return False if self.kept is not None and self.kept.has(id) else None
+
+    def refs_of(self, spec: Spec, report: Outcomes, body: Bytes) -> dict[int, tuple[bytes, ...]]:
+        """Which rows of outcomes refer to which blobs. Cheap where none does."""
+        if _REF.search(body) is None:
+            return {}
+        found: dict[int, tuple[bytes, ...]] = {}
+        for row in range(report.count):
+            ids = outputs_of(spec, report.payload(row))
+            if ids:
+                found[row] = ids
+        return found
+
+    def hold_here(self, id: bytes) -> tuple[Path, int] | bytes | None:
+        """Code, or (path, bytes) of a blob that is held until `let_go_here`; None where it is neither."""
+        return self._code_here(id) or self.store.hold(id, _KEEPING)
+
+    def let_go_here(self, id: bytes) -> None:
+        """It is read."""
+        self.store.let_go(id, _KEEPING)
+
+    def _any_code(self, digest: bytes) -> bytes | None:
+        code = self._code_here(digest)
+        if code is None and self.kept is not None and (code := self.kept.code(digest)) is not None:
+            self.code.put(code)
+        return code
 
     def _code_here(self, digest: bytes) -> bytes | None:
         """Code that this node was given, or that a log has of which it keeps a copy."""
@@ -300,11 +353,11 @@ class Workshop:
         except OSError:
             self.store.abandon(path, len(content))
             raise
-        self.store.finish(blob_id, path, len(content), segment=False)
+        self.store.finish(blob_id, path, len(content), segment=blake3(content).digest() != blob_id)
         return True
 
     async def _fetch_from_any(self, blob_id: bytes, first: bytes | None) -> bool:
-        if self.from_log(blob_id):
+        if self.from_log(blob_id) or (self.kept is not None and await self.kept.into(blob_id, self.store)):
             return True
         for link in sorted(self._holders(), key=lambda one: one.identity.id != first):
             if await self.lane.fetch(link, blob_id):
@@ -323,7 +376,7 @@ class Workshop:
         return {"digest": self.code.put(bytes(body))}
 
     def _code_get(self, digest: bytes) -> bytes:
-        code = self._code_here(digest)
+        code = self._any_code(digest)
         if code is None:
             raise NotHere(f"the code {digest.hex()[:12]} is not here")
         return code
@@ -335,6 +388,8 @@ class Workshop:
             found = self.store.open(blob_id)
         if found is None and link.identity.role != "node":
             found = await self.fetch(blob_id)
+        elif found is None and self.kept is not None and await self.kept.into(blob_id, self.store):
+            found = self.store.open(blob_id)
         if found is None:
             raise NotHere(f"the blob {blob_id.hex()[:12]} is not here")
         part = self.store.read(blob_id, max(0, int(args["offset"])), min(CHUNK_BYTES, int(args["size"])))

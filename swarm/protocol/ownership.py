@@ -21,7 +21,7 @@ from swarm.protocol import ids
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.batch import BatchState
 from swarm.protocol.ledger.effects import Reason, Refusal
-from swarm.protocol.ledger.records import Durability, digest_of
+from swarm.protocol.ledger.records import Durability, KeptBlob, digest_of
 from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
@@ -35,6 +35,8 @@ from swarm.protocol.owner.batches import (
     Dispatch,
     Durable,
     Holdings,
+    Keep,
+    KeepNoMore,
     OwnershipConfig,
     OwnershipEffect,
     Propose,
@@ -43,6 +45,7 @@ from swarm.protocol.owner.batches import (
 from swarm.protocol.owner.clients import CLIENT, Clients
 from swarm.protocol.owner.dependencies import Dependencies
 from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
+from swarm.protocol.owner.keeping import Keeping
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
@@ -74,6 +77,10 @@ class Ownership:
         self._leading = Leading(
             self._holdings, self._placing, self._ending, self._clients, self._recording, self._dependencies,
         )  # fmt: skip
+        self._keeping = Keeping(self._holdings, self._placing, self._recording, self._attempts)
+        self._recording.keep = lambda batch, ids, then: self._keeping.want(batch, ids, None, then)
+        self._recording.withdrawn = self._keeping.withdraw
+        self._keeping.take = self._take_outcomes
         self._placing.hand = self._recording.hand
         self._ending.record = self._recording.ended
         self._attempts.counted = self._recording.counted
@@ -182,7 +189,7 @@ class Ownership:
 
         `asked` are the dispatches that were out when it was asked; None: all that are out now.
         """
-        if self._placing.relinked(now, node, held, asked):
+        if self._placing.relinked(now, node, self._keeping.with_reports(held), asked):
             self._placing.pump(now)
 
     # --- clients ------------------------------------------------------------------------------------------------------
@@ -246,11 +253,10 @@ class Ownership:
         except ValueError as error:
             refuse(client, key, "malformed", f"the batch's columns are damaged: {error}", "")
             return
-        if durable is not None and self._recording.lacks(durable, spec, calls):
-            refuse(
-                client, key, "too-large", "a receipt covers all that a task needs, and something of it is too large for a log, or gone",
-                "pass a path that all machines read, or say durability='none'; files and buffers up to 1 MiB are kept",
-            )  # fmt: skip
+        lacks = None if durable is None else self._recording.lacks(durable, spec, calls)
+        if lacks is not None:
+            hint = "pass a path that all machines read, or say durability='none'"
+            refuse(client, key, lacks.reason.value, f"not accepted: {lacks.hint}", hint)
             return
         batch = Batch(
             next(holdings.numbers), key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
@@ -426,6 +432,16 @@ class Ownership:
         if it is not None and isinstance(load, Mapping) and not it.local:
             it.heard(load)
         dispatch = placing.out(number, executor)
+        if (
+            dispatch is None
+            or dispatch.batch.durable is None
+            or not self._keeping.holds_back(now, dispatch, Outcomes(body, count), body)
+        ):
+            self._take_outcomes(now, executor, number, count, body)
+
+    def _take_outcomes(self, now: float, executor: bytes, number: int, count: int, body: Bytes) -> None:
+        placing = self._placing
+        dispatch = placing.out(number, executor)
         if dispatch is None:
             self._holdings.emit(Fact("outcome.stale", {}, {"executor": executor.hex(), "dispatch": number}, count))
             return
@@ -518,6 +534,16 @@ class Ownership:
         self._recording.not_taken(now, ticket, refusal)
         self._placing.pump(now)
 
+    def kept(self, now: float, ticket: int, blobs: tuple[KeptBlob, ...], copies: int, hosts: int) -> None:
+        """Blobs (`Keep`) are on the disks of a majority of their log's members."""
+        self._keeping.kept(now, ticket, blobs, copies, hosts)
+        self._placing.pump(now)
+
+    def not_kept(self, now: float, ticket: int, refusal: Refusal) -> None:
+        """They are not, and will not be: `Reason.GONE` when they are nowhere."""
+        self._keeping.not_kept(now, ticket, refusal)
+        self._placing.pump(now)
+
     def delivered(self, key: bytes) -> None:
         """The client has all outcomes of a batch."""
         batch = self._holdings.batches.get(key)
@@ -553,10 +579,14 @@ class Ownership:
         needs_of: Callable[[Spec, Calls], tuple[bytes, ...]],
         content_of: Callable[[bytes], bytes | None],
         has_blob: Callable[[bytes, bytes], bool],
+        fits: Callable[[bytes], bool | None],
+        refs_of: Callable[[Spec, Outcomes, Bytes], Mapping[int, tuple[bytes, ...]]],
     ) -> None:
-        """What a batch needs beside its arguments, by its ids; what is found under one; whether a group's log has it already."""
+        """What a batch needs beside its arguments, by its ids; what is found under one; whether a group's log has it already;
+        whether it is small enough for one, None if it is not here; and which rows of outcomes refer to which."""
         recording = self._recording
         recording.needs_of, recording.content_of, recording.has_blob = needs_of, content_of, has_blob
+        recording.fits, self._keeping.refs_of = fits, refs_of
 
     # --- what people ask ----------------------------------------------------------------------------------------------
 
@@ -587,6 +617,8 @@ __all__ = [
     "Batch",
     "Connect",
     "Dispatch",
+    "Keep",
+    "KeepNoMore",
     "Ownership",
     "OwnershipConfig",
     "OwnershipEffect",

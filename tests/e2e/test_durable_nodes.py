@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from swarm.errors import TaskRefused
 from tests.e2e.fleets import Nodes
 
 NAMES = ("ash", "oak", "elm")
@@ -75,7 +74,7 @@ def test_a_node_that_is_killed_loses_nothing_and_any_other_tells_the_outcomes(no
         assert again.attach(ids[0]).result(timeout=30) is None
 
 
-def test_a_receipt_covers_files_and_buffers_and_what_is_too_large_is_refused(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_receipt_covers_files_and_buffers(nodes: Nodes, tmp_path: Path) -> None:
     begin(nodes)
     formed(nodes)
     text = tmp_path / "text"
@@ -88,8 +87,6 @@ def test_a_receipt_covers_files_and_buffers_and_what_is_too_large_is_refused(nod
         for each in (*busy, *counted, command):
             each.receipt.result(timeout=30)
         ids = [each.id for each in counted]
-        with pytest.raises(TaskRefused, match="receipt covers all"):
-            fleet.submit(len, bytes(3 << 20), durability="fleet").result(timeout=30)
         nodes.kill("ash")
         assert [each.result(timeout=90) for each in counted] == [512_000] * 8
         assert command.result(timeout=90)["exit"] == 0

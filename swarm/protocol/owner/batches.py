@@ -77,6 +77,24 @@ class Propose:
 
 
 @dataclass(slots=True)
+class Keep:
+    """Have a majority of a log's members keep blobs on their disks, this node among them. The shell says under `ticket` what
+    came of it: `Ownership.kept` or `not_kept`. `source` is an executor that has them; None: they are here."""
+
+    ticket: int
+    group: bytes
+    ids: tuple[bytes, ...]
+    source: bytes | None
+
+
+@dataclass(slots=True)
+class KeepNoMore:
+    """Nobody waits for the answer to a `Keep`."""
+
+    ticket: int
+
+
+@dataclass(slots=True)
 class AskHeld:
     """Ask an executor what it has of these batches, whoever handed it over; `Ownership.held` is to be told."""
 
@@ -97,7 +115,7 @@ class Adopt:
     number: int
 
 
-OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | AskHeld | Adopt
+OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +139,12 @@ class Durable:
     hosts: int = 0
     blobs: int = 0
     """Of what it needs, pieces that are not committed yet."""
+    beside: tuple[int, int] | None = None
+    """(disks, hosts) that have what it needs beside the log."""
+    kept: set[bytes] = field(default_factory=set)
+    """Blobs beside the log to which outcomes may refer."""
+    unwritten: list[tuple[Record, Any]] | None = None
+    """Records that wait until the batch itself is written, which waits until what it needs is kept."""
 
 
 @dataclass(slots=True, eq=False)

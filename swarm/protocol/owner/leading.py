@@ -136,6 +136,7 @@ class Leading:
             group, submitted.durability, submitted.digest, state.epoch, epoch, state.unfinished, submitted.retention_s,
             True,
         )  # fmt: skip
+        batch.durable.kept.update(blob.id for blob in state.kept)
         # Attempts of another epoch are others: what they submit themselves is not to be taken for the same.
         batch.attempt = epoch - state.epoch
         batch.log(now, "taken over", 0, state.count, "", f"epoch {epoch}")

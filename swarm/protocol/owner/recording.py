@@ -13,12 +13,15 @@ from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import (
+    KEPT_MAX,
     Blob,
     Cancelled,
     Counted,
     Ended,
     Forgotten,
     Granted,
+    Kept,
+    KeptBlob,
     Record,
     Submitted,
     Token,
@@ -40,12 +43,16 @@ WRITE_AGAIN_S = 0.5
 ENDED_BYTES_MAX = 512 * 1024
 """Columns of outcomes in one record; a single task's may be longer."""
 
+What = Dispatch | Outcomes | Callable[[float], None] | None
+"""What a record is about, or what to do when it is committed."""
+
 _NOT_LEADING = frozenset((Reason.NOT_LEADER, Reason.NOT_YET, Reason.HANDING_OVER, Reason.UNKNOWN_GROUP))
-_FINAL = frozenset((Reason.DISK_FULL, Reason.TOO_LARGE, Reason.CONFLICT, Reason.MALFORMED))
+_FINAL = frozenset((Reason.DISK_FULL, Reason.TOO_LARGE, Reason.CONFLICT, Reason.MALFORMED, Reason.GONE))
 _HINTS = {
     Reason.DISK_FULL: "make room on its disk, or use another node; durability='none' needs none",
     Reason.TOO_LARGE: "hand over less at once; large arguments travel as blobs",
     Reason.CONFLICT: "give each batch an id of its own",
+    Reason.GONE: "hand it over again",
     Reason.FULL: "fetch outcomes, keep them for less long, or use more nodes",
 }
 
@@ -61,7 +68,7 @@ class Recording:
         self._ticket = 0
         self._begun: dict[bytes, set[bytes]] = {}
         """Group -> batches that it did not take, of which something was sent out."""
-        self._waiting: dict[int, tuple[Batch, Record, Dispatch | Outcomes | None]] = {}
+        self._waiting: dict[int, tuple[Batch, Record, What]] = {}
         self._blobs: set[tuple[bytes, bytes]] = set()
         """(group, id) of what is on its way into a log."""
         self.refused: Callable[[float, Batch], None]
@@ -72,6 +79,14 @@ class Recording:
         """What is here of these; None for what is not here, or is too large for a log."""
         self.has_blob: Callable[[bytes, bytes], bool] = lambda group, id: False
         """Whether a group's log has it."""
+        self.fits: Callable[[bytes], bool | None] = lambda id: None if self.content_of(id) is None else True
+        """Whether it is small enough for a log; None where it is not here."""
+        self.keep: Callable[
+            [Batch, tuple[bytes, ...], Callable[[float, tuple[KeptBlob, ...] | Refusal, int, int], None]], None
+        ]
+        """Has blobs kept beside a batch's log."""
+        self.withdrawn: Callable[[Batch], None] = lambda batch: None
+        """Told of a batch with which this owner has nothing to do any more."""
 
     @property
     def tickets(self) -> int:
@@ -96,30 +111,77 @@ class Recording:
     def submitted(self, now: float, batch: Batch, durable: Durable, deps: list[bytes]) -> None:
         """A batch was handed over: what it needs goes before it, as far as the log does not have it."""
         refs = self.needs_of(batch.spec, batch.calls)
+        large = tuple(id for id in refs if not self._has(durable, id) and self.fits(id) is False)
+        if not large:
+            self._write(now, batch, durable, deps, refs, ())
+            return
+        durable.unwritten = []
+        batch.log(
+            now, "kept", 0, batch.calls.count, "", f"{len(large)} large arguments are written to the disks of its log"
+        )
+
+        def then(now: float, what: tuple[KeptBlob, ...] | Refusal, copies: int, hosts: int) -> None:
+            if isinstance(what, Refusal):
+                self._not_accepted(now, batch, what)
+                return
+            durable.beside = (copies, hosts)
+            waiting, durable.unwritten = durable.unwritten or [], None
+            if self._write(now, batch, durable, deps, refs, what):
+                for record, about in waiting:
+                    self._propose(batch, record, about)
+
+        self.keep(batch, large, then)
+
+    def _has(self, durable: Durable, id: bytes) -> bool:
+        return (durable.group, id) in self._blobs or self.has_blob(durable.group, id)
+
+    def _write(
+        self, now: float, batch: Batch, durable: Durable, deps: list[bytes], refs: tuple[bytes, ...],
+        beside: tuple[KeptBlob, ...],
+    ) -> bool:  # fmt: skip
+        """Write a batch with all that it needs; False when something of that is gone."""
+        elsewhere, contents = {blob.id for blob in beside}, []
         for id in refs:
-            if (durable.group, id) in self._blobs or self.has_blob(durable.group, id):
+            if id in elsewhere or self._has(durable, id):
                 continue
             content = self.content_of(id)
-            if content is not None:
-                self._blobs.add((durable.group, id))
-                durable.blobs += 1
-                self._propose(batch, Blob(id, content))
+            if content is None:
+                self._not_accepted(
+                    now, batch, Refusal(Reason.GONE, "something that its tasks need is not here any more")
+                )
+                return False
+            contents.append(Blob(id, content))
+        for blob in contents:
+            self._blobs.add((durable.group, blob.id))
+            durable.blobs += 1
+            self._propose(batch, blob)
         self._propose(
             batch,
             Submitted(
                 batch.key, batch.author, batch.granted, batch.raw, batch.calls.count, self._columns(batch),
-                batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps), refs,
+                batch.submitted_wall, durable.retention_s, durable.level, durable.digest, tuple(deps), refs, beside,
             ),
         )  # fmt: skip
+        return True
 
-    def lacks(self, durable: Durable, spec: Spec, calls: Calls) -> bool:
-        """Whether something that the tasks need cannot be written into the log."""
-        return any(
-            (durable.group, id) not in self._blobs
-            and not self.has_blob(durable.group, id)
-            and self.content_of(id) is None
-            for id in self.needs_of(spec, calls)
-        )
+    def lacks(self, durable: Durable, spec: Spec, calls: Calls) -> Refusal | None:
+        """Why it cannot be kept with all that its tasks need, if that is so."""
+        refs = self.needs_of(spec, calls)
+        missing = [id for id in refs if not self._has(durable, id) and self.fits(id) is not True]
+        if any(self.fits(id) is None for id in missing):
+            return Refusal(
+                Reason.GONE, "a receipt covers all that a task needs, and something of it is neither here nor elsewhere"
+            )
+        if len(missing) > KEPT_MAX:
+            hint = f"its tasks need {len(missing)} large blobs, and a batch may need {KEPT_MAX}"
+            return Refusal(Reason.TOO_LARGE, hint)
+        return None
+
+    def kept(self, batch: Batch, blobs: tuple[KeptBlob, ...], then: Callable[[float], None]) -> None:
+        """Outcomes of a batch refer to blobs that a majority keeps: call `then` when the log names them."""
+        parts = [blobs[at : at + KEPT_MAX] for at in range(0, len(blobs), KEPT_MAX)]
+        for part in parts:
+            self._propose(batch, Kept(batch.key, part), then if part is parts[-1] else None)
 
     @staticmethod
     def _columns(batch: Batch) -> bytes:
@@ -171,8 +233,11 @@ class Recording:
         if batch.durable is not None and batch.finished_at is not None and not batch.durable.retention_s:
             self._propose(batch, Forgotten((batch.key,)))
 
-    def _propose(self, batch: Batch, record: Record, what: Dispatch | Outcomes | None = None) -> None:
+    def _propose(self, batch: Batch, record: Record, what: What = None) -> None:
         assert batch.durable is not None
+        if batch.durable.unwritten is not None:
+            batch.durable.unwritten.append((record, what))
+            return
         self._ticket += 1
         self._waiting[self._ticket] = (batch, record, what)
         self._holdings.emit(Propose(self._ticket, batch.durable.group, record))
@@ -189,6 +254,9 @@ class Recording:
         assert durable is not None
         if isinstance(record, Submitted):
             assert applied.verdict is not Verdict.CONFLICT, "a leader knows all batches of its log"
+            if durable.beside is not None:
+                # A copy of it is no more than the least that there is of anything that it needs.
+                copies, hosts = min(copies, durable.beside[0]), min(hosts, durable.beside[1])
             durable.copies, durable.hosts = copies, hosts
             batch.log(now, "accepted", 0, batch.calls.count, "", f"{copies} copies on {hosts} hosts")
             if not durable.blobs:
@@ -204,6 +272,9 @@ class Recording:
             durable.open -= what.count
             self._ending.reveal(now, batch, what, record.columns)
             self._ending.close_if_done(now, batch)
+        elif isinstance(record, Kept):
+            if callable(what):
+                what(now)
         elif isinstance(record, Granted):
             assert isinstance(what, Dispatch)
             if applied.verdict is Verdict.DONE:
@@ -232,12 +303,7 @@ class Recording:
             return
         batch, record, what = found
         if isinstance(record, Submitted):
-            self.withdraw(batch)
-            self._holdings.batches.pop(batch.key, None)
-            for client in batch.clients:
-                self._refuse(client, batch.key, refusal)
-            if refusal.reason in _FINAL:
-                self.refused(now, batch)
+            self._not_accepted(now, batch, refusal)
         elif isinstance(record, Granted):
             # Under another number, since numbers of a batch are to grow from grant to grant.
             self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, None, what))
@@ -254,6 +320,14 @@ class Recording:
         else:
             self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, record, what))
 
+    def _not_accepted(self, now: float, batch: Batch, refusal: Refusal) -> None:
+        self.withdraw(batch)
+        self._holdings.batches.pop(batch.key, None)
+        for client in batch.clients:
+            self._refuse(client, batch.key, refusal)
+        if refusal.reason in _FINAL:
+            self.refused(now, batch)
+
     def _refuse(self, client: bytes, key: bytes, refusal: Refusal) -> None:
         if refusal.reason in _NOT_LEADING:
             self._clients.unknown(client, key)
@@ -263,7 +337,7 @@ class Recording:
             client, key, refusal.reason.value, f"not accepted: {refusal.hint}", _HINTS.get(refusal.reason, ""), after_s
         )
 
-    def write_again(self, batch: Batch, record: Record | None, what: Dispatch | Outcomes | None) -> None:
+    def write_again(self, batch: Batch, record: Record | None, what: What) -> None:
         """The time has come for what the log did not take."""
         if self._holdings.batches.get(batch.key) is not batch:
             return
@@ -290,6 +364,7 @@ class Recording:
 
     def withdraw(self, batch: Batch, recall: bool = True) -> None:
         """This owner has nothing to do with a batch any more. What is out is given back, unless a leader may adopt it."""
+        self.withdrawn(batch)
         for dispatch in self._placing.give_up(batch):
             if recall and dispatch.sent:
                 assert batch.durable is not None
