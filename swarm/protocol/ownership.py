@@ -432,12 +432,11 @@ class Ownership:
         if it is not None and isinstance(load, Mapping) and not it.local:
             it.heard(load)
         dispatch = placing.out(number, executor)
-        if (
-            dispatch is None
-            or dispatch.batch.durable is None
-            or not self._keeping.holds_back(now, dispatch, Outcomes(body, count), body)
-        ):
-            self._take_outcomes(now, executor, number, count, body)
+        if dispatch is not None and dispatch.batch.durable is not None:
+            if self._keeping.holds_back(now, dispatch, Outcomes(body, count), body):
+                placing.pump(now)
+                return
+        self._take_outcomes(now, executor, number, count, body)
 
     def _take_outcomes(self, now: float, executor: bytes, number: int, count: int, body: Bytes) -> None:
         placing = self._placing

@@ -60,6 +60,12 @@ def _later(seconds: float) -> str:
     return "done"
 
 
+def _later_bytes(path: str, size: int) -> bytes:
+    while not os.path.exists(path):
+        time.sleep(0.05)
+    return bytes(size)
+
+
 def _ones(size: int) -> Any:
     return np.ones(size, dtype=np.uint8)
 
@@ -197,6 +203,39 @@ def journal(root: Path) -> None:
     assert nodes.stop("oak") == 0, nodes.log("oak")
 
 
+def kept(root: Path) -> None:
+    """The disk runs full on which large arguments and results are kept: a task that needs more is not accepted, one that was is
+    not lost, but has its outcome when there is room."""
+    disk = root / "disk"
+    mount(disk, JOURNAL_DISK_BYTES)
+    nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30) == 4 * MIB
+        result = fleet.submit(_later_bytes, str(disk / "go"), 4 * MIB, durability="node")
+        result.receipt.result(30)
+        # Some of it, so that there is room for a journal, and none for more than that.
+        filler = disk / "filler"
+        with open(filler, "wb") as file:
+            free = os.statvfs(disk)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - 6 * MIB)
+        (disk / "go").touch()
+        refused(
+            lambda: fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30),
+            "not accepted",
+            "no room",
+            "disk",
+        )
+        assert fleet.submit(pow, 2, 10, durability="node").result(30) == 1024, "what is small has room"
+        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        time.sleep(1.0)
+        assert not result.done(), "it has ended, but nobody may be told before it is kept"
+        filler.unlink()
+        assert result.result(60) == bytes(4 * MIB)
+        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30) == 4 * MIB
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+
+
 def directories_of_commands(root: Path) -> None:
     """A full TMPDIR: a command that needs room there fails and says why; others, and callables, run."""
     disk = root / "disk"
@@ -227,7 +266,7 @@ def _says_no(said: subprocess.CompletedProcess[bytes], where: str) -> None:
     assert "Traceback" not in text and "No space left" in text and where in text and "hint: " in text, text
 
 
-SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, journal, directories_of_commands)
+SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, journal, kept, directories_of_commands)
 
 if __name__ == "__main__":
     {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](Path(sys.argv[2]))

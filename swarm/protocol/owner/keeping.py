@@ -38,6 +38,8 @@ class Report:
     rows: list[int]
     large: list[int]
     """Those of the rows that refer to something."""
+    out: int
+    """How many of them count as out."""
 
 
 class Keeping:
@@ -90,7 +92,8 @@ class Keeping:
             del self._wanted[ticket]
             self._holdings.emit(KeepNoMore(ticket))
         for number in [number for number, held in self._reports.items() if held[0].dispatch.batch is batch]:
-            del self._reports[number]
+            for it in list(self._reports[number]):
+                self._over(it)
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
@@ -105,7 +108,10 @@ class Keeping:
             return False
         rows = sorted(report.index(row) for row in range(report.count))
         large = sorted(report.index(row) for row in refs)
-        it = Report(dispatch, dispatch.executor.id, report.count, body, rows, large)
+        out = sum(batch.columns.holds(row, dispatch.number) for row in rows)
+        it = Report(dispatch, dispatch.executor.id, report.count, body, rows, large, out)
+        # Its slots are free for others: how long it takes to be kept is not theirs to wait for.
+        dispatch.executor.back(batch.shape, out)
         self._reports.setdefault(dispatch.number, []).append(it)
         for start, stop in ranges(large):
             batch.log(
@@ -143,11 +149,13 @@ class Keeping:
         self.take(now, it.executor, it.dispatch.number, it.count, it.body)
 
     def _over(self, it: Report) -> None:
-        reports = self._reports.get(it.dispatch.number, [])
-        if it in reports:
-            reports.remove(it)
+        """It waits no longer: what follows counts its tasks out again."""
+        reports = self._reports[it.dispatch.number]
+        reports.remove(it)
         if not reports:
-            self._reports.pop(it.dispatch.number, None)
+            del self._reports[it.dispatch.number]
+        if self._placing.out(it.dispatch.number, it.executor) is it.dispatch:
+            it.dispatch.executor.sent(it.dispatch.batch.shape, it.out)
 
     def _lost(self, now: float, it: Report, why: str) -> None:
         """What was returned is nowhere: as if its executor had been lost, for these rows."""

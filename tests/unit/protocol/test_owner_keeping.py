@@ -263,6 +263,34 @@ def test_an_executor_that_is_lost_with_its_result_on_the_way(owner: Keeper, log:
         assert each.executor == ME
 
 
+def test_what_waits_to_be_kept_takes_no_slots_and_is_counted_out_once(owner: Keeper, log: Log) -> None:
+    executor = owner.it.executors[ME]
+    begun(owner, log, 2)
+    assert executor.ours == 2
+    owner.results = {0: (RESULT,), 1: (OTHER,)}
+    owner.report({0: Status.OK, 1: Status.OK})
+    assert executor.ours == 0 and owner.it.unfinished == 2
+    owner.hand(2, 2)
+    assert executor.ours == 2, "others run meanwhile"
+    owner.keep()
+    log.commit_all()
+    assert executor.ours == 2 and owner.it.unfinished == 2
+    owner.results = {}
+    owner.report({0: Status.OK, 1: Status.OK})
+    log.commit_all()
+    assert executor.ours == 0 and executor.inflight == {} and owner.it.unfinished == 0
+
+
+def test_what_waits_to_be_kept_is_withdrawn_with_its_batch(owner: Keeper, log: Log) -> None:
+    executor = owner.it.executors[ME]
+    begun(owner, log)
+    owner.results = {0: (RESULT,)}
+    owner.report({0: Status.OK})
+    owner.it.follow(owner.now, GROUP)
+    owner.take()
+    assert executor.ours == 0 and executor.inflight == {} and owner.no_more
+
+
 def test_a_new_leader_knows_what_outcomes_may_refer_to(owner: Keeper, log: Log) -> None:
     begun(owner, log, 2)
     owner.results = {0: (RESULT,), 1: (RESULT,)}
