@@ -1,7 +1,7 @@
 """Blobs beside the logs of a node: what is too large for a log is on the disks of its members, before the log names it.
 
 `swarm.protocol.ledger.copying` and `mending` decide; this shell carries. A voter that is asked to keep something fetches it as
-blobs are fetched everywhere, checks it by its digest, syncs it, and says so. Files are checked again whenever they are read.
+blobs are fetched everywhere, checks it by its digest, syncs it, and says so.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from blake3 import blake3
-
-from nodes.kept_files import KeptFiles, NoRoom, digest_of
+from nodes.kept_disk import KeptDisk
+from nodes.kept_files import KeptFiles, NoRoom
 from nodes.lane import Lane
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import SwarmError, UsageError
@@ -28,7 +27,7 @@ from swarm.protocol.ownership import Ownership
 from transport.links import Link
 
 MOVES_MAX = 4
-"""Blobs that are read, written or fetched at once."""
+"""Blobs that are written or fetched at once."""
 ASK_S, WAIT_S = 40.0, 20.0
 """How long an answer of a voter is waited for; how long it waits itself before it says that something is still coming."""
 LOOK_S = 0.25
@@ -97,7 +96,7 @@ class KeptBlobs:
         now: Callable[[], float],
         turn: Callable[[], None],
     ) -> None:
-        self.files = files
+        self.disk = KeptDisk(files, loop, self._named, self._damaged)
         self._me = me
         self._ledger = ledger
         self._ownership = ownership
@@ -110,12 +109,8 @@ class KeptBlobs:
         self._turn = turn
         self._copying = Copying(me, ledger.voters)
         self._mending = Mending(now(), files.ids)
-        self._digests: dict[bytes, bytes] = {}
-        """Of files that were whole when this process wrote or read them last."""
         self._coming: dict[bytes, asyncio.Task[Answer]] = {}
         self._moves = asyncio.Semaphore(MOVES_MAX)
-        self._reads = asyncio.Semaphore(MOVES_MAX)
-        """Apart from what waits for others: two nodes that fetch from each other read for each other meanwhile."""
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -139,53 +134,22 @@ class KeptBlobs:
 
     def report(self) -> dict[str, int]:
         """For people: how much is kept, and how much of what logs name is not here."""
-        return {"bytes": self.files.bytes, "count": len(self.files.ids), "missing": self._mending.missing}
+        return {"bytes": self.disk.files.bytes, "count": len(self.disk.files.ids), "missing": self._mending.missing}
 
-    # --- for those who read -------------------------------------------------------------------------------------------
+    # --- what logs name -----------------------------------------------------------------------------------------------
 
-    def has(self, id: bytes) -> bool:
-        """Whether it is here."""
-        return self.files.open(id) is not None
-
-    async def read(self, id: bytes, put: Callable[[memoryview], object] | None = None) -> tuple[Path, int] | None:
-        """(path, bytes) of a file that is here and is what it should be; its parts are given to `put`, in another thread."""
-        found = self.files.open(id)
-        if found is None:
-            return None
-        wanted = self._digest(id)
-        try:
-            async with self._reads:
-                digest = await self._loop.run_in_executor(None, digest_of, *found, put)
-        except FileNotFoundError:
-            digest = b""
-        if wanted is not None and digest != wanted:
-            self._damaged(id)
-            return None
-        self._digests[id] = digest
-        return found
-
-    async def offered(self, id: bytes) -> tuple[Path, int, bool] | None:
-        """(path, bytes, whether its id is random) of a file that is here and is what it should be."""
-        found = await self.read(id)
-        return None if found is None else (*found, self._digests[id] != id)
-
-    def _digest(self, id: bytes) -> bytes | None:
+    def _named(self, id: bytes) -> bytes | None:
         for group in self._ledger.groups:
             state = self._ledger.state(group)
             if state is not None and id in state.pins.blobs:
                 return state.pins.blobs[id].digest
-        return self._digests.get(id)
+        return None
 
     def _damaged(self, id: bytes) -> None:
-        """A file is not what it was: it is had again from others."""
-        if self.has(id):
-            self._around.fact(Fact("kept.damaged", {}, {"blob": id.hex()}))
-            self.files.remove(id)
-        self._digests.pop(id, None)
+        """A file was not what it was: it is had again from others."""
+        self._around.fact(Fact("kept.damaged", {}, {"blob": id.hex()}))
         self._mending.gone(self._now(), id)
         self._carry()
-
-    # --- what logs name -----------------------------------------------------------------------------------------------
 
     def look_later(self) -> None:
         """Logs name something else than before. All names are looked at, so not with each of them."""
@@ -227,57 +191,30 @@ class KeptBlobs:
         coming = self._coming.get(id)
         if coming is not None:
             await asyncio.wait((coming,))
-        if (found := await self.read(id)) is None:
+        if (found := await self.disk.read(id)) is None:
             here, link = self._sources.hold_here(id), self._links.get(source or b"")
             if here is None and (link is None or not await self._fetched(id, link)):
                 await self._sources.fetch(id, source)
                 here = self._sources.hold_here(id)
             if here is not None:
                 try:
-                    await self._copy(id, here)
+                    async with self._moves:
+                        await self.disk.copy(id, here)
                 finally:
                     self._sources.let_go_here(id)
-            found = self.files.open(id)
+            found = self.disk.files.open(id)
         if found is None:
             raise AskFailed(f"the blob {id.hex()[:12]} is gone from the disk")
         self._mending.here(self._now(), id)
-        return KeptBlob(id, found[1], self._digests[id])
+        return KeptBlob(id, found[1], self.disk.digests[id])
 
     async def _fetched(self, id: bytes, link: Link) -> bool:
         """Fetch a blob from an executor, which vouches for it."""
-        place = _Place(self.files)
+        place = _Place(self.disk.files)
         async with self._moves:
             if not await self._sources.lane.fetch(link, id, place) or place.path is None or place.size is None:
                 return False
-            return await self._sealed(id, place.path, place.size, lambda: None)
-
-    async def _copy(self, id: bytes, source: tuple[Path, int] | bytes) -> None:
-        size = len(source) if isinstance(source, bytes) else source[1]
-        async with self._moves:
-            path = self.files.begin(size)
-            await self._sealed(id, path, size, lambda: _copied(source, path))
-
-    async def _sealed(self, id: bytes, path: Path, size: int, write: Callable[[], object], want: bytes = b"") -> bool:
-        """Write, sync and name a file that was begun; False when it is not what it should be. OSError."""
-
-        def work() -> bytes:
-            write()
-            digest = self.files.written(path, size)
-            if not want or digest == want:
-                self.files.named(id, path)
-            return digest
-
-        done = False
-        try:
-            digest = await self._loop.run_in_executor(None, work)
-            done = not want or digest == want
-        finally:
-            if not done:
-                self.files.abandon(path, size)
-        if done:
-            self.files.finish(id, size)
-            self._digests[id] = digest
-        return done
+            return await self.disk.seal(id, place.path, place.size)
 
     async def _ask(self, it: AskVoter) -> None:
         link, answer = self._links.get(it.voter), Answer.FAILED
@@ -316,8 +253,7 @@ class KeptBlobs:
                     case Fetch():
                         self._bring(effect.blob, None)
                     case Remove():
-                        self.files.remove(effect.id)
-                        self._digests.pop(effect.id, None)
+                        self.disk.remove(effect.id)
         self._arm()
         if told:
             self._turn()
@@ -385,19 +321,19 @@ class KeptBlobs:
         return answer
 
     async def _from_others(self, blob: KeptBlob, first: bytes | None) -> Answer:
-        if self._digests.get(blob.id) == blob.digest and self.has(blob.id):
+        if self.disk.digests.get(blob.id) == blob.digest and self.disk.has(blob.id):
             return Answer.KEPT
-        if await self.read(blob.id) is not None:
-            if self._digests[blob.id] == blob.digest:
+        if await self.disk.read(blob.id) is not None:
+            if self.disk.digests[blob.id] == blob.digest:
                 return Answer.KEPT
-            self._damaged(blob.id)
+            self.disk.remove(blob.id)
         for link in self._holders(blob.id, first):
-            place = _Place(self.files, blob.size)
+            place = _Place(self.disk.files, blob.size)
             async with self._moves:
                 came = await self._sources.lane.fetch(link, blob.id, place)
                 if not came or place.path is None:
                     continue
-                if await self._sealed(blob.id, place.path, blob.size, lambda: None, blob.digest):
+                if await self.disk.seal(blob.id, place.path, blob.size, blob.digest):
                     return Answer.KEPT
             self._around.fact(Fact("bulk.failed", {"reason": "content"}, {"peer": link.identity.name}))
         return Answer.FAILED
@@ -414,43 +350,3 @@ class KeptBlobs:
                 self._around.connect(voter)
         nodes = sorted(self._links, key=lambda node: (node != first, node not in voters, node))
         return [link for node in nodes if (link := self._links.get(node)) is not None and link.up]
-
-    async def into(self, id: bytes, place: Any) -> bool:
-        """Copy a file that is here into the store of what tasks use. SystemRefused when that has no room."""
-        found = self.files.open(id)
-        if found is None:
-            return False
-        path = place.begin(found[1])
-        done = False
-        try:
-            with open(path, "r+b") as file:
-                done = await self.read(id, file.write) is not None
-            if done:
-                place.finish(id, path, found[1], segment=self._digests[id] != id)
-        finally:
-            if not done:
-                place.abandon(path, found[1])
-        return done
-
-    def code(self, id: bytes) -> bytes | None:
-        """Code that is here."""
-        found = self.files.open(id)
-        if found is None:
-            return None
-        try:
-            code = found[0].read_bytes()
-        except OSError:
-            code = b""
-        if blake3(code).digest() == id:
-            return code
-        if self._digest(id) == id:
-            self._damaged(id)
-        return None
-
-
-def _copied(source: tuple[Path, int] | bytes, path: Path) -> None:
-    with open(path, "r+b") as file:
-        if isinstance(source, bytes):
-            file.write(source)
-        else:
-            digest_of(*source, file.write)

@@ -251,7 +251,7 @@ class Node:
         )  # fmt: skip
         self._stack.push_async_callback(self.kept.close)
         self.workshop.logged = self.ledger.blob
-        self.workshop.kept, self.workshop.lane.kept = self.kept, self.kept.offered
+        self.workshop.kept, self.workshop.lane.kept = self.kept.disk, self.kept.disk.offered
         self.fabric.ownership.know_blobs(
             self.workshop.needs, self.workshop.content, self.ledger.has_blob, self.workshop.fits, self.workshop.refs_of
         )
@@ -691,7 +691,7 @@ class Node:
         watch("owned.tasks", lambda: float(ownership.unfinished))
         kept = self.kept
         if kept is not None:
-            watch("kept.bytes", lambda: float(kept.files.bytes))
+            watch("kept.bytes", lambda: float(kept.disk.files.bytes))
             watch("kept.missing", lambda: float(kept.report()["missing"]))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "suspended", "stopping"):

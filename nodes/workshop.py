@@ -49,7 +49,7 @@ _REF = re.compile(b"\xc4\x20")
 
 
 class Kept(Protocol):
-    """What is kept beside logs: `nodes.kept_blobs`."""
+    """What is kept beside logs: `nodes.kept_disk`."""
 
     def has(self, id: bytes) -> bool: ...
     def code(self, id: bytes) -> bytes | None: ...

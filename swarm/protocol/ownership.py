@@ -432,20 +432,17 @@ class Ownership:
         if it is not None and isinstance(load, Mapping) and not it.local:
             it.heard(load)
         dispatch = placing.out(number, executor)
-        if dispatch is not None and dispatch.batch.durable is not None:
-            if self._keeping.holds_back(now, dispatch, Outcomes(body, count), body):
-                placing.pump(now)
-                return
-        self._take_outcomes(now, executor, number, count, body)
-
-    def _take_outcomes(self, now: float, executor: bytes, number: int, count: int, body: Bytes) -> None:
-        placing = self._placing
-        dispatch = placing.out(number, executor)
         if dispatch is None:
             self._holdings.emit(Fact("outcome.stale", {}, {"executor": executor.hex(), "dispatch": number}, count))
             return
-        batch = dispatch.batch
         report = Outcomes(body, count)
+        if dispatch.batch.durable is None or not self._keeping.holds_back(now, dispatch, report, body):
+            self._take_outcomes(now, dispatch, report, body)
+        placing.pump(now)
+
+    def _take_outcomes(self, now: float, dispatch: Dispatch, report: Outcomes, body: Bytes) -> None:
+        placing, number, count = self._placing, dispatch.number, report.count
+        batch = dispatch.batch
         columns = batch.columns
         if report.all_ok and columns.accepts(report, number):
             columns.settle(report, number)
@@ -456,7 +453,6 @@ class Ownership:
         else:
             self._attempts.sort_out(now, dispatch, report)
         self._ending.close_if_done(now, batch)
-        placing.pump(now)
 
     def event(self, now: float, executor: bytes, number: int, index: int, name: str, value: Any, body: Bytes) -> None:
         """An executor says something about a task that runs: passed on to the client."""

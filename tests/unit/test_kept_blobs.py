@@ -130,7 +130,7 @@ class Host:
     async def _fetch(self, link: Any, id: bytes, into: Any) -> bool:
         await asyncio.sleep(0)
         other: Host = link.host
-        found = await other.it.offered(id)
+        found = await other.it.disk.offered(id)
         content = found[0].read_bytes() if found is not None else other.store.get(id)
         if content is None:
             return False
@@ -323,11 +323,27 @@ def test_a_new_process_and_a_new_member_have_what_their_log_names(tmp_path: Path
         assert kept is not None and rotten is not None
         rotten[0].write_bytes(b"CONTENT 2")
         elm.name()
-        assert await elm.it.read(blobs[0].id) == kept
-        assert await elm.it.read(blobs[1].id) is None, "nobody is given what is not what it was"
+        assert await elm.it.disk.read(blobs[0].id) == kept
+        assert await elm.it.disk.read(blobs[1].id) is None, "nobody is given what is not what it was"
         assert [fact.name for fact in elm.facts] == ["kept.damaged"]
         await until(lambda: elm.files.open(blobs[1].id) is not None)
         assert rotten[0].read_bytes() == b"content 2"
+
+    run(test, tmp_path)
+
+
+def test_voters_of_an_older_version_are_not_waited_for_by_an_outcome(tmp_path: Path) -> None:
+    async def test(fleet: Fleet) -> None:
+        ash, oak, elm = fleet.hosts.values()
+        blob = ash.put(1)
+        for host in (oak, elm):
+            del host.methods[METHOD]
+        ash.keep(1, blob.id)
+        await until(lambda: ash.refused)
+        assert "older version" in ash.refused[1].hint
+        ash.keep(2, blob.id, source=ASH)
+        await until(lambda: ash.copied)
+        assert ash.copied[2] == ((blob,), 1)
 
     run(test, tmp_path)
 
@@ -394,12 +410,16 @@ def test_it_is_copied_into_the_store_of_tasks_as_it_was_and_code_is_code(tmp_pat
         ash.store |= {digest: content, b"r" * 32: content}
         ash.keep(1, digest, b"r" * 32)
         await until(lambda: ash.copied)
-        assert await ash.it.into(digest, store) and await ash.it.into(b"r" * 32, store)
+        assert await ash.it.disk.into(digest, store) and await ash.it.disk.into(b"r" * 32, store)
         assert store.found == [(digest, content, False), (b"r" * 32, content, True)]
-        assert ash.it.code(digest) == content and ash.it.code(b"r" * 32) is None and ash.it.code(b"x" * 32) is None
-        assert not await ash.it.into(b"x" * 32, store) and store.given_up == 0
+        assert (
+            ash.it.disk.code(digest) == content
+            and ash.it.disk.code(b"r" * 32) is None
+            and ash.it.disk.code(b"x" * 32) is None
+        )
+        assert not await ash.it.disk.into(b"x" * 32, store) and store.given_up == 0
         ash.files.open(digest)[0].write_bytes(content[:-1] + b"?")  # type: ignore[index]
-        assert not await ash.it.into(digest, store) and store.given_up == 1
-        assert not ash.it.has(digest) and ash.it.has(b"r" * 32)
+        assert not await ash.it.disk.into(digest, store) and store.given_up == 1
+        assert not ash.it.disk.has(digest) and ash.it.disk.has(b"r" * 32)
 
     run(test, tmp_path)

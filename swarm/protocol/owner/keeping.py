@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kernels.batch import OutcomeBuilder, Outcomes
+from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.records import KeptBlob
 from swarm.protocol.outbound import Bytes
@@ -56,8 +57,8 @@ class Keeping:
         """By the number of their dispatch."""
         self.refs_of: Callable[[Spec, Outcomes, Bytes], Mapping[int, tuple[bytes, ...]]] = lambda spec, report, body: {}
         """Which rows of outcomes refer to which blobs."""
-        self.take: Callable[[float, bytes, int, int, Bytes], None]
-        """Takes outcomes as they came: (now, executor, number, count, columns)."""
+        self.take: Callable[[float, Dispatch, Outcomes, Bytes], None]
+        """Takes outcomes of what is out."""
 
     @property
     def tickets(self) -> int:
@@ -146,7 +147,11 @@ class Keeping:
         assert durable is not None
         durable.kept.update(blob.id for blob in blobs)
         self._over(it)
-        self.take(now, it.executor, it.dispatch.number, it.count, it.body)
+        if self._placing.out(it.dispatch.number, it.executor) is it.dispatch:
+            self.take(now, it.dispatch, Outcomes(it.body, it.count), it.body)
+        else:
+            facts = {"executor": it.executor.hex(), "dispatch": it.dispatch.number}
+            self._holdings.emit(Fact("outcome.stale", {}, facts, it.count))
 
     def _over(self, it: Report) -> None:
         """It waits no longer: what follows counts its tasks out again."""
