@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from kernels.batch import Outcomes
+from blake3 import blake3
+
+from kernels.batch import Calls, Outcomes
 from swarm.protocol.effects import Fact
-from swarm.protocol.ledger.effects import Committed, Dropped, Refusal
-from swarm.protocol.ledger.records import Forgotten, Submitted, Token
+from swarm.protocol.ledger.effects import Committed, Dropped, Reason, Refusal
+from swarm.protocol.ledger.records import Forgotten, KeptBlob, Submitted, Token
 from swarm.protocol.ledger.state import LedgerState
 from swarm.protocol.messages import Kind
-from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Adopt, AskHeld, Propose
+from swarm.protocol.outbound import Bytes, Tell
+from swarm.protocol.owner.batches import Adopt, AskHeld, Keep, KeepNoMore, Propose
 from swarm.protocol.ownership import Connect, Ownership, OwnershipConfig, ToExecutor
 from swarm.protocol.resources import Capacity
+from swarm.protocol.spec import Spec
+from swarm.protocol.states import Status
 from tests.sim.process import id_of, number_of
 from tests.sim.raft.truth import Broken
 
@@ -41,6 +46,9 @@ class Owner:
         """Executors, and when they last said something."""
         self.groups: dict[bytes, bytes] = {}
         """Batch key -> its group."""
+        self.keeps: dict[int, tuple[float, Keep]] = {}
+        """What is being copied to other disks, by ticket, and until when."""
+        self.it.know_blobs(needs_of, lambda id: None, lambda group, id: False, lambda id: False, refs_of)
 
     @property
     def now(self) -> float:
@@ -93,6 +101,45 @@ class Owner:
     def forget(self, group: bytes, key: bytes) -> None:
         """A client has all it wants."""
         self.member.ledger.propose(self.now, group, Forgotten((key,)))
+
+    # What is too large for a log.
+
+    def _keep(self, it: Keep) -> None:
+        rng = self.member.world.rng
+        self.keeps[it.ticket] = (self.now + 0.02 + rng.random() ** 4 * 2.0, it)
+
+    def next_deadline(self) -> float | None:
+        """When `on_timer` wants to be called, on the node's clock."""
+        times = [at for at, _ in self.keeps.values()]
+        mine = self.it.next_deadline()
+        return min(times if mine is None else [*times, mine], default=None)
+
+    def on_timer(self) -> None:
+        """What was to be copied is, or is nowhere any more."""
+        world = self.member.world
+        for ticket, (at, it) in list(self.keeps.items()):
+            if at > self.now:
+                continue
+            del self.keeps[ticket]
+            drawn = world.rng.random()
+            if it.source is not None and drawn < 0.15 and not world.quiet:
+                self.it.not_kept(self.now, ticket, Refusal(Reason.GONE, "nobody has it"))
+            elif it.source is None and drawn < 0.05 and not world.quiet:
+                self.it.not_kept(self.now, ticket, Refusal(Reason.DISK_FULL, "no room"))
+            else:
+                world.copied |= {(it.group, id) for id in it.ids}
+                self.it.kept(self.now, ticket, tuple(KeptBlob(id, 1 << 20, id) for id in it.ids), 3, 3)
+        self.it.on_timer(self.now)
+
+    def _named(self, group: bytes, key: bytes, ids: Iterable[bytes], what: str) -> None:
+        if (group, key) in self.member.world.history.dropped:
+            return  # its time is over, and so is that of what it refers to
+        state = self.member.ledger.state(group)
+        for id in ids:
+            if (group, id) not in self.member.world.copied:
+                raise Broken(f"not-kept: {what} refers to {id.hex()[:8]}, which nobody keeps")
+            if state is None or id not in state.pins.blobs:
+                raise Broken(f"not-named: {what} refers to {id.hex()[:8]}, and its log does not name it")
 
     # What executors say.
 
@@ -158,6 +205,10 @@ class Owner:
                     self.member.say(number_of(effect.executor), what)
                 case Tell():
                     self._tell(effect)
+                case Keep():
+                    self._keep(effect)
+                case KeepNoMore():
+                    self.keeps.pop(effect.ticket, None)
                 case Connect() | Fact():
                     pass
         return bool(effects)
@@ -178,16 +229,39 @@ class Owner:
         group = self.groups[key]
         if it.kind == Kind.OUTCOMES:
             report = Outcomes(it.parts[0], it.header["n"])
+            for row, ids in refs_of(Spec("call", None, "f"), report, b"").items():
+                self._named(group, key, ids, f"outcome {key.hex()}/{report.index(row)}")
             for row in range(report.count):
                 world.reveal(group, key, report.index(row), bytes(report.payload(row)))
         elif it.kind == Kind.ACCEPTED and world.rng.random() >= world.plan.deaf:
             want = world.wants[key]
+            batch = self.it.batches[key]
+            if batch.finished_at is None and batch.durable is not None and batch.durable.open:
+                self._named(group, key, needs_of(batch.spec, batch.calls), f"the batch {key.hex()}")
             world.history.receipt(group, key, want.record.digest)
             want.receipt = True
         elif it.kind == Kind.REFUSED and it.header["after"] is None and it.header["reason"] not in MAY_BE_FINAL:
             if world._may_be_gone(world.wants[key]):
                 return  # forgotten, and then forged: that one is there now
             raise Broken(f"refused: {key.hex()}: {it.header}")
+
+
+def needs_of(spec: Spec, calls: Calls) -> tuple[bytes, ...]:
+    """Every third batch needs something large."""
+    return (_large(calls.payload(0)),) if calls.count % 3 == 0 else ()
+
+
+def refs_of(spec: Spec, report: Outcomes, body: Bytes) -> dict[int, tuple[bytes, ...]]:
+    """What every fourth task returns is large."""
+    return {
+        row: (_large(report.payload(row)),)
+        for row in range(report.count)
+        if report.status(row) == Status.OK and report.index(row) % 4 == 1
+    }
+
+
+def _large(payload: memoryview) -> bytes:
+    return blake3(payload).digest()
 
 
 MAY_BE_FINAL = frozenset(("disk-full", "too-large"))

@@ -27,12 +27,12 @@ class DurableMember(LedgerMember):
         return Owner(self), Executor(self)
 
     def next_deadline(self) -> float | None:
-        mine, deadline = self.owner.it.next_deadline(), super().next_deadline()
+        mine, deadline = self.owner.next_deadline(), super().next_deadline()
         at = None if mine is None else self.clock.simulated(mine)
         return at if deadline is None or (at is not None and at < deadline) else deadline
 
     def tick(self, now: float) -> None:
-        self.owner.it.on_timer(self.now)
+        self.owner.on_timer()
         super().tick(now)
 
     def turn(self) -> None:
@@ -67,6 +67,8 @@ class DurableWorld(LedgerWorld):
         """Tasks that were sent out without a grant, by epoch -> the token under which."""
         self.begun: dict[tuple[bytes, int], Token] = {}
         """Tasks that may not be repeated and have begun."""
+        self.copied: set[tuple[bytes, bytes]] = set()
+        """(group, blob) of what a majority keeps beside a log."""
         super().__init__(plan, trace)
 
     def run(self) -> None:
