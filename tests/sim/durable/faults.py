@@ -46,6 +46,16 @@ FAULTS = {
         "A new leader leaves lying what nobody has.",
         ("liveness",), 1,
     ),
+    "result-not-kept": Fault(
+        "keeping", "        if not wanted:\n", "        if wanted:\n",
+        "An outcome is taken before what it refers to is kept.",
+        ("not-kept", "not-named"), 0,
+    ),
+    "outcome-before-its-batch": Fault(
+        "recording", "        durable.unwritten = []\n", "",
+        "Outcomes of a batch are proposed while what the batch needs is still being kept.",
+        ("assertion",), 1,
+    ),
 }  # fmt: skip
 
 
