@@ -55,6 +55,8 @@ TAGS_MAX = 16
 WALL_EVERY_S = 10.0
 """How often the ledger hears what the wall clock shows; a clock that is set is noticed so soon."""
 DRAIN_S = 10.0
+LEAVING_S = 1.0
+"""So long before a node hands over for good, its record says that it will."""
 MEMBERS_EVERY_S = 0.1
 ROOMS_EVERY_S = 0.5
 SHORT_FOR_S = 5.0
@@ -454,6 +456,8 @@ class LedgerShell:
         if for_good:
             self._leaving = True
             self._around.load_changed()
+            # Who leads next is to know that by then: it would take this node for one that stays, and give up its successor.
+            await asyncio.sleep(LEAVING_S)
         self._told = True
         self.ledger.drain(self._now(), for_good)
         self._turn()
