@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from nodes.kept_disk import KeptDisk
 from nodes.kept_files import KeptFiles, NoRoom
+from nodes.kept_learners import KeptLearners
 from nodes.lane import Lane
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import SwarmError, UsageError
@@ -21,7 +22,7 @@ from swarm.protocol.ledger.copying import Answer, AskVoter, Copied, Copying, Not
 from swarm.protocol.ledger.effects import Named, Reason, Refusal
 from swarm.protocol.ledger.ledger import Ledger
 from swarm.protocol.ledger.mending import Fetch, Mending, Remove
-from swarm.protocol.ledger.records import KeptBlob, kept_of
+from swarm.protocol.ledger.records import KEPT_MAX, KeptBlob, kept_of
 from swarm.protocol.owner.batches import Keep, KeepNoMore
 from swarm.protocol.ownership import Ownership
 from transport.links import Link
@@ -117,6 +118,7 @@ class KeptBlobs:
         self._timer_at = 0.0
         self._closing = False
         switchboard.serve(METHOD, self._asked)
+        self._learners = KeptLearners(ledger, self._answer, loop, now)
         self.carry_out: dict[type, Callable[[Any], object]] = {
             Keep: self._keep, KeepNoMore: lambda it: self._copying.drop(it.ticket), Named: lambda it: self.look_later(),
         }  # fmt: skip
@@ -127,6 +129,7 @@ class KeptBlobs:
         for timer in (self._timer, self._look):
             if timer is not None:
                 timer.cancel()
+        await self._learners.close()
         running = [*self._tasks, *self._coming.values()]
         for task in running:
             task.cancel()
@@ -217,20 +220,28 @@ class KeptBlobs:
             return await self.disk.seal(id, place.path, place.size)
 
     async def _ask(self, it: AskVoter) -> None:
-        link, answer = self._links.get(it.voter), Answer.FAILED
+        answer = await self._answer(it.voter, it.group, it.blobs)
+        self._copying.answered(self._now(), it.ticket, it.voter, answer)
+        self._carry()
+
+    async def _answer(self, node: bytes, group: bytes, blobs: tuple[KeptBlob, ...]) -> Answer:
+        """Ask a node to keep blobs, and wait for what it says."""
+        link = self._links.get(node)
         if link is None or not link.up:
-            self._around.connect(it.voter)
-        else:
-            args = {"group": it.group, "blobs": it.blobs}
+            self._around.connect(node)
+            return Answer.FAILED
+        for at in range(0, len(blobs), KEPT_MAX):
+            args = {"group": group, "blobs": blobs[at : at + KEPT_MAX]}
             try:
                 value, _ = await self._switchboard.asked(link, METHOD, args, timeout_s=ASK_S)
                 answer = Answer(value.get("answer"))
             except AskFailed as error:
-                answer = Answer.UNABLE if error.facts.get("kind") == "unknown-method" else Answer.FAILED
+                return Answer.UNABLE if error.facts.get("kind") == "unknown-method" else Answer.FAILED
             except (ValueError, AttributeError):
-                pass  # it says something that means nothing here
-        self._copying.answered(self._now(), it.ticket, it.voter, answer)
-        self._carry()
+                return Answer.FAILED  # it says something that means nothing here
+            if answer is not Answer.KEPT:
+                return answer
+        return Answer.KEPT
 
     def _carry(self) -> None:
         """Carry out what the two want."""

@@ -13,7 +13,7 @@ import pytest
 from swarm.client.sync import Fleet
 from swarm.errors import TaskRefused
 from tests.e2e.fleets import Nodes
-from tests.e2e.test_durable_nodes import NAMES, formed, group_of, until
+from tests.e2e.test_durable_nodes import NAMES, formed, group_of, groups, until
 
 MIB = 1 << 20
 
@@ -129,6 +129,26 @@ def test_members_that_come_later_fetch_what_their_log_names(nodes: Nodes) -> Non
     until(lambda: all(kept(nodes, name)["bytes"] == 3_000_000 for name in NAMES))
     nodes.kill("ash")
     with nodes.connect("elm") as fleet:
+        assert value(fleet, text) == bytes(3_000_000)
+
+
+def test_who_takes_the_place_of_a_member_has_its_files_before_it_votes(nodes: Nodes) -> None:
+    names = (*NAMES, "fir")
+    start(nodes, *names)
+    for name in names:
+        until(lambda name=name: len(group_of(nodes, name, name).get("voters", ())) == 3)
+    voters, home = (group_of(nodes, "ash", "ash")[key] for key in ("voters", "home"))
+    successor = next(name for name in names if name not in voters)
+    with nodes.connect("ash") as fleet:
+        future = fleet.submit(bytes, 3_000_000, durability="fleet", labels=["ash"])
+        assert future.result(timeout=60) == bytes(3_000_000)
+        text = future.id
+    done = nodes.cli("fleet", "remove", "ash", timeout_s=180)
+    assert done.returncode == 0, done.stderr
+    until(lambda: any(one["home"] == home and successor in one["voters"] for one in groups(nodes, successor)))
+    assert [path.stat().st_size for path in files(nodes, successor)] == [3_000_000]
+    nodes.stop("ash")
+    with nodes.connect(successor) as fleet:
         assert value(fleet, text) == bytes(3_000_000)
 
 

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from nodes.kept_blobs import METHOD, MOVES_MAX, KeptBlobs
 from nodes.kept_files import KeptFiles, NoRoom, digest_of
+from nodes.kept_learners import PROVIDE_S, PROVIDED_S
 from nodes.queries import AskFailed
 from swarm.errors import SwarmError
 from swarm.protocol.effects import Fact
@@ -87,6 +88,7 @@ class Host:
         self.refused: dict[int, Refusal] = {}
         self.methods: dict[str, Callable[..., Awaitable[Any]]] = {}
         self.lies: dict[bytes, bytes] = {}
+        self.provided: Callable[[bytes, bytes], bool]
         self.directory = fleet.directory / id.decode()
         self.begin(bytes_max)
 
@@ -95,7 +97,7 @@ class Host:
         state, fleet = SimpleNamespace(pins=self.pins), self.fleet
         ledger = SimpleNamespace(
             groups=[GROUP], voters=lambda group: fleet.voters if group == GROUP else (), state=lambda group: state,
-            hosts=lambda ids: len(set(ids)),
+            hosts=lambda ids: len(set(ids)), wait_for=lambda provided: setattr(self, "provided", provided),
         )  # fmt: skip
         self.files = KeptFiles(self.directory, bytes_max)
         switchboard = SimpleNamespace(serve=self.methods.__setitem__, asked=self._asked)
@@ -344,6 +346,28 @@ def test_voters_of_an_older_version_are_not_waited_for_by_an_outcome(tmp_path: P
         ash.keep(2, blob.id, source=ASH)
         await until(lambda: ash.copied)
         assert ash.copied[2] == ((blob,), 1)
+
+    run(test, tmp_path)
+
+
+def test_a_learner_votes_when_it_has_what_lies_beside_the_log_or_was_waited_for(tmp_path: Path) -> None:
+    async def test(fleet: Fleet) -> None:
+        ash, oak, elm = fleet.hosts.values()
+        assert ash.provided(GROUP, ELM), "there is nothing to have"
+        blobs = [ash.put(number) for number in (1, 2)]
+        ash.name(*blobs)
+        ash.keep(1, *(blob.id for blob in blobs))
+        await until(lambda: ash.copied)
+        assert not ash.provided(GROUP, ELM)
+        await until(lambda: ash.provided(GROUP, ELM))
+        assert len(elm.files.ids) == 2
+        fleet.now += 10 * PROVIDED_S
+        fleet.down.add(ELM)
+        since = fleet.now
+        while not ash.provided(GROUP, ELM):
+            fleet.now += 10.0
+            await asyncio.sleep(0.01)
+        assert PROVIDE_S < fleet.now - since < PROVIDE_S + 20.0, "it is not waited for any longer"
 
     run(test, tmp_path)
 

@@ -6,7 +6,7 @@ out what `take` returns at the end of each turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger import homes
@@ -173,6 +173,11 @@ class Ledger:
         """Who votes in a log, as far as this node knows."""
         raft = self._raft.group(group)
         return () if raft is None else raft.members.voters
+
+    def wait_for(self, provided: Callable[[bytes, bytes], bool]) -> None:
+        """A learner votes when it has caught up, and ``provided(group, id)`` says that it has what lies beside the log, too; asked
+        every now and then until it does."""
+        self._steward.provided = provided
 
     def hosts(self, ids: Iterable[bytes]) -> int:
         """On how many machines these nodes are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.config import VOTERS, LedgerConfig
@@ -32,6 +32,8 @@ class Steward:
         self.nodes: dict[bytes, Node] = {me: Node(host, Presence.ALIVE, now)}
         self.at = now
         """When to look again."""
+        self.provided: Callable[[bytes, bytes], bool] = lambda group, id: True
+        """Whether a learner has what lies beside a log, or is waited for no longer."""
         self._draining = False
         self._for_good = False
         self._drained: tuple[bytes, ...] | None = None
@@ -142,7 +144,7 @@ class Steward:
                 now,
                 self._config,
                 raft.absent,
-                raft.caught_up,
+                lambda id: raft.caught_up(id) and self.provided(group.name, id),
                 group.removed_at,
             )
         )
