@@ -15,6 +15,7 @@ from tests.e2e.fleets import Nodes, until
 
 NAMES = ("ash", "oak", "elm")
 DENIED = 77
+COPIES: list[Nodes] = []
 
 
 @pytest.fixture
@@ -25,8 +26,12 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     for name in NAMES:
         until(lambda name=name: len(own_group(made, name).get("voters", ())) == 3, 60, made.log(name))
     yield made
-    for name in list(made.processes):
-        made.processes[name].send_signal(signal.SIGCONT)
+    for copy in COPIES:
+        for name in list(copy.processes):
+            copy.kill(name)  # ended by itself, unless a test failed
+    COPIES.clear()
+    for process in made.processes.values():
+        process.send_signal(signal.SIGCONT)
     made.stop_all()
 
 
@@ -43,6 +48,7 @@ def copy_of(nodes: Nodes, name: str, root: Path) -> Nodes:
         if other != name:
             shutil.rmtree(root / "data" / "nodes" / other)
     copy = Nodes(root, settings={"SWARM_HTTP_ENABLED": "false"})
+    COPIES.append(copy)
     # On one machine there is no multicast to find the others by.
     port = (nodes.root / "data" / "nodes" / "elm" / "port").read_text()
     copy.start(name, "--workers", "1", "--ledger-zone", f"zone-{name}", "--seed", f"127.0.0.1:{port}")
