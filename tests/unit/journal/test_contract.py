@@ -84,7 +84,7 @@ def test_what_was_overwritten_does_not_come_back(place: Place) -> None:
     write(3, b"c", snapshot=Snapshot(2, 1, Members(), b"anew"), reset=True)
     journal.close()
     found = recovered(place)
-    assert (found.snapshot.index, [entry.data for entry in found.entries]) == (2, [b"c"])
+    assert (found.snapshot.index, [entry.data for entry in found.entries]) == (2, [b"c"]) and not found.damaged
 
 
 def test_writes_of_one_commit_stand_in_their_order(place: Place) -> None:
@@ -92,11 +92,12 @@ def test_writes_of_one_commit_stand_in_their_order(place: Place) -> None:
     journal.commit([
         entries(1, 3), Write(b"h", Vote(1, None), None, False, False, 1, [Entry(1, 1, b"h")]), entries(4, 2), entries(6, 1),
         Write(GROUP, None, None, False, False, 5, [Entry(2, 1, b"over")]), entries(6, 2),
+        Write(GROUP, Vote(2, None), None, False, False, 8, [Entry(2, 1, b"gone at once")]),
         Write(GROUP, Vote(3, None), Snapshot(2, 1, Members(), b"s"), False, False, 8, [Entry(3, 1, b"last")]),
     ])  # fmt: skip
     journal.close()
     found = recovered(place)
-    assert found.vote == Vote(3, None) and found.snapshot.index == 2
+    assert found.vote == Vote(3, None) and found.snapshot.index == 2 and not found.damaged
     assert [entry.data[:8] for entry in found.entries] == [
         b"00000003", b"00000004", b"over", b"00000006", b"00000007", b"last"
     ]  # fmt: skip
