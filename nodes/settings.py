@@ -104,7 +104,6 @@ class NodeSection:
         "words",
         (),
         "resources, beside cpu, that a stopped process does not use: a suspended task gives them up",
-        short_flag="--releasable",
     )
     spare_workers: int = _setting(
         "whole",

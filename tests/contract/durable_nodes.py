@@ -6,12 +6,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from conftest import Peer, World, until
 
 from kernels.batch import CallBuilder, OutcomeBuilder
 from nodes.fabric import Fabric, boottime_s
+from nodes.kept_blobs import KeptBlobs
+from nodes.kept_files import KeptFiles
 from nodes.ledger import LedgerShell, open_journal
 from nodes.pool import PoolConfig
 from nodes.settings import LedgerSection
@@ -51,7 +54,13 @@ class DurableNode:
             journal, self.id, name, self.boot, name.encode().ljust(8), self.fabric.ownership, self.fabric.node_links, self,
             loop, boottime_s, self.fabric.turn, lambda batches: None,
         )  # fmt: skip
-        self.fabric.keep_ledger(self.ledger)
+        # No task here has anything that is too large for a log, so nobody is asked for it.
+        self.kept = KeptBlobs(
+            KeptFiles(directory / name / "kept", 0), self.id, self.ledger.ledger, self.fabric.ownership,
+            cast(Any, SimpleNamespace()), cast(Any, SimpleNamespace(serve=lambda method, answer: None)),
+            self.fabric.node_links, self, loop, boottime_s, self.fabric.turn,
+        )  # fmt: skip
+        self.fabric.keep_ledger(self.ledger, self.kept)
         peer.links.switch.handler = self
 
     # What links tell.
@@ -96,6 +105,7 @@ class DurableNode:
 
     async def close(self) -> None:
         self.fabric.close()
+        await self.kept.close()
         await self.ledger.close()
 
 
