@@ -134,6 +134,8 @@ class Durable:
     retention_s: float
     again: bool = False
     """Whether a task of it was out and came back: further attempts are granted in the log first."""
+    begun: bool = False
+    """Whether something of it was handed out without a grant, in this epoch."""
     copies: int = 0
     """Disks that have it; 0 until it is committed."""
     hosts: int = 0

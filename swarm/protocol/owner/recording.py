@@ -194,6 +194,7 @@ class Recording:
         assert durable is not None
         dispatch.token = Token(durable.leads, dispatch.number)
         if durable.epoch == durable.leads and not durable.again and batch.spec.rerun:
+            durable.begun = True
             self._holdings.emit(handed(dispatch))
             return
         dispatch.sent = False
@@ -365,6 +366,9 @@ class Recording:
     def withdraw(self, batch: Batch, recall: bool = True) -> None:
         """This owner has nothing to do with a batch any more. What is out is given back, unless a leader may adopt it."""
         self.withdrawn(batch)
+        if batch.durable is not None and batch.durable.begun:
+            # What was handed out may be back already, while its outcome waits: it was out all the same.
+            self._begun.setdefault(batch.durable.group, set()).add(batch.key)
         for dispatch in self._placing.give_up(batch):
             if recall and dispatch.sent:
                 assert batch.durable is not None
