@@ -13,7 +13,7 @@ SEED ?= 1
 # Files of tests under way at once: most of them wait for processes of their own longer than they compute.
 JOBS ?= 3
 
-.PHONY: help build run test lan sim chaos stops soak bench bench-nano lint types docs wheel free-threaded clean check-tools
+.PHONY: help build run test lan sim chaos stops soak soak-overload bench bench-nano lint types docs wheel free-threaded clean check-tools
 
 help:
 	@echo "make run    build, start a fleet of three nodes here, audit the standard library with it, kill one node"
@@ -22,6 +22,7 @@ help:
 	@echo "make chaos  five real nodes under faults for MINUTES=$(MINUTES), drawn by SEED=$(SEED): nothing acknowledged may be lost (root)"
 	@echo "make stops  stop a node N=$(N) times, at random moments and with work under way: nothing may be left"
 	@echo "make soak   populations of nano-agents live and die, EVENTS=$(EVENTS) of each kind: nothing may stay behind (an hour or two)"
+	@echo "make soak-overload  ten times too much work for MINUTES=$(MINUTES): memory of every process, refusals, urgent tasks"
 	@echo "make bench  figures, beside peers            make docs   write the generated reference pages"
 	@echo "make bench-nano  the same of nano-agents; peers are installed into .venv-bench (ONLY=\"ticks saving\" for some of it)"
 	@echo "make build  only build                       make wheel  a wheel in dist/"
@@ -72,6 +73,9 @@ stops: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	@$(PY) -m tests.soak --events $(EVENTS)
+
+soak-overload: $(VENV)/.dev
+	@$(PY) -m benchmarks.overload --minutes $(MINUTES)
 
 bench: $(VENV)/.dev
 	@$(PY) -m benchmarks

@@ -387,8 +387,11 @@ cdef class RunQueue:
             self.runs -= 1
         return taken
 
-    def push(self, uint64_t key, int klass, int nice, int64_t now_ns, Py_ssize_t count):
+    def push(self, uint64_t key, int klass, int nice, int64_t now_ns, Py_ssize_t count, start_ns=None):
         """Queue a run of `count` tasks under a key of its own, waiting since now_ns (an earlier one keeps its age).
+
+        In its class its place is by `start_ns` (ns of any clock of the caller's: the same one for all), by now_ns if that is
+        not given.
 
         klass is 0 LOW to 3 CRITICAL, nice -20 to 19. ValueError for others, for an empty run and for a key that waits
         already.
@@ -420,7 +423,7 @@ cdef class RunQueue:
         run.key = key
         run.order = self.pushed
         run.since = now_ns
-        run.rank = later(now_ns, nice * self.step)
+        run.rank = later(now_ns if start_ns is None else <int64_t> start_ns, nice * self.step)
         run.rises = later(now_ns, self.ageing)
         run.count = count
         run.nice = <int8_t> nice
@@ -435,7 +438,7 @@ cdef class RunQueue:
             self.next_rise = run.rises
         if self.occupied[klass] >> (nice - NICE_MIN) & 1:
             last = &self.table[self.lists[klass][nice - NICE_MIN].last]
-            if last.since > now_ns:
+            if last.since > now_ns or last.rank > run.rank:
                 self.insert(klass, at)
                 if klass < HIGH:
                     self.insert(RISING, at)

@@ -129,6 +129,33 @@ cdef class TaskColumns:
             self.frontier = stop
         return start, stop - start
 
+    def pass_on(self, Py_ssize_t index, uint64_t token, uint64_t to):
+        """Hand out a task that is DISPATCHED under this token once more, under another one; False when it is not."""
+        if not self.holds(index, token):
+            return False
+        self.tokens[index] = to
+        self.tries[index] += 1
+        return True
+
+    def take_at(self, Py_ssize_t index, uint64_t token):
+        """Hand out this very task, if it is READY: DISPATCHED under the token. Whether it was."""
+        cdef Py_ssize_t i
+        self.within(index)
+        if self.states[index] != S_READY:
+            return False
+        if index >= self.frontier:
+            # what lies before it was not handed out yet, and is found by the search for what came back
+            for i in range(self.frontier, index + 1):
+                if self.states[i] == S_READY:
+                    if self.returned == 0:
+                        self.low = i
+                    self.returned += 1
+            self.frontier = index + 1
+        self.change(index, S_DISPATCHED)
+        self.tokens[index] = token
+        self.tries[index] += 1
+        return True
+
     def settle(self, Outcomes outcomes not None, uint64_t token, Py_ssize_t first=0):
         """DONE for each row that is DISPATCHED under this token and has a final status; returns how many.
 

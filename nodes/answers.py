@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import swarm
 from nodes import releases
-from nodes.batch_answers import BatchAnswers
+from nodes.batch_answers import BatchAnswers, urgency_in
 from nodes.batch_views import BatchViews
 from nodes.direct import Record
 from nodes.fabric import boottime_s
+from nodes.moves import Moves
+from nodes.plans import Plans
 from nodes.queries import AskFailed
 from swarm.errors import NotFound, SwarmError, UsageError
 from swarm.protocol import ids
@@ -40,6 +42,8 @@ class Answers:
         self._node = node
         BatchAnswers(node)
         BatchViews(node)
+        Moves(node)
+        Plans(node)
         serve = node.switchboard.serve
         serve("status", self._status)
         serve("members", lambda link, args, body: {"members": self._members()})
@@ -49,6 +53,7 @@ class Answers:
         serve("explain", lambda link, args, body: self._about("explain", args))
         serve("logs", lambda link, args, body: self._about("logs", args))
         serve("cancel", lambda link, args, body: self._about("cancel", args))
+        serve("nice", lambda link, args, body: self._about("nice", args))
         serve("result", lambda link, args, body: self._about("result", args))
         serve("dispatches", self._dispatches)
         serve("held", self._held_of)
@@ -84,8 +89,19 @@ class Answers:
                 "lan": node.listens_on_lan,
                 "http": None if node.http_address is None else f"http://{node.http_address[0]}:{node.http_address[1]}",
                 "draining": node.draining,
+                "withheld": list(node.offer.why),
+                "low_work": node.fabric.pool.niceness.told,
+                "lowers": bool(node.fabric.pool.niceness.way),
             },
             "tasks": {name: count for name, count in tasks.items() if count},
+            "classes": {
+                Priority(priority).name.lower(): {
+                    "waiting": waits + ownership.waiting_of(priority),
+                    "running": runs,
+                    "suspended": stands,
+                }
+                for priority, (waits, runs, stands) in enumerate(execution.classes())
+            },
             "unfinished": ownership.unfinished,
             "releases": self._mixed(),
             "blob_bytes": node.workshop.store.bytes,
@@ -121,6 +137,7 @@ class Answers:
         free = info.get("f")
         alive = _there(member)
         labels = info.get("l")
+        executor = self._node.fabric.ownership.executors.get(member.id)
         shown = {
             "name": member.name,
             "id": id_text(member.id),
@@ -128,8 +145,12 @@ class Answers:
             "role": "node",
             "version": releases.text_of(info.get("n")),
             "slots": slots if alive else 0,
-            "busy": max(0.0, float(slots) - float(free)) if alive and isinstance(free, int | float) else 0,
+            "busy": max(0.0, float(slots) - _number(info.get("o")) - float(free))
+            if alive and isinstance(free, int | float)
+            else 0,
             "queued": info.get("w", 0) if alive else 0,
+            "withheld": info.get("o", 0) if alive else 0,
+            "speed": round(executor.pace.speed, 2) if executor is not None else 1.0,
             "labels": [label for label in labels if ":" not in str(label)] if isinstance(labels, list | tuple) else [],
             "address": f"{member.address[0]}:{member.address[1]}",
         }
@@ -261,6 +282,10 @@ class Answers:
             self._node.fabric.ownership.cancel(boottime_s(), batch.key, [(index, index + 1)])
             self._node.fabric.turn()
             return before if before["state"] in _ENDED else self._task(batch, index) | {"state": "cancelled"}
+        if method == "nice":
+            self._node.fabric.ownership.reprioritize(boottime_s(), batch.key, [(index, index + 1)], *urgency_in(args))
+            self._node.fabric.turn()
+            return self._task(batch, index)
         if method == "result":
             outcome = batch.outcome(index)
             shown = self._task(batch, index)
@@ -273,6 +298,8 @@ class Answers:
             return {"lines": self._node.direct.explain(task, record)}
         if method == "logs":
             return _log_answer(*self._node.fabric.logs.get(task), int(args.get("offset", 0)))
+        if method == "nice":
+            raise NotFound(f"{ids.text(task)[:8]} went straight to a worker, and has ended or is about to")
         if method == "result":
             raise NotFound(
                 f"the outcome of {ids.text(task)[:8]} went straight to the client that called it",
@@ -296,12 +323,13 @@ class Answers:
         now = boottime_s()
         task = ids.task_id(batch.key, index)
         events = [event for event in batch.trace if event[2] <= index < event[3]]
-        placed = next((event for event in reversed(events) if event[1] == "placed"), None)
+        placed = next((event for event in reversed(events) if event[1] in _PLACED), None)
         state = ("waiting", "placed", "done", "held")[batch.columns.state(index)]
         shown: dict[str, Any] = {
             "id": ids.text(task),
             "name": batch.spec.name,
-            "priority": Priority(batch.spec.priority).name.lower(),
+            "priority": Priority(batch.urgency(index)[0]).name.lower(),
+            "nice": batch.urgency(index)[1],
             "state": state,
             "node": placed[4] if placed else "",
             "attempts": batch.columns.attempts(index),
@@ -312,7 +340,7 @@ class Answers:
             if running is None:
                 running = {(key, row): at for key, row, _, at in self._node.fabric.execution.running_tasks()}
             at = running.get((batch.key, index))
-            stood = next((event[1] for event in reversed(events) if event[1] in ("suspended", "resumed", "placed")), "")
+            stood = next((event[1] for event in reversed(events) if event[1] in ("suspended", "resumed", *_PLACED)), "")
             if stood == "suspended":
                 shown["state"] = "suspended"
             elif at is not None:
@@ -354,7 +382,7 @@ class Answers:
         task = ids.task_id(batch.key, index)
         chunks, dropped = self._node.fabric.logs.get(task)
         placed = next(
-            (event[4] for event in reversed(batch.trace) if event[1] == "placed" and event[2] <= index < event[3]), ""
+            (event[4] for event in reversed(batch.trace) if event[1] in _PLACED and event[2] <= index < event[3]), ""
         )
         if not chunks and placed and placed != self._node.name:
             return self._logs_elsewhere(task, placed, offset)
@@ -373,8 +401,7 @@ class Answers:
         return _log_answer(chunks, dropped, int(args.get("offset", 0)))
 
     def _dispatches(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        held = self._node.fabric.execution.held(link.identity.id)
-        return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}
+        return self._node.fabric.held_by(link.identity.id, args)
 
     def _held_of(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """What is here of batches whose log the asking node leads now."""
@@ -408,7 +435,8 @@ class Answers:
         node.neighbourhood.load_changed()
         if node.ledger is not None:
             left = await node.ledger.drain(for_good, timeout_s)
-        while not node.fabric.execution.idle and time.monotonic() - began < timeout_s:
+        fabric = node.fabric
+        while (fabric.execution.running or not fabric.rests) and time.monotonic() - began < timeout_s:
             await asyncio.sleep(0.05)
         return {
             "node": node.name, "id": node.credentials.identity.text, "running": node.fabric.execution.running, "handed_over": left is not None,
@@ -459,6 +487,7 @@ class Answers:
 
 
 _ENDED = frozenset(status.name.lower() for status in Status if status < 16)
+_PLACED = ("placed", "stolen")
 _RECORDING = "recording"
 """The state of a durable task whose outcome is on its way into the log: nobody is told what it is before it is there."""
 
@@ -488,6 +517,10 @@ def _log_answer(chunks: list[tuple[str, bytes]], dropped: int, offset: int) -> d
             found.append([stream, data[max(0, offset - at) :]])
         at += len(data)
     return {"chunks": found, "offset": at, "dropped": dropped}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _limit(args: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from swarm.errors import NoQuorum, NotFound, UsageError
 from swarm.protocol import ids
 from swarm.protocol.ledger.records import Durability
 from swarm.protocol.owner.batches import Batch
-from swarm.protocol.states import Status
+from swarm.protocol.states import Priority, Status
 from swarm.tasks import DURABILITIES
 from transport.links import Link
 
@@ -52,7 +52,7 @@ class BatchAnswers:
         self._node = node
         serve = node.switchboard.serve
         serve("batches", self._batches)
-        for method in ("batch", "batch.outcomes", "batch.cancel"):
+        for method in ("batch", "batch.outcomes", "batch.cancel", "batch.nice"):
             serve(method, self._method(method))
 
     def _method(self, method: str) -> Method:
@@ -108,6 +108,8 @@ class BatchAnswers:
             "copies": 0 if durable is None else durable.copies,
             "hosts": 0 if durable is None else durable.hosts,
             "chunked": batch.spec.chunked,
+            "priority": Priority(batch.own[0]).name.lower(),
+            "nice": batch.own[1],
         }
         if durable is not None:
             shown["epoch"] = durable.leads
@@ -200,6 +202,11 @@ class BatchAnswers:
             wanted = None if index is None else [(int(index), int(index) + 1)]
             self._node.fabric.ownership.cancel(boottime_s(), batch.key, wanted)
             self._node.fabric.turn()
+        elif method == "batch.nice":
+            index = args.get("index")
+            wanted = None if index is None else [(int(index), int(index) + 1)]
+            self._node.fabric.ownership.reprioritize(boottime_s(), batch.key, wanted, *urgency_in(args))
+            self._node.fabric.turn()
         elif batch.durable is not None and not _has_news(method, batch, args):
             # What has ended has ended, but that it has not may be old: another may lead the log by now, and know better.
             confirmed = await self._leads_still(batch.durable.group)
@@ -249,6 +256,18 @@ class BatchAnswers:
             return await self._node.switchboard.asked(link, method, args, timeout_s=timeout_s)
         except AskFailed:
             return None, b""
+
+
+def urgency_in(args: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(class, nice) that somebody asks for; None of what is to stay as it is. UsageError for what there is not."""
+    priority, nice = args.get("priority"), args.get("nice")
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= Priority.CRITICAL):
+        raise UsageError(f"there is no priority {priority!r}", hint="there are LOW, STANDARD, HIGH and CRITICAL")
+    if nice is not None and (type(nice) is not int or not -20 <= nice <= 19):
+        raise UsageError(f"there is no nice {nice!r}", hint="it is a whole number from -20 to 19")
+    if priority is None and nice is None:
+        raise UsageError("neither a priority nor a nice is given")
+    return priority, nice
 
 
 def _has_news(method: str, batch: Batch, args: Mapping[str, Any]) -> bool:

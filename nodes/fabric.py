@@ -19,6 +19,7 @@ from nodes.arriving import Arriving
 from nodes.door import Doorway
 from nodes.pool import Pool, PoolConfig
 from nodes.relay import ANSWERS, Relay
+from nodes.standing import Standing
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
@@ -33,30 +34,32 @@ from swarm.protocol.executor.effects import (
     StopWorker,
     SuspendWorker,
 )
+from swarm.protocol.executor.leases import OWNER_LEASE_S
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Adopt, AskHeld
+from swarm.protocol.owner.batches import Adopt, AskHeld, Dispatch
 from swarm.protocol.owner.leading import Held
-from swarm.protocol.ownership import Connect, Ownership, ToExecutor
+from swarm.protocol.ownership import Connect, MoveOver, Ownership, ToExecutor
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec, SpecError, parse_spec
+from swarm.protocol.states import Priority
 from transport.links import Link, LinkClosed, LinkOverflow
 
 if TYPE_CHECKING:
     from nodes.kept_blobs import KeptBlobs
     from nodes.ledger import LedgerShell
+    from nodes.stealing import Stealing
 
 LINK_GRACE_S = 3.0
 """How long a link to an executor may be down before its tasks are taken to be lost."""
-OWNER_LEASE_S = 10.0
-"""How long this node goes on with the tasks of an owner to which there is no link."""
 UNDELIVERED_COUNT_MAX = 4096
 LOAD_EVERY_S = 0.02
 SUM_EVERY_S = 0.25
 """How often what happens with every slice is counted."""
 RANGES_MAX = 65536
 CLIENT_KEY_BYTES_MAX = 64
+USER_CHARACTERS_MAX = 256
 RETENTION_S_MAX = 10 * 365 * 86400.0
 INPUTS = {"in": 1 << 63, "heard": 1 << 63, "again": 1 << 63, "signal": 1 << 31, "ack": 1 << 31}
 """What may be given to a task that runs, with the bound of its number: input at an offset, the offset up to which output
@@ -92,6 +95,20 @@ class Grants(Protocol):
     def client_gone(self, client: bytes) -> None: ...
 
 
+class States(Protocol):
+    """Who sees to the large states of tasks that are moved (`nodes.saved_states.SavedStates`)."""
+
+    def wrote(self, outcomes: Outcomes) -> None: ...
+    def holds_back(
+        self, executor: bytes, dispatch: Dispatch, count: int, body: memoryview, take: Callable[[memoryview], None]
+    ) -> bool: ...
+    def with_coming(
+        self, executor: bytes, held: dict[int, list[tuple[int, int]]]
+    ) -> dict[int, list[tuple[int, int]]]: ...
+    @property
+    def unfetched(self) -> bool: ...
+
+
 class Surroundings(Protocol):
     """What the fabric needs of the rest of the node."""
 
@@ -121,6 +138,8 @@ def client_key(link: Link) -> bytes:
 class Fabric:
     """Owner and executor of one node, with their links and workers."""
 
+    states: States | None = None
+
     def __init__(
         self,
         me: bytes,
@@ -143,6 +162,9 @@ class Fabric:
         self.queries: Queries | None = None
         self.direct: Grants | None = None
         self.ledger: LedgerShell | None = None
+        self.stealing: Stealing | None = None
+        self.move_over: Callable[[MoveOver], None] = lambda it: None
+        """Told what came of moves that were asked for."""
         self._around = surroundings
         self._loop = loop
         self._carry_out: dict[type, Callable[[Any], object]] = {
@@ -160,6 +182,7 @@ class Fabric:
             Connect: lambda it: self._around.connect(it.node),
             AskHeld: self._ask_held,
             Adopt: self._adopt,
+            MoveOver: lambda it: self.move_over(it),
         }
         self._now = now
         self._wall = wall or time.time
@@ -172,6 +195,9 @@ class Fabric:
         self._clients: dict[bytes, Link] = {}
         self._arriving = Arriving()
         self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self.where)
+        self.standing = Standing(
+            me, execution, lambda: self.pool, self._nodes, self.ask, self._turn, loop, now,
+        )  # fmt: skip
         self._boots: dict[bytes, bytes] = {}
         self._undelivered: dict[bytes, OrderedDict[int, Tell]] = {}
         self._grace: dict[bytes, asyncio.TimerHandle] = {}
@@ -183,8 +209,9 @@ class Fabric:
         self._load_timer: asyncio.TimerHandle | None = None
         self._sum_timer: asyncio.TimerHandle | None = None
         self._finished: dict[str, float] = {}
+        self._who_waits: dict[bytes, int] = {}
         self.run_times = Histogram()
-        self.wait_times = Histogram()
+        self.wait_times = {priority.name.lower(): Histogram() for priority in Priority}
         self.closed = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -204,12 +231,20 @@ class Fabric:
     @property
     def quiet(self) -> bool:
         """Nothing runs here, and no client waits for anything from here."""
-        return self.execution.idle and not self.ownership.unfinished
+        return self.rests and not self.ownership.unfinished
+
+    @property
+    def rests(self) -> bool:
+        """Nothing runs here, and nobody has to fetch from here what ran here."""
+        return self.execution.idle and not (self.states is not None and self.states.unfetched)
 
     def close(self) -> None:
         """End the workers and every timer."""
         self.closed = True
         self.door.close()
+        if self.stealing is not None:
+            self.stealing.close()
+        self.standing.close()
         for handle in (self._timer, self._load_timer, self._sum_timer, *self._grace.values(), *self._leases.values()):
             if handle is not None:
                 handle.cancel()
@@ -311,6 +346,7 @@ class Fabric:
             self._grace[peer] = self._loop.call_later(LINK_GRACE_S, self._grace_over, peer)
             self._around.connect(peer)
         self._leases[peer] = self._loop.call_later(OWNER_LEASE_S, self._lease_over, peer)
+        self.execution.leases.away(now, peer)
 
     def link_writable(self, link: Link) -> None:
         """The peer consumes again."""
@@ -336,7 +372,9 @@ class Fabric:
         if is_node and kind in ANSWERS and "o" in header:
             self.relay.answer(kind, header, body)
         elif kind == Kind.OUTCOMES and is_node:
-            self.ownership.outcomes(now, peer, field(header, "d", int), field(header, "n", int), body, header.get("l"))
+            self._outcomes(
+                peer, field(header, "d", int), field(header, "n", int), body, header.get("l"), header.get("s")
+            )
         elif kind == Kind.SUBMIT:
             if not is_node and "D" in header and self.relay.submit(link, peer, field(header, "b", bytes), header, body):
                 return
@@ -348,7 +386,8 @@ class Fabric:
             submit = partial(
                 self.ownership.submit, now, self._wall(), peer, author, granted, key, raw,
                 field(header, "n", int), body, attempts=header.get("w", 0) or 0, deps=deps,
-                ended=_ranges(header.get("k")), durability=level, retention_s=_retention_s(header.get("R")),
+                ended=_ranges(header.get("k")), durability=level, soft=header.get("F") is True,
+                retention_s=_retention_s(header.get("R")),
             )  # fmt: skip
             if level and granted and self.requests is not None:
                 # What it is made of is written into the log with it.
@@ -364,7 +403,8 @@ class Fabric:
             self.execution.dispatch(
                 now, peer, dispatch=number, batch=field(header, "b", bytes), spec=spec, raw=raw,
                 granted=header.get("g") is True, calls=calls, first=field(header, "a", int),
-                attempts=field(header, "w", int), extra=extra,
+                attempts=field(header, "w", int), extra=extra, urgency=_urgency(header.get("y")),
+                user=str(header.get("u") or "")[:USER_CHARACTERS_MAX],
             )  # fmt: skip
             if self.requests is not None:
                 self.requests.queued(peer, number, spec, calls, extra)
@@ -389,7 +429,16 @@ class Fabric:
             elif batch is None and not is_node:
                 self.relay.pass_on(peer, kind, header["b"], header, body)
         elif kind == Kind.RECALL and is_node:
-            self.execution.recall(now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True)
+            save = header.get("c")
+            self.execution.recall(
+                now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True,
+                save if isinstance(save, bool) else None,
+            )  # fmt: skip
+        elif kind == Kind.REPRIORITIZE and is_node:
+            urgency = _urgency([header.get("p"), header.get("n")])
+            assert urgency is not None
+            self.execution.reprioritize(now, peer, field(header, "d", int), _ranges(header.get("r")), *urgency)
+            self._tell_who_waits()
         elif kind == Kind.GRANT_START:
             batch = self.ownership.batches.get(field(header, "b", bytes))
             if batch is not None and batch.client == peer:
@@ -432,6 +481,37 @@ class Fabric:
         else:
             self._around.fact(Fact("message.unknown", {}, {"kind": kind, "peer": link.identity.name}))
 
+    def _outcomes(self, executor: bytes, number: int, count: int, body: memoryview, load: Any, stood_us: Any) -> None:
+        """An executor reports. States that it wrote down have to be here before they count."""
+        dispatch = self.ownership.dispatches.get(number)
+        if (
+            self.states is not None
+            and dispatch is not None
+            and dispatch.batch.spec.checkpoint
+            and dispatch.batch.durable is None
+            and dispatch.executor.id == executor
+            and self.states.holds_back(
+                executor, dispatch, count, body,
+                lambda copy: self.ownership.outcomes(self._now(), executor, number, count, copy, None, stood_us),
+            )
+        ):  # fmt: skip
+            return
+        self.ownership.outcomes(self._now(), executor, number, count, body, load, stood_us)
+
+    def lost_on_the_way(self, executor: bytes, number: int, rows: list[int]) -> None:
+        """A report cannot be taken: as if it had never come."""
+        dispatch = self.ownership.dispatches.get(number)
+        if dispatch is None:
+            return
+        left = [
+            (row, row + 1)
+            for start, stop in dispatch.batch.outstanding(number)
+            for row in range(start, stop)
+            if row not in rows
+        ]
+        self.ownership.executor_relinked(self._now(), executor, {number: left}, frozenset((number,)))
+        self._turn()
+
     # --- members ------------------------------------------------------------------------------------------------------
 
     def member_seen(self, node: bytes, name: str, capacity: Capacity, load: Mapping[str, Any]) -> None:
@@ -472,23 +552,34 @@ class Fabric:
         self._turn()
 
     def _resync(self, link: Link) -> None:
-        """A link to an executor was down for a moment: what it no longer knows of was lost on the way."""
+        """A link to an executor was down for a moment: what it no longer knows of was lost on the way, and what was given up
+        here meanwhile it shall not run any longer."""
         peer = link.identity.id
         executor = self.ownership.executors.get(peer)
-        if executor is None or not executor.dispatches:
-            return
+        out = executor.dispatches if executor is not None else {}
         # What is handed over from now on, or when its grant is committed, may reach it after the question.
-        sent = frozenset(number for number, dispatch in executor.dispatches.items() if dispatch.sent)
+        sent = frozenset(number for number, dispatch in out.items() if dispatch.sent)
 
         def answered(value: Any, error: Any) -> None:
             if error is None and isinstance(value, dict) and isinstance(value.get("held"), list):
                 held = {number: _ranges(parts) or [] for number, parts in value["held"]}
+                if self.states is not None:
+                    held = self.states.with_coming(peer, held)
                 self.ownership.executor_relinked(self._now(), peer, held, sent)
                 self._turn()
             elif self._is_late(link, error):
                 self._resync(link)
 
-        self.ask(link, "dispatches", {}, answered)
+        self.ask(link, "dispatches", {"out": sorted(out)}, answered)
+
+    def held_by(self, owner: bytes, args: Mapping[str, Any]) -> dict[str, Any]:
+        """What is here of an owner's, when it asks: `out`, if it says so, is all that it still has out here."""
+        out = args.get("out")
+        if isinstance(out, list):
+            self.execution.keep_only(self._now(), owner, frozenset(out))
+            self._turn()
+        held = self.execution.held(owner)
+        return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}
 
     def _ask_held(self, it: AskHeld) -> None:
         """What an executor has of batches whose log this node leads now."""
@@ -552,6 +643,11 @@ class Fabric:
 
     def worker_outcomes(self, worker: int, run: int, outcomes: Outcomes, body: memoryview) -> None:
         """A worker has outcomes."""
+        if self.states is not None and not outcomes.all_ok:
+            # What is durable goes onto disks of its log's members, which its owner sees to.
+            it = self.execution.workers.get(worker)
+            if it is not None and any(part.run.number == run and part.run.token is None for part in it.slices.values()):
+                self.states.wrote(outcomes)
         self.execution.worker_outcomes(self._now(), worker, run, outcomes, body)
 
     def worker_slice_done(self, worker: int, slot: int) -> None:
@@ -575,7 +671,19 @@ class Fabric:
             self.execution.worker_blocked(self._now(), worker)
         else:
             self.execution.worker_unblocked(self._now(), worker)
+        self._tell_who_waits()
         self.ownership.executor_load(self._now(), self.me, self.execution.load())
+
+    def _tell_who_waits(self) -> None:
+        """Which tasks here wait for others, and how urgent they are: what they submitted is as urgent."""
+        waiting = self.execution.waiting_tasks()
+        now = self._now()
+        for task in [task for task in self._who_waits if task not in waiting]:
+            self.ownership.parent_waits(now, task, None)
+        for task, priority in waiting.items():
+            if self._who_waits.get(task) != priority:
+                self.ownership.parent_waits(now, task, priority)
+        self._who_waits = waiting
 
     def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         """A worker asks for something."""
@@ -624,6 +732,8 @@ class Fabric:
             self.direct.over(worker)
         if not self.closed:
             self.execution.worker_exited(self._now(), worker, why)
+            if self._who_waits:
+                self._tell_who_waits()
             self._turn()
 
     def _keep_output(self, worker: int, run: int, index: int, name: str, data: bytes) -> None:
@@ -647,14 +757,30 @@ class Fabric:
         try:
             carry_out = self._carry_out
             # What others have running here is known at once, and counts when the next task is placed.
-            self._local.others = self.execution.others(self.me)
+            it, others, withheld = self._local, self.execution.others(self.me), self.execution.account.withheld
+            has_room = others < it.others or withheld < it.withheld
+            it.others, it.withheld = others, withheld
+            if has_room and self.ownership.waiting:
+                # What waits for room here is placed by nobody else's word.
+                self.ownership.executor_load(self._now(), self.me, self.execution.load())
             while effects := self.execution.take_effects() or self.ownership.take_effects() or self._ledger_effects():
                 for effect in effects:
                     carry_out[type(effect)](effect)
         finally:
             self._turning = False
+        if self.stealing is not None:
+            self.stealing.turn(self._now())
         self._arm()
+        self.standing.watch()
         self._tell_load()
+
+    def now(self) -> float:
+        """Seconds of the node's boot-time clock."""
+        return self._now()
+
+    def connect(self, node: bytes) -> None:
+        """Have a link to a member opened."""
+        self._around.connect(node)
 
     def where(self, key: bytes) -> list[bytes]:
         """Which nodes may lead the log that a durable batch or task is in; nobody where its id names no home."""
@@ -676,7 +802,7 @@ class Fabric:
     def _fact(self, it: Fact) -> None:
         """Facts that come with every slice are summed up and told now and then; all others at once."""
         if it.name == "slice.handed":
-            self.wait_times.record(int(it.value * 1e9))
+            self.wait_times[it.labels["class"]].record(int(it.value * 1e9))
             return
         if it.name == "task.finished":
             outcomes = it.fields.get("outcomes")
@@ -712,14 +838,17 @@ class Fabric:
             self.execution.dispatch(
                 self._now(), self.me, dispatch=it.dispatch, batch=it.batch, spec=it.spec, raw=it.raw,
                 granted=it.granted, calls=calls, first=it.first, attempts=it.attempts, extra=it.extra,
+                urgency=it.urgency, user=it.user,
             )  # fmt: skip
             if self.requests is not None:
                 self.requests.queued(self.me, it.dispatch, it.spec, calls, it.extra or {})
             return
         header = {
             "b": it.batch, "d": it.dispatch, "a": it.first, "n": it.count, "s": it.raw, "w": it.attempts,
-            "g": it.granted, "x": it.extra,
+            "g": it.granted, "x": it.extra, "u": it.user,
         }  # fmt: skip
+        if it.urgency is not None:
+            header["y"] = it.urgency
         self._tell(Tell(it.executor, Kind.DISPATCH, header, (it.lengths, it.payloads)))
 
     def _tell(self, it: Tell) -> None:
@@ -749,12 +878,16 @@ class Fabric:
         now, header = self._now(), it.header
         body: Any = it.parts[0] if it.parts else b""
         if it.kind == Kind.OUTCOMES:
-            self.ownership.outcomes(now, self.me, header["d"], header["n"], body)
+            self._outcomes(self.me, header["d"], header["n"], memoryview(body), None, header.get("s"))
         elif it.kind == Kind.EVENT:
             self.ownership.event(now, self.me, header["d"], header["i"], header["e"], header["v"], body)
         elif it.kind == Kind.RECALL:
             wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
-            self.execution.recall(now, self.me, header["d"], wanted, header["k"])
+            self.execution.recall(now, self.me, header["d"], wanted, header["k"], header.get("c"))
+        elif it.kind == Kind.REPRIORITIZE:
+            wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
+            self.execution.reprioritize(now, self.me, header["d"], wanted, header["p"], header["n"])
+            self._tell_who_waits()
         elif it.kind == Kind.INPUT:
             self.execution.give_input(self.me, header["b"], header["i"], header["e"], header["v"], body)
         else:
@@ -814,6 +947,18 @@ def _ranges(value: Any) -> list[tuple[int, int]] | None:
             raise MessageError("ranges overlap or are not in order")
         found.append((start, stop))
     return found
+
+
+def _urgency(value: Any) -> tuple[int, int] | None:
+    """(class, nice) from a header; None where nothing is said. MessageError when it is malformed."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(part) is int for part in value):
+        raise MessageError("an urgency is no pair of whole numbers")
+    priority, nice = value
+    if not 0 <= priority <= 3 or not -20 <= nice <= 19:
+        raise MessageError("there is no such class or nice")
+    return priority, nice
 
 
 def _for_client(node: bytes, header: dict[str, Any]) -> bytes:

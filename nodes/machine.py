@@ -18,6 +18,8 @@ from swarm.protocol.resources import NODE_LABEL, Capacity
 from transport.fleet import host_name
 
 SEEDS_FILE = "seeds"
+SUSPENDED_PART = 4
+"""Suspended tasks may keep this part (a quarter) of the machine's memory, unless the settings say otherwise."""
 
 
 class SaidOnLinks(Mapping[str, object]):
@@ -61,6 +63,8 @@ def info_of(execution: Execution) -> dict[str, object]:
     info["n"] = releases.OWN
     if load["blocked"]:
         info["b"] = load["blocked"]
+    if "off" in load:
+        info["o"] = load["off"]
     if load["drain"]:
         info["d"] = 1
     if "low" in load:
@@ -72,6 +76,12 @@ def info_of(execution: Execution) -> dict[str, object]:
     if capacity.pythons:
         info["p"] = sorted(capacity.pythons)
     return info
+
+
+def suspended_bytes_of(settings: NodeSettings, capacity: Capacity) -> int:
+    """How much memory suspended tasks may keep here; 0: whatever they have."""
+    said = settings.node.suspended_bytes
+    return int(capacity.totals.get("memory", 0.0)) // SUSPENDED_PART if said is None else said
 
 
 def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
@@ -95,6 +105,7 @@ def load_from(info: Mapping[str, object]) -> dict[str, object]:
         "drain": bool(info.get("d")),
         "blocked": info.get("b", 0),
         "low": info.get("y"),
+        "off": info.get("o", 0),
     }
 
 

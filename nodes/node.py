@@ -11,6 +11,7 @@ import contextlib
 import errno
 import importlib
 import os
+import random
 import shutil
 import socket
 import time
@@ -37,13 +38,17 @@ from nodes.machine import (
     lock,
     own_name,
     read_number,
+    suspended_bytes_of,
     user_name,
     worker_environment,
 )
 from nodes.neighbourhood import Neighbourhood
 from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
+from nodes.saved_states import SavedStates
+from nodes.sensors import Sensors
 from nodes.settings import NodeSettings
+from nodes.stealing import Stealing
 from nodes.telemetry import Telemetry
 from nodes.twin import Twin, end_process
 from nodes.workshop import Workshop
@@ -51,6 +56,9 @@ from swarm.errors import SystemRefused
 from swarm.paths import Home, private_directory
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
+from swarm.protocol.executor.offer import Offer, Rules
+from swarm.protocol.ledger.config import VOTERS
+from swarm.protocol.ledger.homes import fleet_group
 from swarm.protocol.member import Member, State
 from swarm.protocol.ownership import Ownership, OwnershipConfig
 from transport.fleet import Fleet, create_fleet, enroll
@@ -71,6 +79,8 @@ LOOPBACK = "127.0.0.1"
 GRANTS = ("code",)
 """What a home that administers its fleet grants its own node and user."""
 WATCHDOG_TICK_S = 0.5
+FEEL_EVERY_S = 3.0
+"""How often the machine's temperature, battery and load are read."""
 LAG_UNHEALTHY_S = 5.0
 LAN_MARK = "lan"
 """File in the fleet's directory: a second machine was asked for, so nodes of this home listen on the LAN."""
@@ -147,6 +157,7 @@ class Node:
                     tasks_max=limits.queue_tasks,
                     bytes_max=limits.queue_bytes,
                     durable_retention_s=settings.ledger.retention_s,
+                    shares=settings.node.shares,
                 ),
                 self.credentials.id,
                 self.name,
@@ -160,7 +171,9 @@ class Node:
                     recycle_age_s=limits.worker_age_s,
                     worker_memory_bytes_max=limits.worker_memory_bytes,
                     spare_workers=settings.node.spare_workers,
+                    shares=settings.node.shares,
                     releasable=frozenset(("cpu", *settings.node.releasable)),
+                    suspended_bytes_max=suspended_bytes_of(settings, capacity),
                 ),
                 self.credentials.id,
             ),
@@ -169,12 +182,19 @@ class Node:
                 pythons=settings.node.executors,
                 environment=worker_environment(home, self.name),
                 result_bytes_max=limits.result_bytes,
+                hold_s=settings.node.hold_s,
                 leavings=Leavings(scratch_directory(self.name), self.loop, adopts=self._owns_process),
             ),
             self,
             self.loop,
         )
+        self.offer = Offer(
+            self.fabric.execution.slots,
+            Rules(settings.node.hot_c, settings.node.battery_percent / 100, settings.node.yield_to_owner),
+        )
+        self.sensors = Sensors(watch_load=settings.node.yield_to_owner)
         self.fabric.queries = self.switchboard
+        self.stealing = Stealing(self.fabric, self.switchboard, self.loop, random.Random())
         self.twin = Twin(self, self.loop, end_process if self._owns_process else None)
         self.fabric.door.standing, self.fabric.door.twin = self.twin.standing, self.twin.found
         # Workers take longest to be there; they load while the rest opens.
@@ -199,6 +219,11 @@ class Node:
             wires, self.addresses, self.fact,
         )  # fmt: skip
         self._stack.push_async_callback(self.workshop.close)
+        self.stealing.is_here, self.stealing.blobs_of = self.workshop.is_here, self.workshop.refers_to
+        states = SavedStates(
+            self.fabric, self.workshop.store, self.workshop.fetch, self.switchboard, self.loop, self.fact
+        )
+        self._stack.push_async_callback(states.close)
         self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
         self._listen_bulk()
         self._open_ledger()
@@ -211,6 +236,7 @@ class Node:
         await self._discover()
         self._watch_metrics()
         self._beat()
+        self._feel()
         self.loop.call_soon(self._later_task)
         self.ready = True
 
@@ -259,7 +285,14 @@ class Node:
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
-        return "none" if self.ledger is None else self.settings.ledger.durability
+        if self.ledger is None:
+            return "none"
+        said = self.settings.ledger.durability
+        if said != "auto":
+            return said
+        # Fewer than three could not go on without this one: nobody asked to wait for it.
+        voters, _ = self.ledger.ledger.copies_to_expect(fleet_group(self.credentials.id))
+        return "fleet" if voters >= VOTERS else "none"
 
     @cached_property
     def _zone(self) -> bytes:
@@ -509,7 +542,7 @@ class Node:
             self._goodbye(link, "draining")
         deadline = time.monotonic() + timeout_s
         while not self.fabric.quiet and time.monotonic() < deadline:
-            if not self.fabric.client_links and self.fabric.execution.idle:
+            if not self.fabric.client_links and self.fabric.rests:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
         return self.fabric.quiet
@@ -655,6 +688,17 @@ class Node:
             self.service_alive()
         self._beat()
 
+    def _feel(self) -> None:
+        """See how the machine is, and offer what it can give."""
+        before = self.offer.offered
+        offered = self.offer.read(boottime_s(), self.sensors.read())
+        if offered != before:
+            slots, why = self.fabric.execution.slots, ", ".join(self.offer.why)
+            self.fact(Fact("slots.offered", {}, {"offered": offered, "slots": slots, "why": why}, offered))
+            self.fabric.execution.offer(boottime_s(), offered)
+            self.fabric.turn()
+        self._feel_timer = self.loop.call_later(FEEL_EVERY_S, self._feel)
+
     def service_alive(self) -> None:
         """The loop turns. Replaced by who has a service manager to tell."""
 
@@ -685,7 +729,8 @@ class Node:
 
     def _watch_metrics(self) -> None:
         self.telemetry.own_durations("swarm_task_run_seconds", self.fabric.run_times)
-        self.telemetry.own_durations("swarm_task_wait_seconds", self.fabric.wait_times)
+        for klass, waits in self.fabric.wait_times.items():
+            self.telemetry.own_durations("swarm_task_wait_seconds", waits, **{"class": klass})
         execution, ownership, watch = self.fabric.execution, self.fabric.ownership, self.telemetry.watch
         watch("running", lambda: float(execution.running))
         watch("owned.tasks", lambda: float(ownership.unfinished))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ import msgpack
 from kernels.batch import Outcomes
 from kernels.slots import SlotPage
 from nodes.leavings import Leavings
+from nodes.niceness import Niceness
+from nodes.standing import resident_bytes
 from nodes.worker import channel as wire
 from swarm.protocol.executor.effects import HandInput, HandSlice
 
@@ -62,6 +64,8 @@ class PoolConfig:
     """Interpreters of guest workers by name."""
     environment: Mapping[str, str] = field(default_factory=dict)
     result_bytes_max: int = 0
+    hold_s: float = 0.05
+    """How long coroutines have to reach an await before their worker is stopped where it stands."""
     leavings: Leavings | None = None
     """Who clears up after workers; nobody, where there is none."""
 
@@ -83,6 +87,14 @@ class _Process:
     command: int = 0
     """Process group of the command that it runs, or ran last."""
     closed: bool = False
+    holdable: bool = False
+    """It runs coroutines, which can be held at an await."""
+    order: int = 0
+    """Number of the last order to hold them."""
+    holding: asyncio.TimerHandle | None = None
+    """Until this, they may reach one."""
+    low: bool = False
+    """All that it was handed last is LOW: it has a lower share of the processors."""
 
 
 class Pool:
@@ -93,6 +105,7 @@ class Pool:
         self._handler = handler
         self._loop = loop
         self._processes: dict[int, _Process] = {}
+        self.niceness = Niceness(loop)
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -174,12 +187,41 @@ class Pool:
             self._kill(process)
 
     def suspend(self, worker: int) -> None:
-        """Stop a worker where it stands, with all that it runs."""
-        self._signal(worker, signal.SIGSTOP)
+        """Stop a worker where it stands, with all that it runs; coroutines at their next await, if they reach it in time."""
+        process = self._processes.get(worker)
+        if process is None or process.closed or not process.holdable or self._config.hold_s <= 0:
+            self._signal(worker, signal.SIGSTOP)
+            return
+        process.order += 1
+        self._send(process, wire.pack(wire.HOLD, flags=wire.HELD_ON, run=process.order))
+        process.holding = self._loop.call_later(self._config.hold_s, self._stop_held, process)
 
     def resume(self, worker: int) -> None:
         """Let a suspended worker go on."""
+        process = self._processes.get(worker)
         self._signal(worker, signal.SIGCONT)
+        if process is not None and not process.closed and process.order:
+            if process.holding is not None:
+                process.holding.cancel()
+                process.holding = None
+            self._send(process, wire.pack(wire.HOLD))
+
+    def _stop_held(self, process: _Process) -> None:
+        """All coroutines are at an await, or had time enough: threads of theirs stand still from now on, too."""
+        if process.holding is not None:
+            process.holding.cancel()
+            process.holding = None
+            self._signal(process.number, signal.SIGSTOP)
+
+    def memory(self, workers: Collection[int]) -> dict[int, int]:
+        """What workers, and the commands that they run, have in memory for themselves, in bytes by worker."""
+        groups: dict[int, list[int]] = {}
+        for worker in workers:
+            process = self._processes.get(worker)
+            if process is not None and not process.closed:
+                groups[worker] = [process.popen.pid, *([process.command] if process.commands else ())]
+        found = resident_bytes([group for mine in groups.values() for group in mine])
+        return {worker: sum(found.get(group, 0) for group in mine) for worker, mine in groups.items()}
 
     def _signal(self, worker: int, number: signal.Signals) -> None:
         process = self._processes.get(worker)
@@ -193,6 +235,7 @@ class Pool:
 
     def kill_all(self) -> None:
         """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
+        self.niceness.close()
         for process in list(self._processes.values()):
             self._kill(process)
         until = time.monotonic() + KILLED_MAX_S
@@ -261,8 +304,9 @@ class Pool:
 
     def _release(self, process: _Process) -> None:
         process.closed = True
-        if process.timer is not None:
-            process.timer.cancel()
+        for timer in (process.timer, process.holding):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(process.socket.fileno())
         self._loop.remove_writer(process.socket.fileno())
         process.socket.close()
@@ -284,6 +328,10 @@ class Pool:
 
     def send_slice(self, it: HandSlice) -> None:
         """Hand a slice over."""
+        process = self._processes.get(it.worker)
+        if process is not None and process.low is not it.low:
+            process.low = it.low
+            self.niceness.set(process.popen.pid, it.low)
         said = msgpack.packb(dict(it.extra))
         head = wire.RUN_HEADER.pack(it.start, it.count, it.spec, len(said))
         length = len(head) + len(said) + len(it.lengths) + len(it.payloads)
@@ -297,6 +345,8 @@ class Pool:
             frame = wire.pack(wire.INPUT, index + int(it.value).to_bytes(8, "little") + bytes(it.body), run=it.run)
         elif it.what == "signal":
             frame = wire.pack(wire.SIGNAL, index + int(it.value).to_bytes(4, "little"), run=it.run)
+        elif it.what == "save":
+            frame = wire.pack(wire.SAVE, index, flags=wire.ASKED if it.value else 0, run=it.run)
         elif it.what == "ack":
             frame = wire.pack(wire.ACK, index + int(it.value).to_bytes(4, "little"), run=it.run)
         else:
@@ -408,6 +458,8 @@ class Pool:
             index, name, value = msgpack.unpackb(frame.body)
             if name == "pid":
                 process.command, process.commands = int(value), True
+                if process.low:
+                    self.niceness.set(process.command, True)  # a session of its own, which ends with it
             handler.worker_event(number, frame.run, index, name, value)
         elif kind == wire.REQUEST:
             method, args = msgpack.unpackb(frame.body)
@@ -421,6 +473,11 @@ class Pool:
             handler.worker_grant_ready(number)
         elif kind == wire.GRANT_OVER:
             handler.worker_grant_over(number)
+        elif kind == wire.HOLDABLE:
+            process.holdable = bool(frame.flags & wire.HELD_ON)
+        elif kind == wire.HELD:
+            if frame.run == process.order:
+                self._stop_held(process)
         elif kind in (wire.BLOCKED, wire.UNBLOCKED):
             handler.worker_blocked(number, kind == wire.BLOCKED)
         elif kind == wire.READY:

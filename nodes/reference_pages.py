@@ -20,14 +20,14 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
         "submit_command", "fetch_file", "get", "attach", "detach", "members", "query", "name", "node", "unfinished", "close",
     ),
     "Future": (
-        "result", "exception", "done", "running", "cancelled", "cancel", "add_progress_callback", "progress", "id",
+        "result", "exception", "done", "running", "cancelled", "cancel", "reprioritize", "add_progress_callback", "progress", "id",
         "task_id", "node", "receipt", "batch_id",
     ),
     "AsyncFleet": (
         "submit", "map", "gather", "as_completed", "wait", "cancel", "stream", "options", "submit_command", "fetch_file",
         "get", "attach", "detach", "members", "query", "close",
     ),
-    "Attached": ("id", "status", "done", "wait", "result", "outcomes", "cancel", "close"),
+    "Attached": ("id", "status", "done", "wait", "result", "outcomes", "cancel", "reprioritize", "close"),
     "Receipt": (),
     "Executor": ("submit", "map", "shutdown"),
 }  # fmt: skip

@@ -84,10 +84,36 @@ TABLE: Final[dict[str, Row]] = {
             Series(
                 "durations",
                 "swarm_task_wait_seconds",
-                "Time a slice of tasks waited on this node before a worker got it.",
+                "Time a slice of tasks waited on this node before a worker got it, by the class that it was of then.",
+                ("class",),
                 of="waits",
             ),
             _counter("tasks_handed", "Tasks handed to a worker.", of="tasks"),
+        ),
+    ),
+    "suspended.evicted": Row(
+        "info",
+        (
+            _counter(
+                "suspended_evictions",
+                "Suspended tasks whose memory was more than the node keeps: ended at a safe point, or run again.",
+                "how",
+                of="#",
+            ),
+        ),
+    ),
+    "task.saved": Row("debug"),
+    "state.lost": Row("warning"),
+    "move.over": Row(
+        "info",
+        (
+            _counter(
+                "task_moves",
+                "Tasks that were asked to go on at another node: by whom, and what came of it.",
+                "why",
+                "result",
+                of="#",
+            ),
         ),
     ),
     "task.suspended": Row(
@@ -101,6 +127,10 @@ TABLE: Final[dict[str, Row]] = {
         ),
     ),
     # tasks, where they are owned
+    "task.reprioritized": Row(
+        "info",
+        (_counter("reprioritizations", "Times that tasks were made more or less urgent after their submit.", of="#"),),
+    ),
     "batch.submitted": Row(
         "debug",
         (
@@ -120,6 +150,29 @@ TABLE: Final[dict[str, Row]] = {
     "task.moved": Row("info", (_counter("tasks_moved", "Tasks taken back from a node to be run elsewhere."),)),
     "task.rerun": Row("info", (_counter("tasks_rerun", "Tasks run again after a crash or a loss.", "why"),)),
     "task.retried": Row("info", (_counter("tasks_retried", "Tasks run again after an exception."),)),
+    "slots.offered": Row("info"),
+    "steal.asked": Row(
+        "debug", (_counter("steals_asked", "Times that this node, with a free slot, asked a loaded one for work."),)
+    ),
+    "steal.approved": Row(
+        "debug",
+        (_counter("steals_approved", "Times that an owner gave this node work that waited elsewhere.", of="#"),),
+    ),
+    "steal.refused": Row(
+        "debug",
+        (
+            _counter(
+                "steals_refused",
+                "Work that did not move, since it did not pay or its owner did not let it.",
+                "by",
+                of="#",
+            ),
+        ),
+    ),
+    "steal.moved": Row(
+        "info",
+        (_counter("tasks_stolen", "Tasks that waited on one node and were moved to an idle one, by their owner."),),
+    ),
     "outcome.stale": Row("debug", (_counter("outcomes_stale", "Outcomes refused for their fencing token."),)),
     "batch.withdrawn": Row("info", (_counter("batches_withdrawn", "Batches that another node owns from now on."),)),
     "orphan.lost": Row(

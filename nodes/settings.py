@@ -105,12 +105,42 @@ class NodeSection:
         (),
         "resources, beside cpu, that a stopped process does not use: a suspended task gives them up",
     )
+    shares: Mapping[str, float] = _setting(
+        "numbers", EMPTY, "users' weights where several want what there is, name=weight (1 for others)", low=0.001
+    )
     spare_workers: int = _setting(
         "whole",
         1,
         "worker processes beyond one a slot, while all slots are taken: urgent tasks begin in them",
         low=0,
         high=64,
+    )
+    hold_s: float = _setting(
+        "seconds",
+        0.05,
+        "how long coroutines that make way have to reach an await before they are stopped where they stand; 0: no time",
+        low=0,
+        high=3600,
+    )
+    hot_c: float = _setting(
+        "number",
+        90.0,
+        "temperature in degrees Celsius that the machine is to stay below: fewer slots are offered from 10 degrees below it; 0: never",
+        low=0,
+        high=150,
+    )
+    battery_percent: float = _setting(
+        "number", 50.0, "percent of its slots that a machine on battery offers, one at least", low=0, high=100
+    )
+    yield_to_owner: bool = _setting(
+        "switch", False, "offer no slots for processors that are used by what is not this node's"
+    )
+    suspended_bytes: int | None = _setting(
+        "bytes",
+        None,
+        "memory that suspended tasks may keep; beyond it they are moved or run again; 0: whatever they have",
+        low=0,
+        auto="a quarter of the machine's memory",
     )
     executors: Mapping[str, str] = _setting(
         "texts", EMPTY, "other interpreters to run callables in, name=path of a python", short_flag="--executor"
@@ -173,7 +203,10 @@ class LedgerSection:
         "switch", True, "keep a journal; without one this node takes no durable tasks and helps nobody"
     )
     durability: str = _setting(
-        "text", "none", "what is kept of tasks of which their script says nothing", choices=("none", "node", "fleet")
+        "text",
+        "auto",
+        "what is kept of tasks of which their script says nothing; auto: fleet where three hosts keep this node's log, else none",
+        choices=("auto", "none", "node", "fleet"),
     )
     journal_bytes: int = _setting("bytes", 1 << 30, "bytes of the journal's files", low=64 << 20)
     journal_url: str = _setting(

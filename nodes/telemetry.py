@@ -81,8 +81,11 @@ class Telemetry:
         self._registry: CollectorRegistry | None = None
         self._emit: Callable[[str, Mapping[str, object]], None] | None = None
         self._watched: list[tuple[Series, Mapping[str, str], Callable[[], float]]] = []
-        self._durations: dict[Series, Histogram] = {
-            series: Histogram() for row in TABLE.values() for series in row.series if series.kind == "durations"
+        self._durations: dict[Series, dict[tuple[str, ...], Histogram]] = {
+            series: {} if series.labels else {(): Histogram()}
+            for row in TABLE.values()
+            for series in row.series
+            if series.kind == "durations"
         }
 
     def open(self) -> None:
@@ -103,7 +106,9 @@ class Telemetry:
         row = TABLE.get(fact.name, _UNKNOWN_ROW)
         for series in row.series:
             if series.kind == "durations" and series.of in fact.fields:
-                self._durations[series].record_many(fact.fields[series.of].run_times_us())  # type: ignore[attr-defined]
+                values = tuple(fact.labels.get(name, "") for name in series.labels)
+                histogram = self._durations[series].setdefault(values, Histogram())
+                histogram.record_many(fact.fields[series.of].run_times_us())  # type: ignore[attr-defined]
                 # the column belongs to a frame of the link: neither to be logged nor to be kept alive here
                 fields = {name: value for name, value in fact.fields.items() if name != series.of}
                 fact = dataclasses.replace(fact, fields=fields)
@@ -128,10 +133,10 @@ class Telemetry:
         if self._pending is None:
             self._watch(*watched)
 
-    def own_durations(self, name: str, histogram: Histogram) -> None:
-        """Take the durations of a series from a histogram that is recorded elsewhere, on a hot path."""
+    def own_durations(self, name: str, histogram: Histogram, **labels: str) -> None:
+        """Take the durations of a series, with these labels, from a histogram that is recorded elsewhere, on a hot path."""
         series = next(series for series in self._durations if series.name == name)
-        self._durations[series] = histogram
+        self._durations[series][tuple(labels[name] for name in series.labels)] = histogram
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The metrics and their content type: the Prometheus text format, or OpenMetrics where it is asked for."""
@@ -240,17 +245,18 @@ def readable(key: str, value: object) -> object:
 class _Durations:
     """A Prometheus collector of the histograms that kernels keep."""
 
-    def __init__(self, kept: Mapping[Series, Histogram]) -> None:
+    def __init__(self, kept: Mapping[Series, Mapping[tuple[str, ...], Histogram]]) -> None:
         self._kept = kept
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         from prometheus_client.core import HistogramMetricFamily
 
-        for series, histogram in self._kept.items():
-            counts = histogram.buckets([round(bound * 1e9) for bound in series.buckets])
-            rows = [(_float_text(bound), float(count)) for bound, count in zip(series.buckets, counts)]
+        for series, histograms in self._kept.items():
             family = HistogramMetricFamily(series.name, series.about, labels=series.labels)
-            family.add_metric([], [*rows, ("+Inf", float(histogram.count))], histogram.sum_ns / 1e9)
+            for values, histogram in histograms.items():
+                counts = histogram.buckets([round(bound * 1e9) for bound in series.buckets])
+                rows = [(_float_text(bound), float(count)) for bound, count in zip(series.buckets, counts)]
+                family.add_metric(values, [*rows, ("+Inf", float(histogram.count))], histogram.sum_ns / 1e9)
             yield family
 
 

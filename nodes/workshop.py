@@ -229,6 +229,14 @@ class Workshop:
             needs[spec.fn[1]] = 0
         return needs
 
+    def is_here(self, id: bytes) -> bool:
+        """Whether code or a blob is on this machine."""
+        return self._is_here(id)
+
+    def refers_to(self, spec: Spec, calls: Calls) -> dict[bytes, int]:
+        """The blobs that calls refer to, with their sizes."""
+        return {id: size for id, size in self._needs(spec, calls).items() if size}
+
     def _is_here(self, id: bytes) -> bool:
         here = self._code_here(id) is not None or self.store.open(id) is not None
         return here or (self.kept is not None and self.kept.has(id))

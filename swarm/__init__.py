@@ -24,14 +24,16 @@ _WHERE = {
     "Future": "swarm.client.futures",
     "connect": "swarm.client.sync",
     "connect_async": "swarm.client.aio",
+    "checkpoint": "swarm.tasks",
     "current_task": "swarm.tasks",
     "progress": "swarm.tasks",
+    "restore": "swarm.tasks",
     "task": "swarm.tasks",
     "Priority": "swarm.protocol.states",
 } | {
     name: "swarm.errors"
     for name in (
-        "ConfigError", "DependencyFailed", "FleetNotFound", "JoinRefused", "NotAccepted", "NotFound", "NoQuorum", "NotPicklable",
+        "ConfigError", "DependencyFailed", "FleetNotFound", "JoinRefused", "MoveBusy", "MoveLate", "MoveRefused", "NotAccepted", "NotFound", "NoQuorum", "NotPicklable",
         "PayloadTooLarge", "SwarmError", "SystemRefused", "TaskCancelled", "TaskError", "TaskExpired", "TaskFailed",
         "TaskLost", "TaskQuarantined", "TaskRefused", "TaskTimeout", "WorkerCrashed",
     )
@@ -55,8 +57,10 @@ if TYPE_CHECKING:
     from swarm.errors import FleetNotFound as FleetNotFound
     from swarm.errors import SwarmError as SwarmError
     from swarm.protocol.states import Priority as Priority
+    from swarm.tasks import checkpoint as checkpoint
     from swarm.tasks import current_task as current_task
     from swarm.tasks import progress as progress
+    from swarm.tasks import restore as restore
     from swarm.tasks import task as task
 
 

@@ -90,6 +90,25 @@ class NotAccepted(SwarmError):
         self.retry_after_s = retry_after_s
 
 
+class MoveRefused(SwarmError):
+    """A task was not moved, and goes on where it is. ``reason`` says why in a word: ``not-running``, ``no-checkpoint``, ``there``,
+    ``unfit``, ``moving``, ``ended``, ``unsaved`` or ``gone``."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class MoveBusy(MoveRefused):
+    """The node to which a task was to be moved has no slot for it at the moment, drains, or is not reached (``reason`` is ``busy``)."""
+
+    exit_code = ExitCode.BUSY
+
+
+class MoveLate(MoveRefused, TimeoutError):
+    """A task that was to be moved came to no safe point in time (``reason`` is ``late``)."""
+
+    exit_code = ExitCode.TIMEOUT
+
+
 class NoQuorum(SwarmError):
     """What became of something durable is not known at the moment: of the hosts that keep it, fewer than two are there."""
 

@@ -1,4 +1,5 @@
-"""Tasks as their authors see them: the decorator :func:`task`; from within, :func:`current_task` and :func:`progress`.
+"""Tasks as their authors see them: the decorator :func:`task`; from within, :func:`current_task`, :func:`progress`,
+:func:`restore` and :func:`checkpoint`.
 
 The worker that runs a task binds itself here (:func:`bind`); outside a worker nothing is bound, `current_task()` is
 None and `progress()` does nothing, so that a task's function stays an ordinary function.
@@ -42,6 +43,7 @@ class TaskOptions:
     stream: bool | None = None
     python: str | None = None
     durability: str | None = None
+    checkpoint: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were said, by the names that a spec has for them."""
@@ -63,6 +65,7 @@ class TaskOptions:
         stream: bool | None = None,
         python: str | None = None,
         durability: str | None = None,
+        checkpoint: bool | None = None,
     ) -> TaskOptions:
         """Options from what people write. ConfigError names what is wrong and what is meant."""
         if durability is not None:
@@ -75,6 +78,8 @@ class TaskOptions:
             labels = (labels,)
         if stream and retries:
             raise _wrong("a stream cannot be retried: items that were delivered would come twice")
+        if checkpoint and (stream or python):
+            raise _wrong("neither a stream nor a task of another interpreter can be moved while it runs")
         return cls(
             name=name,
             retries=retries,
@@ -88,6 +93,7 @@ class TaskOptions:
             stream=stream,
             python=python,
             durability=durability,
+            checkpoint=checkpoint,
         )
 
 
@@ -108,6 +114,7 @@ def task(
     stream: bool | None = None,
     python: str | None = None,
     durability: str | None = None,
+    checkpoint: bool | None = None,
 ) -> Callable[[F], F]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Say with a function how it wants to be run. It stays the function that it is, and can be called as before.
@@ -122,7 +129,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     like "2GB", gpu, or a node's own), `labels` are required of the node. `rerun=False`: what had started when its node
     died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
     interpreter of the node. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
-    "fleet". A call's own options come before these.
+    "fleet". `checkpoint=True`: it says at safe points what it would go on from (:func:`checkpoint`), so that it can be moved
+    to another node while it runs. A call's own options come before these.
     """
     if fn is not None and not callable(fn):
         raise _wrong(f"@task was given {fn!r}, which is not callable")
@@ -197,6 +205,9 @@ class CurrentTask:
     retries: int = 0
     """Further attempts after an exception that were asked for."""
 
+    moved: int = 0
+    """How often it was moved while it ran: what it goes on from (:func:`restore`) is of the last time."""
+
     @property
     def durable(self) -> bool:
         """Whether it is kept in a log: then its token is (epoch, number), and it is run again until it has an outcome."""
@@ -219,6 +230,8 @@ class Running(Protocol):
 
     def progress(self, done: float, total: float | None, note: str) -> None: ...
     def told(self) -> list[bytes]: ...
+    def restore(self, default: Any) -> Any: ...
+    def checkpoint(self, state: Any) -> None: ...
     def waiting(self, begins: bool) -> None: ...
 
 
@@ -252,6 +265,7 @@ def current_task() -> CurrentTask | None:
         node=str(facts["node"]),
         priority=int(facts.get("priority", 1)),
         retries=int(facts.get("retries", 0)),
+        moved=int(facts.get("moved", 0)),
     )
 
 
@@ -259,6 +273,47 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Report how far the current task is. What comes faster than people can read is left out, except the last."""
     if _running is not None:
         _running.progress(done, total, note)
+
+
+class Saved(BaseException):
+    """Raised by :func:`checkpoint` in a task that is about to be moved: it ends here, and goes on elsewhere from `payload`.
+
+    Like KeyboardInterrupt no Exception, so that what a task does about its errors does not catch it; its ``finally`` and
+    ``with`` blocks are left as by any exception.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("the task goes on elsewhere")
+        self.payload = payload
+
+
+def saved_in(error: BaseException) -> Saved | None:
+    """What :func:`checkpoint` raised, also where a group of tasks has put it into an exception group."""
+    if isinstance(error, Saved):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := saved_in(one)) is not None), None)
+    return None
+
+
+def restore(default: Any = None) -> Any:
+    """What the current task goes on from: what it gave to :func:`checkpoint` before it was moved, or `default` when it begins.
+
+    To be called at the beginning; a task that is run again after a crash is given the same again.
+    """
+    return _running.restore(default) if _running is not None else default
+
+
+def checkpoint(state: Any) -> None:
+    """A safe point of the current task: it could go on from `state` elsewhere. Nothing happens, unless it is to be moved.
+
+    `state` is what :func:`restore` returns there; or a function without arguments that makes it, called only when it is
+    needed. A task that is to be moved ends here, by an exception that is no Exception, and its function is called again
+    elsewhere with the same arguments. Costs about half a microsecond otherwise. In a task that does
+    not say ``checkpoint=True``, and outside of tasks, it does nothing.
+    """
+    if _running is not None:
+        _running.checkpoint(state)
 
 
 def told() -> list[bytes]:

@@ -14,6 +14,7 @@ class _Run:
     klass: int
     nice: int
     since_ns: int
+    start_ns: int
     order: int
     count: int
 
@@ -48,16 +49,16 @@ class RunQueue:
     def _head(self, now_ns: int) -> int | None:
         def rank(key: int) -> tuple[int, int, int]:
             run = self._waiting[key]
-            rank_ns = run.since_ns + run.nice * self._nice_ns
+            rank_ns = run.start_ns + run.nice * self._nice_ns
             return -self._level(run, now_ns), min(rank_ns, END_NS), run.order
 
         return min(self._waiting, key=rank, default=None)
 
-    def push(self, key: int, klass: int, nice: int, now_ns: int, count: int) -> None:
+    def push(self, key: int, klass: int, nice: int, now_ns: int, count: int, start_ns: int | None = None) -> None:
         """Queue a run of `count` tasks under a key of its own."""
         if not 0 <= klass <= CRITICAL or not -20 <= nice <= 19 or count < 1 or key in self._waiting:
             raise ValueError(f"run {key} of class {klass}, nice {nice}, {count} tasks")
-        self._waiting[key] = _Run(klass, nice, now_ns, self._pushed, count)
+        self._waiting[key] = _Run(klass, nice, now_ns, now_ns if start_ns is None else start_ns, self._pushed, count)
         self._pushed += 1
 
     def pop(self, now_ns: int, limit: int) -> tuple[int, int] | None:

@@ -84,6 +84,22 @@ class TaskColumns:
             task.state, task.token, task.attempts = self.DISPATCHED, token, task.attempts + 1
         return start, length
 
+    def pass_on(self, index: int, token: int, to: int) -> bool:
+        """Hand out a task that is DISPATCHED under this token once more, under another one; False when it is not."""
+        if not self.holds(index, token):
+            return False
+        task = self._tasks[index]
+        task.token, task.attempts = to, task.attempts + 1
+        return True
+
+    def take_at(self, index: int, token: int) -> bool:
+        """Hand out this very task, if it is READY. Whether it was."""
+        task = self._task(index)
+        if task.state != self.READY:
+            return False
+        task.state, task.token, task.attempts = self.DISPATCHED, token, task.attempts + 1
+        return True
+
     def settle(self, outcomes: Outcomes, token: int) -> int:
         """DONE for each row that is DISPATCHED under this token and has a final status; returns how many."""
         accepted = 0

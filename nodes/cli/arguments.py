@@ -93,6 +93,24 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_urgency_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `task nice` and `batch nice` change."""
+    parser.add_argument("-p", "--priority", choices=PRIORITIES, help="how urgent from now on")
+    parser.add_argument(
+        "-n", "--nice", type=whole(-20), metavar="N", help="from -20, sooner, to 19, later, within its class"
+    )
+
+
+def urgency(args: argparse.Namespace) -> dict[str, int]:
+    """What :func:`add_urgency_arguments` stands for, as arguments of a query."""
+    if args.priority is None and args.nice is None:
+        raise UsageError("nothing to change", hint="say --priority, --nice or both")
+    if args.nice is not None and args.nice > 19:
+        raise UsageError(f"--nice {args.nice}: it goes from -20 to 19")
+    asked = {} if args.priority is None else {"priority": PRIORITIES.index(args.priority)}
+    return asked if args.nice is None else asked | {"nice": args.nice}
+
+
 def task_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``submit_command`` that :func:`add_task_arguments` stands for."""
     options: dict[str, Any] = {

@@ -11,7 +11,14 @@ import sys
 import time
 from typing import Any, Final
 
-from nodes.cli.arguments import add_client_arguments, add_common_arguments, duration, whole
+from nodes.cli.arguments import (
+    add_client_arguments,
+    add_common_arguments,
+    add_urgency_arguments,
+    duration,
+    urgency,
+    whole,
+)
 from nodes.cli.connecting import connected
 from nodes.cli.screen import Progress, ago, print_json, say, short, table
 from nodes.cli.task import EXITS
@@ -26,7 +33,7 @@ MATCHES_MAX: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm batch`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|results|cancel|explain")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|results|cancel|nice|explain")
     listed = actions.add_parser("list", help="the latest batches")
     listed.add_argument("--durable", action="store_true", help="only those that outlive their node")
     listed.add_argument("--limit", type=whole(1), default=50, metavar="N", help="at most N (50)")
@@ -43,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cancel = actions.add_parser("cancel", help="stop what has not ended")
     cancel.add_argument("batch", metavar="ID")
+    nice = actions.add_parser("nice", help="have them sooner or later, whether their tasks wait or run")
+    nice.add_argument("batches", nargs="+", metavar="ID")
+    add_urgency_arguments(nice)
     explain = actions.add_parser("explain", help="what each node knows of one: where it is when it does not end")
     explain.add_argument("batch", metavar="ID")
     for each in actions.choices.values():
@@ -53,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
     actions = {
-        "list": _list, "show": _show, "wait": _wait, "results": _results, "cancel": _cancel, "explain": _explain,
+        "list": _list, "show": _show, "wait": _wait, "results": _results, "cancel": _cancel, "nice": _nice,
+        "explain": _explain,
     }  # fmt: skip
     with connected(args) as fleet:
         return actions[args.action](fleet, args)
@@ -177,6 +188,21 @@ def _cancel(fleet: Any, args: argparse.Namespace) -> int:
         print(
             f"{short(shown['id'])} {shown['name']}: cancelled; {shown['done']:,} of {shown['count']:,} tasks had ended"
         )
+    return ExitCode.OK
+
+
+def _nice(fleet: Any, args: argparse.Namespace) -> int:
+    asked, answers = urgency(args), []
+    for batch in args.batches:
+        attached = _attached(fleet, batch)
+        attached.reprioritize(**asked)
+        answers.append(attached.status())
+    if args.json:
+        print_json(answers)
+        return ExitCode.OK
+    for shown in answers:
+        now = f"{str(shown['priority']).upper()}, nice {shown['nice']}, {shown['state']}"
+        print(f"{short(shown['id'])} {shown['name']}: {'had ended before' if shown['state'] == 'done' else now}")
     return ExitCode.OK
 
 

@@ -22,6 +22,7 @@ VERBS: Final[dict[str, str]] = {
     "drain": "have a node of this machine hand over what it keeps (also: swarm node drain)",
     "run": "run one command somewhere in the fleet, as if it ran here",
     "map": "run a command for each of many inputs",
+    "plan": "where tasks would run, and who would make way for them",
     "audit": "code health of a source tree, measured by the fleet",
     "status": "the fleet at a glance",
     "members": "the nodes of the fleet",

@@ -34,10 +34,21 @@ def render(status: dict[str, Any]) -> str:
     node = status.get("node")
     if isinstance(node, dict):
         up = f", up {format_duration(float(node['up_s']))}" if "up_s" in node else ""
+        if node.get("withheld"):
+            lines.append(f"slots  fewer are offered on {node.get('name', '')}: {', '.join(map(str, node['withheld']))}")
         lines.append(f"asked  {node.get('name', '')} {short(node.get('id'))}{up}")
+        if node.get("lowers") is False:
+            lines.append(f"low    {node.get('low_work', '')}")
     tasks = status.get("tasks")
     if isinstance(tasks, dict) and tasks:
         lines.append("tasks  " + ", ".join(f"{int(count):,} {state}" for state, count in tasks.items()))
+    classes = status.get("classes")
+    if isinstance(classes, dict):
+        shown = [
+            (name, _states(states)) for name, states in reversed(list(classes.items())) if isinstance(states, dict)
+        ]
+        if any(said for _, said in shown):
+            lines.append("class  " + "; ".join(f"{name.upper()} {said}" for name, said in shown if said))
     blobs = status.get("blob_bytes")
     if blobs is not None:
         lines.append(f"blobs  {format_bytes(float(blobs))}")
@@ -90,7 +101,7 @@ def members_table(members: list[dict[str, Any]]) -> str:
             member.get("name", ""),
             short(member.get("id")),
             member.get("state", ""),
-            f"{member.get('busy', 0):g}/{member.get('slots', 0):g}",
+            f"{member.get('busy', 0):g}/{float(member.get('slots', 0)) - float(member.get('withheld', 0)):g}",
             f"{member.get('queued', 0):,}",
             " ".join(map(str, member.get("labels", ()))),
             member.get("address", ""),
@@ -98,6 +109,10 @@ def members_table(members: list[dict[str, Any]]) -> str:
         for member in sorted(members, key=lambda each: str(each.get("name", "")))
     ]
     return table(("NODE", "ID", "STATE", "BUSY>", "WAITING>", "LABELS", "ADDRESS"), rows)
+
+
+def _states(states: dict[str, Any]) -> str:
+    return ", ".join(f"{int(count):,} {state}" for state, count in states.items() if count)
 
 
 def _count(number: int, noun: str) -> str:

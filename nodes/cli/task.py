@@ -1,4 +1,4 @@
-"""Tasks: list them, look at one, wait for it, read what it wrote, cancel it, and have explained why it is where it is.
+"""Tasks: list them, look at one, wait for it, read what it wrote, cancel it, move it, and have explained why it is where it is.
 
 A task is named by its id or by the first characters of it, as long as only one begins with them.
 """
@@ -10,11 +10,18 @@ import sys
 import time
 from typing import Any, Final
 
-from nodes.cli.arguments import add_client_arguments, add_common_arguments, duration, whole
+from nodes.cli.arguments import (
+    add_client_arguments,
+    add_common_arguments,
+    add_urgency_arguments,
+    duration,
+    urgency,
+    whole,
+)
 from nodes.cli.connecting import connected
 from nodes.cli.interrupts import Interrupts
 from nodes.cli.screen import ago, paint, print_json, say, short, table
-from swarm.errors import TaskTimeout
+from swarm.errors import MoveRefused, TaskTimeout
 from swarm.exit_codes import ExitCode
 from swarm.units import format_duration
 
@@ -39,7 +46,9 @@ _COLOURS: Final = {"ok": "green", "running": "cyan", "waiting": "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm task`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|wait|logs|cancel|explain")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|show|wait|logs|cancel|move|nice|explain"
+    )
     listed = actions.add_parser("list", help="the latest tasks")
     listed.add_argument("--state", action="append", choices=(*STATES, *EXITS), help="only those in this state")
     listed.add_argument("--limit", type=whole(1), default=50, metavar="N", help="at most N (50)")
@@ -57,6 +66,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     cancel = actions.add_parser("cancel", help="stop them, and what they have started")
     cancel.add_argument("tasks", nargs="+", metavar="ID")
+    move = actions.add_parser(
+        "move",
+        help="have it go on at another node",
+        description="Have a task that runs go on at another node, from its next safe point. Exit status: 0 when it goes on "
+        "there, 6 when there is no such task or node, 5 when it does not run, offers no checkpoint or never fits there, 75 when "
+        "that node has no slot for it now, 124 when it came to no safe point in time.",
+    )
+    move.add_argument("task", metavar="ID")
+    move.add_argument("node", metavar="NODE", help="its name, as swarm status shows it")
+    move.add_argument(
+        "--within", type=duration, default=30.0, metavar="TIME", help="how long it has to come to one (30s)"
+    )
+    nice = actions.add_parser("nice", help="have them sooner or later, whether they wait or run")
+    nice.add_argument("tasks", nargs="+", metavar="ID")
+    add_urgency_arguments(nice)
     for each in actions.choices.values():
         add_common_arguments(each, action=True)
         add_client_arguments(each)
@@ -64,7 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
-    actions = {"list": _list, "show": _show, "explain": _explain, "wait": _wait, "logs": _logs, "cancel": _cancel}
+    actions = {
+        "list": _list, "show": _show, "explain": _explain, "wait": _wait, "logs": _logs, "cancel": _cancel, "move": _move,
+        "nice": _nice,
+    }  # fmt: skip
     with connected(args) as fleet:
         return actions[args.action](fleet, args)
 
@@ -185,6 +212,36 @@ def _cancel(fleet: Any, args: argparse.Namespace) -> int:
             gone = "had ended before" if was in EXITS and was != "cancelled" else "cancelled"
             print(f"{short(answer.get('id') or task)} {answer.get('name', '')}: {gone}")
     return interrupts.exit_status
+
+
+def _move(fleet: Any, args: argparse.Namespace) -> int:
+    try:
+        answer = fleet.move(args.task, args.node, within_s=args.within)
+    except MoveRefused as refused:
+        if not args.json:
+            raise
+        print_json({"moved": False, "message": refused.message} | refused.facts)
+        return refused.exit_code
+    if args.json:
+        print_json(answer)
+    else:
+        took = format_duration(float(answer["took_s"]))
+        print(f"{short(answer['id'])} {answer['name']}: goes on at {answer['node']}, {took} after it was asked")
+    return ExitCode.OK
+
+
+def _nice(fleet: Any, args: argparse.Namespace) -> int:
+    asked, answers = urgency(args), []
+    for task in args.tasks:
+        answers.append(fleet.query("nice", task=task, **asked))
+    if args.json:
+        print_json(answers)
+        return ExitCode.OK
+    for answer in answers:
+        now = f"{str(answer['priority']).upper()}, nice {answer['nice']}, {answer['state']}"
+        said = "had ended before" if answer["state"] in EXITS else now
+        print(f"{short(answer['id'])} {answer['name']}: {said}")
+    return ExitCode.OK
 
 
 def _colour(state: object) -> str:

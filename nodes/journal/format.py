@@ -2,7 +2,8 @@
 
 A segment is a file: its header, twice, in a block each, then commits, each from a block's beginning on.
 
-    commit   = header (64 bytes) | table: one row of 96 bytes a record | the records' contents | stamps (see `stamps`)
+    commit   = header (64 bytes) | table: one row of 112 bytes a record | the records' contents | stamps (see `stamps`)
+               (of version 1: rows of 96 bytes, which is said by 0 where the header has the bytes of a row)
     record   = one `Write` of one group; its row says all but the snapshot and the entries themselves
     contents = snapshot (MessagePack) | entries, in columns: terms, kinds, lengths, data
 
@@ -28,7 +29,7 @@ from blake3 import blake3
 from nodes.journal.stamps import BLOCK, extent, put_stamps
 from swarm.protocol.raft.entries import Entry, Members, Snapshot, Vote
 
-VERSION: Final = 1
+VERSION: Final = 2
 SEGMENT_MAGIC: Final = b"SWARMJNL"
 COMMIT_MAGIC: Final = b"SWJc"
 HEADER_BYTES: Final = 2 * BLOCK
@@ -39,8 +40,9 @@ COMMIT_BYTES_MAX: Final = 1 << 30
 _SEGMENT = Struct("<8sIII32s16s16sQQ8s")
 _COMMIT = Struct("<4sIIIQQQ8s8s")
 COMMIT_HEADER_BYTES: Final = 64
-_ROW = Struct("<32s16sQQQIIIBBBx8s")
-ROW_BYTES: Final = 96
+_ROW_1 = Struct("<32s16sQQQIIIBBBx8s")
+_ROW = Struct("<32s16sQQQQQIIIBBBx8s")
+ROW_BYTES: Final = 112
 assert _COMMIT.size + CHECK_BYTES == COMMIT_HEADER_BYTES and _ROW.size == ROW_BYTES
 _CANDIDATE_BYTES: Final = 16
 _UNIFORM_TERMS: Final = 1
@@ -121,7 +123,7 @@ class SegmentHeader:
             ):
                 continue
             _, version, base, _, fleet, node, salt, number, first, _ = _SEGMENT.unpack(copy)
-            if version != VERSION:  # these bytes and their checksum are the same in all versions
+            if version > VERSION:  # these bytes and their checksum are the same in all versions
                 raise NewerError("a later version")
             return cls(fleet, node, number, salt, first, bool(base))
         raise FormatError("no header of a segment")
@@ -184,6 +186,8 @@ class CommitHeader:
     segment: int
     number: int
     rows: int
+    row_bytes: int
+    """Of each in the table."""
     size: int
     """Bytes of header, table and contents."""
     previous: bytes
@@ -195,6 +199,11 @@ class CommitHeader:
         """Bytes on disk."""
         return extent(self.size)
 
+    @property
+    def contents_at(self) -> int:
+        """Where the contents begin, in header, table and contents."""
+        return COMMIT_HEADER_BYTES + self.rows * self.row_bytes
+
     @classmethod
     def unpack(cls, data: bytes | memoryview, salt: bytes) -> CommitHeader:
         """From the first bytes of a block. FormatError if there is no commit."""
@@ -205,10 +214,13 @@ class CommitHeader:
             or head[-CHECK_BYTES:] != check(head[:-CHECK_BYTES] + salt)
         ):
             raise FormatError("no header of a commit")
-        _, rows, _, _, segment, number, size, previous, table = _COMMIT.unpack_from(head)
-        if size > COMMIT_BYTES_MAX or COMMIT_HEADER_BYTES + rows * ROW_BYTES > size:
+        _, rows, row_bytes, _, segment, number, size, previous, table = _COMMIT.unpack_from(head)
+        row_bytes = row_bytes or _ROW_1.size
+        if row_bytes not in (_ROW_1.size, _ROW.size):
+            raise FormatError("a commit's rows")
+        if size > COMMIT_BYTES_MAX or COMMIT_HEADER_BYTES + rows * row_bytes > size:
             raise FormatError("a commit's sizes")
-        return cls(segment, number, rows, size, previous, table, head[-CHECK_BYTES:])
+        return cls(segment, number, rows, row_bytes, size, previous, table, head[-CHECK_BYTES:])
 
 
 def check(data: bytes | bytearray | memoryview) -> bytes:
@@ -234,22 +246,22 @@ def pack_commit(
         row = COMMIT_HEADER_BYTES
         for record in records:
             end = first + len(record.snapshot) + record.entries_bytes
-            flags, term, candidate = record.flags, 0, b""
+            flags, term, candidate, left = record.flags, 0, b"", (0, 0)
             if record.vote is not None:
-                term = record.vote.term
+                term, left = record.vote.term, record.vote.left
                 flags |= Flag.VOTE
                 if record.vote.candidate is not None:
                     candidate = record.vote.candidate
                     assert len(candidate) == _CANDIDATE_BYTES
                     flags |= Flag.CANDIDATE
             _ROW.pack_into(
-                view, row, record.group, candidate, term, record.first, record.snapshot_index, record.count,
+                view, row, record.group, candidate, term, *left, record.first, record.snapshot_index, record.count,
                 len(record.snapshot), record.entries_bytes, flags, len(record.group), record.form, check(view[first:end]),
             )  # fmt: skip
             row += ROW_BYTES
             first = end
         table = check(view[COMMIT_HEADER_BYTES:row])
-        head = _COMMIT.pack(COMMIT_MAGIC, len(records), 0, 0, segment, number, size, previous, table)
+        head = _COMMIT.pack(COMMIT_MAGIC, len(records), ROW_BYTES, 0, segment, number, size, previous, table)
         checksum = check(head + salt)
         view[:COMMIT_HEADER_BYTES] = head + checksum
     put_stamps(written, size)
@@ -258,17 +270,23 @@ def pack_commit(
 
 def unpack_table(whole: bytes | bytearray | memoryview, header: CommitHeader) -> list[Row]:
     """The rows of a commit, stamps taken off. FormatError if the table is not whole."""
-    table = bytes(whole[COMMIT_HEADER_BYTES : COMMIT_HEADER_BYTES + header.rows * ROW_BYTES])
+    table = bytes(whole[COMMIT_HEADER_BYTES : header.contents_at])
     if check(table) != header.table_check:
         raise FormatError("a commit's table")
     rows: list[Row] = []
-    for fields in _ROW.iter_unpack(table):
-        group, candidate, term, first, index, count, snapshot_bytes, entries_bytes, flags, length, form, found = fields
+    older = header.row_bytes != ROW_BYTES
+    for fields in (_ROW_1 if older else _ROW).iter_unpack(table):
+        if older:
+            fields = (*fields[:3], 0, 0, *fields[3:])
+        (
+            group, candidate, term, left_term, left_index,
+            first, index, count, snapshot_bytes, entries_bytes, flags, length, form, found,
+        ) = fields  # fmt: skip
         vote = None
         if flags & Flag.VOTE:
-            vote = Vote(term, candidate if flags & Flag.CANDIDATE else None)
+            vote = Vote(term, candidate if flags & Flag.CANDIDATE else None, (left_term, left_index))
         rows.append(Row(group[:length], vote, flags, index, first, count, snapshot_bytes, entries_bytes, form, found))
-    if COMMIT_HEADER_BYTES + len(table) + sum(row.size for row in rows) != header.size:
+    if header.contents_at + sum(row.size for row in rows) != header.size:
         raise FormatError("a commit's sizes")
     return rows
 

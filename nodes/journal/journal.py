@@ -270,8 +270,10 @@ class Journal:
             next(self._moving)
         except StopIteration:
             self._moving = None
+            self._store.forget_latest()
         except RottenGroup as error:
             self._moving = None
+            self._store.forget_latest()
             self._rotten.add(error.group)
 
     def _take_rotten(self) -> dict[bytes, Recovered]:

@@ -157,6 +157,8 @@ def copy_all(store: Store, move_bytes: int) -> None:
     except (OSError, Rotten):
         store.space.remove([number for number in store.space.slots if number >= first])
         raise
+    finally:
+        store.forget_latest()
     state = store.states.state
     state.first, state.last = first, max(store.space.slots)
     store.write_state(both=True)

@@ -15,7 +15,6 @@ from nodes.journal.format import (
     COMMIT_HEADER_BYTES,
     COMMIT_MAGIC,
     HEADER_BYTES,
-    ROW_BYTES,
     CommitHeader,
     FormatError,
     Row,
@@ -146,7 +145,7 @@ def _commit(view: memoryview, at: int, header: CommitHeader) -> Commit | None:
     except FormatError:
         return None
     contents: list[bytes | None] = []
-    first = COMMIT_HEADER_BYTES + len(rows) * ROW_BYTES
+    first = header.contents_at
     for row in rows:
         content = bytes(whole[first : first + row.size])
         contents.append(content if check(content) == row.check else None)

@@ -42,7 +42,7 @@ class State:
         body: bytes = msgpack.packb(
             (
                 self.fleet, self.node, self.first, self.last, self.commit,
-                [(group, vote.term, vote.candidate) for group, vote in sorted(self.votes.items())],
+                [(group, vote.term, vote.candidate, *vote.left) for group, vote in sorted(self.votes.items())],
             )
         )  # fmt: skip
         head = _HEAD.pack(MAGIC, VERSION, len(body), self.generation, b"")[:-CHECK_BYTES]
@@ -59,10 +59,10 @@ class State:
         whole = found == check(data[: _HEAD.size - CHECK_BYTES] + body)
         if not whole:
             raise FormatError("a state that is not whole")
-        if version != VERSION:  # the head and its checksum are the same in all versions
+        if version > VERSION:  # the head and its checksum are the same in all versions
             raise NewerError("a later version")
         fleet, node, first, last, commit, votes = msgpack.unpackb(body)
         return cls(
             fleet, node, generation, first, last, commit,
-            {group: Vote(term, candidate) for group, term, candidate in votes},
+            {group: Vote(term, candidate, tuple(left) or (0, 0)) for group, term, candidate, *left in votes},
         )  # fmt: skip

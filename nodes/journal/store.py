@@ -105,6 +105,9 @@ class Store:
         """The checksum of the last commit's header."""
         self._id = id
         self._salt = salt
+        self._latest: tuple[tuple[int, int], Commit] | None = None
+        """The commit that was read last, where it lies: what is copied on has thousands of its records one after the other, and
+        to read all of it for each would take hours."""
 
     @property
     def live_bytes(self) -> int:
@@ -224,11 +227,21 @@ class Store:
         """A record's contents. Rotten if it cannot be read."""
         if chunk.contents is not None:
             return chunk.contents
-        commit = self._read_commit(chunk.where.segment, chunk.where.offset)
-        contents = None if commit is None else commit.contents[chunk.where.row]
+        where = chunk.where[:2]
+        if self._latest is None or self._latest[0] != where:
+            self._latest = None  # never two of them in memory
+            commit = self._read_commit(*where)
+            if commit is None:
+                raise Rotten(chunk.where)
+            self._latest = (where, commit)
+        contents = self._latest[1].contents[chunk.where.row]
         if contents is None:
             raise Rotten(chunk.where)
         return contents
+
+    def forget_latest(self) -> None:
+        """Nothing is read any more for the moment."""
+        self._latest = None
 
     def snapshot_record(self, track: Track, flags: int) -> Record:
         """A copy of the record of a group's snapshot."""

@@ -244,4 +244,4 @@ _first, _last = attrgetter("first"), attrgetter("last")
 
 def is_later(vote: Vote, than: Vote) -> bool:
     """Whether a vote was given after another one."""
-    return (vote.term, vote.candidate is not None) > (than.term, than.candidate is not None)
+    return (vote.term, vote.candidate is not None, vote.left) > (than.term, than.candidate is not None, than.left)

@@ -10,10 +10,11 @@ from kernels.batch import decode_call as decode_plain_call
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
 from nodes.worker.channel import ACK, INPUT, Channel, ChannelClosed, Frame
-from nodes.worker.report import REFUSED, Reporter
+from nodes.worker.report import REFUSED, SAVED, Reporter
 from nodes.worker.runs import Context, Run
 from nodes.worker.segments import Segments
 from swarm.payload import Call, decode_call, decode_value
+from swarm.tasks import saved_in
 from transport.bounds import WORKER_OUTCOMES_AGE_S, WORKER_OUTCOMES_COUNT_MAX, WORKER_STREAM_WINDOW_COUNT
 
 _FLUSH_NS = int(WORKER_OUTCOMES_AGE_S * 1e9)
@@ -132,6 +133,11 @@ class Calls:
     def failed(self, run: Run, index: int, began: int, error: BaseException) -> None:
         """Report an exception."""
         run_us = (boottime_ns() - began) // 1000
+        saved = None if isinstance(error, Exception) else saved_in(error)
+        if saved is not None:
+            error.__traceback__ = None
+            self._reporter.add(index, SAVED, 0, saved.payload)  # how long such tasks take it does not tell
+            return
         retry = run.spec.retried(error)
         self._reporter.failure(index, run_us, error, retry=retry, attempt=run.attempt, ours=ours())
         error.__traceback__ = None  # its frames hold the arguments

@@ -40,6 +40,10 @@ GRANT = 11
 """The slot is a client's for a while: {path, ticket, session, granted}."""
 REVOKE = 12
 """The node wants a granted slot back, after the call that runs."""
+SAVE = 13
+"""A task is to end at its next safe point (flag ASKED), or need not any more: u32 index of a run."""
+HOLD = 14
+"""Coroutines are to stand still at their next await (flag HELD_ON), or may go on; `run` is the number of the order."""
 # worker to node
 READY = 33
 OUTCOMES = 34
@@ -50,6 +54,10 @@ REQUEST = 38
 DONE = 39
 GRANT_READY = 40
 GRANT_OVER = 41
+HOLDABLE = 43
+"""What runs is coroutines, which can be held (flag HELD_ON), or is not any more."""
+HELD = 44
+"""They stand still, as the order of this number wants."""
 RECORDS = 42
 """Direct calls that have ended: [[number, name, status, run time in microseconds], ...]."""
 
@@ -57,6 +65,10 @@ GRANTED = 1
 """Flag of SPEC: the author is granted `code`."""
 AGAIN = 1
 """Flag of HEARD: send what follows this offset once more."""
+ASKED = 1
+"""Flag of SAVE."""
+HELD_ON = 1
+"""Flag of HOLD and HOLDABLE."""
 ERROR = 1
 """Flag of REPLY: the request failed; the body is the map of a notice, {message, hint}."""
 

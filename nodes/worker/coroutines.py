@@ -9,7 +9,7 @@ from typing import Any
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
 from nodes.worker.calls import Calls
-from nodes.worker.channel import Channel, ChannelClosed
+from nodes.worker.channel import HELD, HELD_ON, HOLDABLE, Channel, ChannelClosed
 from nodes.worker.report import TIMEOUT, Reporter
 from nodes.worker.runs import Context, Run
 from transport.bounds import WORKER_COROUTINES_COUNT_MAX, WORKER_OUTCOMES_AGE_S
@@ -28,10 +28,35 @@ class Coroutines:
         asyncio.set_event_loop(self._loop)
         self._gone: asyncio.Event = asyncio.Event()
         self._running: dict[int, tuple[int, int]] = {}
+        self._held = 0
+        """The order under which all stand still; 0: none."""
+
+    def hold(self, order: int) -> None:
+        """Stand still from the next turn of the loop on, when each coroutine is at an await; 0: go on."""
+        self._held = order
+        if order:
+            self._loop.call_soon(self._stand)
+
+    def _stand(self) -> None:
+        # The loop does not turn while this waits, so no coroutine goes on. The order may be taken back at any time.
+        told = 0
+        try:
+            while self._held:
+                if told != self._held:
+                    told = self._held
+                    self._channel.send(HELD, run=told)
+                self._channel.pump()
+        except ChannelClosed:
+            self._gone.set()
 
     def run(self, run: Run, fn: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         """Claim and run what is left of a slice, up to WORKER_COROUTINES_COUNT_MAX tasks at once."""
-        self.await_value(self._slice(run, fn))
+        self._channel.send(HOLDABLE, flags=HELD_ON)
+        try:
+            self.await_value(self._slice(run, fn))
+        finally:
+            if not self._gone.is_set():
+                self._channel.send(HOLDABLE)
 
     def await_value(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The value of a coroutine; frames are read meanwhile. ChannelClosed when the node goes away."""

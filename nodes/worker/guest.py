@@ -656,6 +656,13 @@ class Guest:
             self.reported = ((run, index), now)
             self.channel.event(run, index, "progress", {"done": done, "total": total, "note": note[:200]})
 
+    def restore(self, default: Any) -> Any:
+        """A task of another interpreter is not moved: it begins."""
+        return default
+
+    def checkpoint(self, state: Any) -> None:
+        """It has no safe points."""
+
     def told(self) -> list[bytes]:
         return []  # home workers alone hear
 

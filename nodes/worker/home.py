@@ -20,10 +20,25 @@ import msgpack
 from kernels.slots import SlotPage
 from nodes.worker.callables import Callables, Unresolved, is_coroutine_function
 from nodes.worker.calls import Calls
-from nodes.worker.channel import CODE, DONE, DROP, GRANT, READY, RUN, SPEC, STOP, Channel, ChannelClosed, Frame
+from nodes.worker.channel import (
+    CODE,
+    DONE,
+    DROP,
+    GRANT,
+    HELD_ON,
+    HOLD,
+    READY,
+    RUN,
+    SPEC,
+    STOP,
+    Channel,
+    ChannelClosed,
+    Frame,
+)
 from nodes.worker.process import adopt_orphans, die_with_parent, kill_group_and_children
 from nodes.worker.report import Reporter
 from nodes.worker.runs import Context, Run, WorkerSpec
+from nodes.worker.safe_points import SafePoints
 from nodes.worker.segments import Segments
 from swarm import tasks
 from transport.bounds import WORKER_SPECS_COUNT_MAX
@@ -40,6 +55,7 @@ class Home:
         self._result_bytes_max = limit = int(options.get("result-bytes-max", 0)) or None
         self._reporter = Reporter(self._channel, self._segments, node, limit)
         self._context = Context(self._channel, node)
+        self._safe_points = self._context.safe_points = SafePoints(self._channel, self._reporter, self._segments)
         self._calls = Calls(self._channel, self._page, self._reporter, self._segments, self._context)
         self._calls.await_value = lambda coroutine: self._coroutines().await_value(coroutine)
         modules = [name for name in options.get("modules", "").split(",") if name]
@@ -99,6 +115,7 @@ class Home:
         except Unresolved as reason:
             self._calls.refuse(run, str(reason), reason.hint, reason.facts)
         self._reporter.end()
+        self._safe_points.over(run.number)
         _flush_streams()
         self._segments.give_back()
         self._channel.send(DONE, run=run.number, slot=run.slot)
@@ -142,7 +159,14 @@ class Home:
         if frame.kind == DROP:
             self._segments.drop()
             return True
+        if frame.kind == HOLD:
+            # What runs no coroutines is stopped by the node, and need not know.
+            if self._loop is not None:
+                self._loop.hold(frame.run if frame.flags & HELD_ON else 0)
+            return True
         if self._command is not None and self._command.takes(frame):
+            return True
+        if self._safe_points.takes(frame):
             return True
         return self._calls.acknowledged(frame)
 

@@ -21,6 +21,7 @@ FAILED = 1
 TIMEOUT = 3
 REFUSED = 6
 RETRY = 16
+SAVED = 18
 
 
 _COUNT = struct.Struct("<I")

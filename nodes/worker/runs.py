@@ -15,6 +15,7 @@ from nodes.worker.channel import BLOCKED, GRANTED, RUN_HEADER, UNBLOCKED, Channe
 
 if TYPE_CHECKING:
     from nodes.worker.direct import DirectRun
+    from nodes.worker.safe_points import SafePoints
 
 PROGRESS_INTERVAL_S = 0.05
 """Progress reports of one task that come closer together are left out, except the last."""
@@ -30,7 +31,7 @@ class WorkerSpec:
     """The fields of a spec that a worker needs. The node has validated it."""
 
     __slots__ = (
-        "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "priority", "raw", "retries", "retry_on", "root", "stream",
+        "checkpoint", "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "priority", "raw", "retries", "retry_on", "root", "stream",
         "timeout_s",
     )  # fmt: skip
 
@@ -43,6 +44,7 @@ class WorkerSpec:
         self.command = fields.get("kind") == "command"
         self.name: str = fields.get("name") or (str(self.fn[-1]) if self.fn else "command")
         self.chunked = bool(fields.get("chunked"))
+        self.checkpoint = bool(fields.get("checkpoint"))
         self.stream = bool(fields.get("stream"))
         self.retries: int = fields.get("retries", 0)
         self.retry_on: tuple[str, ...] = tuple(fields.get("retry_on") or _ANY_EXCEPTION)
@@ -67,7 +69,7 @@ class WorkerSpec:
 class Run:
     """One RUN frame: tasks `start` to `start` + `count` of a batch, to be claimed from slice `slot`."""
 
-    __slots__ = ("attempt", "batch", "calls", "count", "deps", "number", "slot", "spec", "start", "token")
+    __slots__ = ("attempt", "batch", "calls", "count", "deps", "number", "saved", "slot", "spec", "start", "token")
 
     def __init__(self, frame: Frame, specs: Mapping[int, WorkerSpec]) -> None:
         start, count, spec, length = RUN_HEADER.unpack_from(frame.body)
@@ -84,6 +86,10 @@ class Run:
         token = extra.get("token", ())
         self.token: tuple[int, ...] = tuple(token) if isinstance(token, list | tuple) else (token,)
         self.deps: list[bytes] = extra.get("deps", [])
+        self.saved: dict[int, tuple[int, bytes]] = {
+            index: (moved, state) for index, moved, state in extra.get("saved", ())
+        }
+        """Index -> (how often it was moved, what it goes on from)."""
 
     def task_id(self, index: int) -> bytes:
         """The id of the task at `index` of the batch."""
@@ -102,6 +108,7 @@ class Context:
         self._node = node
         self.run: Run | DirectRun | None = None
         self.index = -1
+        self.safe_points: SafePoints | None = None
         self.coroutine: ContextVar[tuple[Run | DirectRun, int] | None] = ContextVar("swarm_task", default=None)
         self.letters: dict[tuple[int, int], list[bytes]] = {}
         """What tasks were told and did not look at yet, by run and index."""
@@ -133,6 +140,7 @@ class Context:
             "node": self._node,
             "priority": spec.priority,
             "retries": spec.retries,
+            "moved": run.saved[index][0] if isinstance(run, Run) and index in run.saved else 0,
         }
 
     def progress(self, done: float, total: float | None, note: str) -> None:
@@ -151,6 +159,22 @@ class Context:
             self._channel.event(run.number, index, "progress", said)
         else:
             run.direct.event(run.number, "progress", said)
+
+    def restore(self, default: Any) -> Any:
+        """What the caller's task goes on from."""
+        found = self.current()
+        if found is None or not isinstance(found[0], Run) or self.safe_points is None:
+            return default
+        return self.safe_points.restore(found[0], found[1], default)
+
+    def checkpoint(self, state: Any) -> None:
+        """A safe point of the caller's task. Nearly always there is nothing to do, so that is found out first."""
+        points = self.safe_points
+        if points is None or (not points.asked and time.monotonic() < points.look_at_s):
+            return
+        found = self.current()
+        if found is not None and isinstance(found[0], Run) and found[0].spec.checkpoint:
+            points.checkpoint(found[0], found[1], state, self.coroutine.get() is None)
 
     def told(self) -> list[bytes]:
         """What the caller's task was told since the last time: that of a stream, in the main thread."""

@@ -18,9 +18,9 @@ from swarm.client.commands import CommandFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S
 from swarm.client.futures import Future
 from swarm.client.maps import Chunksize, Feed, Window, plan
+from swarm.client.moves import SLACK_S, WITHIN_S, moved
 from swarm.client.streams import AsyncStream
 from swarm.client.sync import CALL_NAMES, AnyFuture, Chosen, Fleet, Fn, chosen, connect, flat
-from swarm.errors import NotAccepted
 from swarm.paths import Home
 from swarm.protocol import ids
 
@@ -76,10 +76,8 @@ class AsyncFleet:
         """NotAccepted when too much is under way."""
         room = self.inner._engine.room
         if room.full:
-            raise NotAccepted(
-                f"{room.used()[0]} tasks are under way",
-                hint="`await fleet.room()` before submitting, or use `fleet.map`",
-                retry_after_s=0.1,
+            raise room.refusal(
+                "and waiting would hold up the loop", "`await fleet.room()` before submitting, or use `fleet.map`"
             )
 
     def options(self, **options: Any) -> AsyncOptions:
@@ -264,6 +262,11 @@ class AsyncFleet:
         """The nodes of the fleet: name, id, state, slots, busy, labels, address and more."""
         return list((await self.query("members"))["members"])
 
+    async def move(self, task: Future | str, node: str, *, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """As `Fleet.move`."""
+        name = task.id if isinstance(task, Future) else str(task)
+        return moved(await self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
+
     async def query(self, method: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """Ask the node something; SwarmError with its words when it says no."""
         value, body = await self._ask(method, args, timeout_s)
@@ -338,6 +341,10 @@ class AsyncAttached:
     async def cancel(self) -> None:
         """Cancel it."""
         await asyncio.to_thread(self.inner.cancel)
+
+    async def reprioritize(self, priority: int | None = None, nice: int | None = None) -> None:
+        """Have it sooner or later from now on, whether it waits or runs."""
+        await asyncio.to_thread(self.inner.reprioritize, priority, nice)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.result().__await__()

@@ -98,6 +98,12 @@ class Attached:
         """Cancel it: what waits ends now, what runs is ended."""
         self._ask("batch.cancel", {} if self.index is None else {"index": self.index}, _ends(ATTACH_TIMEOUT_S))
 
+    def reprioritize(self, priority: int | None = None, nice: int | None = None) -> None:
+        """Have it sooner or later from now on, whether it waits or runs: of another priority, another nice, or both. In the
+        log of a durable batch, too, so that it stays so whoever leads that next."""
+        index = {} if self.index is None else {"index": self.index}
+        self._ask("batch.nice", index | asked_urgency(priority, nice), _ends(ATTACH_TIMEOUT_S))
+
     def close(self) -> None:
         """Leave it, with the connection, if `swarm.attach` made one for it. It goes on."""
         if self._owns:
@@ -229,3 +235,11 @@ def _raised(value: Any) -> Any:
     if isinstance(value, BaseException):
         raise value
     return value
+
+
+def asked_urgency(priority: int | None, nice: int | None) -> dict[str, int]:
+    """The arguments of a query that changes how urgent something is. TypeError when nothing is to change."""
+    if priority is None and nice is None:
+        raise TypeError("neither a priority nor a nice is given")
+    asked = {} if priority is None else {"priority": int(priority)}
+    return asked if nice is None else asked | {"nice": int(nice)}

@@ -7,7 +7,9 @@ bare future. All that is done once a batch (room, code, waking the loop) is done
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kernels.batch import CallBuilder
@@ -16,6 +18,7 @@ from swarm.client.receipts import Receiving, no_receipt
 from swarm.client.routes import Route
 from swarm.errors import NotAccepted
 from swarm.payload_canonical import canonical_payload
+from swarm.protocol.drain import Drain
 from swarm.protocol.ids import SESSION_BYTES, batch_key
 
 if TYPE_CHECKING:
@@ -25,6 +28,12 @@ BATCH_TASKS_MAX = 1024
 BATCH_BYTES_MAX = 256 * 1024
 LOOK_EVERY = 32
 """Calls after which the size of a batch is looked at."""
+
+URGENT_PART = 16
+"""By one part in so many may urgent tasks go beyond the window."""
+EASED_PART = 8
+"""Who waits for room is woken when one part in so many is free."""
+RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
 
 assert BATCH_TASKS_MAX % LOOK_EVERY == 0
 
@@ -103,7 +112,7 @@ class Batches:
         """Add a call; None when its arguments are not plain, or it has a name. Waits for room."""
         if route.durability and self.engine.names.apply(route):
             return None
-        self.room.wait()
+        self.room.wait(route.urgent)
         with self.lock:
             it = route.open or self._begin(route)
             index = it.add(args, kwargs)
@@ -111,7 +120,7 @@ class Batches:
 
     def add_payload(self, route: Route, payload: bytes, make: Make) -> Future:
         """Add a call whose arguments are encoded already. Waits for room."""
-        self.room.wait()
+        self.room.wait(route.urgent)
         key, payload = self._named(route, payload, []) if route.durability else (None, payload)
         with self.lock:
             it = self._begin(route, key) if key is not None or route.open is None else route.open
@@ -123,7 +132,7 @@ class Batches:
 
     def add_after(self, route: Route, payload: bytes, deps: list[bytes], make: Make) -> Future:
         """Add a call that waits for other tasks: a batch of its own, after those that are open now."""
-        self.room.wait()
+        self.room.wait(route.urgent)
         key, payload = self._named(route, payload, deps) if route.durability else (None, payload)
         with self.lock:
             for it in self._open:
@@ -267,31 +276,67 @@ class Room:
         self.used: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """(tasks, bytes) under way."""
         self.open = True
+        self.refused_until = 0.0
+        """Until then (monotonic seconds) the node, which was full, shall be left alone. 0: it takes what it is given."""
+        self.drain = Drain()
+        """How fast tasks end."""
         self._tasks_max = tasks_max
         self._bytes_max = bytes_max
         self._timeout_s = timeout_s
+        self._here = threading.local()
 
     @property
     def full(self) -> bool:
         """Whether `wait` would wait."""
+        return self._is_full(False)
+
+    def _is_full(self, urgent: bool) -> bool:
         tasks, size = self.used()
-        return tasks >= self._tasks_max or size >= self._bytes_max
+        if tasks < self._tasks_max and size < self._bytes_max:
+            return not urgent and self._refused()
+        part = self._tasks_max // URGENT_PART, self._bytes_max // URGENT_PART
+        return not urgent or tasks >= self._tasks_max + part[0] or size >= self._bytes_max + part[1]
+
+    def _refused(self) -> bool:
+        return self.refused_until > 0.0 and time.monotonic() < self.refused_until
 
     def _eased(self) -> bool:
         # Some way below the bound, so that those who wait are not woken for each single task that ends.
         tasks, size = self.used()
-        return tasks <= self._tasks_max - self._tasks_max // 8 and size <= self._bytes_max - self._bytes_max // 8
+        part = self._tasks_max // EASED_PART, self._bytes_max // EASED_PART
+        return tasks <= self._tasks_max - part[0] and size <= self._bytes_max - part[1] and not self._refused()
 
-    def wait(self) -> None:
-        """Wait until there is room. NotAccepted when there is none in time."""
-        if not self.full or threading.get_ident() == self.thread_id:
+    @contextmanager
+    def patience(self, timeout_s: float | None) -> Iterator[None]:
+        """What this thread hands over meanwhile waits so long for room, whatever else holds."""
+        self._here.timeout_s = (timeout_s,)
+        try:
+            yield
+        finally:
+            self._here.timeout_s = None
+
+    def wait(self, urgent: bool = False) -> None:
+        """Wait until there is room. NotAccepted when there is none in time. What is `urgent` has some of its own."""
+        if not self._is_full(urgent) or threading.get_ident() == self.thread_id:
             return
-        if not self.wait_for(self._eased, self._timeout_s):
-            raise NotAccepted(
-                f"{self.used()[0]} tasks are under way, and none ended in {self._timeout_s:g} s",
-                hint="take results before submitting more, or give submit_timeout_s=None to wait",
-                retry_after_s=1.0,
-            )
+        said = getattr(self._here, "timeout_s", None)
+        timeout_s = self._timeout_s if said is None else said[0]
+        if not self.wait_for((lambda: not self._is_full(True)) if urgent else self._eased, timeout_s):
+            raise self.refusal(f"and there was no room in {timeout_s:g} s")
+
+    def refusal(self, more: str, hint: str = "") -> NotAccepted:
+        """What somebody is told for whom there is no room now; when there will be, as fast as tasks end."""
+        tasks, size = self.used()
+        now = time.monotonic()
+        over = max(tasks - self._tasks_max + self._tasks_max // EASED_PART, 1)
+        if size >= self._bytes_max:
+            over = max(over, tasks // EASED_PART)
+        after_s = max(self.refused_until - now, self.drain.after_s(now, over, RETRY_S_MIN, RETRY_S_MAX))
+        what = "the node is full" if self._refused() else f"{tasks} tasks are under way"
+        return NotAccepted(
+            f"{what}, {more}", hint=hint or "take results before submitting more, or give submit_timeout_s=None to wait",
+            retry_after_s=after_s,
+        )  # fmt: skip
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until a condition holds or the client is closed. False after `timeout_s` seconds."""

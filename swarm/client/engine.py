@@ -18,7 +18,7 @@ from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from swarm.client.batches import Batch, Batches, Make, Room
+from swarm.client.batches import URGENT_PART, Batch, Batches, Make, Room
 from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
 from swarm.client.finder import ROUND_PAUSE_S, Finder, client_credentials
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 WINDOW_TASKS = 100_000
 """Tasks handed over and not finished before `submit` waits."""
-WINDOW_BYTES = 64 << 20
+WINDOW_BYTES = 60 << 20
 """Bytes of calls not finished before `submit` waits."""
 CODE_KEPT_COUNT_MAX = 1024
 CODE_KEPT_BYTES_MAX = 32 << 20
@@ -63,8 +63,11 @@ NODES_REFRESH_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 
 # All that is in the window may have to be sent again at once, on a new link.
-assert WINDOW_BYTES + CODE_KEPT_BYTES_MAX + bounds.MESSAGE_BYTES_MAX <= bounds.OUTSTANDING_BYTES_MAX
-assert WINDOW_TASKS <= bounds.OUTSTANDING_COUNT_MAX
+assert (
+    WINDOW_BYTES + WINDOW_BYTES // URGENT_PART + CODE_KEPT_BYTES_MAX + bounds.MESSAGE_BYTES_MAX
+    <= bounds.OUTSTANDING_BYTES_MAX
+)
+assert WINDOW_TASKS + WINDOW_TASKS // URGENT_PART <= bounds.OUTSTANDING_COUNT_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,8 +388,9 @@ class Engine:
             if level:
                 self._receiving[it.number] = it
             self._session.submit(
-                it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, key=it.key
-            )
+                it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, soft=it.route.soft,
+                key=it.key,
+            )  # fmt: skip
         if batches:
             self.batches.handed()
         if cancels:
@@ -451,6 +455,7 @@ class Engine:
             match effect:
                 case Delivered():
                     self.settling.deliver(effect, trusted=self._is_trusted())
+                    self.room.drain.ended(time.monotonic(), effect.fresh)
                     if effect.last and effect.batch in self._receiving:
                         error = SwarmError("the node told the outcomes, but never on how many disks they are")
                         self._receiving.pop(effect.batch).receipt().fail(error)
@@ -473,6 +478,8 @@ class Engine:
                     self.room.notify()
                 case Moving():
                     self._moving = effect.reason or "moving"
+        if self._session.full_until > self.room.refused_until:
+            self.room.refused_until = self._session.full_until
         if self._moving:
             self._move()
         at = self._session.next_deadline()
@@ -496,6 +503,7 @@ class Engine:
         self._timer = None
         self._session.on_timer(time.monotonic())
         self._turn()
+        self.room.notify()  # what a full node refused was handed over again: others may try as well
 
     def durability_here(self) -> str:
         """What the node in use has for tasks of which nothing is said. Nodes without a journal do not say."""

@@ -194,6 +194,24 @@ class Future(concurrent.futures.Future[Any]):
         self._batch.engine.cancel(self._batch.number, self._index)
         return True
 
+    def reprioritize(self, priority: int | None = None, nice: int | None = None) -> bool:
+        """Have the task sooner or later from now on, whether it waits or runs: of another priority, another nice, or both. One
+        that runs and is raised makes way for nothing that is no longer above it; one that stands still goes on when its
+        turn has come. True unless it has its outcome already."""
+        from swarm.client.attached import asked_urgency
+        from swarm.errors import NotFound
+
+        asked = asked_urgency(priority, nice)
+        if self._state in _OVER:
+            return False
+        try:
+            self._batch.engine.query("batch.nice", {"batch": self._batch.key, "index": self._index, **asked})
+        except NotFound:
+            if self._state not in _OVER:
+                raise
+            return False
+        return self._state not in _OVER
+
     def _cancelled_error(self) -> BaseException:
         from swarm.errors import TaskCancelled
 

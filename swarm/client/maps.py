@@ -85,9 +85,11 @@ def plan(
     for coroutines, items are chunked only when asked by number.
     """
     said = (options_of(fn).given() if callable(fn) else {}) | options.given()
-    exact = not {"timeout_s", "retries", "stream", "python"} & said.keys() and said.get("rerun") is not False
+    exact = (
+        not {"timeout_s", "retries", "stream", "python", "checkpoint"} & said.keys() and said.get("rerun") is not False
+    )
     if chunksize is None or chunksize == "auto":
-        adapts, size = exact and not is_coroutine(fn), 1
+        adapts, size = chunksize == "auto" and exact and not is_coroutine(fn), 1
     elif isinstance(chunksize, int) and chunksize >= 1:
         adapts, size = False, chunksize
     else:
@@ -153,7 +155,9 @@ class Feed:
         """Begin one more task, if there are items for one and the window is not full."""
         if self._exhausted or not self._has_room():
             return
-        chunk = self._source.next(self._size, self._limit_ns)
+        # A window that was asked for is one of items, however many of them make a task.
+        size = self._size if self._window is None else min(self._size, self._window - self._under)
+        chunk = self._source.next(size, self._limit_ns)
         if chunk is None:
             self._exhausted = True
             return

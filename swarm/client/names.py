@@ -3,7 +3,8 @@
 A task that is run again, since its machine died, submits what it submitted before. So the keys of its durable batches
 are derived: from its own id, whatever the attempt, and from the place of each call among its calls. Where calls have no
 order (in threads other than the task's own, and in coroutines) they are told apart by what they ask for: the first call
-of these bytes, the second of them, and so on. With ``key=`` the caller says the name himself, in tasks and elsewhere.
+of these bytes, the second of them, and so on. A task that was moved while it ran goes on behind calls that it has made, so
+that from then on how often it was moved belongs to the names. With ``key=`` the caller says the name himself, in tasks and elsewhere.
 
 A batch with a name has one call, since how calls fall into batches depends on the moment.
 """
@@ -59,6 +60,11 @@ def _of(task: CurrentTask) -> _Calls:
     return found
 
 
+def _part(task: CurrentTask) -> bytes:
+    """With what the names begin of calls that a task makes since it was moved."""
+    return b"@%d" % task.moved if task.moved else b""
+
+
 def durable_parent() -> CurrentTask | None:
     """The durable task that the caller runs in. None elsewhere, and in processes that a task has forked: what these do has
     no order that would be the same the next time."""
@@ -81,7 +87,7 @@ def keyed(route: Route, key: str) -> Route:
         raise ConfigError(
             f"key={key!r}: a task that is kept nowhere is not found again", hint="say durability='node' or 'fleet', too"
         )
-    return replace(route, name=b"k" + key.encode("utf-8", "surrogatepass"), open=None)
+    return replace(route, name=b"k" + key.encode("utf-8", "surrogatepass"), open=None, quick=False, soft=False)
 
 
 def part_of_map(route: Route) -> bytes:
@@ -96,7 +102,7 @@ def part_of_map(route: Route) -> bytes:
     with _lock:
         calls = _of(task)
         calls.count += 1
-        return b"m#%d\0" % calls.count
+        return b"m%b#%d\0" % (_part(task), calls.count)
 
 
 class Names:
@@ -130,14 +136,14 @@ class Names:
             with _lock:
                 calls = _of(task)
                 calls.count += 1
-                name = b"#%d" % calls.count
+                name = b"%b#%d" % (_part(task), calls.count)
         else:
             content = blake3(route.raw, derive_key_context="nanoswarm call v1").update(payload).update(b"".join(deps))
             digest = content.digest()
             with _lock:
                 same = _of(task).same
                 same[digest] = again = same.get(digest, 0) + 1
-            name = b"=%d\0" % again + digest
+            name = b"%b=%d\0" % (_part(task), again) + digest
         return child_key(task.id, name)
 
 

@@ -18,6 +18,7 @@ from swarm.errors import ConfigError
 from swarm.payload_code import Code, display_name, encode_code
 from swarm.protocol.ids import child_session
 from swarm.protocol.spec import Spec
+from swarm.protocol.states import Priority
 from swarm.tasks import DURABILITIES, TaskOptions, current_task, forked, options_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Route:
     """Whether a call of it went to the node, with its code."""
     durability: int = 0
     """The place of its level in `swarm.tasks.DURABILITIES`."""
+    soft: bool = False
+    """Whether nobody asked for this level, so that its calls are run without it where it is not to be had."""
+    urgent: bool = False
+    """Whether it is HIGH or CRITICAL: then there is room for it when there is none for others."""
     name: bytes = b""
     """Of the one call of this route, if it goes by a name that was said (`swarm.client.names`)."""
 
@@ -54,10 +59,12 @@ def is_lasting(fn: Any) -> bool:
 
 
 class Routes:
-    """Routes by (callable, options). What says nothing of its durability has that of the connection."""
+    """Routes by (callable, options). What says nothing of its durability has that of the connection; `soft` if that is only
+    what the node has where nothing is said."""
 
-    def __init__(self, durability: str = "none") -> None:
+    def __init__(self, durability: str = "none", soft: bool = False) -> None:
         self._durability = durability
+        self._soft = soft
         self._routes: dict[Any, Route] = {}
         self._by_raw: OrderedDict[bytes, Route] = OrderedDict()
 
@@ -73,7 +80,7 @@ class Routes:
         if not is_lasting(fn):
             # Written anew each time; what has come out the same travels together.
             made = self._make(fn, options, deadline, nice, chunked)
-            known = self._by_raw.setdefault(bytes((made.durability,)) + made.raw, made)
+            known = self._by_raw.setdefault(bytes((made.durability, made.soft)) + made.raw, made)
             while len(self._by_raw) > ROUTES_MAX:
                 self._by_raw.popitem(last=False)
             return known
@@ -96,7 +103,7 @@ class Routes:
     def _make(self, fn: Any, options: TaskOptions, deadline: float | None, nice: int, chunked: bool) -> Route:
         given = {} if isinstance(fn, str) else options_of(fn).given()
         given.update(options.given())
-        level = level_of(given, self._durability, "a stream" if given.get("stream") else "")
+        level, soft = level_of(given, self._durability, "a stream" if given.get("stream") else "", self._soft)
         code: Code | None = None
         where: tuple[str, bytes | str, str]
         if isinstance(fn, str):
@@ -110,27 +117,36 @@ class Routes:
             raise ConfigError(f"{fn!r} can not be called", hint="give a function, or 'module:qualname'")
         if chunked:
             given["chunked"] = True
+            given.pop("checkpoint", None)  # of several calls none can be moved by itself
         name = given.pop("name", None) or (fn.partition(":")[2] if isinstance(fn, str) else display_name(fn))
         spec = _spec("call", where, name, given, deadline, nice)
-        quick = _is_plain(spec) and not level
-        return Route(spec.encode(), spec.rerun, code, spec.stream, quick=quick, durability=level)
+        # What goes directly to a worker of this host is answered by it, and nothing is acknowledged before.
+        quick = _is_plain(spec) and (soft or not level)
+        urgent = spec.priority >= Priority.HIGH
+        return Route(
+            spec.encode(), spec.rerun, code, spec.stream, quick=quick, durability=level, soft=soft, urgent=urgent
+        )
 
 
-def level_of(given: dict[str, Any], default: str, live: str) -> int:
-    """The level of what is submitted, taken out of what was said of it. What is `live` (a stream, input) is of use only
-    while its caller is there: ConfigError if it is to be kept for later."""
+def level_of(given: dict[str, Any], default: str, live: str, soft: bool = False) -> tuple[int, bool]:
+    """The level of what is submitted, taken out of what was said of it, and whether it is one that nobody asked for (`soft`
+    says that the default is). What is `live` (a stream, input) is of use only while its caller is there: ConfigError if it
+    is to be kept for later. What a task submits is of use to that task: it is not kept because of a default."""
     said = given.pop("durability", None)
     if live and said not in (None, "none"):
         raise ConfigError(
             f"{live} can not be kept for later: durability={said!r}", hint="leave durability= away, or say 'none'"
         )
-    return 0 if live else DURABILITIES.index(said or default)
+    if live or (said is None and soft and current_task() is not None):
+        return 0, False
+    level = DURABILITIES.index(said or default)
+    return level, bool(level) and soft and said is None
 
 
 def _is_plain(spec: Spec) -> bool:
     """Whether a call asks nothing of the node but to be run."""
     wants = (spec.stream, spec.python, spec.needs, spec.labels, spec.timeout_s, spec.deadline, spec.retries)
-    return spec.rerun and not any(wants)
+    return spec.rerun and not spec.checkpoint and not any(wants)
 
 
 def command_route(
@@ -140,13 +156,15 @@ def command_route(
     nice: int = 0,
     durability: str = "none",
     live: str = "",
+    soft: bool = False,
 ) -> Route:
     """The route of a command; it is not run twice unless `rerun` says that it may be."""
     given = {"rerun": False} | options.given()
     given.pop("name", None)
-    level = level_of(given, durability, live)
+    level, soft = level_of(given, durability, live, soft)
     spec = _spec("command", None, options.name or name, given, deadline, nice)
-    return Route(spec.encode(), spec.rerun, None, False, durability=level)
+    urgent = spec.priority >= Priority.HIGH
+    return Route(spec.encode(), spec.rerun, None, False, durability=level, soft=soft, urgent=urgent)
 
 
 def _spec(

@@ -19,6 +19,7 @@ from swarm.client.direct import DirectFuture
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import Future
 from swarm.client.maps import Chunksize, Feed, Window, plan
+from swarm.client.moves import SLACK_S, WITHIN_S, moved
 from swarm.client.names import keyed
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
 from swarm.client.streams import Stream, StreamFuture
@@ -45,9 +46,10 @@ _OPTION_NAMES = frozenset(
         "stream",
         "python",
         "durability",
+        "checkpoint",
     )
 )
-CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "key"}
+CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "key", "submit_timeout_s"}
 _NO_OPTIONS = TaskOptions()
 _BETWEEN_LOOKS = LOOK_EVERY - 1
 
@@ -65,7 +67,7 @@ class Options:
 
     def submit(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` somewhere; every keyword goes to the callable."""
-        return self._fleet.hand(self._fleet.route(fn, self.chosen), args, kwargs)
+        return self._fleet.handed(fn, args, kwargs, self.chosen)
 
     def map(self, fn: Fn, /, *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
         """As `Fleet.map`, with these options."""
@@ -89,9 +91,10 @@ class Fleet:
         self._lane = engine.lane
         self.durability = durability or engine.durability_here()
         """What holds for tasks of which nothing else is said."""
-        self._routes = Routes(self.durability)
+        self._soft = durability is None
+        self._routes = Routes(self.durability, self._soft)
         self._known: dict[Any, Route] = {}
-        self._commands: dict[tuple[bytes, int], Route] = {}
+        self._commands: dict[tuple[bytes, int, bool], Route] = {}
         self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk)
         engine.settling.source = self._buffers
 
@@ -105,14 +108,17 @@ class Fleet:
         """Run ``fn(*args, **kwargs)`` somewhere in the fleet; a future of its result.
 
         The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), retries,
-        retry_on, backoff_s, rerun, stream, python, name, durability and key are options of the task, not arguments; a
+        retry_on, backoff_s, rerun, stream, python, name, durability, key and submit_timeout_s are options, not arguments; a
         callable that has such keywords itself is submitted with ``options(…).submit``.
 
         A durable task is submitted once under a `key`, a text: whoever of this user (or of the task that submits it)
         says it again, within the time that outcomes are kept, gets the same task. TaskRefused if it is another call.
 
         An argument that is a future of this fleet is replaced by its result: if there is none yet, the fleet waits for
-        it, not the caller. Waits while too much is under way.
+        it, not the caller.
+
+        Waits while too much is under way, or the fleet is full: for `submit_timeout_s` seconds, or as the connection says.
+        After that NotAccepted is raised, and says when to come back (``retry_after_s``).
         """
         if not kwargs:
             # The way of most tasks: a callable seen before, plain arguments, no options.
@@ -135,8 +141,15 @@ class Fleet:
             return self.hand(route, args, None)
         if not CALL_NAMES.isdisjoint(kwargs):
             options = {key: kwargs.pop(key) for key in CALL_NAMES.intersection(kwargs)}
-            return self.hand(self.route(fn, chosen(options)), args, kwargs)
+            return self.handed(fn, args, kwargs, chosen(options))
         return self.hand(self.route(fn, NOTHING_CHOSEN), args, kwargs)
+
+    def handed(self, fn: Fn, args: tuple[Any, ...], kwargs: dict[str, Any], options: Chosen) -> Future:
+        """Hand over one call, with options worked out before."""
+        if options.patience is None:
+            return self.hand(self.route(fn, options), args, kwargs)
+        with self._engine.room.patience(*options.patience):
+            return self.hand(self.route(fn, options), args, kwargs)
 
     def route(self, fn: Fn, options: Chosen) -> Route:
         """Where calls of this callable go, with these options."""
@@ -243,14 +256,17 @@ class Fleet:
             return not level or log == self._engine.durable_session()[: ids.LOG_TAG_BYTES]
         if self._engine.names.apply(route):
             return self._can_name(route, value)
-        return level == route.durability and (not deps or deps[0][: ids.LOG_TAG_BYTES] == log)
+        same = level == route.durability and value._batch.route.soft == route.soft
+        return same and (not deps or deps[0][: ids.LOG_TAG_BYTES] == log)
 
     def _can_name(self, route: Route, value: AnyFuture) -> bool:
         """Whether a task is in the log that a call with a name goes to."""
         if not isinstance(value, Future) or value._batch.engine is not self._engine:
             return False
         tag = self._engine.names.log_tag(route)
-        return value._batch.route.durability == route.durability and value._batch.key[: ids.LOG_TAG_BYTES] == tag
+        if value._batch.route.durability != route.durability or value._batch.route.soft:
+            return False
+        return value._batch.key[: ids.LOG_TAG_BYTES] == tag
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""
@@ -388,8 +404,9 @@ class Fleet:
             raise ConfigError("there is no command", hint="give its name and arguments")
         said = chosen(options)
         route = self._command_route(
-            argv[0], said.task, said.deadline, said.nice, self.durability, "input of a command" if stdin else ""
-        )
+            argv[0], said.task, said.deadline, said.nice, self.durability, "input of a command" if stdin else "",
+            self._soft,
+        )  # fmt: skip
         if said.key is not None:
             route = keyed(route, said.key)
         staged = []
@@ -418,7 +435,7 @@ class Fleet:
             return route
         if len(self._commands) >= ROUTES_MAX:
             self._commands.clear()
-        return self._commands.setdefault((route.raw, route.durability), route)
+        return self._commands.setdefault((route.raw, route.durability, route.soft), route)
 
     def fetch_file(self, blob_id: bytes, size: int) -> bytes:
         """The content of a file that a command left."""
@@ -491,6 +508,17 @@ class Fleet:
         """The nodes of the fleet: name, id, state, slots, busy, labels, address and more."""
         return list(self.query("members")["members"])
 
+    def move(self, task: Future | str, node: str, *, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """Have a task that runs go on at another node, by its name; `task` is its future or the text of its id.
+
+        It ends where it is at its next safe point (`swarm.checkpoint`) and goes on there from the state that it gave. Waits for
+        that, at most `within_s` seconds. {"id", "name", "node", "took_s", …}; NotFound, MoveBusy, MoveLate or another MoveRefused
+        when it is not moved: then it goes on where it is.
+        """
+        name = task.id if isinstance(task, Future) else str(task)
+        with waiting():
+            return moved(self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
+
     def query(self, method: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """Ask the node something; SwarmError with its words when it says no."""
         value, body = self._engine.query(method, args, timeout_s=timeout_s)
@@ -542,8 +570,8 @@ def connect(
     `submit_timeout_s` limits how long `submit` waits while too much is under way (then NotAccepted; None: for ever),
     `reconnect_timeout_s` how long another node is looked for when the one in use is gone (then all that is unfinished
     fails with FleetNotFound). `durability` is that of tasks of which nothing else is said: "none", "node" (on the disk of
-    the node before it counts as accepted) or "fleet" (on those of two of three hosts); None leaves it to the node's
-    setting. Calls made one after the other may go directly to a worker of this host, once the node has
+    the node before it counts as accepted) or "fleet" (on those of two of three hosts). None leaves it to the node's
+    setting ("fleet" where three hosts keep its log), and has what can not be kept run all the same: the receipt tells. Calls made one after the other may go directly to a worker of this host, once the node has
     granted its slot; with ``direct=False`` all go through the node, which then keeps every outcome for a while.
     """
     if durability is not None:
@@ -571,12 +599,20 @@ def _command(on_output: Callable[[str, bytes], object] | None, batch: Batch, ind
 
 
 class Chosen:
-    """The options of a call: those of the task, its deadline and niceness, and its key."""
+    """The options of a call: those of the task, its deadline and niceness, its key, and how long to wait for room."""
 
-    __slots__ = ("deadline", "key", "nice", "task")
+    __slots__ = ("deadline", "key", "nice", "patience", "task")
 
-    def __init__(self, task: TaskOptions, deadline: float | None = None, nice: int = 0, key: str | None = None) -> None:
+    def __init__(
+        self,
+        task: TaskOptions,
+        deadline: float | None = None,
+        nice: int = 0,
+        key: str | None = None,
+        patience: tuple[float | None] | None = None,
+    ) -> None:
         self.task = task
+        self.patience = patience
         self.deadline = deadline
         self.nice = nice
         self.key = key
@@ -600,7 +636,18 @@ def chosen(options: dict[str, Any]) -> Chosen:
     nice, key = options.pop("nice", 0), options.pop("key", None)
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
-    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key)
+    patience = _patience(options.pop("submit_timeout_s")) if "submit_timeout_s" in options else None
+    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key, patience)
+
+
+def _patience(timeout_s: Any) -> tuple[float | None]:
+    if timeout_s is None:
+        return (None,)
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+        raise ConfigError(
+            f"submit_timeout_s={timeout_s!r} is no time in seconds", hint="0 is not to wait, None for ever"
+        )
+    return (float(timeout_s),)
 
 
 def flat(futures: Iterable[Any]) -> list[AnyFuture]:

@@ -11,7 +11,7 @@ Everything here is a pure machine: `now` is seconds of the node's boot-time cloc
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
@@ -27,10 +27,14 @@ from swarm.protocol.executor.effects import (
     StartWorker,
     StopWorker,
 )
+from swarm.protocol.executor.leases import Leases
+from swarm.protocol.executor.leaving import asked, check_saved, saved_within
+from swarm.protocol.executor.memory import LEAVE_S, is_repeatable, over_budget, tasks_of
 from swarm.protocol.executor.orphans import Orphan, Orphans
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
-from swarm.protocol.executor.suspension import SPARE_AFTER_S, level, slots_that_yield
+from swarm.protocol.executor.suspension import SPARE_AFTER_S, class_of, level, slots_that_yield
 from swarm.protocol.executor.suspensions import Suspensions
+from swarm.protocol.fair import EQUAL, GUESS_S
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
@@ -50,6 +54,7 @@ WORKERS_EXTRA_MAX = 64
 """Workers beyond the slots, in place of those that wait for tasks of their own."""
 OBSERVE_EVERY_S = 0.010
 START_FAILURES_MAX = 3
+CLASSES = tuple(priority.name.lower() for priority in Priority)
 INDEX_END = 1 << 32
 """Tasks of a batch, and attempts of a task, are fewer."""
 TOKEN_END = 1 << 64
@@ -66,8 +71,12 @@ class ExecutionConfig:
     worker_memory_bytes_max: int = 0
     spare_workers: int = 1
     """Beyond one a slot, where urgent work could take slots from other work: it then need not wait for a process to start."""
+    shares: Mapping[str, float] = field(default_factory=lambda: EQUAL)
+    """Weights of users by name; 1 where nothing is said."""
     releasable: frozenset[str] = frozenset(("cpu",))
     """Resources that a stopped process does not use."""
+    suspended_bytes_max: int = 0
+    """Memory that suspended tasks may keep; 0: whatever they have."""
 
 
 class Execution:
@@ -79,7 +88,7 @@ class Execution:
         self.account = Account(config.capacity)
         self.runtimes = Runtimes()
         self.draining = False
-        self._ready = ReadyShapes()
+        self._ready = ReadyShapes(config.shares)
         self._runs: dict[int, Run] = {}
         self._by_dispatch: dict[tuple[bytes, int], Run] = {}
         self._workers: dict[int, Worker] = {}
@@ -99,9 +108,13 @@ class Execution:
         """The latest instant that it was told."""
         self._retry_start_at: float | None = None
         self._orphans = Orphans()
+        self.leases = Leases()
         self._suspensions = Suspensions(
             self._workers, self.account, config.releasable, self._emit, self._recall_from, self._tell_event, self._resumed,
+            self._may_go_on,
         )  # fmt: skip
+        self._leaving: dict[int, tuple[float, int, list[tuple[int, int]]]] = {}
+        """Workers whose suspended tasks go on to a safe point, to leave -> (until when, number of the run, tasks)."""
         self._spare_at: float | None = None
         self._spares = 0
 
@@ -118,7 +131,14 @@ class Execution:
         return min(
             (
                 at
-                for at in (self._observe_at, self._retry_start_at, self._share_at, self._spare_at, orphans)
+                for at in (
+                    self._observe_at,
+                    self._retry_start_at,
+                    self._share_at,
+                    self._spare_at,
+                    orphans,
+                    self._leave_at(),
+                )
                 if at is not None
             ),
             default=None,
@@ -154,6 +174,16 @@ class Execution:
         """The workers by number."""
         return self._workers
 
+    @property
+    def runs(self) -> list[Run]:
+        """What owners have sent and is not reported in full, in the order in which it came."""
+        return list(self._runs.values())
+
+    def offer(self, now: float, slots: int) -> None:
+        """Offer so many slots from now on; what runs is left alone."""
+        self.account.withheld = float(max(0, self.slots - slots))
+        self._pump(now)
+
     def load(self, owner: bytes | None = None) -> dict[str, Any]:
         """What this node tells of its load: free slots, tasks waiting, tasks that wait for other tasks.
 
@@ -167,6 +197,8 @@ class Execution:
             "drain": self.draining,
             "blocked": blocked,
         }
+        if self.account.withheld:
+            load["off"] = self.account.withheld
         if owner is not None:
             load["others"] = self.others(owner)
         yielding = self.yielding()
@@ -181,7 +213,7 @@ class Execution:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
         waiting = [] if not self._urgent_of or not self._ready.tasks else [
             (run, run.columns.ready) for run in self._runs.values()
-            if run.spec.priority >= Priority.HIGH and run.columns.ready
+            if run.priority >= Priority.HIGH and run.columns.ready
         ]  # fmt: skip
         return slots_that_yield(self._workers.values(), waiting, self._seen)
 
@@ -196,6 +228,25 @@ class Execution:
             current = worker.current()
             if current is not None:
                 found.append((current[0].run.batch, current[1], worker.number, current[2]))
+        return found
+
+    def classes(self) -> list[tuple[int, int, int]]:
+        """(waiting, running, suspended) of each class, LOW first: tasks that no worker has, and workers that have some."""
+        running, standing = [0] * len(Priority), [0] * len(Priority)
+        for worker in self._workers.values():
+            if worker.suspension is not None:
+                standing[worker.suspension.priority] += 1
+            elif worker.slices:
+                running[class_of(worker)] += 1
+        return [(self._ready.waiting(priority), running[priority], standing[priority]) for priority in Priority]
+
+    def waiting_tasks(self) -> dict[bytes, int]:
+        """Tasks that run here and wait for others, with their classes now."""
+        found = {}
+        for worker in self._workers.values():
+            current = worker.current() if worker.state == "blocked" else None
+            if current is not None:
+                found[ids.task_id(current[0].run.batch, current[1])] = class_of(worker)
         return found
 
     def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
@@ -246,6 +297,7 @@ class Execution:
         if it is None:
             return
         self._suspensions.end(now, it)
+        self._leaving.pop(worker, None)
         expected = it.state == "stopping"
         if it.state == "starting":
             self._start_failed(now, it, why)
@@ -283,6 +335,73 @@ class Execution:
         if it.shape is not None:
             self.account.take(it.shape)
         self._pump(now)
+
+    def standing(self) -> dict[int, list[bytes]]:
+        """Workers that stand still, with the owners of what they have in hand."""
+        return {
+            worker.number: [part.run.owner for part in worker.slices.values()]
+            for worker in self._workers.values()
+            if worker.suspension is not None
+        }
+
+    def go_on(self, now: float) -> None:
+        """Leases were renewed: what stands still may go on."""
+        self._pump(now)
+
+    def _may_go_on(self, now: float, owner: bytes) -> bool:
+        return owner == self.me or self.leases.may_go_on(now, owner)
+
+    def suspended_memory(self, now: float, rss_bytes: Mapping[int, int]) -> None:
+        """What suspended workers keep in memory was measured; over the budget the cheapest to lose go."""
+        if not self.config.suspended_bytes_max:
+            return
+        standing = [worker for worker in self._workers.values() if worker.suspension is not None]
+        for goes in over_budget(standing, rss_bytes, self.config.suspended_bytes_max):
+            worker, how = goes.worker, "saved" if goes.saves else "again"
+            if goes.saves and not all(self._may_go_on(now, part.run.owner) for part in worker.slices.values()):
+                continue
+            kept = rss_bytes.get(worker.number, 0)
+            fields = {"worker": worker.number, "bytes": kept}
+            self._effects.append(Fact("suspended.evicted", {"how": how}, fields))
+            if not goes.saves:
+                self._run_again(worker, f"{kept} bytes of it were more than this node keeps for what stands still")
+                continue
+            tasks = tasks_of(worker)
+            self._suspensions.resume(now, worker)
+            worker.immune_until = now + LEAVE_S
+            self._leaving[worker.number] = (
+                now + LEAVE_S,
+                tasks[0][0].number,
+                [(run.number, index) for run, index in tasks],
+            )
+            for run, index in tasks:
+                self._effects += asked((worker,), run, [(index, index + 1)], True)
+
+    def _leave_at(self) -> float | None:
+        return min((until for until, _, _ in self._leaving.values()), default=None)
+
+    def _left(self, now: float) -> None:
+        """Some came to no safe point in time: they are run again as a whole, or stay."""
+        for number, (until, _, tasks) in list(self._leaving.items()):
+            if until > now:
+                continue
+            del self._leaving[number]
+            worker = self._workers.get(number)
+            if worker is None or worker.state != "ready":
+                continue
+            still = [(run, index) for run, index in tasks_of(worker) if (run.number, index) in tasks]
+            if still and all(is_repeatable(run) for run, _ in still):
+                self._recall_from(now, worker)
+                self._run_again(worker, "it came to no safe point, and its memory was more than this node keeps")
+            else:
+                for run, index in still:
+                    self._effects += asked((worker,), run, [(index, index + 1)], False)
+
+    def _run_again(self, worker: Worker, why: str) -> None:
+        """End a worker where it stands; what it ran goes back to its owner without blame."""
+        for run, index in tasks_of(worker):
+            run.verdicts[index] = Status.RETURNED
+        self._kill(worker, why)
 
     def worker_memory(self, now: float, worker: int, rss_bytes: int) -> None:
         """A worker's resident memory was measured; over the limit it is replaced once it has nothing in hand."""
@@ -358,8 +477,11 @@ class Execution:
         first: int,
         attempts: int = 0,
         extra: dict[str, Any] | None = None,
+        urgency: tuple[int, int] | None = None,
+        user: str = "",
     ) -> None:
-        """Take a run from its owner. While draining it goes straight back. ValueError for what no owner would send."""
+        """Take a run from its owner; its `urgency` is (class, nice), those of its spec if nothing is said. While draining it goes
+        straight back. ValueError for what no owner would send."""
         key = (owner, dispatch)
         if key in self._by_dispatch:
             return
@@ -369,6 +491,8 @@ class Execution:
             raise ValueError(f"a dispatch {dispatch} after {attempts} attempts, with {type(extra).__name__}")
         if extra and "token" in extra and not _is_token(extra["token"]):
             raise ValueError("a fencing token that is no pair of whole numbers")
+        if extra and "saved" in extra:
+            check_saved(extra["saved"])
         shape = shape_of(spec)
         if self.draining or self.config.capacity.misfit(shape):
             self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)
@@ -378,17 +502,32 @@ class Execution:
             self._run_number, owner, dispatch, batch, spec, raw, granted, shape, calls, first,
             TaskColumns(calls.count), attempts, extra or {}, now, calls.count,
         )  # fmt: skip
+        run.user = user
+        if urgency is not None:
+            run.priority, run.nice = urgency
         self._runs[run.number] = run
         self._by_dispatch[key] = run
         self._here += calls.count
-        self._count_in(owner, spec, calls.count)
+        self._count_in(run, calls.count)
         self._push(run, calls.count)
         self._pump(now)
 
-    def recall(self, now: float, owner: bytes, dispatch: int, ranges: list[tuple[int, int]] | None, kill: bool) -> None:
-        """The owner wants tasks back: those not begun return to it; with `kill` those that run are ended."""
+    def recall(
+        self,
+        now: float,
+        owner: bytes,
+        dispatch: int,
+        ranges: list[tuple[int, int]] | None,
+        kill: bool,
+        save: bool | None = None,
+    ) -> None:
+        """The owner wants tasks back: those not begun return to it; with `kill` those that run are ended, and with `save` they
+        are asked to end at their next safe point. With `save` False they are asked no more, and stay."""
         run = self._by_dispatch.get((owner, dispatch))
         if run is None:
+            return
+        if save is False:
+            self._effects += asked(self._workers.values(), run, ranges, False)
             return
         wanted = ranges if ranges is not None else [(run.first, run.first + run.calls.count)]
         for worker in list(self._workers.values()):
@@ -397,11 +536,50 @@ class Execution:
                 if kill:
                     self._kill_running(worker, run, wanted, Status.CANCELLED, "its task was cancelled")
         self._return_waiting(run, wanted)
+        if save:
+            for effect in asked(self._workers.values(), run, ranges, True):
+                self._suspensions.resume(now, self._workers[effect.worker])  # who stands still comes to no safe point
+                self._effects.append(effect)
+        self._pump(now)
+
+    def reprioritize(
+        self, now: float, owner: bytes, dispatch: int, ranges: list[tuple[int, int]] | None, priority: int, nice: int
+    ) -> None:
+        """Class and nice of a run are others from here on, or those of some of its tasks: of these, what has not begun goes back
+        to its owner, to come again by itself."""
+        run = self._by_dispatch.get((owner, dispatch))
+        if run is None:
+            return
+        mine = [worker for worker in self._workers.values() if any(part.run is run for part in worker.slices.values())]
+        for worker in mine:
+            self._recall_from(now, worker)
+        if ranges is None:
+            waiting = self._ready.remove(run.shape, run.number)
+            left = run.left
+            self._gone(run, 0)
+            run.priority, run.nice, run.left = priority, nice, left
+            run.apart.clear()
+            self._here += left
+            self._count_in(run, left)
+            if waiting:
+                self._push(run, waiting)
+        else:
+            self._return_waiting(run, ranges)
+        for worker in mine:
+            current = worker.current()
+            if current is None or current[0].run is not run:
+                continue
+            index = current[1]
+            if ranges is None or any(start <= index < stop for start, stop in ranges):
+                if ranges is not None:
+                    run.apart[index] = (priority, nice)
+                self._suspensions.reprioritized(worker, run.number, index, priority)
         self._pump(now)
 
     def owner_lost(self, now: float, owner: bytes, *, durable: bool = False) -> bool:
         """The lease of an owner's runs is over: drop what waits, end what runs, tell nobody. What is durable goes on, for
         who leads its log next, unless `durable`; whether there is any of it."""
+        self.leases.forget(owner)
         mine = [run for run in self._runs.values() if run.owner == owner]
         for run in mine:
             if run.token is not None and not durable:
@@ -411,6 +589,14 @@ class Execution:
         self._pump(now)
         return not durable and any(run.token is not None for run in mine)
 
+    def keep_only(self, now: float, owner: bytes, out: Collection[int]) -> None:
+        """An owner is linked again within its lease, and has no more than these dispatches out here. The others it has given
+        to somebody else, or up, when it took this node for dead: they end. What is durable is its log's, not its owner's."""
+        for run in [run for run in self._runs.values() if run.owner == owner]:
+            if run.token is None and run.dispatch not in out:
+                self._drop(now, run)
+        self._pump(now)
+
     def disown(self, now: float, owner: bytes, batches: Collection[bytes]) -> None:
         """An owner leads the log of these batches no longer: their runs wait for who does."""
         for run in self._runs.values():
@@ -419,6 +605,7 @@ class Execution:
 
     def owner_back(self, owner: bytes) -> None:
         """An owner is linked again, the same process as before: what waited is told to it."""
+        self.leases.renewed(owner)
         for orphan in self._orphans.of(owner):
             self._tell_waiting(orphan)
 
@@ -437,7 +624,7 @@ class Execution:
             self._by_dispatch[by, number] = run
         if left:
             self._here += left
-            self._count_in(by, run.spec, left)
+            self._count_in(run, left)
         if orphan is not None:
             self._tell_waiting(orphan)
         return run.pending()
@@ -462,16 +649,34 @@ class Execution:
                     break
             else:
                 return
-        self.runtimes.observe(run.raw, outcomes.run_us_total, outcomes.count)
+        stood_us = self._stood_us(it, run, outcomes)
+        ran_us = max(0, outcomes.run_us_total - stood_us)
+        timed = outcomes.count if outcomes.all_ok else sum(1 for row in range(outcomes.count) if outcomes.run_us(row))
+        if timed:
+            self.runtimes.observe(run.raw, ran_us, timed)
+        self._ready.settle(run.shape, run.user, run.priority, run.thought_s * outcomes.count, ran_us / 1e6)
         for one in mine:
             run.columns.settle(outcomes, one, run.first)
         if not outcomes.all_ok:
             for row in range(outcomes.count):
                 if outcomes.status(row) >= FINAL_BELOW:
                     run.finish(outcomes.index(row))
-        self._tell_outcomes(run, outcomes.count, body)
+        self._tell_outcomes(run, outcomes.count, body, stood_us)
         if run.columns.done == run.calls.count:
             self._forget(run)
+
+    @staticmethod
+    def _stood_us(worker: Worker, run: Run, outcomes: Outcomes) -> int:
+        """For how long the tasks of a report stood still, in microseconds: their worker, which stood too, counts it as run time."""
+        task, stood_s = worker.paused
+        if (
+            task is None
+            or task[0] != run.number
+            or not any(outcomes.index(row) == task[1] for row in range(outcomes.count))
+        ):
+            return 0
+        worker.paused = (None, 0.0)
+        return int(stood_s * 1e6)
 
     def worker_slice_done(self, now: float, worker: int, slot: int) -> None:
         """A worker has reported every task it claimed of the slice in `slot`."""
@@ -544,6 +749,8 @@ class Execution:
         if self._observe_at is not None and now >= self._observe_at:
             self._observe_at = None
             self._observe(now)
+        if self._leaving:
+            self._left(now)
         for orphan in self._orphans.over(now):
             self._orphans.take(orphan)
             self._effects.append(Fact("orphan.given_up", {}, {"batch": orphan.run.batch.hex()}))
@@ -558,12 +765,19 @@ class Execution:
         return (0, outcomes.count - 1) if outcomes.count > 1 else (0,) if outcomes.count else ()
 
     def _push(self, run: Run, count: int) -> None:
-        self._ready.push(run.shape, run.number, run.spec.priority, run.spec.nice, int(run.queued_at * 1e9), count)
+        self._ready.push(
+            run.shape, run.number, run.priority, run.nice, int(run.queued_at * 1e9), count, run.user,
+            (run.batch[: ids.SESSION_BYTES], run.raw), run.spec.deadline,
+        )  # fmt: skip
 
     def _pump(self, now: float) -> None:
         """Hand waiting tasks to workers until one or the other runs out; what is suspended goes before what has not begun."""
         self._seen = max(self._seen, now)
         suspensions = self._suspensions
+        if suspensions.count and (gone := self.leases.over(now)):
+            # This node stood still itself, or its timer is late: what stands still does not go on first.
+            for owner in gone:
+                self.owner_lost(now, owner)
         if self.draining or not self._ready.tasks:
             suspensions.resume_all(now)
             return
@@ -572,7 +786,7 @@ class Execution:
             while (head := self._ready.head(shape, now_ns)) is not None:
                 run = self._runs[head[0]]
                 if suspensions.count:
-                    suspensions.resume_all(now, level(run.spec.priority, run.queued_at, now))
+                    suspensions.resume_all(now, level(run.priority, run.queued_at, now))
                 worker = self._worker_for(now, shape, run)
                 if worker is None:
                     break
@@ -610,7 +824,7 @@ class Execution:
                 return idle
             if granted is None:
                 self._start_if_short(now, shape, alive)
-        elif run.spec.priority >= Priority.HIGH:
+        elif run.priority >= Priority.HIGH:
             found = self._suspensions.victims(now, shape, run)
             if found and idle is not None:
                 fits = self._suspensions.suspend(now, found, shape, run)
@@ -648,7 +862,9 @@ class Execution:
         assert taken is not None, (run.number, run.columns.ready)
         start = run.first + taken[0]
         stop = start + taken[1]
-        self._ready.take(shape, run.number, taken[1])
+        mean = self.runtimes.mean_s(run.raw)
+        run.thought_s = GUESS_S if mean is None else mean
+        self._ready.take(shape, run.number, taken[1], mean)
         if worker.shape is None:
             worker.shape = shape
             self.account.take(shape)
@@ -668,8 +884,11 @@ class Execution:
         extra = {"batch": run.batch, "token": run.dispatch, "attempt": run.attempts + 1}
         if run.extra:
             extra |= run.extra
+            if "saved" in extra:
+                extra["saved"] = saved_within(extra["saved"], start, stop)
+        low = run.spec.priority == Priority.LOW and class_of(worker) == Priority.LOW
         self._effects.append(
-            HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads)
+            HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads, low)
         )
         if self._share_at is None and (stop - start > 1 or len(worker.slices) > 1):
             self._share_at = now + SHARE_AFTER_S
@@ -678,7 +897,9 @@ class Execution:
         if not run.spec.rerun or run.spec.kind == "command":
             self._tell_event(run, start, "started", None)
         wait = now - run.queued_at
-        self._effects.append(Fact("slice.handed", {}, {"wait_s": wait, "tasks": stop - start}, wait))
+        self._effects.append(
+            Fact("slice.handed", {"class": CLASSES[run.priority]}, {"wait_s": wait, "tasks": stop - start}, wait)
+        )
 
     def _slice_tasks(self, run: Run, shape: Shape, worker: Worker) -> int:
         """How many tasks to hand over at once."""
@@ -904,8 +1125,10 @@ class Execution:
             self._kill(worker, f"its task ran longer than {timeout_s:g} s")
         self._observe_at = soonest
 
-    def _tell_outcomes(self, run: Run, count: int, body: Bytes) -> None:
+    def _tell_outcomes(self, run: Run, count: int, body: Bytes, stood_us: int = 0) -> None:
         header = {"b": run.batch, "n": count, "d": run.dispatch}
+        if stood_us:
+            header["s"] = stood_us
         self._gone(run)
         if run in self._orphans:
             if not self._orphans.keep(run, count, body):
@@ -929,13 +1152,13 @@ class Execution:
         gone, run.left = run.left - left, left
         self._here -= gone
         self._count_out(self._of, run.owner, gone)
-        if run.spec.priority >= Priority.HIGH:
+        if run.priority >= Priority.HIGH:
             self._count_out(self._urgent_of, run.owner, gone)
 
-    def _count_in(self, owner: bytes, spec: Spec, count: int) -> None:
-        self._of[owner] = self._of.get(owner, 0) + count
-        if spec.priority >= Priority.HIGH:
-            self._urgent_of[owner] = self._urgent_of.get(owner, 0) + count
+    def _count_in(self, run: Run, count: int) -> None:
+        self._of[run.owner] = self._of.get(run.owner, 0) + count
+        if run.priority >= Priority.HIGH:
+            self._urgent_of[run.owner] = self._urgent_of.get(run.owner, 0) + count
 
     @staticmethod
     def _count_out(of: dict[bytes, int], owner: bytes, count: int) -> None:
@@ -968,6 +1191,8 @@ def _ended(status: int, why: str, spec: Spec) -> bytes:
         )
     elif status == Status.CANCELLED:
         message, hint = f"{spec.name or 'the task'} was cancelled", ""
+    elif status == Status.RETURNED:
+        message, hint = f"{spec.name or 'the task'} stood still and is run again: {why}", ""
     else:
         message = f"the worker process died while it ran {spec.name or 'the task'} ({why})"
         hint = "swarm task logs shows its last output"

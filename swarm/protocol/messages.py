@@ -10,12 +10,12 @@ kind             who to whom           header                                   
 SUBMIT           client -> owner       b key, n count, s spec, w attempts so far (after a fail-over),    call columns
                                        d dependencies ([task id…], one-task batches), x blob refs,
                                        k [[start, stop]…] that have ended before (after a fail-over),
-                                       D level of durability, R retention (seconds)
+                                       D level of durability, F nobody asked for that level, R retention (seconds)
 CANCEL           client -> owner       b key, r [[start, stop]…] or nil for all, k kill those running
 QUERY            anyone -> node        q number, m method, a arguments                                   bytes
 REPLY            node -> asker         q number, v value | e [kind, message, hint, facts]                bytes
 OUTCOMES         owner -> client,      b key, n count; executor adds d dispatch, l load                  outcome columns
-                 executor -> owner
+                 executor -> owner     s microseconds for which tasks of it stood still
 EVENT            executor -> owner     b key, i index, e name, d dispatch (executor only), v value       bytes
                  -> client
 INPUT            client -> owner ->    b key, i index, e "in" | "heard" | "again" | "signal" | "ack",    bytes
@@ -26,8 +26,11 @@ ASK_START        owner -> client       b key, r [[start, stop]…]: may these, n
 GRANT_START      client -> owner       b key, r [[start, stop]…]
 RELEASE          client -> owner       b key of a batch whose outcomes are all there, x [blob id…]
 DISPATCH         owner -> executor     b key, d dispatch, a first index, n count, s spec, w attempts,    call columns
-                                       g granted code, x facts (deps payloads, token [epoch, number])
-RECALL           owner -> executor     d dispatch, r [[start, stop]…] or nil, k kill those running
+                                       g granted code, x facts (deps payloads, token [epoch, number],
+                                       saved [[index, times moved, state]…]),
+                                       u user for whom it is, y [class, nice] if changed
+RECALL           owner -> executor     d dispatch, r [[start, stop]…] or nil, k kill those running,
+                                       c those running end at their next safe point (false: no more)
 STARTED          executor -> owner     d dispatch, i index, p pid
 LOAD             node -> peers         l load map
 MEMBERS          node -> client        m [[id, name, [endpoint…], curve key, state]…]
@@ -83,6 +86,7 @@ class Kind(IntEnum):
     GOODBYE = 18
     LEDGER = 19
     TWIN = 20
+    REPRIORITIZE = 26
 
 
 class MessageError(ValueError):

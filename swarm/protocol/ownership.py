@@ -26,6 +26,8 @@ from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner import finding
+from swarm.protocol.owner.admission import Admission
+from swarm.protocol.owner.approvals import Approvals
 from swarm.protocol.owner.attempts import RETRY, Attempts
 from swarm.protocol.owner.batches import (
     Adopt,
@@ -37,6 +39,7 @@ from swarm.protocol.owner.batches import (
     Holdings,
     Keep,
     KeepNoMore,
+    MoveOver,
     OwnershipConfig,
     OwnershipEffect,
     Propose,
@@ -47,8 +50,10 @@ from swarm.protocol.owner.dependencies import Dependencies
 from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
 from swarm.protocol.owner.keeping import Keeping
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
+from swarm.protocol.owner.moving import MOVE, Moving
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
+from swarm.protocol.owner.urgency import Urgency
 from swarm.protocol.owner.words import merged, said, why_it_stood
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Capacity, shape_of
@@ -70,14 +75,21 @@ class Ownership:
         self._holdings = Holdings(config)
         self._placing = Placing(self._holdings, me, name, capacity, epoch)
         self._ending = Ending(self._holdings)
+        self._admission = Admission(self._holdings)
+        self._ending.over = self._admission.over
         self._attempts = Attempts(self._holdings, self._placing, self._ending)
+        self._approvals = Approvals(self._holdings, self._placing)
+        self._attempts.redirect = self._approvals.redirect
         self._dependencies = Dependencies(self._holdings, self._placing, self._ending)
         self._clients = Clients(self._holdings, self._placing)
         self._recording = Recording(self._holdings, self._placing, self._ending, self._clients)
+        self._urgency = Urgency(self._holdings, self._placing, self._recording)
         self._leading = Leading(
             self._holdings, self._placing, self._ending, self._clients, self._recording, self._dependencies,
         )  # fmt: skip
         self._keeping = Keeping(self._holdings, self._placing, self._recording, self._attempts)
+        self._moving = Moving(self._holdings, self._placing)
+        self._attempts.saved = self._moving.saved
         self._recording.keep = lambda batch, ids, then: self._keeping.want(batch, ids, None, then)
         self._recording.withdrawn = self._keeping.withdraw
         self._keeping.take = self._take_outcomes
@@ -85,9 +97,11 @@ class Ownership:
         self._ending.record = self._recording.ended
         self._attempts.counted = self._recording.counted
         self._recording.refused = self._dependencies.refused
+        self._recording.unkept = self._run_unkept
         self._placing.may_start = self._clients.may_start
         self._placing.lost = self._attempts.lost
-        self._ending.known = self._dependencies.known
+        self._ending.known = self._known
+        self._dependencies.waits = self._urgency.waits
         self.no_space: Callable[[bytes, int], bool] = lambda key, level: False
         """Whether a batch's log is this node's alone, has not got it, and leads nothing for want of space."""
         self.keeps_ledger = False
@@ -138,6 +152,10 @@ class Ownership:
         """Tasks ready to run that no executor has."""
         return self._placing.ready.tasks
 
+    def waiting_of(self, priority: int) -> int:
+        """Of these the tasks of one class."""
+        return self._placing.ready.waiting(priority)
+
     @property
     def led(self) -> Mapping[bytes, int]:
         """Groups whose logs this node leads, with the epoch."""
@@ -148,6 +166,7 @@ class Ownership:
     def executor_seen(self, now: float, node: bytes, name: str, capacity: Capacity, load: Mapping[str, Any]) -> None:
         """A member said what it has and how busy it is."""
         self._placing.seen(node, name, capacity, load)
+        self._moving.heard(now, self._placing.executors[node])
         self._placing.pump(now)
 
     def executor_load(self, now: float, node: bytes, load: Mapping[str, Any]) -> None:
@@ -155,6 +174,7 @@ class Ownership:
         it = self._placing.executors.get(node)
         if it is not None:
             it.heard(load)
+            self._moving.heard(now, it)
             self._placing.pump(now)
 
     def executor_linked(self, now: float, node: bytes) -> None:
@@ -175,7 +195,9 @@ class Ownership:
 
     def executor_lost(self, now: float, node: bytes, why: str) -> None:
         """An executor is gone (dead, left, or its link is down): what was out there runs elsewhere, or is lost."""
+        self._moving.executor_gone(node)
         if self._placing.gone(now, node, why):
+            self._moved(now)
             self._placing.pump(now)
 
     def executor_relinked(
@@ -190,6 +212,7 @@ class Ownership:
         `asked` are the dispatches that were out when it was asked; None: all that are out now.
         """
         if self._placing.relinked(now, node, self._keeping.with_reports(held), asked):
+            self._moved(now)
             self._placing.pump(now)
 
     # --- clients ------------------------------------------------------------------------------------------------------
@@ -210,20 +233,29 @@ class Ownership:
         deps: list[bytes] | None = None,
         ended: list[tuple[int, int]] | None = None,
         durability: int = 0,
+        soft: bool = False,
         retention_s: float | None = None,
     ) -> None:
         """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice.
 
         `ended` are ranges that another owner has seen to their end: they are not run again. A `durability` above 0 has it
-        put into the log of its home, which its key names: only who leads that takes it, or attaches to it.
+        put into the log of its home, which its key names: only who leads that takes it, or attaches to it. If it is `soft`,
+        nobody asked for that: what can not be kept is run without.
         """
         holdings, refuse = self._holdings, self._clients.refuse
         known = holdings.batches.get(key)
         durable: Durable | None = None
-        if durability or (known is not None and known.durable is not None):
-            durable = self._durable(client, key, raw, count, columns, deps or [], durability, retention_s)
-            if durable is None:
+        unkept = ""
+        if soft and known is not None and known.durable is None:
+            unkept = "its log did not take it"
+        elif durability or (known is not None and known.durable is not None):
+            found = self._durable(client, key, raw, count, columns, deps or [], durability, retention_s, soft)
+            if found is None:
                 return
+            if isinstance(found, Durable):
+                durable = found
+            else:
+                unkept = found
             attempts, ended = 0, None
         if known is not None and known.abandoned and known.spec.rerun:
             # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there.
@@ -236,6 +268,8 @@ class Ownership:
             self._ending.forget(key)
         elif known is not None:
             self._clients.attach(now, known, client)
+            if unkept:
+                self._clients.not_kept(known)
             return
         if len(key) != ids.BATCH_KEY_BYTES or count < 1 or not 0 <= attempts < ATTEMPTS_MAX:
             refuse(client, key, "malformed", "the batch has no proper key or no tasks", "")
@@ -246,7 +280,7 @@ class Ownership:
             refuse(client, key, "spec", str(error), "client and node may be of different versions")
             return
         nbytes = len(columns)
-        if not self._has_room(client, author, granted, key, spec, count, nbytes):
+        if not self._has_room(now, client, author, granted, key, spec, count, nbytes, deps or []):
             return
         try:
             calls = Calls(columns, count)
@@ -254,6 +288,11 @@ class Ownership:
             refuse(client, key, "malformed", f"the batch's columns are damaged: {error}", "")
             return
         lacks = None if durable is None else self._recording.lacks(durable, spec, calls)
+        if durable is not None and soft:
+            if lacks is None and not self._dependencies.are_in_log(deps or [], durable.group):
+                lacks = Refusal(Reason.GONE, "a task that it waits for is not kept either")
+            if lacks is not None:
+                durable, unkept, lacks = None, lacks.hint, None
         if lacks is not None:
             hint = "pass a path that all machines read, or say durability='none'"
             refuse(client, key, lacks.reason.value, f"not accepted: {lacks.hint}", hint)
@@ -267,6 +306,7 @@ class Ownership:
             holdings.timers.at(batch.expires_at, EXPIRE, batch)
         holdings.batches[key] = batch
         holdings.by_number[batch.number] = batch
+        self._admission.taken(batch)
         over = sum(
             batch.columns.finish(index) for start, stop in ended or () for index in range(start, min(stop, count))
         )
@@ -278,10 +318,32 @@ class Ownership:
             self._recording.submitted(now, batch, durable, deps or [])
         if deps:
             self._dependencies.wait_for(now, batch, deps)
+        if unkept:
+            batch.log(now, "not kept", 0, count, "", unkept)
+            self._clients.not_kept(batch)
         if batch.columns.ready:
             self._placing.push(batch, now, batch.columns.ready)
+        self._urgency.child(now, batch)
         self._ending.close_if_done(now, batch)
         self._placing.pump(now)
+
+    def _run_unkept(self, now: float, batch: Batch, refusal: Refusal) -> None:
+        """A log does not take what nobody asked to be kept: it is run all the same, under the eyes of its client."""
+        if batch.client is None:
+            return  # it was not accepted, and nobody waits for it
+        self.submit(
+            now, batch.wall(now), batch.client, batch.author, batch.granted, batch.key, batch.raw, batch.calls.count,
+            b"".join(batch.calls.slice(0, batch.calls.count)), attempts=batch.attempt + 1, deps=batch.dep_order,
+        )  # fmt: skip
+        taken = self._holdings.batches.get(batch.key)
+        if taken is None:
+            return
+        taken.others = batch.others
+        taken.log(now, "not kept", 0, batch.calls.count, "", refusal.hint)
+        self._clients.not_kept(taken)
+        for ranges, kill in ((batch.cancelled, False), (batch.killed, True)):
+            if ranges:
+                self.cancel(now, batch.key, ranges, kill=kill)
 
     def takes(self, key: bytes, level: int) -> bool:
         """Whether this owner answers for a durable batch: it has it, or leads the log that it belongs to."""
@@ -301,8 +363,10 @@ class Ownership:
         deps: list[bytes],
         level: int,
         retention_s: float | None,
-    ) -> Durable | None:
-        """What is to be known of a durable batch; None when it is not taken, and its client has been told why."""
+        soft: bool,
+    ) -> Durable | str | None:
+        """What is to be known of a durable batch; None when it is not taken, and its client has been told why. If it is `soft`, a
+        text says why it cannot be kept, and is run without."""
         digest, known = digest_of(raw, count, columns, deps), self._holdings.batches.get(key)
         if known is not None:
             there = known.durable
@@ -314,6 +378,8 @@ class Ownership:
                 "give each batch an id of its own; the one that is there was left as it is",
             )  # fmt: skip
             return None
+        if soft and not self.keeps_ledger:
+            return "this node keeps no journal"
         if not self.keeps_ledger or level not in (Durability.NODE, Durability.FLEET):
             self._clients.refuse(
                 client, key, "durability", "this node keeps no journal, so it can promise nothing for later",
@@ -321,6 +387,8 @@ class Ownership:
             )  # fmt: skip
             return None
         group = self._leading.group_of(key, level)
+        if group is None and soft and self.no_space(key, level):
+            return "the disk of this node is full"
         if group is None and self.no_space(key, level):
             self._clients.refuse(
                 client, key, "disk-full", "not accepted: the disk of this node is full, and nobody else keeps its log",
@@ -328,17 +396,19 @@ class Ownership:
             )  # fmt: skip
             return None
         if group is None:
-            self._clients.unknown(client, key)
+            self._clients.unknown(client, key, untaken=True)
             return None
         epoch = self._leading.led[group]
         kept = self.config.durable_retention_s if retention_s is None else retention_s
-        return Durable(group, level, digest, epoch, epoch, count, kept, self._recording.has_begun(group, key))
+        begun = self._recording.has_begun(group, key)
+        return Durable(group, level, digest, epoch, epoch, count, kept, begun, soft=soft)
 
     def _has_room(
-        self, client: bytes, author: str, granted: bool, key: bytes, spec: Spec, count: int, nbytes: int
-    ) -> bool:
+        self, now: float, client: bytes, author: str, granted: bool, key: bytes, spec: Spec, count: int, nbytes: int,
+        deps: list[bytes],
+    ) -> bool:  # fmt: skip
         """Whether a batch may and can be taken; if not, its client has been told why."""
-        config, tasks, held, refuse = self.config, self._holdings.tasks, self._holdings.bytes, self._clients.refuse
+        config, refuse = self.config, self._clients.refuse
         if (spec.pickled or (spec.fn is not None and spec.fn[0] == "blob") or spec.kind == "command") and not granted:
             refuse(
                 client, key, "not-granted", f"{author} may not run code of its own here (no grant 'code')",
@@ -351,11 +421,8 @@ class Ownership:
                 client, key, "too-large", f"a batch of {count} tasks ({nbytes} bytes); this node never holds so much",
                 "hand over less at once, or raise queue_tasks and queue_bytes in the node's settings",
             )  # fmt: skip
-        elif tasks + count > config.tasks_max or held + nbytes > config.bytes_max:
-            refuse(
-                client, key, "full", f"this node holds {tasks} unfinished tasks ({held} bytes)",
-                "try again soon, or use more nodes", config.refuse_after_s,
-            )  # fmt: skip
+        elif (full := self._admission.refusal(now, client, key, spec, count, nbytes, deps)) is not None:
+            refuse(client, key, "full", full[0], "try again then, or use more nodes", full[1])
         else:
             return True
         return False
@@ -384,15 +451,64 @@ class Ownership:
                     dispatched.add(columns.token(index))
                 elif state != TaskColumns.DONE and not adopting:
                     ended.append((index, Status.CANCELLED, payload))
-        waiting = self._placing.ready.remove(batch.shape, batch.number)
+        waiting = self._placing.withdraw(batch)
         self._ending.finish(now, batch, ended)
         if waiting and batch.columns.ready:
+            # Who waited for what ended lent it his urgency, and has it back: that may have put the others into the queue already.
+            self._placing.withdraw(batch)
             self._placing.push(batch, now, batch.columns.ready)
         for number in sorted(dispatched):
             dispatch = self._placing.dispatches.get(number)
             if dispatch is not None:
                 self._placing.recall(dispatch, wanted, kill)
+        self._moved(now)
         self._placing.pump(now)
+
+    def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float) -> int:
+        """Have a task that runs go on at another node, from its next safe point. `MoveOver` says under this ticket what came of it."""
+        ticket = self._moving.move(now, key, index, node, within_s)
+        self._placing.pump(now)
+        return ticket
+
+    def _moved(self, now: float) -> None:
+        """Something may have come back that was asked to move."""
+        if self._moving:
+            self._moving.look(now)
+
+    def reprioritize(
+        self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, priority: int | None, nice: int | None
+    ) -> None:
+        """Tasks of a batch (None: all) are of another class or nice from here on, whether they wait or run; None keeps it."""
+        batch = self._holdings.batches.get(key)
+        if batch is not None:
+            self._urgency.change(now, batch, ranges, priority, nice)
+            self._placing.pump(now)
+
+    def awaited(self, now: float, task: bytes, by: bytes, priority: int | None) -> None:
+        """A task waits for one of this owner's, and is of this class: that is as urgent meanwhile. None: it waits no more."""
+        if priority is None:
+            self._urgency.awaited_no_more(now, task, by)
+        else:
+            self._urgency.awaited(now, task, by, priority)
+        self._placing.pump(now)
+
+    def waiter_changed(self, now: float, by: bytes, priority: int) -> None:
+        """A task that may wait for some of this owner's is of another class from here on."""
+        self._urgency.waiter_changed(now, by, priority)
+        self._placing.pump(now)
+
+    def parent_waits(self, now: float, task: bytes, priority: int | None) -> None:
+        """A task that runs on this node waits, and is of this class: what it submitted is as urgent meanwhile. None: it goes
+        on, or is gone."""
+        if priority is None:
+            self._urgency.parent_goes_on(now, task)
+        else:
+            self._urgency.parent_waits(now, task, priority)
+        self._placing.pump(now)
+
+    def _known(self, now: float, batch: Batch, report: Outcomes) -> None:
+        self._dependencies.known(now, batch, report)
+        self._urgency.known(now, batch, report)
 
     def grant_start(self, now: float, key: bytes, ranges: list[tuple[int, int]]) -> None:
         """The client has noted that these, not repeatable, may start now."""
@@ -419,11 +535,21 @@ class Ownership:
         """Take no more batches; what clients have here goes on until the shell's deadline."""
         self.draining = True
         self._placing.executors[self.me].draining = True
+        self._moving.heard(now, self._placing.executors[self.me])
+
+    def approve(
+        self, now: float, thief: bytes, nonce: int, victim: bytes, number: int, start: int, stop: int, wait_s: float
+    ) -> str:
+        """An idle node asks for tasks that wait at another one: "" when they are recalled for it, else why not."""
+        return self._approvals.approve(now, thief, nonce, victim, number, start, stop, wait_s)
 
     # --- executors' reports -------------------------------------------------------------------------------------------
 
-    def outcomes(self, now: float, executor: bytes, number: int, count: int, body: Bytes, load: Any = None) -> None:
-        """An executor reports outcomes under a dispatch number; rows that are not out under it are ignored.
+    def outcomes(
+        self, now: float, executor: bytes, number: int, count: int, body: Bytes, load: Any = None, stood_us: Any = 0
+    ) -> None:
+        """An executor reports outcomes under a dispatch number; rows that are not out under it are ignored. Some of their tasks
+        stood still for `stood_us` microseconds together.
 
         ValueError when the columns are malformed.
         """
@@ -431,11 +557,14 @@ class Ownership:
         it = placing.executors.get(executor)
         if it is not None and isinstance(load, Mapping) and not it.local:
             it.heard(load)
+            self._moving.heard(now, it)
         dispatch = placing.out(number, executor)
         if dispatch is None:
             self._holdings.emit(Fact("outcome.stale", {}, {"executor": executor.hex(), "dispatch": number}, count))
             return
         report = Outcomes(body, count)
+        if type(stood_us) is int and stood_us > 0:
+            dispatch.stood_us += stood_us
         if dispatch.batch.durable is None or not self._keeping.holds_back(now, dispatch, report, body):
             self._take_outcomes(now, dispatch, report, body)
         placing.pump(now)
@@ -444,14 +573,16 @@ class Ownership:
         placing, number, count = self._placing, dispatch.number, report.count
         batch = dispatch.batch
         columns = batch.columns
+        placing.settle(dispatch, count, max(0, report.run_us_total - dispatch.stood_us) / 1e6)
         if report.all_ok and columns.accepts(report, number):
             columns.settle(report, number)
-            placing.runtimes.observe(batch.raw, report.run_us_total, count)
+            placing.ran(dispatch, report.run_us_total, count)
             self._ending.settled(now, batch, report, body, dispatch.token)
             self._ending.count(batch, Status.OK, count, report)
             placing.returned(dispatch, count)
         else:
             self._attempts.sort_out(now, dispatch, report)
+        self._moved(now)
         self._ending.close_if_done(now, batch)
 
     def event(self, now: float, executor: bytes, number: int, index: int, name: str, value: Any, body: Bytes) -> None:
@@ -466,6 +597,9 @@ class Ownership:
             batch.progress[index] = value
         elif name in ("suspended", "resumed"):
             batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
+        elif name == "unsaved":
+            self._moving.unsaved(now, batch, index, str(value))
+            return
         if batch.client is not None:
             header = {"b": batch.key, "i": index, "e": name, "v": value, "w": dispatch.executor.name}
             for client in batch.clients:
@@ -490,6 +624,9 @@ class Ownership:
                 self._recording.write_again(*value)
             elif what == ADOPT:
                 self._leading.adopted(now, *value)
+            elif what == MOVE:
+                self._moving.late(now, *value)
+        self._moved(now)
         self._placing.pump(now)
 
     def _expire(self, now: float, batch: Batch) -> None:
@@ -499,7 +636,7 @@ class Ownership:
         if self._leading.is_adopting(batch):
             self._holdings.timers.at(now + self.config.adopt_s, EXPIRE, batch)  # some of it may run
             return
-        self._placing.ready.remove(batch.shape, batch.number)
+        self._placing.withdraw(batch)
         payload = said("its deadline passed before it could start", "", batch.spec)
         ended: Said = []
         for start, stop in batch.pending():
@@ -563,6 +700,7 @@ class Ownership:
     def follow(self, now: float, group: bytes) -> None:
         """This node leads a group no longer. What runs goes on: the next leader adopts it."""
         self._leading.follow(now, group)
+        self._moved(now)
 
     def held(self, now: float, group: bytes, epoch: int, executor: bytes, runs: list[Held]) -> None:
         """What an executor has of a group's batches, whoever handed it over (the answer to `AskHeld`)."""
@@ -614,6 +752,7 @@ __all__ = [
     "Dispatch",
     "Keep",
     "KeepNoMore",
+    "MoveOver",
     "Ownership",
     "OwnershipConfig",
     "OwnershipEffect",

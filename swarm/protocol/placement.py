@@ -9,10 +9,11 @@ itself wins a tie, since that saves the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from swarm.protocol.executor.suspension import yields
+from swarm.protocol.pace import Pace
 from swarm.protocol.resources import PLAIN, SLACK, Capacity, Shape
 from swarm.protocol.states import Priority
 
@@ -22,12 +23,19 @@ WINDOW_TASKS_MAX = 2048
 FITS_KEPT_MAX = 1024
 DEEP_BELOW_S = 0.020
 """Tasks shorter than this on average are sent ahead; longer ones only when a slot is free."""
+JUDGED = frozenset({
+    "name", "capacity", "local", "draining", "suspect", "free", "blocked", "withheld", "others", "ours", "pace", "yielding",
+    "ask_load",
+})  # fmt: skip
+"""What of an executor a verdict depends on: who keeps verdicts is told when one of these becomes another."""
 
 
 @dataclass(slots=True, eq=False)
 class Executor:
     """An executor as an owner sees it: capacity as it says, load as it last said, and what it was sent since."""
 
+    watchers: list[set[Executor]] = field(init=False, default_factory=list, repr=False)
+    """Who keeps verdicts on it: it is put into these whenever it has changed."""
     id: bytes
     name: str
     capacity: Capacity
@@ -38,8 +46,12 @@ class Executor:
     granted: bool = True
     free: float = 0.0
     """Slots free, as last heard."""
+    waiting: int = 0
+    """Tasks that wait there for a slot, of whatever owner; as last heard."""
     blocked: int = 0
     """Tasks there that wait for other tasks: their slots are lent."""
+    withheld: float = 0.0
+    """Slots that it has and does not offer now."""
     others: float = 0.0
     """Slots there that tasks of other owners take, or wait for."""
     inflight: dict[Shape, int] = field(default_factory=dict)
@@ -47,6 +59,8 @@ class Executor:
     dispatches: dict[int, Any] = field(default_factory=dict)
     ours: int = 0
     """Tasks of ours there, of all shapes."""
+    pace: Pace = field(default_factory=Pace)
+    """How fast it runs tasks of ours."""
     urgent: int = 0
     """Tasks of ours there that others make way for."""
     yielding: list[float] = field(default_factory=list)
@@ -55,6 +69,24 @@ class Executor:
     """Asks for its load anew, where that costs nothing: of this very node."""
     fits: dict[Shape, tuple[str, int]] = field(default_factory=dict)
     """What `fit` found, by shape, for the capacity of now."""
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        if attribute in JUDGED and self.watchers and value != getattr(self, attribute):
+            self.changed()
+        object.__setattr__(self, attribute, value)
+
+    def __copy__(self) -> Executor:
+        """One of which nobody keeps verdicts, for trying things out."""
+        other: Executor = object.__new__(type(self))
+        other.watchers = []
+        for one in fields(self)[1:]:
+            setattr(other, one.name, getattr(self, one.name))
+        return other
+
+    def changed(self) -> None:
+        """What was thought of it holds no longer. To be called where something within an attribute changes."""
+        for watcher in self.watchers:
+            watcher.add(self)
 
     def sent(self, shape: Shape, count: int, priority: int = Priority.STANDARD) -> None:
         """Count tasks of ours in."""
@@ -93,13 +125,17 @@ class Executor:
         free, waiting, blocked, others = load.get("free"), load.get("wait"), load.get("blocked"), load.get("others")
         if isinstance(free, int | float):
             self.free = float(free)
+        withheld = load.get("off", 0.0)
+        self.withheld = float(withheld) if type(withheld) in (int, float) and withheld > 0 else 0.0
+        if type(waiting) is int:
+            self.waiting = max(0, waiting)
         if isinstance(blocked, int):
             self.blocked = max(0, blocked)
         if isinstance(others, int | float):
             self.others = max(0.0, float(others))
         elif not self.linked and isinstance(waiting, int):
             # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
-            self.others = max(0.0, self.slots - self.free + self.blocked + waiting)
+            self.others = max(0.0, self.slots - self.withheld - self.free + self.blocked + waiting)
         self.draining = load.get("drain") is True
         if others is None and self.linked:
             return  # gossip, which is older than what was heard over the link, and sent
@@ -118,6 +154,7 @@ class Executor:
                 taken = min(wanted, slots)
                 self.yielding[running] -= taken
                 wanted -= taken
+                self.changed()
 
     def fit_count(self, shape: Shape) -> int:
         """How many tasks of a shape its capacity runs at a time."""
@@ -139,8 +176,20 @@ class Verdict:
     why: str = ""
     fits: bool = True
     """It could run them, now or later."""
+    lag_s: float = 0.0
+    """By how much longer a task runs there than on average; less than 0 where it is faster."""
     displaces: bool = False
     """Its room is that of less urgent tasks, which are suspended for these."""
+    gives: int = 0
+    """The lowest class of these."""
+    _brief: tuple[str, int, float, str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def brief(self) -> tuple[str, int, float, str]:
+        """(name, room, wait in seconds, why not) for the record of a decision."""
+        if self._brief is None:
+            self._brief = (self.name, self.room, round(self.wait_s, 3), self.why)
+        return self._brief
 
 
 def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int = Priority.STANDARD) -> Verdict:
@@ -150,11 +199,16 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int 
         return verdict
     if executor.ask_load is not None:
         executor.heard(executor.ask_load())
-    slots = sum(slots for running, slots in enumerate(executor.yielding) if yields(running, priority))
+    slots, gives = 0.0, int(Priority.CRITICAL)
+    for running, yielded in enumerate(executor.yielding):
+        if yielded > 0 and yields(running, priority):
+            slots += yielded
+            gives = min(gives, running)
     room = int((slots + SLACK) // max(shape.cpu, SLACK)) if shape.cpu > 0 else 0
     if room <= 0:
         return verdict
-    return Verdict(executor.id, executor.name, room, 0.0, "less urgent work makes way", True, True)
+    why = f"less urgent work makes way ({Priority(gives).name})"
+    return Verdict(executor.id, executor.name, room, 0.0, why, True, displaces=True, gives=gives)
 
 
 def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
@@ -166,26 +220,43 @@ def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     if executor.suspect:
         return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment", False)
     width = fitting + executor.blocked
+    if executor.withheld:
+        width = max(1, width - int(executor.withheld / max(shape.cpu, SLACK)) if shape.cpu > 0 else width)
     # Tasks of ours are counted here, since what was heard is older than what was sent; those of others it tells.
     ours, others = executor.ours, executor.others
     here = executor.inflight.get(shape, 0)
     mine = max(here, min(ours, width))
     seconds = mean_s if mean_s is not None else 1.0
-    wait = max(0.0, (ours + others - width + 1) / max(width, 1)) * seconds
+    speed = executor.pace.speed
+    queued = ours + others - width + 1
+    wait = queued / max(width, 1) * seconds / speed if queued > 0 else 0.0
+    lag = seconds / speed - seconds if mean_s is not None and speed != 1.0 else 0.0
     if mean_s is not None and mean_s < DEEP_BELOW_S:
-        window = max(2 * width, min(WINDOW_TASKS_MAX * width, int(width * WINDOW_HORIZON_S / max(mean_s, 1e-6))))
-        return Verdict(executor.id, executor.name, max(0, window - here), wait, "" if window > here else "is full")
+        window = max(
+            2 * width, min(WINDOW_TASKS_MAX * width, int(width * speed * WINDOW_HORIZON_S / max(mean_s, 1e-6)))
+        )
+        why = "" if window > here else "is full"
+        return Verdict(executor.id, executor.name, max(0, window - here), wait, why, True, lag)
     room = width - mine - int(others)
-    return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else "is full")
+    return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else "is full", True, lag)
+
+
+Order = tuple[bool, bool, int, float, bool, int, bytes]
+
+
+def order(verdict: Verdict, executor: Executor) -> Order:
+    """Where an executor stands among the others, the least first: room that nobody has to give up, or else that of the lowest
+    class, then the shortest wait (and run, where nodes differ in speed), then ourselves, then the most room."""
+    room, late = verdict.room, verdict.wait_s + verdict.lag_s
+    return (
+        room == 0, verdict.displaces, verdict.gives, round(late, 3) if late else 0.0, not executor.local, -room, executor.id,
+    )  # fmt: skip
 
 
 def rank(
     executors: list[Executor], shape: Shape, mean_s: float | None, priority: int = Priority.STANDARD
 ) -> list[Verdict]:
-    """Every executor's verdict, best first: room that nobody has to give up, then the shortest wait, then ourselves, then the most
-    room."""
+    """Every executor's verdict, best first. `swarm.protocol.ranking` comes to the same, and judges only who has changed."""
     verdicts = [(judge(executor, shape, mean_s, priority), executor) for executor in executors]
-    verdicts.sort(key=lambda pair: (
-        pair[0].room == 0, pair[0].displaces, round(pair[0].wait_s, 3), not pair[1].local, -pair[0].room, pair[0].executor,
-    ))  # fmt: skip
+    verdicts.sort(key=lambda pair: order(*pair))
     return [verdict for verdict, _ in verdicts]

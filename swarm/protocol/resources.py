@@ -6,15 +6,17 @@ wait in one queue, so whether a machine can take them is asked once a shape, not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from kernels.runqueue import RunQueue
+from swarm.protocol.fair import EQUAL, FairQueue, Shares
 from swarm.protocol.spec import Spec
 
 SLACK = 1e-9
 """Rounding that sums of fractional needs may leave behind."""
+WRONG_BY_S = 0.001
+"""By so much a guess of how long tasks run has to be wrong to be corrected."""
 NODE_LABEL = "node:"
 """With its name behind it, a label that every node has: what asks for it runs there."""
 
@@ -87,12 +89,23 @@ class Account:
 
     capacity: Capacity
     used: dict[str, float] = field(default_factory=dict)
+    withheld: float = 0.0
+    """Slots that are not offered now, though the machine has them."""
+
+    def limit(self, name: str) -> float:
+        """How much of a resource is offered."""
+        total = self.capacity.totals.get(name, 0.0)
+        return total - self.withheld if name == "cpu" else total
 
     def fits(self, shape: Shape) -> bool:
         """Whether one more task of this shape fits beside what runs."""
-        totals, used = self.capacity.totals, self.used
-        for name, amount in shape.needs:  # noqa: SIM110 - asked for each slice: a generator costs more than it sums
-            if used.get(name, 0.0) + amount > totals.get(name, 0.0) + SLACK:
+        totals, used, withheld = self.capacity.totals, self.used, self.withheld
+        for name, amount in shape.needs:
+            total = totals.get(name, 0.0)
+            if withheld and name == "cpu":
+                # What needs more than is offered now runs alone, rather than never.
+                total = max(total - withheld, 0.0 if used.get(name) else amount)
+            if used.get(name, 0.0) + amount > total + SLACK:
                 return False
         return True
 
@@ -122,9 +135,9 @@ class Account:
 
     def fits_again(self, shape: Shape, names: Collection[str]) -> bool:
         """Whether a task that stands still could go on."""
-        totals, used = self.capacity.totals, self.used
+        used = self.used
         return all(
-            used.get(name, 0.0) + amount <= totals.get(name, 0.0) + SLACK
+            used.get(name, 0.0) + amount <= max(self.limit(name), 0.0 if used.get(name) else amount) + SLACK
             for name, amount in shape.needs
             if name in names
         )
@@ -132,24 +145,28 @@ class Account:
     @property
     def free_cpu(self) -> float:
         """Slots not taken."""
-        return max(0.0, self.capacity.totals.get("cpu", 0.0) - self.used.get("cpu", 0.0))
+        return max(0.0, self.limit("cpu") - self.used.get("cpu", 0.0))
 
 
 class ReadyShapes:
     """Run queues by shape: what is ready, most urgent shape first."""
 
-    def __init__(self) -> None:
-        self._queues: dict[Shape, RunQueue] = {}
+    def __init__(self, weights: Mapping[str, float] = EQUAL) -> None:
+        self._queues: dict[Shape, FairQueue] = {}
+        self._shares = Shares(weights)
         self.tasks = 0
         """Tasks waiting, in all shapes."""
 
-    def push(self, shape: Shape, key: int, priority: int, nice: int, now_ns: int, count: int) -> None:
-        """Add a run of `count` tasks known by `key`; a run that waits already grows by `count`."""
+    def push(
+        self, shape: Shape, key: int, priority: int, nice: int, now_ns: int, count: int, user: str = "",
+        job: Hashable = b"", deadline: float | None = None,
+    ) -> None:  # fmt: skip
+        """Add a run of `count` tasks known by `key`; a run that waits already grows by `count`. Whose it is, and what it is a part
+        of, decide on its share."""
         queue = self._queues.get(shape)
         if queue is None:
-            queue = self._queues[shape] = RunQueue()
-        waiting = queue.remove(key)
-        queue.push(key, priority, nice, now_ns, count + waiting)
+            queue = self._queues[shape] = FairQueue(self._shares)
+        queue.push(key, priority, nice, now_ns, count, user, job, deadline)
         self.tasks += count
 
     def remove(self, shape: Shape, key: int) -> int:
@@ -159,16 +176,24 @@ class ReadyShapes:
             return 0
         waiting = queue.remove(key)
         self.tasks -= waiting
-        if not queue.tasks:
+        if not queue.tasks and shape is not PLAIN:
             del self._queues[shape]
         return waiting
 
-    def take(self, shape: Shape, key: int, count: int) -> None:
-        """Count `count` tasks of a run out of the queue."""
+    def take(self, shape: Shape, key: int, count: int, seconds: float | None = None) -> None:
+        """Count `count` tasks of a run out of the queue, each of which takes its slots for so long (None: not known)."""
         queue = self._queues[shape]
-        self.tasks -= queue.take_from(key, count)
-        if not queue.tasks:
+        slots = None if seconds is None else seconds * max(shape.cpu, 0.01)
+        self.tasks -= queue.take_from(key, count, slots)
+        if not queue.tasks and shape is not PLAIN:
             del self._queues[shape]
+
+    def settle(self, shape: Shape, user: str, priority: int, thought_s: float, ran_s: float) -> None:
+        """Tasks of a user have run: they were thought to take so long, and did so long, all together."""
+        over_s = (ran_s - thought_s) * max(shape.cpu, 0.01)
+        queue = self._queues.get(shape)
+        if queue is not None and abs(over_s) > WRONG_BY_S:
+            queue.settle(user, priority, over_s)
 
     def head(self, shape: Shape, now_ns: int) -> tuple[int, int] | None:
         """The run to start next of this shape, as (key, waiting tasks)."""

@@ -26,6 +26,10 @@ from swarm.protocol.states import Status
 NODE = b""
 """Whom a session talks to: the one node that it is linked to."""
 RESUBMIT_BACKOFF_MAX_S = 5.0
+SOFT_REFUSALS_MAX = 3
+"""After so many refusals because nobody leads its log, what nobody asked to be kept is run without being kept."""
+UNSURE_REFUSALS_MAX = 8
+"""The same for what may be in that log, and may be repeated: some seconds, in which another node would have taken over."""
 CONFLICT_HINT = (
     "a key= stands for one call with its options and arguments, for as long as its outcome is kept; and a task that is run "
     "again has to submit the same in the same order: hand it what changes from time to time, or give this call a key= of its "
@@ -113,10 +117,14 @@ class Handed:
     done: bytearray
     durability: int = 0
     """0, or the level of one that is in a ledger: it is the same batch wherever it is handed over."""
+    soft: bool = False
+    """Whether nobody asked for that level: where it is not to be had, it is run without."""
+    unsure: int = 0
+    """How often it was handed over without an answer that says for certain that no log has taken it."""
     accepted: bool = False
     """Whether it had its receipt."""
     acknowledge: bool = False
-    """Whether its outcomes are kept only until they were delivered."""
+    """Whether its outcomes need not be kept for long once they are delivered."""
     granted: set[int] = field(default_factory=set)
     cancelled: set[int] = field(default_factory=set)
     pinned: dict[int, int] = field(default_factory=dict)
@@ -142,6 +150,8 @@ class Session:
         self.linked = False
         self.tasks = 0
         self.bytes = 0
+        self.full_until = 0.0
+        """Until then a node that was full shall be left alone."""
         self._node = b""
         self._batches: dict[int, Handed] = {}
         self._kept: dict[int, Handed] = {}
@@ -194,6 +204,7 @@ class Session:
         deps: list[bytes],
         *,
         durability: int = 0,
+        soft: bool = False,
         key: bytes | None = None,
     ) -> None:
         """Hand a batch over, now or as soon as there is a node. `deps` are ids of tasks of this client. Durable batches
@@ -201,7 +212,7 @@ class Session:
         submitted before."""
         if key is None:
             key = ids.batch_key(self.id, number)
-        batch = Handed(number, key, raw, rerun, count, columns, deps, count, bytearray(count), durability)
+        batch = Handed(number, key, raw, rerun, count, columns, deps, count, bytearray(count), durability, soft)
         self._batches[number] = batch
         if key == ids.batch_key(key[: ids.SESSION_BYTES], number):
             self._sessions.add(key[: ids.SESSION_BYTES])
@@ -356,6 +367,9 @@ class Session:
         if batch.durability:
             # Who leads its log knows what has become of it, or is handed it now: it is the same either way.
             header["D"] = batch.durability
+            if batch.soft:
+                header["F"] = True
+                batch.unsure += 1
             if batch.deps:
                 header["d"] = batch.deps
             self._tell(Kind.SUBMIT, header, batch.columns)
@@ -368,6 +382,10 @@ class Session:
             ended = [row for row in range(batch.count) if batch.done[row] and row not in batch.pinned]
             header["k"] = _pairs(_ranges(ended))
         self._tell(Kind.SUBMIT, header, batch.columns)
+        # Others wait for these, so they are not among those that have ended: and nobody else would tell that they never begin.
+        given_up = [row for row in sorted(batch.cancelled) if batch.done[row] and row in batch.pinned]
+        if given_up:
+            self._tell(Kind.CANCEL, {"b": batch.key, "r": _pairs(_ranges(given_up))})
 
     def _hand_again(self, batch: Handed, same: bool) -> None:
         if same or batch.durability:
@@ -481,7 +499,10 @@ class Session:
             if not batch.accepted:
                 batch.silent = 0
             batch.refusals, batch.accepted = 0, True
-            batch.acknowledge = not retention_s
+            if not copies and batch.soft:
+                batch.durability, batch.soft = 0, False
+            # What nobody asked to be kept may go, once it is delivered, when there is no space for more.
+            batch.acknowledge = bool(copies) and (not retention_s or batch.soft)
             self._effects.append(Accepted(batch.number, copies, hosts, epoch, retention_s))
 
     def _refused(self, now: float, header: dict[str, Any]) -> None:
@@ -490,6 +511,19 @@ class Session:
 
     def _refused_batch(self, now: float, batch: Handed, header: dict[str, Any]) -> None:
         after, reason = header.get("after"), header.get("reason")
+        if batch.soft and not batch.accepted and header.get("t") is False:
+            batch.unsure -= 1
+        if batch.soft and not batch.accepted and reason == "unknown":
+            sure = not batch.unsure and batch.refusals >= SOFT_REFUSALS_MAX
+            if sure or (batch.rerun and batch.refusals >= UNSURE_REFUSALS_MAX):
+                # Who leads its log is not there, and no log has it; or it may have it, and what may be repeated is.
+                batch.attempts += bool(batch.unsure)
+                batch.durability, batch.soft, batch.refusals = 0, False, 0
+                self._effects.append(Accepted(batch.number, 0, 0, 0, 0.0))
+                self._give_up_cancelled(batch)
+                if batch.left:
+                    self._send(batch)
+                return
         if batch.accepted and reason not in ("draining", "conflict") and not isinstance(after, int | float):
             # It is in its log. That who is asked just now cannot know, or keeps no log at all, ends nothing.
             after = RESUBMIT_BACKOFF_MAX_S
@@ -502,8 +536,11 @@ class Session:
         elif isinstance(after, int | float):
             batch.refusals += 1
             batch.sent = False
-            wait = min(RESUBMIT_BACKOFF_MAX_S, float(after) * batch.refusals)
+            # A node that is full says when there is room for this very batch; of other reasons nobody knows when they are over.
+            wait = min(RESUBMIT_BACKOFF_MAX_S, float(after) * (1 if reason == "full" else batch.refusals))
             self._again.append((now + wait, batch.number))
+            if reason == "full":
+                self.full_until = max(self.full_until, now + wait)
         else:
             message, hint = str(header.get("message", "")), str(header.get("hint", ""))
             if reason == "conflict" and batch.key in self._named:
@@ -513,6 +550,9 @@ class Session:
         if batch.durability:
             return  # whether it is in the log is not known, so what becomes of it neither
         # The node that did not take the batch did not take a cancel that followed it either.
+        self._give_up_cancelled(batch)
+
+    def _give_up_cancelled(self, batch: Handed) -> None:
         given_up = [row for row in sorted(batch.cancelled) if not batch.done[row]]
         self._end(batch, given_up, Status.CANCELLED, "it was cancelled", "")
 

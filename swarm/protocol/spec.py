@@ -51,6 +51,8 @@ class Spec:
     stream: bool = False
     chunked: bool = False
     """Each task stands for many calls: its arguments are theirs (kernels/chunks.pyx), and how many make one call."""
+    checkpoint: bool = False
+    """It says at safe points what it would go on from: it can be moved while it runs."""
     python: str | None = None
     root: bytes = b""
     parent: bytes = b""
@@ -89,7 +91,7 @@ class Spec:
 
 _KEYS = (
     "priority", "nice", "needs", "labels", "timeout_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
-    "chunked",    "python", "root", "parent", "depth", "pickled",
+    "chunked", "checkpoint", "python", "root", "parent", "depth", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
 
@@ -126,6 +128,7 @@ def parse_spec(raw: bytes) -> Spec:
         rerun=_of(fields, "rerun", bool, True),
         stream=_of(fields, "stream", bool, False),
         chunked=_of(fields, "chunked", bool, False),
+        checkpoint=_of(fields, "checkpoint", bool, False),
         python=fields["python"][:NAME_CHARACTERS_MAX] if isinstance(fields.get("python"), str) else None,
         root=_of(fields, "root", bytes, b""),
         parent=_of(fields, "parent", bytes, b""),
@@ -139,6 +142,8 @@ def parse_spec(raw: bytes) -> Spec:
         )
     if spec.chunked and (spec.kind != "call" or spec.stream or spec.python):
         raise SpecError("only calls of the nodes' own workers that are no streams can be put together")
+    if spec.checkpoint and (spec.kind != "call" or spec.stream or spec.chunked or spec.python):
+        raise SpecError("only calls of the nodes' own workers that are no streams can be moved while they run")
     if spec.stream and spec.retries:
         raise SpecError("a stream cannot be retried: items that were delivered would come twice")
     return spec

@@ -32,6 +32,8 @@ class Status(IntEnum):
     EXPIRED = 9
     RETRY = 16
     RETURNED = 17
+    SAVED = 18
+    """It ended itself at a safe point; the payload is its state, with which it goes on elsewhere."""
 
 
 FINAL_BELOW = 16
@@ -49,6 +51,8 @@ def after_attempt(status: int, *, rerun: bool, retries_left: int, crashes: int, 
     ======== ============================================ =====================
     RETURNED cancelled                                    CANCELLED
     RETURNED                                              again
+    SAVED    cancelled                                    CANCELLED
+    SAVED                                                 again (from its state)
     RETRY    retries left and not cancelled               again (after backoff)
     RETRY                                                 FAILED
     CRASHED  cancelled                                    CANCELLED
@@ -62,7 +66,7 @@ def after_attempt(status: int, *, rerun: bool, retries_left: int, crashes: int, 
     ======== ============================================ =====================
     """
     match status:
-        case Status.RETURNED:
+        case Status.RETURNED | Status.SAVED:
             return Status.CANCELLED if cancelled else None
         case Status.RETRY:
             return None if retries_left > 0 and not cancelled else Status.FAILED

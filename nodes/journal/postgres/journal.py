@@ -34,9 +34,11 @@ from swarm.protocol.raft.entries import Recovered, Snapshot
 TRIES_MAX: Final = 5
 """Times that one commit is tried: each after a new connection, or a conflict that the database found."""
 PROBE_BYTES: Final = 1 << 20
-_GROUP: Final = """INSERT INTO swarm_journal.groups (node, grp, term, candidate, damaged, digest) VALUES (%b, %b, %b, %b, %b, %b)
+_GROUP: Final = """INSERT INTO swarm_journal.groups (node, grp, term, candidate, left_term, left_index, damaged, digest)
+    VALUES (%b, %b, %b, %b, %b, %b, %b, %b)
     ON CONFLICT (node, grp) DO UPDATE
-    SET term = excluded.term, candidate = excluded.candidate, damaged = excluded.damaged, digest = excluded.digest"""
+    SET term = excluded.term, candidate = excluded.candidate, left_term = excluded.left_term, left_index = excluded.left_index,
+        damaged = excluded.damaged, digest = excluded.digest"""
 _RECORD: Final = """INSERT INTO swarm_journal.records
     (node, number, grp, flags, snapshot_index, first, entries, form, digest, contents_digest, contents)
     VALUES (%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)"""
@@ -213,7 +215,7 @@ class PostgresJournal:
         for group in sorted(plan.votes):
             track = books.tracks[group]
             digest = group_digest(node, group, track.vote, track.damaged)
-            votes.append((node, group, track.vote.term, track.vote.candidate, track.damaged, digest))
+            votes.append((node, group, track.vote.term, track.vote.candidate, *track.vote.left, track.damaged, digest))
         records: list[tuple[Any, ...]] = [
             (node, number, each.group, each.flags, each.snapshot_index, each.first, each.entry_count, each.form,
              record_digest(node, number, each), each.check, contents)

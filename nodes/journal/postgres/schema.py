@@ -29,7 +29,7 @@ from nodes.journal.postgres.database import Database, said
 from nodes.journal.track import Track, Where
 from swarm.protocol.raft.entries import Vote
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MAKE_LOCK: Final = 0x5357_4A4E
 _MAKE: Final = (
     "CREATE SCHEMA IF NOT EXISTS swarm_journal",
@@ -40,6 +40,7 @@ _MAKE: Final = (
         made timestamptz NOT NULL DEFAULT now(), opened timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 10)""",
     """CREATE TABLE IF NOT EXISTS swarm_journal.groups (
         node bytea, grp bytea, term bigint NOT NULL, candidate bytea, damaged boolean NOT NULL, digest bytea NOT NULL,
+        left_term bigint NOT NULL DEFAULT 0, left_index bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (node, grp)) WITH (fillfactor = 50)""",
     """CREATE TABLE IF NOT EXISTS swarm_journal.records (
         node bytea, number bigint, grp bytea NOT NULL, flags smallint NOT NULL, snapshot_index bigint NOT NULL,
@@ -48,6 +49,12 @@ _MAKE: Final = (
     # What is in it is small, or compressed already.
     "ALTER TABLE swarm_journal.records ALTER COLUMN contents SET STORAGE EXTERNAL",
 )
+_FROM_1: Final = (
+    "ALTER TABLE swarm_journal.groups ADD COLUMN IF NOT EXISTS left_term bigint NOT NULL DEFAULT 0",
+    "ALTER TABLE swarm_journal.groups ADD COLUMN IF NOT EXISTS left_index bigint NOT NULL DEFAULT 0",
+    "UPDATE swarm_journal.about SET version = 2",
+)
+"""What version 1 did not have: where the log ended that a node gave up when it left a group."""
 _HEAD = Struct("<16sQBQQIB8s")
 _RECORDS: Final = """SELECT number, grp, flags, snapshot_index, first, entries, form, digest, contents_digest, contents
     FROM swarm_journal.records WHERE node = %b ORDER BY number"""
@@ -73,6 +80,11 @@ def make(database: Database, create: bool) -> bool:
                     "INSERT INTO swarm_journal.about (version) VALUES (%s) ON CONFLICT DO NOTHING", (VERSION,)
                 )
             found = version_of(database)
+        if found is not None and found < VERSION:
+            with database.connection.transaction():
+                database.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKE_LOCK,))
+                for statement in _FROM_1:
+                    database.connection.execute(statement)
     except psycopg.Error as error:
         raise refused(error, database) from None
     if found is None or found > VERSION:
@@ -164,6 +176,8 @@ def check_owner(row: NodeRow, id: JournalId) -> None:
 def group_digest(node: bytes, group: bytes, vote: Vote, damaged: bool) -> bytes:
     """The checksum of a group's row."""
     head = b"%d %d %d " % (vote.term, vote.candidate is not None, damaged)
+    if vote.left != (0, 0):  # as the first version had it otherwise
+        head += b"%d %d " % vote.left
     return check(head + node + bytes((len(group),)) + group + (vote.candidate or b""))
 
 
@@ -206,12 +220,12 @@ ROW_COST: Final = 128
 def examine(database: Database, node: bytes, expected: NodeRow | None, only: list[bytes] | None = None) -> Found:
     """What is there of a node, or of some of its groups; contents are at hand. `expected`: its row, which says how much there is."""
     found = Found()
-    for group, term, candidate, damaged, digest in _rows(
+    for group, term, candidate, left_term, left_index, damaged, digest in _rows(
         database,
-        "SELECT grp, term, candidate, damaged, digest FROM swarm_journal.groups WHERE node = %b ORDER BY grp",
+        "SELECT grp, term, candidate, left_term, left_index, damaged, digest FROM swarm_journal.groups WHERE node = %b ORDER BY grp",
         (node,),
     ):
-        vote = Vote(term, candidate)
+        vote = Vote(term, candidate, (left_term, left_index))
         found.voted.add(group)
         if digest != group_digest(node, group, vote, damaged):
             found.votes_lost = True

@@ -50,6 +50,8 @@ class HandSlice:
     extra: Mapping[str, Any]
     lengths: memoryview
     payloads: memoryview
+    low: bool = False
+    """All that the worker has in hand now is LOW."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,19 @@ class Run:
     """Tasks counted as being here: not reported yet."""
     verdicts: dict[int, int] = field(default_factory=dict)
     """Index -> the status to report when the worker that runs it has been killed for that reason."""
+    priority: int = -1
+    """Its class now: its spec's, unless it was changed."""
+    nice: int = 0
+    thought_s: float = 0.0
+    """How long a task of it was thought to run, when some were handed over last."""
+    user: str = ""
+    """Whose tasks they are; the empty text where the owner does not say."""
+    apart: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Index -> (class, nice) of tasks that run, and whose urgency was changed by itself."""
+
+    def __post_init__(self) -> None:
+        if self.priority < 0:
+            self.priority, self.nice = self.spec.priority, self.spec.nice
 
     # Indices are those in the batch; the columns count from the first task of the run.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from swarm.protocol.executor.runs import Run, Worker
+from swarm.protocol.executor.runs import Run, Slice, Worker
 from swarm.protocol.resources import SLACK, Account, Shape
 from swarm.protocol.states import Priority
 
@@ -65,7 +65,15 @@ def immune_for_s(evictions: int, ran_s: float, stood_s: float) -> float:
 
 def class_of(worker: Worker) -> int:
     """The class of what a worker has in hand: the highest, if it is of several."""
-    return max((part.run.spec.priority for part in worker.slices.values()), default=Priority.CRITICAL)
+    return max((_class_of(worker, part) for part in worker.slices.values()), default=Priority.CRITICAL)
+
+
+def _class_of(worker: Worker, part: Slice) -> int:
+    run = part.run
+    current = worker.current() if run.apart else None
+    if current is None or current[0] is not part:
+        return run.priority
+    return run.apart.get(current[1], (run.priority, 0))[0]
 
 
 def suspendable(workers: Iterable[Worker], now: float) -> list[Worker]:
@@ -87,7 +95,7 @@ def victims(
     short = {
         name: lack
         for name, amount in shape.needs
-        if (lack := account.used.get(name, 0.0) + amount - account.capacity.totals.get(name, 0.0)) > SLACK
+        if (lack := account.used.get(name, 0.0) + amount - account.limit(name)) > SLACK
     }
     if not short or any(name not in releasable for name in short):
         return []
@@ -118,7 +126,7 @@ def slots_that_yield(workers: Iterable[Worker], runs_waiting: Iterable[tuple[Run
     for run, count in runs_waiting:
         wanted = run.shape.cpu * count
         for priority in range(Priority.CRITICAL):
-            if wanted > 0 and yields(priority, run.spec.priority):
+            if wanted > 0 and yields(priority, run.priority):
                 taken = min(wanted, found[priority])
                 found[priority] -= taken
                 wanted -= taken

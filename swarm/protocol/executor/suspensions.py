@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from swarm.protocol.effects import Fact
@@ -28,6 +29,7 @@ class Suspensions:
         recall: Callable[[float, Worker], None],
         tell: Callable[[Run, int, str, Any], None],
         resumed: Callable[[float, Worker], None],
+        may_go_on: Callable[[float, bytes], bool] = lambda now, owner: True,
     ) -> None:
         self._workers = workers
         self._account = account
@@ -36,14 +38,15 @@ class Suspensions:
         self._recall = recall
         self._tell = tell
         self._resumed = resumed
+        self._may_go_on = may_go_on
         self.count = 0
         """How many stand still."""
 
     def victims(self, now: float, shape: Shape, urgent: Run) -> list[Worker]:
         """Who would be suspended for one task of a run; nobody where its class takes nothing from others, or that is not enough."""
-        if urgent.spec.priority < Priority.HIGH:
+        if urgent.priority < Priority.HIGH:
             return []
-        return victims(self._workers.values(), self._account, self._releasable, shape, urgent.spec.priority, now)
+        return victims(self._workers.values(), self._account, self._releasable, shape, urgent.priority, now)
 
     def suspend(self, now: float, found: list[Worker], shape: Shape, urgent: Run) -> bool:
         """Stop workers where they stand; what they had not begun goes to others. Whether the urgent task fits now: one of them may
@@ -108,8 +111,27 @@ class Suspensions:
             assert worker.shape is not None, worker.number
             if level(it.priority, it.since, now) < above:
                 return
-            if self._account.fits_again(worker.shape, self._releasable):
+            if not all(self._may_go_on(now, part.run.owner) for part in worker.slices.values()):
+                continue  # its owner may have given its task to somebody else
+            if self._account.fits_again(worker.shape, self._releasable) or self._makes_way(now, worker, it):
                 self.resume(now, worker)
+
+    def reprioritized(self, worker: Worker, run: int, index: int, priority: int) -> None:
+        """The class of what a worker was running when it was stopped is another from here on."""
+        it = worker.suspension
+        if it is not None and it.task == (run, index) and it.priority != priority:
+            worker.suspension = replace(it, priority=priority)
+
+    def _makes_way(self, now: float, worker: Worker, it: Suspension) -> bool:
+        """Whether less urgent work was stopped so that this goes on: it was raised while it stood still, or what could make way
+        for it could not before."""
+        if it.priority < Priority.HIGH or worker.shape is None:
+            return False
+        needs = tuple((name, amount) for name, amount in worker.shape.needs if name in self._releasable)
+        shape = Shape(worker.shape.python, needs, worker.shape.labels)
+        found = victims(self._workers.values(), self._account, self._releasable, shape, it.priority, now)
+        run = next((part.run for part in worker.slices.values() if part.run.number == it.task[0]), None)
+        return bool(found) and run is not None and self.suspend(now, found, shape, run)
 
     def is_taken(self, now: float) -> bool:
         """Whether urgent work that came now would have to take a slot from other work, and no process would be there to run it."""

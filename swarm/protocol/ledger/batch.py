@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from dataclasses import replace
 from typing import Any
 
 from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.tasks import TaskColumns
-from swarm.protocol.ledger.records import Bytes, Durability, Ended, Granted, KeptBlob, Ranges, Submitted, Token
+from swarm.protocol.ledger.records import (
+    Bytes,
+    Durability,
+    Ended,
+    Granted,
+    KeptBlob,
+    Ranges,
+    Submitted,
+    Token,
+    pack,
+)
 from swarm.protocol.states import FINAL_BELOW
 
 _U32 = 1 << 32
+ARGUMENTS_BYTES_MIN = 256
+"""Arguments of a batch that has ended are given up from here on; less is not worth it."""
 ROW_OVERHEAD_BYTES = 13
 """Of an outcome beside its payload: index, length, run time, status."""
 
@@ -32,17 +45,24 @@ def within(ranges: list[tuple[int, int]], index: int) -> bool:
     return at >= 0 and index < ranges[at][1]
 
 
+def without_arguments(count: int) -> Calls:
+    """Calls of which only their number is left."""
+    return Calls(bytes(4 * count), count)
+
+
 class BatchState:
     """A batch whose submission is committed. To be read by all; `LedgerState` alone changes it."""
 
     __slots__ = (
         "_columns", "_tokens", "calls", "cancelled", "counts", "epoch", "finished_wall", "index", "kept", "killed", "last_token",
-        "outcome_bytes", "outcomes", "raw_record", "submitted",
+        "outcome_bytes", "outcomes", "raw_record", "submitted", "urgencies",
     )  # fmt: skip
 
-    def __init__(self, submitted: Submitted, raw_record: Bytes, index: int, epoch: int) -> None:
-        """ValueError if the columns are not those of `count` calls."""
-        self.calls = Calls(submitted.columns, submitted.count)
+    def __init__(
+        self, submitted: Submitted, raw_record: Bytes, index: int, epoch: int, *, given_up: bool = False
+    ) -> None:
+        """ValueError if the columns are not those of `count` calls, or are not `given_up`."""
+        self.calls = without_arguments(submitted.count) if given_up else Calls(submitted.columns, submitted.count)
         self.submitted = submitted
         self.raw_record = raw_record
         self.index = index
@@ -67,6 +87,8 @@ class BatchState:
         """Ranges that the client gave up; sorted, without overlaps."""
         self.killed: list[tuple[int, int]] = []
         """Those of them that are to be ended where they run."""
+        self.urgencies: list[tuple[int, int, int, int]] = []
+        """(start, stop, class, nice) as they were changed, the latest last."""
         self.finished_wall: float | None = submitted.wall if not submitted.count else None
         """When the last outcome came, ledger's time."""
 
@@ -198,7 +220,15 @@ class BatchState:
         self.keep(token, outcomes, held)
         if not self.unfinished:
             self.finished_wall = record.wall
+            self.give_up_arguments()
         return outcomes.count, outcomes
+
+    def give_up_arguments(self) -> None:
+        """All tasks have ended: what they were given is of no more use. That it was the same is told by the digest."""
+        if len(self.submitted.columns) >= ARGUMENTS_BYTES_MIN:
+            self.submitted = replace(self.submitted, raw=bytes(self.submitted.raw), columns=b"")
+            self.raw_record = pack(self.submitted)
+            self.calls = without_arguments(self.count)
 
     def keep(self, token: Token | None, outcomes: Outcomes, held: Bytes) -> None:
         """Puts outcomes, all of whose rows count, with the others."""
@@ -220,6 +250,26 @@ class BatchState:
         self.cancelled = merged(self.cancelled + inside)
         if kill:
             self.killed = merged(self.killed + inside)
+
+    def reprioritize(self, ranges: Ranges, priority: int, nice: int) -> None:
+        """Rows are of another class and nice."""
+        for start, stop in ranges:
+            if start < self.count:
+                self.urgencies = [it for it in self.urgencies if not start <= it[0] < it[1] <= stop]
+                self.urgencies.append((start, min(stop, self.count), priority, nice))
+
+    def urgency(self, given: tuple[int, int]) -> tuple[tuple[int, int], dict[int, tuple[int, int]]]:
+        """(class, nice) of the batch, `given` unless all of it was changed, and of rows without an outcome that have their own."""
+        apart: dict[int, tuple[int, int]] = {}
+        for start, stop, priority, nice in self.urgencies:
+            if (start, stop) == (0, self.count):
+                given = (priority, nice)
+                apart.clear()
+                continue
+            for index in range(start, stop):
+                if not self.ended(index):
+                    apart[index] = (priority, nice)
+        return given, apart
 
     def count_rows(self, rows: tuple[tuple[int, int, int], ...]) -> None:
         """Crashes and retries so far: never fewer than before."""
@@ -267,3 +317,5 @@ class BatchState:
         self.cancelled = [(start, stop) for start, stop in cancelled]
         self.killed = [(start, stop) for start, stop in killed]
         self.finished_wall = finished_wall
+        if finished_wall is not None:
+            self.give_up_arguments()  # as an earlier version did not

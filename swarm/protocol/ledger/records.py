@@ -18,6 +18,7 @@ CANCELLED   5    b key, r [[start, stop]…], k end those that run
 FORGOTTEN   6    b [key…]
 BLOB        7    x blob id                                                                      its content
 KEPT        8    b key, y [[blob id, size, digest]…]
+REPRIORIT.  9    b key, r [[start, stop]…], p class, n nice
 =========== ==== ============================================================================== =====================
 """
 
@@ -67,6 +68,7 @@ class Kind(IntEnum):
     FORGOTTEN = 6
     BLOB = 7
     KEPT = 8
+    REPRIORITIZED = 9
 
 
 class Durability(IntEnum):
@@ -185,6 +187,16 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Reprioritized:
+    """Rows are of another class and nice from here on."""
+
+    key: bytes
+    ranges: Ranges
+    priority: int
+    nice: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a later version, or one that is malformed: `raw` is all of it."""
 
@@ -193,7 +205,7 @@ class Unknown:
     raw: Bytes
 
 
-Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob | Kept
+Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob | Kept | Reprioritized
 AnyRecord = Record | Unknown
 
 
@@ -248,6 +260,9 @@ def pack(record: Record) -> bytes:
             return _record(Kind.BLOB, {"x": record.id}, record.content)
         case Kept():
             return _record(Kind.KEPT, {"b": record.key, "y": record.blobs})
+        case Reprioritized():
+            header = {"b": record.key, "r": record.ranges, "p": record.priority, "n": record.nice}
+            return _record(Kind.REPRIORITIZED, header)
 
 
 def pack_entry(records: Iterable[bytes]) -> bytes:
@@ -423,6 +438,13 @@ def _kept(header: dict[str, Any], body: memoryview) -> Kept:
     return Kept(_key(header.get("b")), kept_of(header.get("y")))
 
 
+def _reprioritized(header: dict[str, Any], body: memoryview) -> Reprioritized:
+    priority, nice = header.get("p"), header.get("n")
+    if type(priority) is not int or type(nice) is not int or not 0 <= priority <= 3 or not -20 <= nice <= 19:
+        raise RecordError("reprioritized")
+    return Reprioritized(_key(header.get("b")), _ranges(header.get("r")), priority, nice)
+
+
 _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.SUBMITTED): _submitted,
     int(Kind.GRANTED): _granted,
@@ -432,6 +454,7 @@ _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.FORGOTTEN): _forgotten,
     int(Kind.BLOB): _blob,
     int(Kind.KEPT): _kept,
+    int(Kind.REPRIORITIZED): _reprioritized,
 }
 
 

@@ -23,6 +23,7 @@ from swarm.protocol.ledger.records import (
     Granted,
     Kept,
     RecordError,
+    Reprioritized,
     Submitted,
     Unknown,
     kept_of,
@@ -157,6 +158,8 @@ class LedgerState:
                     batch.count_rows(record.rows)
                 case Cancelled():
                     batch.cancel(record.ranges, record.kill)
+                case Reprioritized():
+                    batch.reprioritize(record.ranges, record.priority, record.nice)
             return Applied(Verdict.DONE, record.key, record)
         except ValueError:
             return Applied(Verdict.MALFORMED, getattr(record, "key", None), record)
@@ -243,6 +246,7 @@ class LedgerState:
                 "f": self.foreign,
                 "x": [(id, len(content)) for id, content in self._blobs.items()],
                 "k": [(batch.key, batch.kept) for batch in self._batches.values() if batch.kept],
+                "u": [(batch.key, batch.urgencies) for batch in self._batches.values() if batch.urgencies],
             }
         )
         return b"".join((_HEAD.pack(_FORMAT, len(header)), header, *bodies))
@@ -277,7 +281,9 @@ class LedgerState:
             record = unpack(raw)
             if not isinstance(record, Submitted):
                 raise RecordError("snapshot")
-            batch = BatchState(record, raw, fields[1], fields[2])
+            # Of what has ended, the arguments were given up.
+            given_up = record.count > 0 and not len(record.columns) and fields[3] is not None
+            batch = BatchState(record, raw, fields[1], fields[2], given_up=given_up)
             columns: list[Bytes] = []
             for _, size, _ in fields[-1]:
                 columns.append(view[at : at + size])
@@ -296,6 +302,9 @@ class LedgerState:
             at += size
         if at != len(view):
             raise RecordError("snapshot")
+        for key, urgencies in header.get("u", ()):
+            for start, stop, priority, nice in urgencies:
+                self._batches[key].reprioritize(((start, stop),), priority, nice)
         self._restore_kept(header.get("k", ()))
 
     def _restore_kept(self, rows: tuple[tuple[bytes, Any], ...]) -> None:
@@ -308,9 +317,12 @@ class LedgerState:
                 record = unpack(raw)
             except RecordError:
                 record = Unknown(raw[0], raw[1], raw)
-            if not isinstance(record, Kept):
+            if not isinstance(record, Kept | Reprioritized):
                 self.foreign.append((index, term, raw))
                 continue
             self.nbytes -= len(raw)
-            if record.key in self._batches:
-                self._kept(self._batches[record.key], record)
+            batch = self._batches.get(record.key)
+            if batch is not None and isinstance(record, Kept):
+                self._kept(batch, record)
+            elif batch is not None and isinstance(record, Reprioritized):
+                batch.reprioritize(record.ranges, record.priority, record.nice)

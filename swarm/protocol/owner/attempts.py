@@ -26,11 +26,16 @@ class Attempts:
         self._holdings = holdings
         self._placing = placing
         self._ending = ending
+        self.redirect: Callable[[float, Dispatch, Outcomes], None]
+        """Hands what came back unbegun, and was approved to be stolen, to who asked for it."""
+        self.saved: Callable[[float, Batch, int, memoryview, str], None]
+        """Told of a task (now, batch, index, state, node) that ended itself at a safe point."""
         self.counted: Callable[[Batch, list[tuple[int, int, int]]], None]
         """Writes (index, crashes, retries) of tasks of a durable batch, that run again, into its log."""
 
     def sort_out(self, now: float, dispatch: Dispatch, report: Outcomes) -> None:
         """Outcomes that are not all fine: look at each."""
+        self.redirect(now, dispatch, report)
         batch, columns, number = dispatch.batch, dispatch.batch.columns, dispatch.number
         ended: Said = []
         ready = 0
@@ -61,8 +66,8 @@ class Attempts:
             ended.append((index, final, payload))
         self._placing.returned(dispatch, left)
         if report.count and left:
-            self._placing.runtimes.observe(
-                batch.raw, report.run_us_total, sum(1 for row in range(report.count) if report.run_us(row))
+            self._placing.ran(
+                dispatch, report.run_us_total, sum(1 for row in range(report.count) if report.run_us(row))
             )
         self._ending.finish(now, batch, ended, dispatch.token)
         if counted and batch.durable is not None:
@@ -80,7 +85,9 @@ class Attempts:
             self._holdings.timers.at(now + wait, RETRY, (batch, index))
             self._holdings.emit(Fact("task.retried", {}, {"batch": batch.key.hex(), "index": index, "wait_s": wait}))
             return 0
-        if status != Status.RETURNED:
+        if status == Status.SAVED:
+            self.saved(now, batch, index, payload, node)
+        elif status != Status.RETURNED:
             self._holdings.emit(
                 Fact("task.rerun", {"why": Status(status).name.lower()}, {"batch": batch.key.hex(), "index": index})
             )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from kernels.batch import Calls, Outcomes
 from kernels.tasks import TaskColumns
+from swarm.protocol.drain import Drain
 from swarm.protocol.effects import Fact
+from swarm.protocol.fair import EQUAL
 from swarm.protocol.ledger.records import Record, Token
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.placement import Executor
@@ -28,6 +32,8 @@ class OwnershipConfig:
 
     tasks_max: int = 2_000_000
     bytes_max: int = 1 << 30
+    batches_max: int = 100_000
+    """Unfinished ones: each takes some KiB beside its calls."""
     retention_s: float = 900.0
     retained_batches_max: int = 10_000
     retained_bytes_max: int = 256 << 20
@@ -37,6 +43,8 @@ class OwnershipConfig:
     """How long outcomes of durable batches are kept."""
     adopt_s: float = 1.0
     """How long a new leader waits for executors to say what they still have of its batches."""
+    shares: Mapping[str, float] = field(default_factory=lambda: EQUAL)
+    """Weights of users by name; 1 where nothing is said."""
     unknown_after_s: float = 0.25
     """When to ask again, where it is not known who leads a batch's log."""
 
@@ -64,6 +72,10 @@ class ToExecutor:
     extra: dict[str, Any]
     lengths: memoryview
     payloads: memoryview
+    urgency: tuple[int, int] | None = None
+    """(class, nice), where they are not those of the spec."""
+    user: str = ""
+    """Whose tasks they are."""
 
 
 @dataclass(slots=True)
@@ -115,7 +127,19 @@ class Adopt:
     number: int
 
 
-OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt
+@dataclass(slots=True)
+class MoveOver:
+    """What came of a move (`Ownership.move`). `reason` is empty when the task goes on at `node`, else one of the words of
+    `swarm.protocol.owner.moving`; `message` is for people."""
+
+    ticket: int
+    reason: str
+    message: str
+    node: str
+    took_s: float
+
+
+OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt | MoveOver
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +171,11 @@ class Durable:
     """Blobs beside the log to which outcomes may refer."""
     unwritten: list[tuple[Record, Any]] | None = None
     """Records that wait until the batch itself is written, which waits until what it needs is kept."""
+    soft: bool = False
+    """Nobody asked for it to be kept: where it can not be, it is run without."""
+
+
+NOBODY: Mapping[bytes, int] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -184,6 +213,8 @@ class Batch:
     counts: dict[int, int] = field(default_factory=dict)
     last_words: dict[int, str] = field(default_factory=dict)
     progress: dict[int, Any] = field(default_factory=dict)
+    saved: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    """Index -> (how often it was moved while it ran, the state that it goes on from), until it has its outcome."""
     attempt: int = 0
     abandoned: bool = False
     """Cancelled because its client was gone for too long."""
@@ -191,6 +222,33 @@ class Batch:
     """None for one that lives as long as this process."""
     others: tuple[bytes, ...] = ()
     """Clients of a durable batch that handed it over before `client` did, and are told what becomes of it, too."""
+    priority: int = -1
+    """Its class now: its spec's, unless it was changed."""
+    nice: int = 0
+    apart: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(class, nice) of tasks for which they differ from the batch's."""
+    lanes: dict[tuple[int, int], Lane] = field(default_factory=dict)
+    """Of these what waits, by that."""
+    own: tuple[int, int] = (-1, 0)
+    """(class, nice) as it was told, whoever waits for it."""
+    own_apart: dict[int, tuple[int, int]] = field(default_factory=dict)
+    awaited: dict[int, dict[bytes, int]] = field(default_factory=dict)
+    """Tasks that others wait for: who, and of which class."""
+    parent_waits: int = -1
+    """The class of the task that submitted it, while that waits; -1 while it does not."""
+
+    def __post_init__(self) -> None:
+        if self.priority < 0:
+            self.priority, self.nice = self.own = self.spec.priority, self.spec.nice
+
+    def waits_apart(self, index: int) -> bool:
+        """Whether a task waits for an executor in a lane."""
+        return any(index in lane.waiting for lane in self.lanes.values())
+
+    def urgency(self, index: int) -> tuple[int, int]:
+        """(class, nice) of a task now."""
+        priority, nice = self.own_apart.get(index, self.own)
+        return max(priority, self.parent_waits, *self.awaited.get(index, NOBODY).values()), nice
 
     @property
     def clients(self) -> tuple[bytes, ...]:
@@ -228,6 +286,19 @@ class Batch:
 
 
 @dataclass(slots=True, eq=False)
+class Lane:
+    """Tasks of a batch that wait out of its turn, since they are more or less urgent than the others. In the columns they are
+    HELD."""
+
+    number: int
+    batch: Batch
+    priority: int
+    nice: int
+    waiting: list[int] = field(default_factory=list)
+    """Ascending."""
+
+
+@dataclass(slots=True, eq=False)
 class Dispatch:
     """A range that is out at an executor under one fencing token."""
 
@@ -242,6 +313,12 @@ class Dispatch:
     """The fencing token of a durable batch's attempt."""
     sent: bool = True
     """False while it waits for its grant to be committed."""
+    stood_us: int = 0
+    """For how long tasks of it stood still that were reported, and not counted yet: that is no part of their run time."""
+    priority: int = 1
+    nice: int = 0
+    thought_s: float = 0.0
+    """How long a task of it was thought to run."""
 
 
 class Holdings:
@@ -252,13 +329,16 @@ class Holdings:
         "by_number",
         "bytes",
         "config",
+        "drain",
         "effects",
         "emit",
         "numbers",
+        "outcome_bytes",
         "retained",
         "retained_bytes",
         "tasks",
         "timers",
+        "wanted",
     )
 
     def __init__(self, config: OwnershipConfig) -> None:
@@ -268,10 +348,16 @@ class Holdings:
         self.retained: OrderedDict[bytes, int] = OrderedDict()
         """Finished batches, the oldest first -> bytes of their outcomes."""
         self.retained_bytes = 0
+        self.wanted: OrderedDict[bytes, float] = OrderedDict()
+        """Batches that are kept, if they have ended, until then: what depends on them was refused, and shall come again."""
         self.tasks = 0
         """Without an outcome."""
         self.bytes = 0
         """Of the calls of batches that are not finished."""
+        self.outcome_bytes = 0
+        """Of the outcomes so far of batches that are not finished."""
+        self.drain = Drain()
+        """How fast tasks end."""
         self.numbers = count(1)
         """Of batches, each given once."""
         self.timers = Timers()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind
@@ -25,19 +27,23 @@ class Clients:
         self._gone: dict[bytes, float] = {}
 
     def refuse(
-        self, client: bytes, key: bytes, reason: str, message: str, hint: str, after_s: float | None = None
-    ) -> None:
-        """Say why a batch is not taken; `after_s` when it is worth trying again."""
-        header = {"b": key, "reason": reason, "message": message, "hint": hint, "after": after_s}
+        self, client: bytes, key: bytes, reason: str, message: str, hint: str, after_s: float | None = None,
+        untaken: bool = False,
+    ) -> None:  # fmt: skip
+        """Say why a batch is not taken; `after_s` when it is worth trying again. `untaken` says that it is in no log because of
+        what was answered to now."""
+        header: dict[str, Any] = {"b": key, "reason": reason, "message": message, "hint": hint, "after": after_s}
+        if untaken:
+            header["t"] = False
         self._holdings.emit(Tell(client, Kind.REFUSED, header))
         self._holdings.emit(Fact("batch.refused", {"reason": reason}, {"batch": key.hex(), "message": message}))
 
-    def unknown(self, client: bytes, key: bytes) -> None:
+    def unknown(self, client: bytes, key: bytes, untaken: bool = False) -> None:
         """A durable batch belongs to a log that this node does not lead: nothing starts afresh here."""
         self.refuse(
             client, key, "unknown", "who leads the log of this batch is not known at the moment",
             "it goes on, and can be attached to, as soon as two of its log's three hosts are there",
-            self._holdings.config.unknown_after_s,
+            self._holdings.config.unknown_after_s, untaken,
         )  # fmt: skip
 
     def attach(self, now: float, batch: Batch, client: bytes) -> None:
@@ -60,6 +66,13 @@ class Clients:
             ]
             if held:
                 self._ask_start(batch, client, held)
+
+    def not_kept(self, batch: Batch) -> None:
+        """Nobody asked for a batch to be kept, and it is not, but run all the same."""
+        for client in batch.clients:
+            self._holdings.emit(
+                Tell(client, Kind.ACCEPTED, {"b": batch.key, "copies": 0, "hosts": 0, "e": 0, "r": 0.0})
+            )
 
     def accepted(self, batch: Batch, durable: Durable, clients: tuple[bytes, ...] | None = None) -> None:
         """The receipt of a durable batch, to these clients or to all."""
@@ -90,9 +103,9 @@ class Clients:
                     batch.may_start.add(index)
                     kept += 1
         if asked:
-            self._placing.ready.remove(batch.shape, batch.number)
-            if kept:
-                self._placing.push(batch, batch.submitted_at, kept)
+            self._placing.withdraw(batch)
+            if batch.columns.ready:
+                self._placing.push(batch, batch.submitted_at, batch.columns.ready)
             assert batch.client is not None
             self._ask_start(batch, batch.client, asked)
         return kept > 0

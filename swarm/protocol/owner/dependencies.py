@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kernels.batch import Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
@@ -21,6 +23,8 @@ class Dependencies:
         self._ending = ending
         self._waiting: dict[bytes, dict[int, list[Batch]]] = {}
         """Batch key and index of what is waited for -> who waits."""
+        self.waits: Callable[[float, Batch], None] = lambda now, batch: None
+        """Told of a batch that waits."""
 
     def wait_for(self, now: float, batch: Batch, deps: list[bytes]) -> None:
         """Hold the one task of a batch until the tasks that it depends on have ended."""
@@ -47,6 +51,12 @@ class Dependencies:
         elif any(value is None for value in batch.deps.values()):
             batch.columns.hold(0)
             batch.log(now, "waits for tasks", 0, 1, "", [ids.text(dep)[:8] for dep in deps])
+            self.waits(now, batch)
+
+    def are_in_log(self, deps: list[bytes], group: bytes) -> bool:
+        """Whether tasks that a durable one depends on are in its log, as far as they are known here."""
+        sources = [self._holdings.batches.get(ids.split(dep)[0]) for dep in deps]
+        return all(it is None or _is_in_log(it, group) for it in sources)
 
     def give_up(self, now: float, batch: Batch) -> None:
         """A batch is another owner's now. Those of its log that wait for it are as well; the others wait in vain."""
@@ -77,7 +87,7 @@ class Dependencies:
             self._waiting.pop(batch.key, None)
 
     def _ended(self, now: float, batch: Batch, dep: bytes, report: Outcomes, row: int) -> None:
-        if batch.columns.state(0) != TaskColumns.HELD:
+        if batch.columns.state(0) != TaskColumns.HELD or self._holdings.batches.get(batch.key) is not batch:
             return
         if report.status(row) != Status.OK:
             self._failed(now, batch, dep, report.status(row), report.payload(row))
@@ -97,4 +107,8 @@ def _lasts(source: Batch, batch: Batch) -> bool:
     """Whether a task is there as long as one that depends on it: for a durable one, whether it is in the same log."""
     if batch.durable is None:
         return True
-    return source.durable is not None and source.durable.group == batch.durable.group
+    return _is_in_log(source, batch.durable.group)
+
+
+def _is_in_log(source: Batch, group: bytes) -> bool:
+    return source.durable is not None and source.durable.group == group

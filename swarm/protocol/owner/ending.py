@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kernels.batch import OutcomeBuilder, Outcomes
+from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.batch import without_arguments
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
@@ -18,6 +19,8 @@ FORGET = 1
 """The timer of what is kept long enough."""
 EXPIRE = 4
 """The timer of a batch's deadline."""
+LOOK_S = 1.0
+"""How often to look whether what is kept for somebody may go."""
 RETENTION = 5
 """The timer of a durable batch that is kept for its own time."""
 
@@ -33,11 +36,16 @@ class Ending:
         self._forgetting = False
         self.known: Callable[[float, Batch, Outcomes], None]
         """Told of every outcome, for those that wait for it."""
+        self.over: Callable[[int], None] = lambda number: None
+        """Told of every batch that is finished, by its number."""
         self.record: Callable[[float, Batch, Token | None, Outcomes, Bytes], None]
         """Writes outcomes of a durable batch into its log; `reveal` follows when they are committed."""
 
     def settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes, token: Token | None = None) -> None:
         """Final outcomes. Those of a durable batch nobody hears of before they are committed."""
+        if batch.saved:
+            for row in range(report.count):
+                batch.saved.pop(report.index(row), None)
         if batch.durable is None:
             self.reveal(now, batch, report, body)
         else:
@@ -45,9 +53,12 @@ class Ending:
 
     def reveal(self, now: float, batch: Batch, report: Outcomes, body: Bytes) -> None:
         """Outcomes that stand: to the client, to those that wait for them, and into what is kept."""
-        self._holdings.tasks -= report.count
+        holdings = self._holdings
+        holdings.tasks -= report.count
+        holdings.drain.ended(now, report.count)
         batch.outcomes.append((report, body))
         batch.outcome_bytes += report.nbytes
+        holdings.outcome_bytes += report.nbytes
         if batch.client is not None:
             self._holdings.emit(Tell(batch.client, Kind.OUTCOMES, {"b": batch.key, "n": report.count}, (body,)))
             for client in batch.others:
@@ -87,12 +98,17 @@ class Ending:
         batch.log(now, "finished", 0, batch.calls.count)
         holdings = self._holdings
         holdings.bytes -= batch.calls.nbytes
+        holdings.outcome_bytes -= batch.outcome_bytes
         holdings.by_number.pop(batch.number, None)
+        self.over(batch.number)
+        # What is kept is kept for its outcomes; of its calls only how many there were is asked then.
+        batch.calls = Calls(bytes(4 * batch.calls.count), batch.calls.count)
         if batch.durable is None:
             holdings.retained[batch.key] = batch.outcome_bytes
             holdings.retained_bytes += batch.outcome_bytes
             self._shed(now)
         else:
+            batch.calls = without_arguments(batch.calls.count)
             holdings.timers.at(now + batch.durable.retention_s, RETENTION, batch)
 
     def forget(self, key: bytes) -> None:
@@ -103,22 +119,27 @@ class Ending:
     def forget_until(self, now: float) -> None:
         """What was kept for its time is kept no longer."""
         self._forgetting = False
-        holdings = self._holdings
-        while holdings.retained:
-            batch = holdings.batches[next(iter(holdings.retained))]
-            if batch.finished_at is not None and batch.finished_at + holdings.config.retention_s > now:
-                break
-            self.forget(batch.key)
+        while (oldest := self._oldest(now)) is not None and oldest[1] <= now:
+            self.forget(oldest[0])
         self._shed(now)
+
+    def _oldest(self, now: float) -> tuple[bytes, float] | None:
+        """What goes next, and when its time is over: the oldest, but for what somebody is to come back for."""
+        holdings = self._holdings
+        wanted = holdings.wanted
+        for key in holdings.retained:
+            if not wanted or wanted.get(key, now) <= now:
+                return key, (holdings.batches[key].finished_at or now) + holdings.config.retention_s
+        return None
 
     def _shed(self, now: float) -> None:
         """Keep what is kept within its bounds; the oldest go first."""
         holdings, config = self._holdings, self._holdings.config
-        while holdings.retained and (
+        while (
             len(holdings.retained) > config.retained_batches_max or holdings.retained_bytes > config.retained_bytes_max
-        ):
-            self.forget(next(iter(holdings.retained)))
+        ) and (oldest := self._oldest(now)) is not None:
+            self.forget(oldest[0])
         if holdings.retained and not self._forgetting:
             self._forgetting = True
-            first = holdings.batches[next(iter(holdings.retained))]
-            holdings.timers.at((first.finished_at or now) + config.retention_s, FORGET)
+            oldest = self._oldest(now)
+            holdings.timers.at(now + LOOK_S if oldest is None else oldest[1], FORGET)

@@ -112,7 +112,7 @@ class Keeping:
         out = sum(batch.columns.holds(row, dispatch.number) for row in rows)
         it = Report(dispatch, dispatch.executor.id, report.count, body, rows, large, out)
         # Its slots are free for others: how long it takes to be kept is not theirs to wait for.
-        dispatch.executor.back(batch.shape, out)
+        dispatch.executor.back(batch.shape, out, dispatch.priority)
         self._reports.setdefault(dispatch.number, []).append(it)
         for start, stop in ranges(large):
             batch.log(
@@ -160,7 +160,7 @@ class Keeping:
         if not reports:
             del self._reports[it.dispatch.number]
         if self._placing.out(it.dispatch.number, it.executor) is it.dispatch:
-            it.dispatch.executor.sent(it.dispatch.batch.shape, it.out)
+            it.dispatch.executor.sent(it.dispatch.batch.shape, it.out, it.dispatch.priority)
 
     def _lost(self, now: float, it: Report, why: str) -> None:
         """What was returned is nowhere: as if its executor had been lost, for these rows."""

@@ -141,6 +141,11 @@ class Leading:
         batch.attempt = epoch - state.epoch
         batch.log(now, "taken over", 0, state.count, "", f"epoch {epoch}")
         batch.cancelled, batch.killed = list(state.cancelled), list(state.killed)
+        batch.own, batch.own_apart = state.urgency((batch.spec.priority, batch.spec.nice))
+        batch.priority, batch.nice = batch.own
+        batch.apart = dict(batch.own_apart) if state.count > 1 else {}
+        if state.count == 1:
+            batch.priority, batch.nice = batch.own = batch.own_apart.get(0, batch.own)
         batch.retries = {index: retries for index, (_, retries) in state.counts.items() if retries}
         columns = batch.columns
         for index, (crashes, _) in state.counts.items():
@@ -163,6 +168,7 @@ class Leading:
         holdings.by_number[batch.number] = batch
         holdings.tasks += state.unfinished
         holdings.bytes += state.calls.nbytes
+        holdings.outcome_bytes += batch.outcome_bytes
         return batch
 
     # --- adopting -----------------------------------------------------------------------------------------------------
@@ -200,6 +206,8 @@ class Leading:
             else:
                 number = self._placing.next_number()
             self._holdings.emit(Adopt(node, owner, dispatch, number))
+            if mine:
+                self._placing.adopted(adopted)
             kept = set(mine)
             stale = [row for row in rows if row not in kept]
             for wanted, kill in ((ranges(stale), True), (batch.cancelled, False), (batch.killed, True)):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kernels.tasks import TaskColumns
+from swarm.protocol import ids
+from swarm.protocol.fair import GUESS_S
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, ToExecutor
-from swarm.protocol.placement import Executor, Verdict, judge, rank
+from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, Lane, ToExecutor
+from swarm.protocol.placement import Executor, Verdict, judge
+from swarm.protocol.ranking import Rankings
 from swarm.protocol.resources import Capacity, ReadyShapes, Shape
 from swarm.protocol.runtimes import Runtimes
 
 WINDOW_STEP = 1024
 """Tasks in one dispatch at most, so that a recall or a loss concerns few."""
+RANKED_SHOWN_MAX = 16
+"""Executors whose verdicts go on record with a decision."""
+WINDOW_SAVED = 16
+"""The same, where some of them go on from a state, which travels with them."""
 
 MayStart = Callable[[Batch], bool]
 """Asks for the start of a batch's ready tasks that may not be repeated. False: none of them may begin now."""
@@ -34,10 +42,14 @@ class Placing:
         self.runtimes = Runtimes()
         local = Executor(me, name, capacity, local=True, linked=True, free=capacity.totals.get("cpu", 0.0))
         self.executors: dict[bytes, Executor] = {me: local}
+        self._rankings = Rankings(self.executors)
         self.dispatches: dict[int, Dispatch] = {}
-        self.ready = ReadyShapes()
+        self.ready = ReadyShapes(holdings.config.shares)
         # Dispatch numbers of a later life of this node are above those of an earlier one: 2^40 dispatches a life.
         self._number = epoch << 40
+        self._lanes: dict[int, Lane] = {}
+        self.adopted: Callable[[Dispatch], None] = lambda dispatch: None
+        """Told of a dispatch that is this owner's from now on."""
         self.may_start: MayStart
         self.hand: Hand
         self.lost: Lost
@@ -49,6 +61,7 @@ class Placing:
         it = self.executors.get(node)
         if it is None:
             it = self.executors[node] = Executor(node, name, capacity, free=capacity.totals.get("cpu", 0.0))
+            self._rankings.joined(it)
         if it.capacity != capacity:
             it.capacity = capacity
             it.fits.clear()
@@ -65,6 +78,7 @@ class Placing:
             it.linked = False
         else:
             del self.executors[node]
+            self._rankings.gone(it)
         for number in sorted(it.dispatches):
             dispatch = it.dispatches[number]
             self.dispatches.pop(number, None)
@@ -73,6 +87,7 @@ class Placing:
         it.dispatches.clear()
         it.inflight.clear()
         it.ours = it.urgent = 0
+        it.changed()
         return True
 
     def relinked(
@@ -106,8 +121,54 @@ class Placing:
 
     def push(self, batch: Batch, since: float, count: int) -> None:
         """So many tasks of a batch are ready."""
-        spec = batch.spec
-        self.ready.push(batch.shape, batch.number, spec.priority, spec.nice, int(since * 1e9), count)
+        if batch.apart:
+            self._set_apart(batch, since)
+            self.ready.remove(batch.shape, batch.number)
+            count = batch.columns.ready
+        if count:
+            self._queue(batch, batch.number, batch.priority, batch.nice, since, count)
+
+    def _set_apart(self, batch: Batch, since: float) -> None:
+        """What is ready of those whose urgency is their own waits in lanes."""
+        columns = batch.columns
+        for index in sorted(batch.apart):
+            if columns.state(index) != TaskColumns.READY:
+                continue
+            urgency = batch.apart[index]
+            lane = batch.lanes.get(urgency)
+            if lane is None:
+                lane = batch.lanes[urgency] = Lane(next(self._holdings.numbers), batch, *urgency)
+                self._lanes[lane.number] = lane
+            columns.hold(index)
+            insort(lane.waiting, index)
+            self._queue(batch, lane.number, *urgency, since, 1)
+
+    def _queue(self, batch: Batch, key: int, priority: int, nice: int, since: float, count: int) -> None:
+        job = (batch.key[: ids.SESSION_BYTES], batch.raw)
+        self.ready.push(batch.shape, key, priority, nice, int(since * 1e9), count, batch.author, job, batch.expires_at)
+
+    def withdraw(self, batch: Batch) -> int:
+        """Nothing of a batch waits for an executor any more, and what did is READY; how many did."""
+        waiting = self.ready.remove(batch.shape, batch.number)
+        for lane in batch.lanes.values():
+            waiting += self.ready.remove(batch.shape, lane.number)
+            for index in lane.waiting:
+                if batch.columns.state(index) == TaskColumns.HELD:
+                    batch.columns.release(index)
+            del self._lanes[lane.number]
+        batch.lanes.clear()
+        return waiting
+
+    def of(self, batch: Batch) -> list[Dispatch]:
+        """What is out of a batch."""
+        return [dispatch for dispatch in self.dispatches.values() if dispatch.batch is batch]
+
+    def reprioritized(self, dispatch: Dispatch, priority: int, nice: int) -> None:
+        """What is out is of another class."""
+        it, shape, left = dispatch.executor, dispatch.batch.shape, dispatch.left
+        it.back(shape, left, dispatch.priority)
+        dispatch.priority, dispatch.nice = priority, nice
+        it.sent(shape, left, priority)
 
     def pump(self, now: float) -> None:
         """Place ready tasks until they or the executors' windows run out."""
@@ -116,41 +177,55 @@ class Placing:
         now_ns = int(now * 1e9)
         for shape in self.ready.shapes(now_ns):
             while (head := self.ready.head(shape, now_ns)) is not None:
-                batch = self._holdings.by_number[head[0]]
-                if not batch.spec.rerun and batch.durable is None and not self.may_start(batch):
+                lane = self._lanes.get(head[0]) if self._lanes else None
+                batch = self._holdings.by_number[head[0]] if lane is None else lane.batch
+                if not batch.spec.rerun and batch.durable is None and not self._may_start(batch, lane):
                     continue
-                if not self._place(now, batch, shape, head[1]):
+                if not self._place(now, batch, shape, head[1], lane):
                     break
 
-    def _place(self, now: float, batch: Batch, shape: Shape, waiting: int) -> bool:
-        """Hand some of a batch to the best executor. False when none has room."""
+    def _may_start(self, batch: Batch, lane: Lane | None) -> bool:
+        if lane is None:
+            return self.may_start(batch)
+        if all(index in batch.may_start for index in lane.waiting):
+            return True
+        self.withdraw(batch)
+        self.may_start(batch)
+        self.push(batch, batch.submitted_at, batch.columns.ready)
+        return False
+
+    def _place(self, now: float, batch: Batch, shape: Shape, waiting: int, lane: Lane | None = None) -> bool:
+        """Hand some of a batch, or of a lane of it, to the best executor. False when none has room."""
+        priority = batch.priority if lane is None else lane.priority
         mean = self.runtimes.mean_s(batch.raw)
         if len(self.executors) == 1:
-            verdicts = [judge(self.executors[self._me], shape, mean, batch.spec.priority)]
+            chosen = judge(self.executors[self._me], shape, mean, priority)
+            if not chosen.room:
+                self._explain_wait(now, batch, [chosen.brief])
+                return False
+            room, detail = chosen.room, None
         else:
-            executors = list(self.executors.values())
-            verdicts = rank(
-                [executors[0], *sorted(executors[1:], key=lambda one: one.id)], shape, mean, batch.spec.priority
-            )
-        chosen = next((verdict for verdict in verdicts if verdict.room and self._reachable(verdict)), None)
-        if chosen is None:
-            self._explain_wait(now, batch, verdicts)
-            return False
+            ranking = self._rankings.of(shape, mean, priority)
+            places, room = ranking.places, ranking.room
+            detail = [place[-1].brief for place in places[:RANKED_SHOWN_MAX]]
+            best = next((place[-1] for place in places if place[-1].room and self._reachable(place[-1])), None)
+            if best is None:
+                self._explain_wait(now, batch, detail)
+                return False
+            chosen = best
         it = self.executors[chosen.executor]
-        room = sum(verdict.room for verdict in verdicts)
         # Several executors with room share what is left, so that all of them end at about the same time.
         share = -(-waiting * chosen.room // room) if room > chosen.room else waiting
-        limit = max(1, min(chosen.room, share, WINDOW_STEP))
-        dispatch = self.take(now, batch, it, limit)
-        assert dispatch is not None, (batch.number, waiting)
+        limit = max(1, min(chosen.room, share, WINDOW_SAVED if batch.saved else WINDOW_STEP))
+        dispatch = self.take(now, batch, it, limit, lane)
+        if dispatch is None:
+            assert lane is not None, (batch.number, waiting)
+            return True  # what waited there has ended otherwise
         start, stop = dispatch.start, dispatch.stop
         if chosen.displaces:
-            it.displaced(shape, batch.spec.priority, stop - start)
-        self.ready.take(shape, batch.number, stop - start)
-        if len(verdicts) > 1:
-            detail = [(verdict.name, verdict.room, round(verdict.wait_s, 3), verdict.why) for verdict in verdicts[:16]]
-        else:
-            detail = None
+            it.displaced(shape, priority, stop - start)
+        if lane is None:
+            self.ready.take(shape, batch.number, stop - start, mean)
         batch.log(now, "placed", start, stop, it.name, detail)
         if batch.durable is None:
             self._holdings.emit(handed(dispatch))
@@ -158,19 +233,79 @@ class Placing:
             self.hand(dispatch)
         return True
 
-    def take(self, now: float, batch: Batch, it: Executor, limit: int) -> Dispatch | None:
-        """Put the next ready range of a batch down as being out at an executor, under a new number."""
+    def take(self, now: float, batch: Batch, it: Executor, limit: int, lane: Lane | None = None) -> Dispatch | None:
+        """Put the next ready range of a batch, or of a lane of it, down as being out at an executor, under a new number."""
         self._number += 1
         number = self._number
-        taken = batch.columns.take(limit, number)
+        taken = batch.columns.take(limit, number) if lane is None else self._take_apart(lane, limit, number)
         if taken is None:
             return None
         start, count = taken
         dispatch = Dispatch(number, batch, it, start, start + count, count, now)
+        dispatch.priority, dispatch.nice = (batch.priority, batch.nice) if lane is None else (lane.priority, lane.nice)
+        dispatch.thought_s = mean if (mean := self.runtimes.mean_s(batch.raw)) is not None else GUESS_S
         self.dispatches[number] = dispatch
         it.dispatches[number] = dispatch
-        it.sent(batch.shape, count, batch.spec.priority)
+        it.sent(batch.shape, count, dispatch.priority)
         return dispatch
+
+    def pass_on(self, now: float, dispatch: Dispatch, it: Executor, start: int, stop: int) -> None:
+        """Hand tasks of a dispatch, that came back and are counted out of it, to this executor, under a new number."""
+        self._number += 1
+        number, batch = self._number, dispatch.batch
+        for index in range(start, stop):
+            passed = batch.columns.pass_on(index, dispatch.number, number)
+            assert passed, (batch.number, index)
+        new = Dispatch(number, batch, it, start, stop, stop - start, now)
+        new.priority, new.nice = dispatch.priority, dispatch.nice
+        self.dispatches[number] = it.dispatches[number] = new
+        it.sent(batch.shape, stop - start, new.priority)
+        if batch.durable is None:
+            self._holdings.emit(handed(new))
+        else:
+            self.hand(new)
+
+    def send(self, now: float, batch: Batch, index: int, it: Executor) -> Dispatch:
+        """Hand one ready task to a certain executor."""
+        self._number += 1
+        number = self._number
+        apart = bool(batch.lanes)
+        if apart:
+            self.withdraw(batch)
+        taken = batch.columns.take_at(index, number)
+        assert taken, (batch.number, index, batch.columns.state(index))
+        if apart:
+            self.push(batch, batch.submitted_at, batch.columns.ready)
+        else:
+            self.ready.take(batch.shape, batch.number, 1)
+        dispatch = Dispatch(number, batch, it, index, index + 1, 1, now)
+        dispatch.priority, dispatch.nice = batch.urgency(index)
+        self.dispatches[number] = it.dispatches[number] = dispatch
+        it.sent(batch.shape, 1, dispatch.priority)
+        batch.log(now, "placed", index, index + 1, it.name)
+        if batch.durable is None:
+            self._holdings.emit(handed(dispatch))
+        else:
+            self.hand(dispatch)
+        return dispatch
+
+    def _take_apart(self, lane: Lane, limit: int, number: int) -> tuple[int, int] | None:
+        """The next tasks of a lane that lie side by side."""
+        batch, start, count, seen = lane.batch, 0, 0, 0
+        for index in lane.waiting:
+            if count == limit or (count and index != start + count):
+                break
+            seen += 1
+            if batch.columns.state(index) != TaskColumns.HELD:
+                continue
+            start = start if count else index
+            batch.columns.release(index)
+            count += batch.columns.take_at(index, number)
+        self.ready.take(batch.shape, lane.number, seen, self.runtimes.mean_s(batch.raw))
+        del lane.waiting[:seen]
+        if not lane.waiting:
+            del batch.lanes[lane.priority, lane.nice], self._lanes[lane.number]
+        return (start, count) if count else None
 
     def adopt(
         self, now: float, batch: Batch, it: Executor, rows: list[tuple[int, int]], token: Token | None
@@ -194,7 +329,8 @@ class Placing:
             columns.release(index)
         dispatch = Dispatch(number, batch, it, rows[0][0], rows[-1][1], count, now, token)
         self.dispatches[number] = it.dispatches[number] = dispatch
-        it.sent(batch.shape, count, batch.spec.priority)
+        dispatch.priority, dispatch.nice = batch.priority, batch.nice
+        it.sent(batch.shape, count, dispatch.priority)
         return dispatch
 
     def next_number(self) -> int:
@@ -204,8 +340,8 @@ class Placing:
 
     def give_up(self, batch: Batch) -> list[Dispatch]:
         """Nothing of a batch is out or ready any more, as far as this owner is concerned; its dispatches."""
-        self.ready.remove(batch.shape, batch.number)
-        mine = [dispatch for dispatch in self.dispatches.values() if dispatch.batch is batch]
+        self.withdraw(batch)
+        mine = self.of(batch)
         for dispatch in mine:
             self.returned(dispatch, dispatch.left)
         return mine
@@ -217,8 +353,7 @@ class Placing:
         return executor.linked
 
     @staticmethod
-    def _explain_wait(now: float, batch: Batch, verdicts: list[Verdict]) -> None:
-        detail = [(verdict.name, verdict.room, round(verdict.wait_s, 3), verdict.why) for verdict in verdicts[:16]]
+    def _explain_wait(now: float, batch: Batch, detail: list[tuple[str, int, float, str]]) -> None:
         if batch.trace and batch.trace[-1][1] == "waits":
             batch.trace.pop()
         batch.log(now, "waits", 0, batch.calls.count, "", detail)
@@ -230,32 +365,55 @@ class Placing:
         dispatch = self.dispatches.get(number)
         return dispatch if dispatch is not None and dispatch.executor.id == executor else None
 
+    def ran(self, dispatch: Dispatch, run_us: int, count: int) -> None:
+        """So many tasks of a dispatch have run for so long together, in microseconds; what stood still meanwhile is counted out."""
+        run_us = max(0, run_us - dispatch.stood_us)
+        dispatch.stood_us = 0
+        mean = self.runtimes.mean_s(dispatch.batch.raw)
+        if mean is not None:
+            dispatch.executor.pace.observe(mean * count, run_us * 1e-6, count)
+            dispatch.executor.changed()
+        self.runtimes.observe(dispatch.batch.raw, run_us, count)
+
     def returned(self, dispatch: Dispatch, count: int) -> None:
         """`count` tasks of a dispatch are out no more."""
         dispatch.left -= count
         it = dispatch.executor
-        it.back(dispatch.batch.shape, count, dispatch.batch.spec.priority)
+        it.back(dispatch.batch.shape, count, dispatch.priority)
         if dispatch.left <= 0:
             self.dispatches.pop(dispatch.number, None)
             it.dispatches.pop(dispatch.number, None)
 
-    def recall(self, dispatch: Dispatch, wanted: list[tuple[int, int]], kill: bool) -> None:
-        """Ask for tasks of a dispatch to be given back; with `kill` those that run are ended."""
-        header = {"d": dispatch.number, "r": [list(pair) for pair in wanted], "k": kill}
+    def settle(self, dispatch: Dispatch, count: int, ran_s: float) -> None:
+        """So many tasks of a dispatch have run, all together for so long."""
+        batch = dispatch.batch
+        self.ready.settle(batch.shape, batch.author, dispatch.priority, dispatch.thought_s * count, ran_s)
+
+    def recall(self, dispatch: Dispatch, wanted: list[tuple[int, int]], kill: bool, save: bool | None = None) -> None:
+        """Ask for tasks of a dispatch to be given back; with `kill` those that run are ended. With `save` those that run are
+        to end at their next safe point; if it is False, not any more."""
+        header: dict[str, Any] = {"d": dispatch.number, "r": [list(pair) for pair in wanted], "k": kill}
+        if save is not None:
+            header["c"] = save
         self._holdings.emit(Tell(dispatch.executor.id, Kind.RECALL, header))
 
 
 def handed(dispatch: Dispatch) -> ToExecutor:
     """The effect that hands a dispatch over."""
-    batch, start, stop = dispatch.batch, dispatch.start, dispatch.stop
+    batch, start, stop, urgency = dispatch.batch, dispatch.start, dispatch.stop, (dispatch.priority, dispatch.nice)
     lengths, payloads = batch.calls.slice(start, stop)
     extra: dict[str, Any] = {}
     if batch.dep_order:
         extra["deps"] = [batch.deps[dep] for dep in batch.dep_order]
+    if batch.spec.checkpoint:
+        # Also where there is nothing to go on from: it says that this owner knows what to do with a state.
+        saved = sorted((index, *batch.saved[index]) for index in batch.saved.keys() & range(start, stop))
+        extra["saved"] = [list(row) for row in saved]
     if dispatch.token is not None:
         extra["token"] = list(dispatch.token)
     attempts = batch.columns.attempts(start) - 1 + batch.attempt
     return ToExecutor(
         dispatch.executor.id, dispatch.number, batch.key, batch.spec, batch.raw, batch.granted, start, stop - start,
         attempts, extra, lengths, payloads,
+        None if urgency == (batch.spec.priority, batch.spec.nice) else urgency, batch.author,
     )  # fmt: skip

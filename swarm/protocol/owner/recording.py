@@ -23,10 +23,12 @@ from swarm.protocol.ledger.records import (
     Kept,
     KeptBlob,
     Record,
+    Reprioritized,
     Submitted,
     Token,
     split_ranges,
 )
+from swarm.protocol.ledger.retention import KEYS_MAX
 from swarm.protocol.ledger.state import Applied, Verdict
 from swarm.protocol.outbound import Bytes
 from swarm.protocol.owner.batches import Batch, Dispatch, Durable, Holdings, Propose
@@ -48,6 +50,8 @@ What = Dispatch | Outcomes | Callable[[float], None] | None
 
 _NOT_LEADING = frozenset((Reason.NOT_LEADER, Reason.NOT_YET, Reason.HANDING_OVER, Reason.UNKNOWN_GROUP))
 _FINAL = frozenset((Reason.DISK_FULL, Reason.TOO_LARGE, Reason.CONFLICT, Reason.MALFORMED, Reason.GONE))
+_UNKEPT = frozenset((Reason.DISK_FULL, Reason.TOO_LARGE, Reason.GONE, Reason.FULL))
+"""Why a log may not take what can be run all the same."""
 _HINTS = {
     Reason.DISK_FULL: "make room on its disk, or use another node; durability='none' needs none",
     Reason.TOO_LARGE: "hand over less at once; large arguments travel as blobs",
@@ -66,6 +70,8 @@ class Recording:
         self._ending = ending
         self._clients = clients
         self._ticket = 0
+        self._delivered: dict[bytes, dict[bytes, None]] = {}
+        """Group -> batches that may be forgotten for space, in the order in which they were delivered."""
         self._begun: dict[bytes, set[bytes]] = {}
         """Group -> batches that it did not take, of which something was sent out."""
         self._waiting: dict[int, tuple[Batch, Record, What]] = {}
@@ -85,6 +91,10 @@ class Recording:
             [Batch, tuple[bytes, ...], Callable[[float, tuple[KeptBlob, ...] | Refusal, int, int], None]], None
         ]
         """Has blobs kept beside a batch's log."""
+        self.unkept: Callable[[float, Batch, Refusal], None]
+        """Told of a batch that nobody asked to be kept, and that its log does not take: it is withdrawn, to be run without."""
+        self.granted: Callable[[Dispatch], None] = lambda dispatch: None
+        """Told of a dispatch that waited for its grant, and is sent."""
         self.withdrawn: Callable[[Batch], None] = lambda batch: None
         """Told of a batch with which this owner has nothing to do any more."""
 
@@ -105,6 +115,7 @@ class Recording:
     def new_epoch(self, group: bytes) -> None:
         """Tokens of the epoch before count no more for what is submitted from here on."""
         self._begun.pop(group, None)
+        self._delivered.pop(group, None)
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
@@ -229,10 +240,33 @@ class Recording:
         for part in split_ranges([(start, stop) for start, stop in inside if start < stop]):
             self._propose(batch, Cancelled(batch.key, part, kill))
 
+    def reprioritized(self, batch: Batch, wanted: list[tuple[int, int]]) -> None:
+        """Tasks are of another class, or nice."""
+        for part in split_ranges(wanted):
+            urgency = batch.own_apart.get(part[0][0], batch.own)
+            self._propose(batch, Reprioritized(batch.key, part, *urgency))
+
     def delivered(self, batch: Batch) -> None:
-        """The client has all outcomes: what is kept until then, and no longer, is forgotten."""
-        if batch.durable is not None and batch.finished_at is not None and not batch.durable.retention_s:
+        """The client has all outcomes: what is kept until then, and no longer, is forgotten. What nobody asked to be kept is,
+        when there is no space for more."""
+        durable = batch.durable
+        if durable is None or batch.finished_at is None:
+            return
+        if not durable.retention_s:
             self._propose(batch, Forgotten((batch.key,)))
+        elif durable.soft:
+            self._delivered.setdefault(durable.group, {})[batch.key] = None
+
+    def _make_room(self, group: bytes) -> None:
+        """A log is full: the older half of what nobody asked to be kept, and everybody has who wanted it, is forgotten."""
+        found = self._delivered.get(group, {})
+        keys = list(found)[: (len(found) + 1) // 2]
+        for key in keys:
+            del found[key]
+        keys = [key for key in keys if key in self._holdings.batches]
+        for at in range(0, len(keys), KEYS_MAX):
+            part = tuple(keys[at : at + KEYS_MAX])
+            self._propose(self._holdings.batches[part[0]], Forgotten(part))
 
     def _propose(self, batch: Batch, record: Record, what: What = None) -> None:
         assert batch.durable is not None
@@ -283,7 +317,10 @@ class Recording:
             else:
                 self.write_again(batch, None, what)
         elif isinstance(record, Forgotten):
-            self.forget(batch)
+            for key in record.keys:
+                forgotten = self._holdings.batches.get(key)
+                if forgotten is not None and forgotten.durable is not None:
+                    self.forget(forgotten)
 
     def _go(self, now: float, batch: Batch, dispatch: Dispatch) -> None:
         """A grant is committed."""
@@ -291,6 +328,7 @@ class Recording:
             return  # its executor was lost meanwhile
         dispatch.sent = True
         self._holdings.emit(handed(dispatch))
+        self.granted(dispatch)
         if batch.cancelled:
             # What was recalled before it was there goes on nowhere.
             self._placing.recall(dispatch, batch.cancelled, False)
@@ -304,6 +342,8 @@ class Recording:
             return
         batch, record, what = found
         if isinstance(record, Submitted):
+            if refusal.reason is Reason.FULL:
+                self._make_room(batch.durable.group if batch.durable is not None else b"")
             self._not_accepted(now, batch, refusal)
         elif isinstance(record, Granted):
             # Under another number, since numbers of a batch are to grow from grant to grant.
@@ -324,6 +364,10 @@ class Recording:
     def _not_accepted(self, now: float, batch: Batch, refusal: Refusal) -> None:
         self.withdraw(batch)
         self._holdings.batches.pop(batch.key, None)
+        assert batch.durable is not None
+        if batch.durable.soft and refusal.reason in _UNKEPT:
+            self.unkept(now, batch, refusal)
+            return
         for client in batch.clients:
             self._refuse(client, batch.key, refusal)
         if refusal.reason in _FINAL:
@@ -331,7 +375,7 @@ class Recording:
 
     def _refuse(self, client: bytes, key: bytes, refusal: Refusal) -> None:
         if refusal.reason in _NOT_LEADING:
-            self._clients.unknown(client, key)
+            self._clients.unknown(client, key, untaken=True)
             return
         after_s = None if refusal.reason in _FINAL else refusal.retry_after_s or WRITE_AGAIN_S
         self._clients.refuse(
@@ -342,7 +386,9 @@ class Recording:
         """The time has come for what the log did not take."""
         if self._holdings.batches.get(batch.key) is not batch:
             return
-        if record is not None:
+        if isinstance(record, Reprioritized):
+            self.reprioritized(batch, list(record.ranges))  # it may be another by now
+        elif record is not None:
             self._propose(batch, record, what)
         elif isinstance(what, Dispatch) and what.number in self._placing.dispatches:
             back = [index for start, stop in batch.outstanding(what.number) for index in range(start, stop)]
@@ -383,4 +429,6 @@ class Recording:
             assert batch.durable is not None
             holdings.tasks -= batch.durable.open
             holdings.bytes -= batch.calls.nbytes
+            holdings.outcome_bytes -= batch.outcome_bytes
+            self._ending.over(batch.number)
         holdings.emit(Fact("batch.withdrawn", {}, {"batch": batch.key.hex()}))

@@ -48,7 +48,9 @@ class Election:
     def eligible(self) -> bool:
         """Whether this member may stand: it votes, its log is whole, and it can write what it would have to."""
         replica = self._replica
-        return replica.id in replica.members.voters and not replica.damaged and not replica.full
+        log = replica.log
+        whole = not replica.damaged and not replica.has_more(log.last, log.last_term)
+        return replica.id in replica.members.voters and whole and not replica.full
 
     def stand(self, ballot: Ballot, by_transfer: bool = False) -> None:
         """Asks the others for their votes."""
@@ -117,7 +119,7 @@ class Election:
         granted = (
             not replica.damaged
             and message.term > replica.term
-            and not replica.log.is_newer(message.index, message.log_term)
+            and not replica.has_more(message.index, message.log_term)
             and not (replica.hears_leader() and replica.leader != sender)
         )
         term = message.term if granted else replica.term
@@ -133,7 +135,7 @@ class Election:
             not replica.damaged
             and replica.vote.candidate in (None, sender)
             and replica.leader in (None, sender)
-            and not replica.log.is_newer(message.index, message.log_term)
+            and not replica.has_more(message.index, message.log_term)
         )
         if granted and replica.vote.candidate is None:
             replica.set_vote(replica.term, sender)

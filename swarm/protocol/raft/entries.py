@@ -111,6 +111,9 @@ class Vote:
 
     term: int = 0
     candidate: bytes | None = None
+    left: tuple[int, int] = (0, 0)
+    """(term, index) of the last entry of the log that it gave up when it left the group. It had acknowledged what was in it: added
+    again, with an empty log, it votes as one that has it still."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,10 @@ from collections.abc import Iterable
 from swarm.protocol.raft.config import RaftConfig
 from swarm.protocol.raft.wire import BEAT, BEAT_NONE, BEAT_REPLY
 
+_NEVER = float("inf")
+MISSED_HEARTBEATS = 10
+"""Heartbeats after which a node is called again that is missed, and on which nothing else depends."""
+
 
 class Neighbour:
     """Another node, as far as groups at rest depend on it."""
@@ -53,13 +57,22 @@ class Neighbours:
             neighbour = self.table[id] = Neighbour()
         return neighbour
 
+    def interval_s(self, id: bytes) -> float | None:
+        """After what time a node has its turn; None if nothing that rests depends on it. Who is only missed is called now and then."""
+        neighbour = self.table[id]
+        if neighbour.led or neighbour.followed:
+            return self._config.heartbeat_s
+        return self._config.heartbeat_s * MISSED_HEARTBEATS if neighbour.missed else None
+
     @property
     def resting(self) -> int:
         """How many groups are at rest."""
         return len(self._places)
 
-    def hang(self, group: bytes, led: bool, others: Iterable[bytes], missed: Iterable[bytes] = ()) -> list[bytes]:
-        """A group goes to rest, without those that are missed: any frame of theirs wakes it. Nodes that have no timer yet."""
+    def hang(
+        self, now: float, group: bytes, led: bool, others: Iterable[bytes], missed: Iterable[bytes] = ()
+    ) -> list[bytes]:
+        """A group goes to rest, without those that are missed: any frame of theirs wakes it. Nodes that need a timer."""
         place = (led, tuple(others), tuple(missed))
         if self._places.get(group) == place:
             return []
@@ -70,7 +83,9 @@ class Neighbours:
             (neighbour.led if led else neighbour.followed).add(group)
         for other in place[2]:
             self.get(other).missed.add(group)
-        return [other for other in place[1] if self.table[other].tick_at is None]
+        by = now + self._config.heartbeat_s
+        bare = [other for other in place[1] if (self.table[other].tick_at or _NEVER) > by]
+        return bare + [other for other in place[2] if self.table[other].tick_at is None]
 
     def unhang(self, group: bytes) -> None:
         """A group is awake, or gone."""
@@ -107,7 +122,8 @@ class Neighbours:
         neighbour = self.table[id]
         if late_s > self._config.heartbeat_s:
             neighbour.heard_at = max(neighbour.heard_at, now - self._config.heartbeat_s)
-        if neighbour.led:
+        if neighbour.led or neighbour.missed:
+            # Who is missed may lead the group as well, in another term, and rest without this node: one of the two has to speak.
             self._say(id, neighbour, BEAT)
         if now - neighbour.heard_at >= self._config.election_timeout_s:
             return sorted(neighbour.led | neighbour.followed)

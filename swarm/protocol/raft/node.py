@@ -67,8 +67,8 @@ class RaftNode:
 
     def leave(self, now: float, group: bytes) -> Vote:
         """Takes no part in a group any more, and has the storage drop what it has of it, but for its vote, which it is to be
-        created with should it be added again."""
-        vote = self._groups[group].vote
+        created with should it be added again, and where its log ended."""
+        vote = self._groups[group].parting
         self.close(now, group)
         self.drop(group, vote)
         return vote
@@ -277,14 +277,16 @@ class RaftNode:
 
     def _tick_neighbour(self, instant: float, id: bytes) -> None:
         neighbour = self._neighbours.get(id)
+        if neighbour.tick_at != instant:
+            return  # it has an earlier one since, or has had it
         for group in self._neighbours.tick(self._now, self._now - instant, id):
             self._wake(group, None if self._groups[group].leads else neighbour.heard_at)
         neighbour.tick_at = None
-        if neighbour.led or neighbour.followed:
+        if self._neighbours.interval_s(id) is not None:
             self._arm_neighbour(id)
 
     def _arm_neighbour(self, id: bytes) -> None:
-        instant = self._now + self._config.heartbeat_s
+        instant = self._now + (self._neighbours.interval_s(id) or self._config.heartbeat_s)
         self._neighbours.get(id).tick_at = instant
         heappush(self._heap, (instant, _NO_GROUP, id))
 
@@ -294,7 +296,9 @@ class RaftNode:
             assert leader is not None
             missed = raft.absent
             others = [id for id in raft.members.all if id not in missed] if raft.leads else [leader]
-            for id in self._neighbours.hang(group, raft.leads, [id for id in others if id != self.id], missed):
+            for id in self._neighbours.hang(
+                self._now, group, raft.leads, [id for id in others if id != self.id], missed
+            ):
                 self._arm_neighbour(id)
             return
         self._neighbours.unhang(group)

@@ -101,8 +101,14 @@ class Raft:
 
     @property
     def vote(self) -> Vote:
-        """Its term and vote, to be kept."""
+        """Its term and vote."""
         return self._replica.vote
+
+    @property
+    def parting(self) -> Vote:
+        """What must be kept of a member that gives up its log."""
+        vote, log = self._replica.vote, self._replica.log
+        return Vote(vote.term, vote.candidate, max(vote.left, (log.last_term, log.last)))
 
     @property
     def log_bytes(self) -> int:
@@ -312,7 +318,10 @@ class Raft:
         self._enter(now)
         if self._leading is not None:
             if not self._leading.rests and not self._leading.tick():
+                knows = self._leading.established
                 self._follow(self._replica.term, None)
+                if knows:
+                    self._replica.step_back()
         elif not self._resting and self._replica.now >= self._election.at:
             self._replica.leader = None
             self._election.stand(Ballot.PRE_VOTE)

@@ -114,9 +114,14 @@ class Replica:
     def set_vote(self, term: int, candidate: bytes | None) -> None:
         """A new term, or a vote in this one."""
         assert (term, self.vote.candidate) == (self.vote.term, None) or term > self.vote.term, (term, self.vote)
-        self.vote = Vote(term, candidate)
+        self.vote = Vote(term, candidate, self.vote.left)
         self._vote_dirty = True
         self._vote_write = self.written + 1
+
+    def has_more(self, index: int, term: int) -> bool:
+        """Whether this member's log is, or the one that it gave up when it left was, more up to date than one whose last entry
+        is (index, term): it votes for no such log, as entries that it acknowledged may be committed by that (Ongaro 2014, 3.6.1)."""
+        return self.vote.left > (term, index) or self.log.is_newer(index, term)
 
     @property
     def vote_synced(self) -> bool:
@@ -143,6 +148,16 @@ class Replica:
         self.log.truncate(first)
         while self._history[-1][0] >= first:
             self._history.pop()
+
+    def step_back(self) -> None:
+        """Gives up a change of the members that is not committed, and what comes after it, where this member alone makes up the
+        group that is: without its vote nobody is elected by the members to be either, and in its next term it has never proposed
+        it. Otherwise who dies in the instant in which it becomes the second voter would take the first with it.
+
+        Only for who knows what is committed: whoever led until now, and has committed an entry of its own term.
+        """
+        if self.members_index > self.commit and self.members_at(self.commit).voters == (self.id,):
+            self.truncate(self.members_index)
 
     def commit_to(self, index: int) -> None:
         """All entries up to `index` are committed."""
