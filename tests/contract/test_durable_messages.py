@@ -69,7 +69,7 @@ def test_a_batch_goes_through_another_node_and_so_do_its_receipt_and_outcomes(ru
             client.say(Kind.SUBMIT, submitted(key, columns, 3, later="a key of a later version"), columns)
             _, dispatch, body = await runner.hear(Kind.DISPATCH)
             epoch = oak.fabric.ownership.led[fleet_group(oak.id)]
-            assert set(dispatch) == {"b", "d", "a", "n", "s", "w", "g", "x"}
+            assert set(dispatch) == {"b", "d", "a", "n", "s", "w", "g", "u", "x"}
             assert (dispatch["b"], dispatch["s"], dispatch["g"]) == (key, RAW, True)
             assert dispatch["x"]["token"] == [epoch, dispatch["d"]], "the fencing token: epoch and number"
             assert body == columns

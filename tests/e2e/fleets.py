@@ -20,7 +20,9 @@ class Nodes:
 
     def __init__(self, root: Path, *, settings: dict[str, str] | None = None) -> None:
         self.root = root
-        self.env = {**os.environ, "SWARM_HOME": str(root), **(settings or {})}
+        # All slots are offered, however hot the machine that runs the tests is.
+        steady = {"SWARM_HOT_C": "0", "SWARM_BATTERY_PERCENT": "100"}
+        self.env = {**os.environ, **steady, "SWARM_HOME": str(root), **(settings or {})}
         self.env.pop("SWARM_NODE_SOCKET", None)
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         self.home = Home.resolve(self.env)

@@ -154,3 +154,43 @@ def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes
     assert len(said["gone"]) == 2 and said["batches"] >= 1
     with nodes.connect("elm") as later:
         assert later.attach(text).result(timeout=30) == 27
+
+
+def slow_square(x: int) -> int:
+    time.sleep(0.2)
+    return x * x
+
+
+def test_three_hosts_keep_what_nobody_said_anything_of_and_two_do_not(nodes: Nodes) -> None:
+    begin(nodes, ("ash", "oak"))
+    with nodes.connect("ash") as fleet:
+        assert fleet.durability == "none", "two could not go on without one of them"
+        assert fleet.submit(slow_square, 3, timeout_s=30).receipt.result(20).copies == 0
+    begin(nodes, ("elm",))
+    formed(nodes)
+    with nodes.connect("ash") as fleet:
+        assert fleet.durability == "fleet"
+        kept = [fleet.submit(slow_square, x, timeout_s=30) for x in range(20)]
+        receipt = kept[0].receipt.result(30)
+        assert (receipt.copies, receipt.hosts) == (2, 2)
+        fleet.detach()
+    batches = {future.batch_id for future in kept}
+    nodes.kill("ash")
+    with nodes.connect("oak") as fleet:
+        found: set[int] = set()
+        for batch in batches:
+            found.update(fleet.attach(batch).result(60))
+    assert found == {x * x for x in range(20)}
+
+
+def test_what_nobody_asked_to_be_kept_is_run_when_two_of_three_are_gone(nodes: Nodes) -> None:
+    begin(nodes)
+    formed(nodes)
+    with nodes.connect("ash") as fleet:
+        assert fleet.durability == "fleet"
+        nodes.kill("oak")
+        nodes.kill("elm")
+        time.sleep(2)
+        future = fleet.submit(slow_square, 7, timeout_s=30)
+        assert future.result(60) == 49
+        assert future.receipt.result(5).copies == 0

@@ -207,11 +207,11 @@ def test_other_work_gets_the_slot_back(nodes: Nodes, fleet: Fleet) -> None:
     """Two slots, one of them granted: two long tasks of somebody else start all the same."""
     with nodes.connect("oak") as other:
         lone(fleet)
-        futures = [other.submit(time.sleep, 0.4) for _ in range(2)]
+        futures = [other.submit(time.sleep, 2.0) for _ in range(2)]
         begun = time.monotonic()
         for one in futures:
             one.result(20)
-        assert time.monotonic() - begun < 0.75, "they ran one after the other"
+        assert time.monotonic() - begun < 3.6, "they ran one after the other"
         assert fleet.submit(abs, -9).result(20) == 9
 
 

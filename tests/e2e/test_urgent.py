@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nodes.niceness import way
 from swarm import CRITICAL, HIGH, LOW
 from swarm.client.futures import Future
 from swarm.client.sync import Fleet
@@ -49,7 +50,7 @@ def low_work(fleet: Fleet, slots: int, there: Path) -> tuple[list[Future], list[
     """Takes all slots with tasks that compute; those, and their processes once they run."""
     pids = [there / f"pid{number}" for number in range(slots)]
     futures = [fleet.submit(counts, str(there / "stop"), str(pid), priority=LOW) for pid in pids]
-    until(lambda: all(pid.exists() and pid.read_text() for pid in pids), 20, "all run")
+    until(lambda: all(pid.exists() and pid.read_text() for pid in pids), 60, "all run")
     return futures, [psutil.Process(int(pid.read_text())) for pid in pids]
 
 
@@ -63,7 +64,7 @@ def test_what_is_displaced_uses_no_processor_and_ends_as_if_nothing_had_been(nod
         futures, processes = low_work(fleet, 2, tmp_path)
         assert not standing(processes)
         urgent = fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL)
-        until(lambda: len(standing(processes)) == 1, 20, "one makes way")
+        until(lambda: len(standing(processes)) == 1, 60, "one makes way")
         (stopped,) = standing(processes)
         before = stopped.cpu_times()
         time.sleep(0.5)
@@ -73,11 +74,11 @@ def test_what_is_displaced_uses_no_processor_and_ends_as_if_nothing_had_been(nod
         assert "suspended on oak" in lines and "holds" in lines and "is more urgent" in lines, lines
         assert json.loads(nodes.cli("task", "show", "--json", futures[index].id).stdout)["state"] == "suspended"
         (tmp_path / "go").touch()
-        assert urgent.result(20) == "held"
-        until(lambda: not standing(processes), 20, "it goes on")
+        assert urgent.result(60) == "held"
+        until(lambda: not standing(processes), 60, "it goes on")
         (tmp_path / "stop").touch()
         for future in futures:
-            steps, total = future.result(20)
+            steps, total = future.result(60)
             assert total == steps * (steps + 1) // 2
         lines = nodes.cli("task", "explain", futures[index].id).stdout.decode()
         stood = re.search(r"resumed on oak\n *it stood still for ([0-9.]+) s", lines)
@@ -90,31 +91,31 @@ def test_a_command_stands_still_with_all_its_processes(nodes: Nodes, tmp_path: P
     with nodes.connect("oak") as fleet:
         loop = f"echo $$ >{tmp_path}/sh; (while [ ! -e {tmp_path}/stop ]; do :; done) & wait; echo over"
         low = fleet.submit_command(["sh", "-c", loop], priority=LOW)
-        until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 20)
+        until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 60)
         shell = psutil.Process(int((tmp_path / "sh").read_text()))
         urgent = fleet.submit(holds, str(tmp_path / "go"), priority=HIGH)
         family = [shell, *shell.children(recursive=True)]
-        until(lambda: len(standing(family)) == len(family) > 1, 20, "all of it stands still")
+        until(lambda: len(standing(family)) == len(family) > 1, 60, "all of it stands still")
         (tmp_path / "go").touch()
-        assert urgent.result(20) == "held"
-        until(lambda: not standing(family), 20)
+        assert urgent.result(60) == "held"
+        until(lambda: not standing(family), 60)
         (tmp_path / "stop").touch()
-        assert low.result(20)["exit"] == 0
+        assert low.result(60)["exit"] == 0
 
 
 def test_it_begins_on_another_node_when_that_is_where_the_slots_are(nodes: Nodes, tmp_path: Path) -> None:
     for name in ("oak", "elm"):
         nodes.start(name, "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20)
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60)
         futures, processes = low_work(fleet, 2, tmp_path)
         urgent = [fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL) for _ in range(2)]
         assert len({one.ppid() for one in processes}) == 2, "a slot on each node"
-        until(lambda: len(standing(processes)) == 2, 30, "both make way")
+        until(lambda: len(standing(processes)) == 2, 60, "both make way")
         (tmp_path / "go").touch()
-        assert [one.result(20) for one in urgent] == ["held"] * 2
+        assert [one.result(60) for one in urgent] == ["held"] * 2
         (tmp_path / "stop").touch()
-        assert all(total == steps * (steps + 1) // 2 for steps, total in (one.result(20) for one in futures))
+        assert all(total == steps * (steps + 1) // 2 for steps, total in (one.result(60) for one in futures))
 
 
 def test_a_node_that_ends_leaves_nobody_standing(nodes: Nodes, tmp_path: Path) -> None:
@@ -122,12 +123,89 @@ def test_a_node_that_ends_leaves_nobody_standing(nodes: Nodes, tmp_path: Path) -
     with contextlib.suppress(Exception), nodes.connect("oak") as fleet:
         _, processes = low_work(fleet, 1, tmp_path)
         fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL)
-        until(lambda: standing(processes), 20)
+        until(lambda: standing(processes), 60)
         killer = threading.Thread(target=nodes.kill, args=("oak",))
         killer.start()
         killer.join()
         raise RuntimeError("enough")
-    until(lambda: not any(one.is_running() for one in processes), 20, "its workers ended with it")
+    until(lambda: not any(one.is_running() for one in processes), 60, "its workers ended with it")
+
+
+async def steps(stop: str, pid: str, at: str) -> int:
+    """Steps of some milliseconds, each from one await to the next; "in" and "out" tell where it is."""
+    import asyncio
+
+    Path(pid).write_text(str(os.getpid()))
+    count = 0
+    with open(at, "wb", buffering=0) as file:
+        while not os.path.exists(stop):
+            os.pwrite(file.fileno(), b"in ", 0)
+            time.sleep(0.02)
+            count += 1
+            os.pwrite(file.fileno(), b"out", 0)
+            await asyncio.sleep(0)
+    return count
+
+
+async def stays(stop: str, pid: str) -> str:
+    """Awaits nothing."""
+    Path(pid).write_text(str(os.getpid()))
+    while not os.path.exists(stop):
+        pass
+    return "over"
+
+
+def test_coroutines_stand_still_between_two_steps_and_one_that_awaits_nothing_where_it_is(tmp_path: Path) -> None:
+    for hold_s, low, told in (("30", steps, b"out"), ("0.05", stays, b"")):
+        here = tmp_path / told.decode()
+        here.mkdir(exist_ok=True)
+        nodes = Nodes(here / "w", settings={"SWARM_LEDGER_ENABLED": "false", "SWARM_HOLD_S": hold_s})
+        nodes.start("oak", "--workers", "1")
+        with nodes.connect("oak") as fleet:
+            more = [str(here / "at")] if told else []
+            future = fleet.submit(low, str(here / "stop"), str(here / "pid"), *more, priority=LOW)
+            until(lambda here=here: (here / "pid").exists() and (here / "pid").read_text(), 60)
+            process = psutil.Process(int((here / "pid").read_text()))
+            for turn in range(3):
+                urgent = fleet.submit(holds, str(here / f"go{turn}"), priority=CRITICAL)
+                until(lambda process=process: standing([process]), 60, "it makes way")
+                if told:
+                    assert (here / "at").read_bytes() == told, "nothing is cut in the middle"
+                (here / f"go{turn}").touch()
+                assert urgent.result(60) == "held"
+                until(lambda process=process: not standing([process]), 60, "it goes on")
+            (here / "stop").touch()
+            assert future.result(60)
+        assert nodes.stop_all() == {"oak": 0}
+
+
+def niceness_of(pid: int, way: str) -> int:
+    """The nice value that counts for a process."""
+    if way == "autogroup":
+        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def test_low_work_runs_at_a_lower_share_and_what_comes_after_it_does_not(nodes: Nodes, tmp_path: Path) -> None:
+    how = way()
+    if not how:
+        pytest.skip("on this machine a process that was lowered can not be raised again")
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        assert "nice 10" in fleet.query("status")["node"]["low_work"]
+        futures, processes = low_work(fleet, 1, tmp_path)
+        until(lambda: niceness_of(processes[0].pid, how) == 10, 60, "it is lowered")
+        (tmp_path / "stop").touch()
+        assert futures[0].result(60)
+        pid = fleet.submit(os.getpid).result(60)
+        assert pid == processes[0].pid
+        until(lambda: niceness_of(pid, how) == 0, 60, "and raised for what is not LOW")
+        loop = f"echo $$ >{tmp_path}/sh; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
+        command = fleet.submit_command(["sh", "-c", loop], priority=LOW)
+        until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 60)
+        until(lambda: niceness_of(int((tmp_path / "sh").read_text()), how) == 10, 60, "commands as well")
+        (tmp_path / "over").touch()
+        assert command.result(60)["exit"] == 0
 
 
 def classes(deeper: int) -> list[int]:
@@ -140,7 +218,7 @@ def classes(deeper: int) -> list[int]:
         return [current.priority]
     with swarm.connect() as fleet:
         given = {"priority": LOW} if deeper == 1 else {}
-        return [current.priority, *fleet.submit(classes, deeper - 1, **given).result(20)]
+        return [current.priority, *fleet.submit(classes, deeper - 1, **given).result(60)]
 
 
 def test_what_a_task_submits_is_as_urgent_as_itself(nodes: Nodes) -> None:
@@ -149,5 +227,5 @@ def test_what_a_task_submits_is_as_urgent_as_itself(nodes: Nodes) -> None:
         assert fleet.submit(classes, 2, priority=CRITICAL).result(30) == [CRITICAL, CRITICAL, LOW], (
             "unless it says otherwise"
         )
-        assert fleet.submit(classes, 0).result(20) == [1]
+        assert fleet.submit(classes, 0).result(60) == [1]
         assert fleet.submit(classes, 0, priority=HIGH, python="other").result(30) == [HIGH]

@@ -1,6 +1,7 @@
 """The wheel: built, installed where nothing of this tree is, and used as a user would.
 
-``TEST_PYTHONS="python3.12 python3.13"`` does this with other interpreters, too. It needs a package index.
+Kernels that this tree has compiled of the very sources are taken as they are: that they can be compiled its own build has shown.
+``TEST_PYTHONS="python3.12 python3.13"`` does this with other interpreters, too, and compiles for them. It needs a package index.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Place:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.env["PATH"] = f"{self.venv / 'bin'}:{self.env['PATH']}"
         self.env["SWARM_HOME"] = str(root / "home")
-        self.env["KERNELS_OPTIMIZE"] = "-O1"  # how fast they are is not asked here
+        self.env["KERNELS_BUILT"] = str(ROOT / "kernels")
+        self.env["KERNELS_OPTIMIZE"] = "-O1"  # for other interpreters: how fast they are is not asked here
         subprocess.run([shutil.which(python) or python, "-m", "venv", self.venv], check=True, env=self.env)
 
     def run(self, *command: str | Path, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

@@ -146,7 +146,7 @@ def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "found"),
     [
         (["ta"], ["task"]),
-        (["task", ""], ["cancel", "explain", "list", "logs", "show", "wait"]),
+        (["task", ""], ["cancel", "explain", "list", "logs", "move", "nice", "show", "wait"]),
         (["--json", "completion", ""], ["bash", "fish", "zsh"]),
         (["run", "--priority", "h"], ["high"]),
         (["task", "list", "--lim"], ["--limit"]),

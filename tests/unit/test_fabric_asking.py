@@ -49,6 +49,27 @@ def test_what_an_executor_has_is_asked_for_again_when_it_only_did_not_answer_in_
     assert place.relinked == [({7: [(0, 3)]}, frozenset((7,)))]
 
 
+def test_an_executor_is_told_what_is_still_out_there_though_it_was_taken_for_dead_meanwhile() -> None:
+    place = Place()
+    place.fabric._resync(place.link)
+    place.executor.dispatches.clear()
+    place.fabric._resync(place.link)
+    place.fabric.ownership.executors.clear()
+    place.fabric._resync(place.link)
+    assert [args for _, args, _ in place.asked] == [{"out": [7, 8]}, {"out": []}, {"out": []}]
+
+
+def test_who_does_not_say_what_is_out_has_nothing_ended() -> None:
+    kept: list[tuple[bytes, frozenset[int]]] = []
+    place = Place()
+    place.fabric.execution = SimpleNamespace(
+        keep_only=lambda now, owner, out: kept.append((owner, out)), held=lambda owner: {7: [(0, 3)]},
+    )  # fmt: skip
+    assert place.fabric.held_by(OAK, {}) == {"held": [[7, [[0, 3]]]]} and kept == []
+    place.fabric.held_by(OAK, {"out": [7]})
+    assert kept == [(OAK, frozenset((7,)))]
+
+
 @pytest.mark.parametrize("error", [["link", "the link is down", "", {}], ["closing", "this node is stopping", "", {}]])
 def test_an_executor_that_is_gone_is_asked_no_more(error: list[Any]) -> None:
     place = Place()

@@ -188,7 +188,7 @@ def _linked_again(place: Place, boot: bytes, was_up: bool) -> None:
     fabric = object.__new__(Fabric)
     fabric.__dict__.update(
         _nodes=place.nodes, _clients={}, _spare={}, _grace={}, _leases={}, _boots={OAK: b"before--"}, _undelivered={}, _load_sent={},
-        _now=lambda: 5.0, _turn=lambda: None, execution=nothing, ownership=nothing, relay=place.it,
+        _now=lambda: 5.0, _turn=lambda: None, execution=nothing, ownership=nothing, relay=place.it, queries=None,
     )  # fmt: skip
     place.oak.boot = b"before--"  # type: ignore[attr-defined]
     place.oak.up = was_up

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kernels.batch import OutcomeBuilder, Outcomes
+from kernels.histogram import Histogram
 from nodes.series import GAUGES, TABLE, all_series
 from nodes.settings import LogSection
 from nodes.telemetry import EVENTS_PER_SECOND_MAX, PENDING_FACTS_MAX, Telemetry, bound, readable
@@ -152,6 +153,21 @@ def test_run_times_come_from_the_columns_whether_open_or_not() -> None:
     assert sample_of(metrics, 'swarm_task_run_seconds_bucket{le="0.5"}') == 2
     assert sample_of(metrics, 'swarm_task_run_seconds_bucket{le="+Inf"}') == 3
     assert sample_of(metrics, 'swarm_tasks_finished_total{kind="call",status="ok"}') == 3
+
+
+def test_waits_are_told_by_class() -> None:
+    made, _, _ = telemetry()
+    low, critical = Histogram(), Histogram()
+    for histogram, klass in ((low, "low"), (critical, "critical")):
+        made.own_durations("swarm_task_wait_seconds", histogram, **{"class": klass})
+    low.record(2_000_000_000)
+    low.record(1_000_000_000)
+    critical.record(300_000)
+    metrics = made.metrics()[0]
+    assert sample_of(metrics, 'swarm_task_wait_seconds_count{class="low"}') == 2
+    assert sample_of(metrics, 'swarm_task_wait_seconds_sum{class="low"}') == pytest.approx(3.0)
+    assert sample_of(metrics, 'swarm_task_wait_seconds_bucket{class="critical",le="0.0005"}') == 1
+    assert sample_of(metrics, 'swarm_task_wait_seconds_bucket{class="low",le="0.0005"}') == 0
 
 
 def test_a_probe_without_an_answer_is_counted_and_not_timed() -> None:

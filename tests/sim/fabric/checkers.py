@@ -6,9 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kernels.tasks import TaskColumns
+from swarm.protocol.owner.admission import RESERVE
 from swarm.protocol.owner.attempts import RETRY
+from swarm.protocol.ownership import Ownership
 from swarm.protocol.spec import Spec
-from swarm.protocol.states import CRASHES_MAX, Status
+from swarm.protocol.states import CRASHES_MAX, Priority, Status
 from tests.sim.fabric import programs
 from tests.sim.fabric.programs import read_program
 from tests.sim.fabric.truth import shown
@@ -16,9 +18,12 @@ from tests.sim.fabric.truth import shown
 if TYPE_CHECKING:
     from tests.sim.fabric.client import SimClient, Submitted
     from tests.sim.fabric.node import SimNode
+    from tests.sim.fabric.truth import Truth
     from tests.sim.fabric.world import World
 
 ROUNDING = 1e-6
+RETAINED_FEW = 10
+"""Where a node keeps fewer ended batches than this, one may be forgotten before what depends on it is taken."""
 
 
 # --- at any moment ----------------------------------------------------------------------------------------------------
@@ -33,8 +38,10 @@ def sound(node: SimNode) -> None:
 def owner_sound(node: SimNode) -> None:
     """Each task of each batch is in one state, and something will move it on; the sums are those of the parts."""
     ownership = node.ownership
-    unfinished = ready = 0
+    unfinished = ready = outcome_bytes = 0
     out: Counter[int] = Counter()
+    of: Counter[bytes] = Counter()
+    classes = [0] * 4
     for batch in ownership.batches.values():
         columns = batch.columns
         where = f"{node.name}, batch {batch.key[:3].hex()}…{batch.number}"
@@ -44,26 +51,95 @@ def owner_sound(node: SimNode) -> None:
             continue
         unfinished += columns.count - columns.done
         ready += columns.ready
+        outcome_bytes += sum(report.nbytes for report, _ in batch.outcomes)
+        of[ownership._admission._by[batch.number][0]] += columns.count
+        classes[batch.priority] += columns.ready
+        apart = {index: lane for lane in batch.lanes.values() for index in lane.waiting}
+        for lane in batch.lanes.values():
+            ready += len(lane.waiting)
+            classes[lane.priority] += len(lane.waiting)
+        for index in batch.apart:
+            assert columns.state(index) != TaskColumns.READY, f"{where}: task {index} is in the queue of the others"
+        for index, lane in apart.items():
+            assert batch.urgency(index) == (lane.priority, lane.nice), f"{where}: task {index} is in the wrong lane"
+            assert columns.state(index) == TaskColumns.HELD, f"{where}: task {index} waits, and does not"
         for index in range(columns.count):
             state = columns.state(index)
             if state == TaskColumns.DISPATCHED:
                 out[columns.token(index)] += 1
-            elif state == TaskColumns.HELD:
+            elif state == TaskColumns.HELD and index not in apart:
                 assert _is_awaited(node, batch, index), f"{where}: task {index} is held, and nobody will release it"
     assert ownership.unfinished == unfinished, f"{node.name}: {ownership.unfinished} tasks counted, {unfinished} there"
     assert ownership.waiting == ready, f"{node.name}: {ready} tasks are ready, {ownership.waiting} wait in the queue"
+    assert ownership._holdings.outcome_bytes == outcome_bytes, f"{node.name}: bytes of outcomes"
+    assert ownership._admission._of == dict(of), (
+        f"{node.name}: {ownership._admission._of} held by clients, {dict(of)} there"
+    )
+    queue = ownership._placing.ready
+    assert [queue.waiting(priority) for priority in range(4)] == classes, f"{node.name}: {classes} wait by class"
     assert ownership._holdings.bytes >= 0 and ownership._holdings.retained_bytes >= 0, node.name
     dispatches = ownership.dispatches
     assert {number: one.left for number, one in dispatches.items()} == dict(out), f"{node.name}: {dict(out)}"
     for executor in ownership.executors.values():
         mine = {number: one for number, one in dispatches.items() if one.executor is executor}
         assert mine == executor.dispatches, f"{node.name}: dispatches at {executor.name}"
-        assert executor.ours == sum(one.left for one in mine.values()), f"{node.name}: {executor.name} has {executor}"
-        inflight: Counter[object] = Counter()
+        moves = [one for one in ownership._moving._moves.values() if one.target is executor]
+        urgent = sum(one.left for one in mine.values() if one.priority >= Priority.HIGH)
+        urgent += sum(1 for one in moves if one.batch.spec.priority >= Priority.HIGH)
+        assert urgent == executor.urgent, (
+            f"{node.name}: {urgent} urgent tasks at {executor.name}, not {executor.urgent}"
+        )
+        kept = [one.batch.shape for one in moves]
+        assert executor.ours == sum(one.left for one in mine.values()) + len(kept), (
+            f"{node.name}: {executor.name} has {executor}, and slots are kept there for {len(kept)}"
+        )
+        inflight: Counter[object] = Counter(kept)
         for one in mine.values():
             inflight[one.batch.shape] += one.left
         assert executor.inflight == dict(inflight), f"{node.name}: in flight at {executor.name}"
         assert executor.others >= 0 and executor.blocked >= 0
+    for run in node.execution._runs.values():
+        one = dispatches.get(run.dispatch) if run.owner == node.id else None
+        if one is not None and one.sent:
+            assert (run.priority, run.nice) == (one.priority, one.nice), (
+                f"{node.name}: a run of another class than it has"
+            )
+
+
+def bounded(ownership: Ownership) -> None:
+    """An owner holds no more than it may, whatever is handed to it; and the last part of its room is for urgent work."""
+    config, holdings = ownership.config, ownership._holdings
+    assert holdings.tasks <= config.tasks_max, f"{holdings.tasks} unfinished tasks"
+    assert len(holdings.by_number) <= config.batches_max, f"{len(holdings.by_number)} unfinished batches"
+    assert holdings.bytes <= config.bytes_max, f"{holdings.bytes} bytes of calls"
+    assert len(holdings.retained) <= config.retained_batches_max + len(holdings.wanted), (
+        f"{len(holdings.retained)} batches are kept"
+    )
+    usual = sum(
+        1 for batch in holdings.by_number.values() if batch.spec.priority < Priority.HIGH and not batch.spec.depth
+    )
+    assert usual <= config.batches_max - config.batches_max // RESERVE, f"{usual} batches that are not urgent"
+
+
+def has_room(ownership: Ownership, count: int, nbytes: int) -> bool:
+    """Whether there is room for a batch, whosever it is."""
+    config, holdings = ownership.config, ownership._holdings
+    return (
+        holdings.tasks + count <= config.tasks_max
+        and len(holdings.by_number) < config.batches_max
+        and holdings.bytes + holdings.outcome_bytes + nbytes <= config.bytes_max
+    )
+
+
+def refused(ownership: Ownership, client: bytes, spec: Spec, count: int) -> None:
+    """A batch was refused although there was room: only what is not urgent, for the sake of what is, or of others."""
+    assert spec.priority < Priority.HIGH and not spec.depth, f"{spec.name} is urgent, there is room, and it is refused"
+    config, holdings = ownership.config, ownership._holdings
+    nearly_full = (
+        RESERVE * (config.tasks_max - holdings.tasks) <= config.tasks_max + RESERVE
+        or RESERVE * (config.batches_max - len(holdings.by_number)) <= config.batches_max + RESERVE
+    )
+    assert nearly_full or ownership._admission.held(client), f"{spec.name} is its client's first, and is refused"
 
 
 def _is_awaited(node: SimNode, batch: object, index: int) -> bool:
@@ -151,7 +227,11 @@ def explained(world: World, client: SimClient, batch: Submitted, index: int, sta
             assert not spec.rerun, where
             assert world.faults, f"{where}, and nothing had gone wrong"
         case Status.DEPENDENCY:
-            assert _some_dependency_failed(client, batch), where
+            # Refused by a full node until what it depends on had ended, and was kept no longer.
+            forgotten = world.bounds.retained_max < RETAINED_FEW and b"is not known here" in bytes(payload)
+            assert (forgotten and _some_dependency_ended(client, batch)) or _some_dependency_failed(client, batch), (
+                where
+            )
         case Status.EXPIRED:
             assert spec.deadline is not None and world.wall() >= spec.deadline - ROUNDING, where
         case Status.REFUSED:
@@ -172,9 +252,33 @@ def _some_dependency_failed(client: SimClient, batch: Submitted) -> bool:
         spec = source.spec
         if not spec.rerun or spec.deadline is not None or spec.timeout_s is not None:
             return True
+        if ended_otherwise_elsewhere(client.world.truth, spec, (source.key, int.from_bytes(dep[12:], "big"))):
+            return True
         if _some_dependency_failed(client, source):
             return True
     return False
+
+
+def _some_dependency_ended(client: SimClient, batch: Submitted) -> bool:
+    """Whether a task that it depends on has its outcome: one that has none is forgotten by nobody."""
+    by_key = {one.key: one for one in client.batches.values()}
+    return any(int.from_bytes(dep[12:], "big") in by_key[dep[:12]].ended for dep in batch.deps)
+
+
+def ended_otherwise_elsewhere(truth: Truth, spec: Spec, task: tuple[bytes, int]) -> bool:
+    """Whether one of several owners of a task saw it end badly. Each counts crashes and retries for itself: a client that goes
+    to another node and back finds at the first what had become of its tasks there, though it has their outcomes of the other."""
+    crashes: Counter[tuple[int, int]] = Counter()
+    tries: Counter[tuple[int, int]] = Counter()
+    owners = set()
+    for one in truth.begun(task):
+        it = truth.owner_of_token[one.token]
+        owner = (it.node, it.boot)
+        owners.add(owner)
+        crashes[owner] += one.worker_died
+        tries[owner] += one.status == Status.RETRY
+    badly = any(crashes[owner] >= CRASHES_MAX or tries[owner] > spec.retries for owner in owners)
+    return len(owners) > 1 and badly
 
 
 # --- at the end -------------------------------------------------------------------------------------------------------
@@ -204,6 +308,7 @@ def at_rest(world: World) -> None:
     """When all is done, nobody holds anything any more: no task, no resource, no worker that waits."""
     for node in world.running():
         sound(node)
+        assert not node.ownership._moving, f"{node.name} still moves tasks"
         assert node.ownership.unfinished == 0, f"{node.name} still owns {node.ownership.unfinished} tasks"
         assert node.execution.idle, f"{node.name} still runs {list(node.execution.held(node.id).items())[:3]}"
         assert not any(node.execution.account.used.values()), f"{node.name}: {node.execution.account.used}"

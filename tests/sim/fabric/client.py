@@ -97,6 +97,15 @@ class SimClient:
         self.session.cancel(batch.number, ranges, kill=kill)
         self._turn()
 
+    def reprioritize(
+        self, batch: Submitted, ranges: list[tuple[int, int]] | None, priority: int | None, nice: int | None
+    ) -> None:
+        """Have tasks sooner or later, as somebody asks for at the node that has them."""
+        for node in self.world.running():
+            if batch.key in node.fabric.ownership.batches:
+                node.fabric.ownership.reprioritize(self.world.sim.now, batch.key, ranges, priority, nice)
+                node.fabric.turn()
+
     def kill(self) -> None:
         """The process is gone."""
         self.host.kill()

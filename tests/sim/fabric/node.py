@@ -10,11 +10,14 @@ from nodes.fabric import Fabric
 from nodes.machine import capacity_from, info_of, load_from
 from nodes.pool import PoolConfig
 from nodes.queries import Switchboard
+from nodes.stealing import Stealing
 from swarm.protocol.effects import Fact
 from swarm.protocol.execution import Execution, ExecutionConfig
 from swarm.protocol.messages import Kind, encode
-from swarm.protocol.ownership import Ownership, OwnershipConfig, ToExecutor
+from swarm.protocol.ownership import MoveOver, Ownership, OwnershipConfig, ToExecutor
 from swarm.protocol.resources import Capacity
+from swarm.protocol.spec import parse_spec
+from tests.sim.fabric import checkers
 from tests.sim.fabric.host import Handle, Host
 from tests.sim.fabric.links import End, PeerIdentity
 from tests.sim.fabric.workers import Ailments, SimPool
@@ -36,8 +39,19 @@ class WatchedOwnership(Ownership):
 
     node: SimNode
 
+    def submit(
+        self, now: float, now_wall: float, client: bytes, author: str, granted: bool, key: bytes, raw: bytes,
+        count: int, columns: memoryview | bytes, **how: Any,
+    ) -> None:  # fmt: skip
+        fits = key not in self.batches and not self.draining and not how.get("deps")
+        fits = fits and checkers.has_room(self, count, len(columns))
+        super().submit(now, now_wall, client, author, granted, key, raw, count, columns, **how)
+        if fits and key not in self.batches:
+            checkers.refused(self, client, parse_spec(raw), count)
+
     def take_effects(self) -> list[Any]:
         effects = super().take_effects()
+        checkers.bounded(self)
         for it in effects:
             if type(it) is ToExecutor:
                 node = self.node
@@ -61,6 +75,7 @@ class SimNode:
         self.link_boot = f"{number:03}.{boot:04}".encode()
         self.members: set[bytes] = set()
         self.draining = False
+        self.speed = 1.0
         self._dials: set[bytes] = set()
         self._info_timer: Handle | None = None
         self.switchboard = Switchboard(self.host, self._crashed)  # type: ignore[arg-type]
@@ -68,14 +83,21 @@ class SimNode:
         bounds = world.bounds
         ownership = WatchedOwnership(
             OwnershipConfig(
-                tasks_max=bounds.tasks_max, retention_s=bounds.retention_s, retained_batches_max=bounds.retained_max
+                tasks_max=bounds.tasks_max, batches_max=bounds.batches_max, retention_s=bounds.retention_s,
+                retained_batches_max=bounds.retained_max,
             ),
             self.id, self.name, capacity, epoch=number * EPOCHS_PER_NODE + boot,
         )  # fmt: skip
         ownership.node = self
         self.ownership = ownership
         self.execution = Execution(
-            ExecutionConfig(capacity, recycle_tasks=bounds.recycle_tasks, recycle_age_s=bounds.recycle_age_s), self.id
+            ExecutionConfig(
+                capacity,
+                recycle_tasks=bounds.recycle_tasks,
+                recycle_age_s=bounds.recycle_age_s,
+                suspended_bytes_max=bounds.suspended_bytes,
+            ),
+            self.id,
         )
         self.fabric = Fabric(
             self.id, ownership, self.execution, PoolConfig(), self, self.host,  # type: ignore[arg-type]
@@ -83,11 +105,18 @@ class SimNode:
         )  # fmt: skip
         self.pool = self.fabric.pool = SimPool(self, self.rng, ailments)  # type: ignore[assignment]
         self.fabric.queries = self.switchboard
+        self.stealing = Stealing(
+            self.fabric, self.switchboard, self.host, Random(f"steal {world.seed} {number} {boot}")
+        )  # type: ignore[arg-type]
+        self.fabric.move_over = self._move_over
         self.fabric.start()
 
     def _dispatches(self, link: End, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        held = self.execution.held(link.identity.id)
-        return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}
+        return self.fabric.held_by(link.identity.id, args)
+
+    def _move_over(self, it: MoveOver) -> None:
+        moves = self.world.truth.moves
+        moves[it.reason or "moved"] = moves.get(it.reason or "moved", 0) + 1
 
     @staticmethod
     def _crashed(method: str, error: BaseException) -> None:

@@ -16,6 +16,8 @@ CRASHES = "crashes"
 HANGS = "hangs"
 NESTS = "nests"
 """Submits `times` tasks to the fleet, waits for them, and ends as they did."""
+COUNTS = "counts"
+"""Takes `times` steps, with a safe point after each: it can be moved."""
 STREAMS = "streams"
 """Yields `times` items."""
 

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from kernels.tasks import TaskColumns
 from swarm.protocol.resources import Capacity
 from tests.sim.fabric import checkers
 from tests.sim.fabric.links import LinkWeather
+from tests.sim.fabric.node import SimNode
 from tests.sim.fabric.workload import Mix, Workload
 from tests.sim.fabric.world import Bounds, World
 from tests.sim.scenarios import Outcome
@@ -59,15 +61,35 @@ SCHEDULES: dict[str, Schedule] = {
         batches_per_s=1.0,
     ),
     "full": Schedule(bounds=Bounds(tasks_max=30, retention_s=1.0, retained_max=5), batches_per_s=8.0),
+    "flood": Schedule(
+        Mix(nested=0.05, tasks_max=20), {"break": 0.2, "client": 0.2}, nodes=(1, 3), clients=(2, 4),
+        bounds=Bounds(tasks_max=60, batches_max=12, retention_s=1.0, retained_max=5), batches_per_s=20.0, seconds=2.5,
+    ),
     "nests": Schedule(Mix(nested=0.8, once=0.05, tasks_max=8), {"break": 0.3, "kill": 0.1, "start": 0.3}, nodes=(1, 3)),
     "grants": Schedule(
         Mix(nested=0.2), {"grant": 3.0, "break": 0.2, "drain": 0.05, "start": 0.3}, nodes=(1, 3), dies=0.02,
         batches_per_s=3.0,
     ),
+    "steals": Schedule(
+        Mix(once=0.3, skewed=0.6, tasks_max=20), {"break": 0.4, "kill": 0.2, "start": 0.5, "pause": 0.1, "drain": 0.05, "heat": 0.5},
+        nodes=(3, 5), seconds=8.0, batches_per_s=2.0, dies=0.005,
+    ),
     "chains": Schedule(Mix(dependent=0.8, failing=0.05), {"break": 0.5, "kill": 0.15, "start": 0.5}, nodes=(2, 4)),
     "members": Schedule(
         faults={"kill": 0.2, "start": 0.3, "pause": 0.2, "cut": 0.15, "mend": 0.3, "break": 0.3}, nodes=(3, 5),
         seconds=10.0, batches_per_s=2.0, real_members=True,
+    ),
+    "moves": Schedule(
+        Mix(once=0.3, counting=0.7, hanging=0.02, streams=0.02, crashing=0.0, cancelled=0.05, run_s=0.6), {"move": 20.0, "memory": 10.0},
+        nodes=(2, 4), seconds=8.0, batches_per_s=3.0, bounds=Bounds(suspended_bytes=100),
+    ),
+    "moving": Schedule(
+        Mix(once=0.2, counting=0.7, hanging=0.02, streams=0.02, run_s=0.6),
+        {
+            "move": 15.0, "memory": 10.0, "break": 0.4, "again": 0.2, "cut": 0.15, "one-way": 0.1, "mend": 0.3, "kill": 0.2, "start": 0.5,
+            "pause": 0.15, "drain": 0.2, "weather": 0.2,
+        },
+        nodes=(2, 5), seconds=8.0, batches_per_s=2.5, dies=0.01, bounds=Bounds(suspended_bytes=100),
     ),
     "storm": Schedule(
         faults={
@@ -149,6 +171,7 @@ class Run:
         world.cables.weather = LinkWeather()
         world.ailments.start_fails = world.ailments.dies = 0.0
         for node in list(world.nodes.values()):
+            self._offer(node, node.execution.slots)
             if node.host.paused:
                 node.host.resume()
                 world.members.stood_still(node, False)
@@ -222,6 +245,46 @@ class Run:
             node.pool.grant(client, 2.0 * self.rng.random())
             node.fabric.turn()
 
+    def heat(self) -> None:
+        """A node offers fewer slots, or more again."""
+        nodes = [node for node in self.world.running() if not node.host.paused]
+        if nodes:
+            node = self.rng.choice(nodes)
+            self._offer(node, 1 + int(self.rng.random() * node.execution.slots))
+
+    @staticmethod
+    def _offer(node: SimNode, slots: int) -> None:
+        node.execution.offer(node.host.now(), slots)
+        if not node.host.paused:
+            node.fabric.turn()
+
+    def move(self) -> None:
+        """Somebody wants a task to go on elsewhere, or one that does not run, or somewhere where there is no room."""
+        nodes = [node for node in self.world.running() if not node.host.paused]
+        if not nodes:
+            return
+        node = self.rng.choice(nodes)
+        batches = [it for it in node.ownership.batches.values() if it.spec.checkpoint and it.finished_at is None]
+        if batches:
+            batch = self.rng.choice(batches)
+            out = [
+                index for index in range(batch.columns.count) if batch.columns.state(index) == TaskColumns.DISPATCHED
+            ]
+            index = self.rng.choice(out) if out else int(self.rng.random() * batch.columns.count)
+            there = node.ownership.dispatches.get(batch.columns.token(index))
+            others = [it for it in sorted(node.ownership.executors) if there is None or it != there.executor.id]
+            target = self.rng.choice(others or [node.id])
+            node.ownership.move(node.host.now(), batch.key, index, target, self.rng.choice((0.05, 1.0, 20.0)))
+            node.fabric.turn()
+
+    def memory(self) -> None:
+        """Somebody looks at what stands still, and finds that it is too much."""
+        for node in self.world.running():
+            if not node.host.paused and node.execution.suspended:
+                standing = node.execution.standing()
+                node.execution.suspended_memory(node.host.now(), node.pool.memory(standing))
+                node.fabric.turn()
+
     def weather(self) -> None:
         """The network gets better or worse."""
         rng = self.rng
@@ -242,7 +305,10 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "client": Run.kill_client,
     "lone-client": Run.cut_client,
     "weather": Run.weather,
+    "heat": Run.heat,
     "grant": Run.grant,
+    "move": Run.move,
+    "memory": Run.memory,
 }
 
 

@@ -28,6 +28,11 @@ class Attempt:
     worker_died: bool = False
     killed: bool = False
     """Its worker was ended by its node."""
+    begun_at_step: int = 0
+    steps: int = 0
+    """Steps that were taken in all when it ended, those before it was moved included."""
+    moved: int = 0
+    """How often its task was moved before."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,10 @@ class Truth:
         """Keys of batches whose tasks begin once at most."""
         self.facts: dict[str, int] = {}
         self.suspensions = 0
+        self.moves: dict[str, int] = {}
+        """How many moves came to what."""
+        self.resumed = 0
+        """Attempts that went on from a state."""
         self.events: list[tuple[float, str]] = []
 
     def note(self, at: float, text: str) -> None:
@@ -72,14 +81,43 @@ class Truth:
         for index in range(first, first + count):
             owner.tokens.setdefault((key, index), []).append(token)
 
-    def began(self, task: Task, node: int, worker: int, token: int, at: float) -> Attempt:
-        """A worker begins a task."""
+    def began(
+        self, task: Task, node: int, worker: int, token: int, at: float, saved: Any = None, calm: bool = False
+    ) -> Attempt:
+        """A worker begins a task, or goes on with it from what was `saved` (how often it was moved, state). `calm`: nothing
+        has gone wrong so far that could cost a node or a report."""
         attempt = Attempt(len(self.attempts), task, node, worker, token, at)
         self.attempts.append(attempt)
         earlier = self.by_task.setdefault(task, [])
+        left = [one for one in earlier if one.status == Status.SAVED]
         earlier.append(attempt)
+        if calm:
+            over = [one.ended_at is not None or one.worker_died for one in earlier[:-1]]
+            assert all(over), f"{shown(task)} runs twice, under two tokens: {earlier}"
+        if saved is not None:
+            self.resumed += 1
+            attempt.moved, state = saved
+            number, attempt.begun_at_step = (int.from_bytes(part, "little") for part in (state[1:5], state[5:]))
+            source = self.attempts[number]
+            assert source.task == task, f"{shown(task)} goes on from the state of {shown(source.task)}"
+            assert source.status == Status.SAVED, (
+                f"{shown(task)} goes on from an attempt that ended otherwise: {source}"
+            )
+            assert source.steps == attempt.begun_at_step, f"{shown(task)}: not the state that was saved: {source}"
+            assert source.token < token or self.owner_of_token.get(source.token) is not self.owner_of_token.get(
+                token
+            ), f"{shown(task)} goes on under token {token}, its state is of {source.token}"
+            assert source.moved == attempt.moved - 1, (
+                f"{shown(task)} was moved {attempt.moved} times, says its state: {source}"
+            )
         if task[0] in self.unrepeatable:
-            assert len(earlier) == 1, f"{shown(task)}, not repeatable, began again: {earlier}"
+            others = [one for one in earlier[:-1] if one.status != Status.SAVED]
+            assert not others, f"{shown(task)}, not repeatable, began again: {earlier}"
+            assert not left or saved is not None, f"{shown(task)}, not repeatable, began anew: {earlier}"
+        if calm:
+            latest = left[-1].number if left else None
+            assert (latest is None) == (saved is None), f"{shown(task)} does not go on from its state: {earlier}"
+            assert saved is None or number == latest, f"{shown(task)} goes on from {number}, {latest} saved later"
         assert token in self.owner_of_token, f"{shown(task)} began under token {token}, which nobody gave"
         return attempt
 
@@ -103,6 +141,11 @@ class Truth:
 def value_of(attempt: Attempt) -> bytes:
     """The payload of an attempt's value: which attempt it was."""
     return b"M" + attempt.number.to_bytes(4, "little")
+
+
+def state_of(attempt: Attempt) -> bytes:
+    """What an attempt ends with at a safe point: which it was, and how far it had come."""
+    return b"M" + attempt.number.to_bytes(4, "little") + attempt.steps.to_bytes(4, "little")
 
 
 def shown(task: Task) -> str:

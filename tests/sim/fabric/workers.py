@@ -4,7 +4,7 @@ hang, and are killed. What they say to their node comes in order, a moment later
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from swarm.protocol.states import Status
 from tests.sim.fabric import programs
 from tests.sim.fabric.host import Handle
 from tests.sim.fabric.programs import read_program
-from tests.sim.fabric.truth import Attempt, value_of
+from tests.sim.fabric.truth import Attempt, state_of, value_of
 
 if TYPE_CHECKING:
     from tests.sim.fabric.client import SimClient
@@ -53,6 +53,7 @@ class _Part:
     batch: bytes
     attempt: int
     calls: Calls
+    saved: dict[int, tuple[int, bytes]]
     cursor: int = 0
 
 
@@ -80,6 +81,8 @@ class SimWorker:
         self.stood_s = 0.0
         self.held: list[Callable[[], None]] = []
         """What would have happened in it meanwhile."""
+        self.leaves: set[tuple[int, int]] = set()
+        """Tasks that are to end at their next safe point."""
         self.nested: SimClient | None = None
         self.nested_sessions: dict[tuple[bytes, int], int] = {}
 
@@ -102,6 +105,7 @@ class SimWorker:
                 extra["batch"],
                 extra["attempt"],
                 calls,
+                {index: (moved, state) for index, moved, state in extra.get("saved", ())},
             )
         )
         if self.part is None:
@@ -137,9 +141,11 @@ class SimWorker:
             if self.builder.count and now - self.flushed_at > FLUSH_AGE_S:
                 self._flush()
             index = part.start + row
-            self.attempt = pool.node.world.truth.began(
-                (part.batch, index), pool.node.number, self.number, part.token, pool.node.world.sim.now
-            )
+            world = pool.node.world
+            self.attempt = world.truth.began(
+                (part.batch, index), pool.node.number, self.number, part.token, world.sim.now, part.saved.get(index),
+                not world.faults and not world.drains,
+            )  # fmt: skip
             self._run(part, row, index, self.attempt)
             return
 
@@ -155,6 +161,8 @@ class SimWorker:
             return
         elif program.what == programs.NESTS:
             self._after(program.run_s, self._nest, part, index, program)
+        elif program.what == programs.COUNTS:
+            self._step(part, index, program, attempt.begun_at_step)
         elif program.what == programs.STREAMS:
             self._after(ITEM_S, self._item, part, index, 0, program.times)
         else:
@@ -163,7 +171,7 @@ class SimWorker:
                 status = Status.FAILED
             elif program.what == programs.RETRIES and before < program.times:
                 status = Status.RETRY if part.spec.retries else Status.FAILED
-            self._after(program.run_s, self._ended, status)
+            self._after(program.run_s / self.pool.node.speed, self._ended, status)
 
     def _after(self, delay_s: float, what: Any, *args: Any) -> None:
         # A worker goes on while its node stands still: it has its own process.
@@ -208,11 +216,35 @@ class SimWorker:
         if self.page is not None:
             self.page.end()
         run_us = int((now - attempt.at) * 1e6)
-        payload = value_of(attempt) if status == Status.OK else b"F\x81\xa7message\xa2no"
+        payload = b"F\x81\xa7message\xa2no"
+        if status in (Status.OK, Status.SAVED):
+            payload = value_of(attempt) if status == Status.OK else state_of(attempt)
+            run_us = run_us if status == Status.OK else 0
         if not self.builder.count:
             self.flushed_at = self.pool.node.host.now()
         self.builder.add(attempt.task[1], status, run_us, payload)
         self._next()
+
+    def _step(self, part: _Part, index: int, program: programs.Program, steps: int) -> None:
+        attempt = self.attempt
+        assert attempt is not None
+        attempt.steps = steps
+        if (part.run, index) in self.leaves:
+            self.leaves.discard((part.run, index))
+            self._ended(Status.SAVED)
+        elif steps == program.times:
+            self._ended(Status.OK)
+        else:
+            # Now and then a step is long: then it is late for its safe point.
+            long = self.pool.rng.random() < 0.1
+            self._after(program.run_s * (1.0 if long else 0.1), self._step, part, index, program, steps + 1)
+
+    def leave(self, run: int, index: int, value: int) -> None:
+        """A task is to end at its next safe point, or not any more."""
+        if value:
+            self.leaves.add((run, index))
+        else:
+            self.leaves.discard((run, index))
 
     def _item(self, part: _Part, index: int, sent: int, count: int) -> None:
         if sent == count:
@@ -358,6 +390,10 @@ class SimPool:
         if it is not None:
             it.suspend()
 
+    def memory(self, workers: Collection[int]) -> dict[int, int]:
+        """See `nodes.pool.Pool.memory`."""
+        return {worker: 100 + worker for worker in sorted(workers) if worker in self.workers}
+
     def resume(self, worker: int) -> None:
         """See `nodes.pool.Pool.resume`."""
         it = self.workers.get(worker)
@@ -395,7 +431,10 @@ class SimPool:
             self._to(it, it.revoke)
 
     def send_input(self, it: HandInput) -> None:
-        """Input changes nothing of what simulated tasks do."""
+        """Input changes nothing of what simulated tasks do, but that some end at a safe point."""
+        worker = self.workers.get(it.worker)
+        if worker is not None and it.what == "save":
+            self._to(worker, worker.leave, it.run, it.index, it.value)
 
     def _to(self, it: SimWorker, call: Any, *args: Any) -> None:
         sim = self.node.world.sim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -26,12 +27,19 @@ class Mix:
     hanging: float = 0.05
     nested: float = 0.1
     streams: float = 0.05
+    counting: float = 0.0
+    """Can be moved while they run."""
     dependent: float = 0.15
     hungry: float = 0.1
     """Needs more than a slot, or something that few have."""
     guests: float = 0.05
     cancelled: float = 0.15
     """Given up, some of them, a moment later."""
+    skewed: float = 0.0
+    """Many short tasks, and long ones behind them, of one kind."""
+
+    reprioritized: float = 0.2
+    """Made more or less urgent a moment later, some of their tasks or all."""
     tasks_max: int = 40
     run_s: float = 0.2
     """Longest run time of a usual task."""
@@ -44,17 +52,20 @@ class Workload:
         self.world = world
         self.mix = mix
         self.rng = Random(f"workload {world.seed}")
+        self.fickle = Random(f"urgency {world.seed}")
 
     def one(self, client: SimClient) -> Submitted:
         """One batch."""
         rng, mix = self.rng, self.mix
+        if mix.skewed and rng.random() < mix.skewed:
+            return self._skewed(client)
         options: dict[str, Any] = {"priority": rng.choice((0, 1, 1, 1, 2, 3)), "nice": rng.choice((0, 0, 0, -5, 7))}
         count = 1 + int(rng.random() ** 3 * mix.tasks_max)
         run_s = mix.run_s * rng.random() ** 3
         what, times = programs.FINE, 0
         deps: list[bytes] = []
         kind = rng.random()
-        for name in ("failing", "retried", "crashing", "hanging", "nested", "streams"):
+        for name in ("failing", "retried", "crashing", "hanging", "nested", "streams", "counting"):
             kind -= getattr(mix, name)
             if kind < 0:
                 what, times, count = self._program(name, options, count)
@@ -64,7 +75,7 @@ class Workload:
             count = min(count, 8)
         if rng.random() < mix.hungry:
             options["needs"] = rng.choice(({"cpu": 2.0}, {"cpu": 0.5}, {"memory": 600.0}, {"gpu": 1}, {"cpu": 0}))
-        if rng.random() < mix.guests:
+        if rng.random() < mix.guests and what != programs.COUNTS:
             options["python"] = "guest"
         if rng.random() < mix.dependent:
             # What has ended already is passed as a value, as the client does.
@@ -84,7 +95,31 @@ class Workload:
             client.host.call_later(0.1 + rng.random() * 1.5, client.cancel, batch)
         elif rng.random() < mix.cancelled:
             self._give_up_later(client, batch, rng.random() * 1.5)
+        fickle = self.fickle
+        if fickle.random() < mix.reprioritized:
+            for _ in range(1 + int(fickle.random() * 3)):
+                ranges = self._ranges(fickle, batch) if fickle.random() < 0.5 else None
+                urgency = (fickle.choice((None, 0, 1, 2, 3)), fickle.choice((0, -20, 19)))
+                client.host.call_later(fickle.random() * 1.5, partial(client.reprioritize, batch, ranges, *urgency))
         return batch
+
+    def _skewed(self, client: SimClient) -> Submitted:
+        """What an owner sends far ahead, since it is short so far, and then is not."""
+        rng = self.rng
+        options: dict[str, Any] = {"priority": rng.choice((0, 1, 1, 3)), "rerun": rng.random() >= self.mix.once}
+        spec = Spec("call", ("name", "m:f", "fine"), f"skewed{len(client.batches) + 1}", **options)
+        times = [0.0003] * int(400 * rng.random()) + [
+            0.05 + 0.6 * rng.random() for _ in range(int(20 * rng.random()) + 4)
+        ]
+        batch = client.submit(spec, [Program(programs.FINE, run_s).encode() for run_s in times])
+        if rng.random() < 2 * self.mix.cancelled:
+            self._give_up_later(client, batch, rng.random() * 1.5)
+        return batch
+
+    @staticmethod
+    def _ranges(rng: Random, batch: Submitted) -> list[tuple[int, int]]:
+        start = int(rng.random() * batch.count)
+        return [(start, min(batch.count, start + 1 + int(rng.random() * (batch.count - start))))]
 
     def _program(self, name: str, options: dict[str, Any], count: int) -> tuple[str, int, int]:
         rng = self.rng
@@ -101,6 +136,9 @@ class Workload:
             return programs.HANGS, 0, min(count, 3)
         if name == "nested":
             return programs.NESTS, 1 + int(rng.random() * 2), min(count, 8)
+        if name == "counting":
+            options["checkpoint"] = True
+            return programs.COUNTS, 3 + int(rng.random() * 20), min(count, 3)
         options["stream"] = True
         return programs.STREAMS, int(rng.random() * 6), min(count, 6)
 
@@ -108,8 +146,6 @@ class Workload:
         rng = self.rng
         ranges = None
         if rng.random() < 0.5:
-            start = int(rng.random() * batch.count)
-            ranges = [(start, start + 1 + int(rng.random() * (batch.count - start)))]
-            ranges = [(start, min(stop, batch.count)) for start, stop in ranges]
+            ranges = self._ranges(rng, batch)
         kill = rng.random() < 0.8
         client.host.call_later(after_s, lambda: client.cancel(batch, ranges, kill=kill))

@@ -31,10 +31,12 @@ class Bounds:
     """Bounds of nodes, small in some runs."""
 
     tasks_max: int = 2_000_000
+    batches_max: int = 100_000
     retention_s: float = 900.0
     retained_max: int = 10_000
     recycle_tasks: int = 0
     recycle_age_s: float = 0.0
+    suspended_bytes: int = 0
 
 
 class Members:
@@ -192,7 +194,9 @@ class FleetMembers(Fleet):
 class World:
     """One run. Times are simulated seconds."""
 
-    def __init__(self, seed: int, *, real_members: bool = False, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, seed: int, *, real_members: bool = False, bounds: Bounds | None = None, checked: bool = True
+    ) -> None:
         self.seed = seed
         self.rng = Random(f"world {seed}")
         self.truth = Truth()
@@ -207,6 +211,7 @@ class World:
         """Whether workers may fail to start."""
         self.faults = 0
         """How many faults there were that may cost a node or a report."""
+        self.drains = 0
         self.sim: Simulator
         self.members: Members | FleetMembers
         if real_members:
@@ -216,7 +221,8 @@ class World:
         self.cables = Cables(self.sim, Random(f"cables {seed}"))
         if not real_members:
             self.members = Members(self)
-        self._check()
+        if checked:
+            self._check()
 
     def delays(self, source: Any, destination: Any) -> tuple[float, ...]:
         """No process of this simulator sends by itself."""
@@ -241,13 +247,14 @@ class World:
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
-    def start(self, number: int, capacity: Capacity | None = None) -> SimNode:
-        """Start a node, or start it again."""
+    def start(self, number: int, capacity: Capacity | None = None, speed: float = 1.0) -> SimNode:
+        """Start a node, or start it again. On one of speed 2 tasks take half of their time."""
         assert number not in self.nodes
         if capacity is not None:
             self.known[number] = capacity
         boot = self.boots[number] = self.boots.get(number, 0) + 1
         node = SimNode(self, number, boot, self.known[number], self.ailments)
+        node.speed = speed
         self.nodes[number] = node
         self.members.started(node)
         return node
@@ -288,6 +295,7 @@ class World:
         if not node.draining and not node.host.paused:
             self.truth.note(self.sim.now, f"node {number} drains")
             self.faults += 1
+            self.drains += 1
             node.drain(timeout_s)
 
     def node_left(self, node: SimNode) -> None:

@@ -48,11 +48,6 @@ FAULTS = {
         "A new leader begins before it knows what was committed.",
         ("lead-incomplete",), 0,
     ),
-    "own-log-dropped": Fault(
-        "ledger", "if group.home == self.id:\n            return", "",
-        "A home that was removed from its own group drops the log, and begins it anew when it is restarted.",
-        ("election-safety", "leader-completeness", "state-machine-safety", "log-matching", "order", "lost"), 253,
-    ),
     "one-host": Fault(
         "members", "if len(found) < VOTERS and view.stays(id) and view.host(id) not in hosts:",
         "if len(found) < VOTERS and view.stays(id):",

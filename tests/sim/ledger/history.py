@@ -11,6 +11,7 @@ from swarm.protocol.ledger.records import (
     Forgotten,
     Granted,
     RecordError,
+    Reprioritized,
     Submitted,
     Token,
     unpack_entry,
@@ -35,6 +36,7 @@ class ModelBatch:
     last: Token | None = None
     outcomes: dict[int, bytes] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
+    urgencies: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Model:
@@ -65,6 +67,10 @@ class Model:
                     self._grant(self.batches[key], record, entry.term)
                 case Ended(key=key) if key in self.batches:
                     self._end(self.batches[key], record, self.taken.setdefault(index, {}))
+                case Reprioritized(key=key) if key in self.batches:
+                    for start, stop in record.ranges:
+                        for row in range(start, min(stop, self.batches[key].count)):
+                            self.batches[key].urgencies[row] = (record.priority, record.nice)
                 case Cancelled(key=key) if key in self.batches:
                     for start, stop in record.ranges:
                         self.batches[key].cancelled |= set(range(start, min(stop, self.batches[key].count)))

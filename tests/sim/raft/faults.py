@@ -102,7 +102,7 @@ FAULTS = {
         ("linearizable-reads",), 1,
     ),
     "term-kept": Fault(
-        "replica", "self.vote = Vote(term, candidate)", "self.vote = Vote(term, candidate or self.vote.candidate)",
+        "replica", "self.vote = Vote(term, candidate, ", "self.vote = Vote(term, candidate or self.vote.candidate, ",
         "The vote of an earlier term counts in a later one: nobody can be elected.",
         ("liveness",), 0,
     ),

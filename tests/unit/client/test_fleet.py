@@ -408,3 +408,37 @@ def test_ctrl_c_is_seen_by_who_waits_for_a_result_whichever_thread_the_system_ga
     with pytest.raises(TimeoutError):
         future.result(0.05)
     future.cancel()
+
+
+def test_a_call_says_how_long_it_waits_and_urgent_ones_have_room_of_their_own() -> None:
+    with World(window_tasks=64) as world:
+        world.nodes[0].answers = lambda header: "hold"
+        futures = []
+        began = time.monotonic()
+        with pytest.raises(NotAccepted) as caught:
+            for x in range(5000):
+                futures.append(world.fleet.submit(square, x, submit_timeout_s=0))
+        assert time.monotonic() - began < 60, "a connection that waits for ever does not, where a call says so"
+        assert caught.value.retry_after_s > 0 and "under way" in str(caught.value)
+        with pytest.raises(NotAccepted):
+            world.fleet.options(submit_timeout_s=0.01).submit(square, 1)
+        urgent = world.fleet.submit(square, 9, priority=swarm.CRITICAL, submit_timeout_s=0)
+        with pytest.raises(ConfigError, match="no time in seconds"):
+            world.fleet.submit(square, 1, submit_timeout_s=-1)
+        world.fleet.cancel(futures, urgent)
+
+
+def test_while_a_node_is_full_submit_waits_or_says_when_to_come_back(world: World) -> None:
+    node = world.nodes[0]
+    node.answers = lambda header: {"reason": "full", "after": 3.0, "message": "no room"}
+    first = world.fleet.submit(square, 2)
+    while not world.engine.room.refused_until:
+        time.sleep(0.001)
+    with pytest.raises(NotAccepted, match="the node is full") as caught:
+        world.fleet.submit(square, 3, submit_timeout_s=0)
+    assert 0 < caught.value.retry_after_s <= 3.0
+    urgent = world.fleet.submit(square, 5, priority=swarm.CRITICAL, submit_timeout_s=0)
+    node.answers = lambda header: "run"
+    # What was refused is handed over again when the node said; who waits for room goes on then.
+    assert world.fleet.submit(square, 4).result(20) == 16
+    assert (first.result(20), urgent.result(20)) == (4, 25)

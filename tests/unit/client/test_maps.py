@@ -270,3 +270,10 @@ def test_ctrl_c_while_waiting_cancels_what_is_under_way(world: World) -> None:
     with pytest.raises(KeyboardInterrupt):
         next(results)
     world.eventually(lambda: world.engine.unfinished == 0)
+
+
+def test_a_window_is_one_of_items_however_many_make_a_task(world: World) -> None:
+    taken = itertools.count()
+    results = world.fleet.map(square, (next(taken) for _ in itertools.count()), window=50)
+    assert [next(results) for _ in range(200)] == [x * x for x in range(200)]
+    assert next(taken) <= 200 + 50 + 1

@@ -30,10 +30,12 @@ LEVEL = {"durability": "fleet"}
 class Running:
     """An attempt of a task."""
 
-    def __init__(self, number: int, task: bytes = PARENT, *, durable: bool = True, retries: int = 0) -> None:
+    def __init__(
+        self, number: int, task: bytes = PARENT, *, durable: bool = True, retries: int = 0, moved: int = 0
+    ) -> None:
         self.facts: dict[str, Any] = {
             "id": task, "token": (3, number) if durable else (number,), "attempt": number, "lineage": (task, b"", 0),
-            "name": "parent", "node": "oak", "retries": retries,
+            "name": "parent", "node": "oak", "retries": retries, "moved": moved,
         }  # fmt: skip
 
     def describe(self) -> Mapping[str, Any]:
@@ -354,3 +356,14 @@ def test_threads_of_one_task_count_each_call_once() -> None:
 
     first, second = attempt(do), attempt(do)
     assert len(set(first)) == 20 and set(first) == set(second)
+
+
+def test_what_a_task_submits_after_it_was_moved_is_not_taken_for_what_it_submitted_before() -> None:
+    def do(fleet: Fleet) -> None:
+        for number in range(3):
+            fleet.submit(square, number, **LEVEL).result(10)
+
+    first, again = attempt(do), attempt(do, moved=1)
+    assert len(first) == len(again) == 3 and not set(first) & set(again)
+    assert attempt(do, moved=1) == again, "run again after a crash, from the same state"
+    assert not set(attempt(do, moved=2)) & {*first, *again}

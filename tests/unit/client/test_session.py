@@ -12,7 +12,15 @@ from kernels.batch import OutcomeBuilder
 from swarm.protocol import ids
 from swarm.protocol.messages import Kind, MessageError
 from swarm.protocol.outbound import Tell
-from swarm.protocol.session import Delivered, Ended, Moving, Session
+from swarm.protocol.session import (
+    SOFT_REFUSALS_MAX,
+    UNSURE_REFUSALS_MAX,
+    Accepted,
+    Delivered,
+    Ended,
+    Moving,
+    Session,
+)
 from swarm.protocol.states import Status
 
 SESSION = b"session!"
@@ -77,7 +85,7 @@ def test_what_breaks_the_protocol_is_an_error(header: dict[str, Any], body: byte
         session.on_message(0.0, Kind.OUTCOMES, header, memoryview(body))
 
 
-def test_a_full_node_is_asked_again_ever_later() -> None:
+def test_a_full_node_is_asked_again_when_it_says_and_another_ever_later() -> None:
     session = Session(SESSION)
     session.link_up(b"oak")
     session.submit(1, b"spec", True, 1, b"", [])
@@ -90,7 +98,11 @@ def test_a_full_node_is_asked_again_ever_later() -> None:
     session.on_timer(11.0)
     assert [one.kind for one in told(session)] == [Kind.SUBMIT]
     session.on_message(11.0, Kind.REFUSED, refusal, memoryview(b""))
-    assert session.next_deadline() == 13.0
+    assert session.next_deadline() == session.full_until == 12.0
+    session.on_timer(12.0)
+    refusal["reason"] = "unknown"
+    session.on_message(12.0, Kind.REFUSED, refusal, memoryview(b""))
+    assert session.next_deadline() == 15.0 and session.full_until == 12.0
 
 
 def test_a_draining_node_is_said_to_be_left() -> None:
@@ -249,3 +261,73 @@ def test_each_task_has_one_outcome_and_what_may_not_be_repeated_begins_on_one_no
     for task, status in model.ended.items():
         if status == Status.LOST:
             assert not model.rerun[task[0]]
+
+
+def refused(session: Session, key: bytes, **more: Any) -> None:
+    header = {"b": key, "reason": "unknown", "message": "", "hint": "", "after": 0.25, **more}
+    session.on_message(0.0, Kind.REFUSED, header, memoryview(b""))
+    deadline = session.next_deadline()
+    if deadline is not None:
+        session.on_timer(deadline)
+
+
+def test_what_nobody_asked_to_be_kept_runs_without_when_nobody_leads_its_log_and_none_can_have_it() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    key = ids.batch_key(SESSION, 1)
+    session.submit(1, b"spec", True, 2, b"columns", [], durability=2, soft=True, key=key)
+    (submit,) = told(session)
+    assert (submit.header["D"], submit.header["F"]) == (2, True)
+    for _ in range(SOFT_REFUSALS_MAX):
+        refused(session, key, t=False)
+        (submit,) = told(session)
+        assert submit.header["D"] == 2
+    refused(session, key, t=False)
+    accepted, submit = session.take_effects()
+    assert isinstance(accepted, Accepted) and accepted.copies == 0
+    assert isinstance(submit, Tell) and "D" not in submit.header and submit.header["b"] == key
+
+
+def test_what_may_be_in_a_log_waits_for_who_leads_it_though_nobody_asked_for_that() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    key = ids.batch_key(SESSION, 1)
+    session.submit(1, b"spec", True, 2, b"columns", [], durability=2, soft=True, key=key)
+    session.link_down()  # before an answer
+    session.link_up(b"elm")
+    session.take_effects()
+    for _ in range(UNSURE_REFUSALS_MAX):
+        refused(session, key, t=False)
+        (submit,) = told(session)
+        assert submit.header["D"] == 2
+    refused(session, key, t=False)
+    (submit,) = told(session)
+    assert "D" not in submit.header and submit.header["w"] == 1, "long enough for another node to take over"
+
+
+def test_what_may_have_begun_and_may_not_be_repeated_waits_for_who_leads_its_log() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    key = ids.batch_key(SESSION, 1)
+    session.submit(1, b"spec", False, 2, b"columns", [], durability=2, soft=True, key=key)
+    session.link_down()
+    session.link_up(b"elm")
+    session.take_effects()
+    for _ in range(3 * UNSURE_REFUSALS_MAX):
+        refused(session, key, t=False)
+        (submit,) = told(session)
+        assert submit.header["D"] == 2
+
+
+def test_what_an_owner_runs_without_keeping_it_is_handed_over_afresh_elsewhere() -> None:
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    key = ids.batch_key(SESSION, 1)
+    session.submit(1, b"spec", True, 2, b"columns", [], durability=2, soft=True, key=key)
+    header = {"b": key, "copies": 0, "hosts": 0, "e": 0, "r": 0.0}
+    session.on_message(0.0, Kind.ACCEPTED, header, memoryview(b""))
+    session.take_effects()
+    session.link_down()
+    session.link_up(b"elm")
+    (submit,) = told(session)
+    assert "D" not in submit.header and submit.header["w"] == 1

@@ -148,6 +148,20 @@ def test_of_a_later_version(place: Place) -> None:
     assert reason_of(place).reason is Reason.NEWER
 
 
+def test_where_a_log_ended_that_was_given_up(place: Place) -> None:
+    journal = place.open()
+    journal.commit([Write(GROUP, Vote(2, NODES[0]), None, False, False, 1, [Entry(2, 1, b"x")])])
+    left = Vote(2, NODES[0], (2, 1))
+    journal.commit([Write(GROUP, left, Snapshot(), True, True, 0, ())])
+    journal.close()
+    journal = place.open()
+    assert journal.take_recovered() == {GROUP: Recovered(left)}
+    again = Vote(3, None, (2, 1))
+    journal.commit([Write(GROUP, again, None, False, False, 1, [Entry(2, 1, b"y")])])
+    journal.close()
+    assert recovered(place) == Recovered(again, Snapshot(), (Entry(2, 1, b"y"),))
+
+
 def test_a_bit_that_flips_is_damage_until_it_is_repaired(place: Place) -> None:
     filled(place, 6)
     place.rot()

@@ -1,14 +1,17 @@
-"""The journal's bytes: there and back, and as version 1 has them for good."""
+"""The journal's bytes: there and back, and as each version has them for good."""
 
 from __future__ import annotations
 
 import hashlib
+from struct import Struct
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes.journal.format import (
+    VERSION,
     CommitHeader,
     Flag,
     FormatError,
@@ -73,7 +76,7 @@ def records_of(entries: list[Entry]) -> list[Record]:
     snapshot = pack_snapshot(Snapshot(7, 3, Members.of(NODES[:1], NODES[1:]), b"state"))
     return [
         Record(b"g" * 32, Vote(5, NODES[0]), Flag.REPAIRED, 0, b"", 9, len(entries), *pack_entries(entries)),
-        Record(b"h", Vote(2, None), Flag.SNAPSHOT | Flag.RESET, 7, snapshot),
+        Record(b"h", Vote(2, None, (2, 9)), Flag.SNAPSHOT | Flag.RESET, 7, snapshot),
         Record(b"i"),
     ]
 
@@ -89,9 +92,9 @@ def test_commits(entries: list[Entry]) -> None:
     whole = unstamped(written, header.size)
     rows = unpack_table(whole, header)
     assert [row.group for row in rows] == [record.group for record in records]
-    assert [row.vote for row in rows] == [Vote(5, NODES[0]), Vote(2, None), None]
+    assert [row.vote for row in rows] == [Vote(5, NODES[0]), Vote(2, None, (2, 9)), None]
     assert rows[1].flags & Flag.RESET and rows[1].flags & Flag.SNAPSHOT and rows[0].flags & Flag.REPAIRED
-    at = 64 + 3 * 96
+    at = 64 + 3 * 112
     contents = bytes(whole[at : at + rows[0].size])
     assert check(contents) == rows[0].check
     assert unpack_entries(contents, rows[0].entry_count, rows[0].form) == entries
@@ -129,7 +132,10 @@ def test_a_flipped_bit_is_never_believed(entries: list[Entry], where: int) -> No
 @given(st.dictionaries(st.binary(min_size=1, max_size=32), st.integers(0, 2**62), max_size=40), st.integers(0, 2**40))
 def test_states(terms: dict[bytes, int], where: int) -> None:
     fleet, node = ID.key
-    votes = {group: Vote(term, NODES[term % 3] if term % 2 else None) for group, term in terms.items()}
+    votes = {
+        group: Vote(term, NODES[term % 3] if term % 2 else None, (term // 2, term // 3))
+        for group, term in terms.items()
+    }
     state = State(fleet, node, 5, 6, 7, 8, votes)
     packed = bytearray(state.pack())
     assert len(packed) % BLOCK == 0 and State.unpack(bytes(packed)) == state
@@ -154,23 +160,47 @@ def test_headers_of_segments() -> None:
     size = len(header.pack()[:BLOCK].rstrip(b"\0"))
     later = bytearray(header.pack())
     for at in (0, BLOCK):
-        later[at + 8] = 2
+        later[at + 8] = VERSION + 1
         later[at + size - 8 : at + size] = check(later[at : at + size - 8])
     with pytest.raises(NewerError):
         SegmentHeader.unpack(bytes(later))
 
 
-def test_version_1_stays_as_it_is() -> None:
+def test_version_1_is_read() -> None:
+    """It had nothing of the log that was given up."""
+    records = records_of([Entry(3, 1, b"first"), Entry(4, 2, bytes(600))])
+    written, _ = pack_commit(1, SALT, 2, b"previous", records)
+    header = CommitHeader.unpack(written, SALT)
+    whole = unstamped(written, header.size)
+    table = b"".join(bytes(whole[at : at + 56]) + bytes(whole[at + 72 : at + 112]) for at in range(64, 400, 112))
+    body = table + bytes(whole[400:])
+    head = Struct("<4sIIIQQQ8s8s").pack(b"SWJc", 3, 0, 0, 1, 2, 64 + len(body), b"previous", check(table))
+    older = bytearray(head + check(head + SALT) + body)
+    older += bytes(extent(len(older)) - len(older))
+    put_stamps(older, 64 + len(body))
+    scan = list(Scan(bytes(8192) + bytes(older) + written, 1, SALT, 2, None, 0))
+    assert isinstance(scan[0], Commit) and None not in scan[0].contents
+    found = scan[0].rows
+    assert [row.vote for row in found] == [Vote(5, NODES[0]), Vote(2, None), None]
+    assert [row[2:] for row in found] == [row[2:] for row in unpack_table(whole, header)]
+    fleet, node = ID.key
+    votes = [(b"g", 1, NODES[1]), (b"h", 2, None)]
+    packed = msgpack.packb((fleet, node, 6, 7, 8, votes))
+    head = Struct("<8sIIQ").pack(b"SWARMJST", 1, len(packed), 5)
+    assert State.unpack(head + check(head + packed) + packed).votes == {b"g": Vote(1, NODES[1]), b"h": Vote(2, None)}
+
+
+def test_version_2_stays_as_it_is() -> None:
     """What an earlier version wrote must be read for ever: a change here needs a new version."""
     fleet, node = ID.key
     entries = [Entry(3, 1, b"first"), Entry(4, 2, bytes(600)), Entry(4, 1, b"")]
     commit, _ = pack_commit(1, SALT, 2, b"previous", records_of(entries))
-    state = State(fleet, node, 5, 6, 7, 8, {b"g": Vote(1, NODES[1]), b"h": Vote(2, None)})
+    state = State(fleet, node, 5, 6, 7, 8, {b"g": Vote(1, NODES[1]), b"h": Vote(2, None, (1, 8))})
     digests = [
         hashlib.sha256(data).hexdigest()[:16]
         for data in (SegmentHeader(fleet, node, 9, SALT, 77, True).pack(), bytes(commit), state.pack())
     ]
-    assert digests == ["1cf562ba294f0cf4", "7731f11f3ad81883", "d3b690cf107fc735"]
+    assert digests == ["708d9af01fb0366d", "3e54f55a3218e1c0", "6314d6254449cf1d"]
 
 
 @st.composite

@@ -307,6 +307,22 @@ def reason_of_guest(place: PostgresPlace) -> JournalRefused:
     return reason(place.open)
 
 
+def test_tables_of_version_1_are_brought_up(place: PostgresPlace) -> None:
+    journal = opened(place)
+    journal.commit([entries(1, 2), Write(b"h", Vote(3, None), None, False, False, 0, ())])
+    journal.close()
+    place.sql("ALTER TABLE swarm_journal.groups DROP COLUMN left_term, DROP COLUMN left_index")
+    place.sql("UPDATE swarm_journal.about SET version = 1")
+    journal = opened(place)
+    found = journal.take_recovered()
+    assert found[b"h"].vote == Vote(3, None) and len(found[GROUP].entries) == 2 and not journal.damaged_at_start
+    journal.commit([Write(b"h", Vote(3, None, (2, 5)), None, True, True, 0, ())])
+    journal.close()
+    journal = opened(place)
+    assert journal.take_recovered()[b"h"].vote == Vote(3, None, (2, 5))
+    journal.close()
+
+
 def test_a_row_that_was_changed_is_damage_of_all_that_it_may_have_been(place: PostgresPlace) -> None:
     journal = opened(place)
     for index in range(1, 5):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from random import Random
+from typing import Any
 
 import pytest
 
+import nodes.journal.store
 from nodes.journal.errors import JournalRefused, Reason
-from nodes.journal.format import HEADER_BYTES
+from nodes.journal.format import HEADER_BYTES, ROW_BYTES
 from nodes.journal.journal import Journal
 from nodes.journal.survey import survey
 from swarm.protocol.raft.effects import Write
@@ -277,7 +279,7 @@ def test_what_tasks_have_in_their_data_is_never_taken_for_a_commit() -> None:
     slot = journal._store.space.active
     assert slot is not None
     begin = slot.at
-    at = 64 + 96 + 8 + 1 + 4
+    at = 64 + ROW_BYTES + 8 + 1 + 4
     journal.commit([write(1, bytes(4096 - at) + bytes_of)])
     assert bytes(disk.shown[segment(disk)].shown[begin + 4096 : begin + 4100]) == b"SWJc", "it lies where one could"
     journal.commit([write(2, b"two")])
@@ -363,3 +365,28 @@ def test_the_first_start_may_break_off_anywhere() -> None:
             assert not journal.commit([write(at, b"more")])
             journal.close()
             assert len(found(disk)[GROUP].entries) == at
+
+
+def test_what_is_copied_on_is_read_a_commit_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit may hold thousands of small records; to read all of it for each of them took a node an hour."""
+    disk = Disk()
+    journal = opened(disk)
+    for index in range(1, 301):
+        journal.commit([write(index, b"%d" % index)])
+    journal.close()
+    journal = opened(disk)
+    journal.take_recovered()
+    journal.compact()
+    reads = 0
+    original = nodes.journal.store.read_commit
+
+    def counted(*where: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return original(*where)
+
+    monkeypatch.setattr(nodes.journal.store, "read_commit", counted)
+    journal.compact()
+    assert 0 < reads < 30
+    journal.close()
+    assert [entry.data for entry in found(disk)[GROUP].entries] == [b"%d" % index for index in range(1, 301)]

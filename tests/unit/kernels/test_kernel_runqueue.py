@@ -50,6 +50,13 @@ class Queue(RuleBasedStateMachine):
     def push_usual(self, key, klass, count):
         self.both("push", key, klass, 0, self.now, count)
 
+    @rule(
+        key=KEYS, klass=st.integers(0, 3), nice=st.sampled_from([-1, 0, 0, 5]), waited=st.integers(0, 250),
+        start=st.integers(-50, 400) | st.just(2**63 - 1),
+    )  # fmt: skip
+    def push_in_turn(self, key, klass, nice, waited, start):
+        self.both("push", key, klass, nice, self.now - waited, 2, start)
+
     @rule(limit=st.integers(0, 12))
     def pop(self, limit):
         self.both("pop", self.now, limit)

@@ -45,6 +45,10 @@ class Record(RuleBasedStateMachine):
     def take(self, limit, token):
         self.both("take", limit, token)
 
+    @rule(index=st.integers(-1, COUNT), token=TOKENS)
+    def take_at(self, index, token):
+        self.both("take_at", index, token)
+
     @rule(
         rows=st.lists(st.tuples(st.integers(0, COUNT + 2), st.sampled_from([0, 1, 9, 16, 17])), max_size=8),
         token=TOKENS,
@@ -61,6 +65,11 @@ class Record(RuleBasedStateMachine):
         view = outcomes(rows[start : start + length])
         assert self.both("accepts", view, token)
         assert self.both("settle", view, token) == view.count
+
+    @rule(index=st.integers(-1, COUNT), token=TOKENS, to=TOKENS)
+    def pass_on(self, index, token, to):
+        passed = self.both("pass_on", index, token, to)
+        assert not passed or self.kernel.holds(index, to)
 
     @rule(name=st.sampled_from(["finish", "release", "hold", "crashed"]), index=st.integers(-1, COUNT))
     def change(self, name, index):

@@ -247,6 +247,26 @@ def test_what_an_owner_that_is_lost_had_here_is_dropped_and_what_runs_is_ended()
     node.at_rest()
 
 
+def test_an_owner_that_is_back_has_ended_what_it_gave_up_meanwhile_and_nothing_else() -> None:
+    node = Executor(slots=1)
+    dropped = running(node, 3)
+    node.dispatch(2, 1)
+    node.dispatch(3, 1, owner=ELM)
+    node.dispatch(4, 1, extra={"token": [3, 4]})
+    node.it.keep_only(node.now, OAK, {2})
+    node.take()
+    assert [(one.worker, one.how) for one in node.stopped] == [(dropped.worker, "kill")]
+    assert sorted(node.it.held(OAK)) == [2, 4] and sorted(node.it.held(ELM)) == [3]
+    node.slices()  # what the doomed worker was handed beforehand
+    node.exited(dropped.worker, "signal 9")
+    assert node.ended(1) == {}
+    parts = node.slices()
+    while parts:
+        node.run(parts.pop(0))
+        parts += node.slices()
+    assert node.ended(2) == node.ended(3, ELM) == node.ended(4) == {0: Status.OK}
+
+
 def test_the_slice_of_an_owner_that_was_lost_ends_without_being_queued_again() -> None:
     node = Executor(slots=1)
     part = running(node, 3)

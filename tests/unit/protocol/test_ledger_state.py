@@ -19,6 +19,7 @@ from swarm.protocol.ledger.records import (
     Granted,
     Record,
     RecordError,
+    Reprioritized,
     Submitted,
     Token,
     Unknown,
@@ -77,6 +78,7 @@ def outcomes(state: LedgerState, key: bytes) -> dict[int, bytes]:
         ended(KEYS[0], None, [1]),
         Counted(KEYS[0], ((1, 2, 3), (4, 0, 1))),
         Cancelled(KEYS[0], ((0, 4),), True),
+        Reprioritized(KEYS[0], ((0, 4), (7, 9)), 3, -20),
         Forgotten((KEYS[0], KEYS[1])),
     ],
 )
@@ -269,6 +271,7 @@ histories = st.lists(
                 st.sampled_from([0, 0, 0, 1, 16]),
             ),
             st.builds(Cancelled, keys, ranges, st.booleans()),
+            st.builds(Reprioritized, keys, ranges, st.integers(0, 3), st.integers(-20, 19)),
             st.builds(Counted, keys, st.lists(st.tuples(rows, rows, rows), max_size=3).map(tuple)),
             st.builds(Forgotten, st.lists(keys, max_size=2).map(tuple)),
         ),
@@ -316,5 +319,10 @@ def test_the_state_is_what_the_rules_say_and_the_same_from_any_snapshot_on(
             for row in range(batch.count):
                 for token in (None, Token(1, 1), Token(2, 3), batch.tokens.get(row)):
                     assert there.accepts(row, token) == model.valid(batch, row, token)
+            open_rows = {row: urgency for row, urgency in batch.urgencies.items() if row not in batch.outcomes}
+            given, apart = there.urgency((1, 0))
+            assert {row: apart.get(row, given) for row in range(batch.count) if row not in batch.outcomes} == {
+                row: open_rows.get(row, (1, 0)) for row in range(batch.count) if row not in batch.outcomes
+            }
     assert state.snapshot() == other.snapshot()
     assert (state.unfinished, state.nbytes, state.wall) == (other.unfinished, other.nbytes, other.wall)

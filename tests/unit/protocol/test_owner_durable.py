@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from kernels.batch import CallBuilder
 from swarm.protocol import ids
-from swarm.protocol.ledger.effects import Reason
+from swarm.protocol.ledger.effects import Reason, Refusal
 from swarm.protocol.ledger.homes import durable_session
 from swarm.protocol.ledger.records import Durability, Token
+from swarm.protocol.ledger.state import LedgerState
 from swarm.protocol.messages import Kind
 from swarm.protocol.owner.clients import OTHERS_MAX
 from swarm.protocol.ownership import OwnershipConfig
@@ -21,7 +23,7 @@ from tests.unit.protocol.durable_owner import (
     durable_key,
     outcomes_of,
 )
-from tests.unit.protocol.owner import CLIENT, OAK, OTHER_CLIENT, WALL, columns_of, key_of, spec_of
+from tests.unit.protocol.owner import CLIENT, ME, OAK, OTHER_CLIENT, WALL, columns_of, key_of, spec_of
 
 
 def leader(slots: float = 2.0, config: OwnershipConfig | None = None) -> tuple[DurableOwner, Log]:
@@ -405,3 +407,111 @@ def test_a_batch_that_the_log_does_not_take_is_refused_to_all_who_handed_it_over
     owner.hand(1, client=OTHER_CLIENT)
     log.refuse(Reason.TOO_LARGE)
     assert {it.to for it in owner.told if it.kind == Kind.REFUSED} == {CLIENT, OTHER_CLIENT}
+
+
+def unkept(owner: DurableOwner, number: int) -> bool:
+    """Whether the client was told last that its batch is on no disk, but runs."""
+    found = [it for it in owner.messages(Kind.ACCEPTED) if it["b"] == durable_key(number)]
+    return bool(found) and not found[-1]["copies"]
+
+
+@pytest.mark.parametrize("reason", [Reason.FULL, Reason.DISK_FULL, Reason.TOO_LARGE])
+def test_what_nobody_asked_to_be_kept_runs_without_where_the_log_does_not_take_it(reason: Reason) -> None:
+    owner, log = leader()
+    owner.hand(1, 2, soft=True)
+    (before,) = owner.taken()
+    log.refuse(reason, 0.5)
+    batch = owner.it.batches[durable_key(1)]
+    assert batch.durable is None and batch.client == CLIENT
+    assert unkept(owner, 1) and not owner.messages(Kind.REFUSED)
+    assert [it["k"] for it in owner.messages(Kind.RECALL, ME)] == [True], "what had begun is ended first"
+    owner.fine(before)
+    assert told(owner, 1) == {}
+    while dispatched := owner.taken():
+        for dispatch in dispatched:
+            assert "token" not in dispatch.extra and dispatch.attempts == 1
+            owner.fine(dispatch)
+    assert told(owner, 1) == {0: Status.OK, 1: Status.OK} and log.kinds() == []
+    # Whoever asked for it hears that it is not to be had, as ever.
+    owner.hand(2, 2)
+    log.refuse(reason, 0.5)
+    assert durable_key(2) not in owner.it.batches
+    assert [it["reason"] for it in owner.messages(Kind.REFUSED)] == [reason.value]
+
+
+def test_what_nobody_asked_to_be_kept_runs_without_at_a_node_that_keeps_no_journal() -> None:
+    owner, _ = leader()
+    owner.it.keeps_ledger = False
+    owner.hand(1, soft=True)
+    assert unkept(owner, 1)
+    owner.hand(1, soft=True)  # the answer was lost
+    assert unkept(owner, 1) and not owner.messages(Kind.REFUSED)
+    owner.fine(owner.taken()[0])
+    assert told(owner, 1) == {0: Status.OK}
+
+
+def test_a_task_that_waits_for_one_that_is_not_kept_is_not_kept_either() -> None:
+    owner, log = leader()
+    owner.hand(1, soft=True)
+    log.refuse(Reason.FULL, 0.5)
+    owner.hand(2, soft=True, deps=[ids.task_id(durable_key(1), 0)])
+    assert unkept(owner, 2) and log.kinds() == []
+    for _ in range(2):
+        for dispatch in owner.taken():
+            owner.fine(dispatch)
+    assert told(owner, 1) == told(owner, 2) == {0: Status.OK}
+
+
+def test_one_that_waits_goes_on_when_what_it_waits_for_turns_out_not_to_be_kept() -> None:
+    owner, log = leader()
+    owner.hand(1, soft=True)
+    owner.hand(2, soft=True, deps=[ids.task_id(durable_key(1), 0)])
+    (first, second), log.waiting = log.waiting, []
+    owner.it.not_taken(owner.now, first.ticket, Refusal(Reason.FULL, "because", retry_after_s=0.5))
+    owner.take()
+    log.waiting = [second]
+    log.commit_all()
+    for _ in range(3):
+        for dispatch in owner.taken():
+            owner.fine(dispatch)
+        log.commit_all()
+    assert told(owner, 1) == told(owner, 2) == {0: Status.OK}
+
+
+def test_a_full_log_forgets_the_older_half_of_what_was_delivered_and_nobody_asked_for() -> None:
+    owner, log = leader(slots=8)
+    for number in range(1, 7):
+        owner.hand(number, soft=number != 1)
+        owner.fine(owner.taken()[0])
+        log.commit_all()
+        owner.it.delivered(durable_key(number))
+    owner.hand(7)
+    log.refuse(Reason.FULL, 0.5)
+    assert log.kinds() == ["Forgotten"]
+    log.commit_all()
+    left = [number for number in range(1, 7) if durable_key(number) in log.state.batches]
+    assert left == [1, 5, 6], "who asked for it has it"
+    assert [durable_key(number) in owner.it.batches for number in range(1, 7)] == [
+        number in left for number in range(1, 7)
+    ]
+
+
+def test_arguments_of_what_has_ended_are_given_up_and_content_is_still_told_apart() -> None:
+    owner, log = leader()
+    builder = CallBuilder()
+    for _ in range(40):
+        builder.add(b"M" + bytes(68))
+    columns = builder.take()
+    owner.hand(1, 40, columns=columns)
+    while dispatched := owner.taken():
+        for dispatch in dispatched:
+            owner.fine(dispatch)
+    log.commit_all()
+    assert log.state.nbytes < len(columns) / 2
+    state = LedgerState.restore(log.state.snapshot())
+    assert state.snapshot() == log.state.snapshot() and state.nbytes == log.state.nbytes
+    assert (state.batches[durable_key(1)].count, state.batches[durable_key(1)].unfinished) == (40, 0)
+    owner.hand(1, 40, columns=columns)
+    assert not owner.messages(Kind.REFUSED)
+    owner.hand(1, 40, columns=columns_of(40))
+    assert [it["reason"] for it in owner.messages(Kind.REFUSED)] == ["conflict"]

@@ -382,3 +382,22 @@ def test_whatever_happens_each_task_has_one_outcome_in_the_log_and_it_is_the_one
         if len(heard) == count:
             break
     assert len(heard) == count and owner.it.unfinished == 0
+
+
+def test_what_was_made_more_or_less_urgent_stays_so_under_the_next_leader() -> None:
+    first, second, log = pair()
+    first.hand(1, 6)
+    log.commit()
+    first.taken()
+    first.it.reprioritize(first.now, durable_key(1), None, 2, -5)
+    first.it.reprioritize(first.now, durable_key(1), [(4, 6)], 0, None)
+    first.take()
+    assert log.kinds() == ["Reprioritized", "Reprioritized"]
+    log.commit()
+    log.lead(second)
+    answer(second, log, {})
+    batch = second.it.batches[durable_key(1)]
+    assert [batch.urgency(index) for index in range(6)] == [(2, -5)] * 4 + [(0, -5)] * 2
+    log.commit()  # what is placed again is granted first
+    runs = {index: run.urgency for run in second.taken() for index in range(run.first, run.first + run.count)}
+    assert runs and all(runs[index] == (2, -5) for index in runs if index < 4)

@@ -375,6 +375,112 @@ def test_a_vote_survives_a_restart_and_is_given_once() -> None:
     assert not answers(raft)[0].flags & wire.REJECTED
 
 
+def test_who_gave_up_a_log_votes_for_nobody_that_lacks_it_and_stands_only_when_it_has_it_again() -> None:
+    cluster = Cluster()
+    assert cluster.elect() == 0
+    cluster.cut = lambda source, to: id_of(2) in (source, to)
+    for number in range(3):
+        propose(cluster, 0, b"%d" % number)
+    cluster.run(0.3)  # the third is behind, and knows nothing of what comes
+    assert isinstance(cluster.node(0).remove(cluster.now, GROUP, id_of(2)), Proposed)
+    cluster.run(0.3)
+    last, term = cluster.raft(1).last, cluster.raft(1).term
+    assert isinstance(cluster.node(0).remove(cluster.now, GROUP, id_of(1)), Proposed)
+    cluster.run(0.3)
+    vote = cluster.node(1).leave(cluster.now, GROUP)
+    assert vote.left == (term, last) and cluster.raft(0).members.voters == (id_of(0),)
+    cluster.turn()
+    assert [write.vote for write in cluster.writes[id_of(1)][-1].writes] == [vote], "it is on the disk"
+    # Added again, with nothing of the log; of the first three members two would be a majority.
+    empty = Recovered(vote, Snapshot(members=cluster.members))
+    cluster.node(1).create(cluster.now, GROUP, empty, id_of(0))
+    cluster.cut = lambda source, to: id_of(0) in (source, to)
+    behind = cluster.raft(2).last
+    assert 0 < behind < last
+    cluster.run(20.0)
+    assert cluster.leader() == 0 and cluster.raft(2).leader is None and cluster.raft(1).leader is None
+    assert cluster.raft(2).commit <= behind
+    cluster.cut = lambda source, to: id_of(2) in (source, to)
+    assert isinstance(cluster.node(0).add_learner(cluster.now, GROUP, id_of(1)), Proposed)
+    cluster.run(3.0)
+    assert isinstance(cluster.node(0).promote(cluster.now, GROUP, id_of(1)), Proposed)
+    cluster.run(3.0)
+    assert cluster.raft(1).members.voters == (id_of(0), id_of(1)) and cluster.raft(1).vote.left == (term, last)
+    assert cluster.node(0).transfer(cluster.now, GROUP, id_of(1)) is None
+    cluster.run(0.2)
+    assert id_of(1) in {cluster.raft(0).leader, cluster.raft(1).leader}, "it has all that it had, and more"
+
+
+@pytest.mark.parametrize(
+    ("index", "log_term", "granted"), [(7, 2, True), (8, 2, True), (3, 3, True), (6, 2, False), (9, 1, False)]
+)
+def test_a_log_that_was_given_up_counts_in_votes(index: int, log_term: int, granted: bool) -> None:
+    raft = lone(Recovered(Vote(3, None, (2, 7)), LOG.snapshot, (Entry(1, 1, b"a"),)))
+    for request in (Message(GROUP, Kind.PRE_VOTE, 4, index=index, log_term=log_term), vote_request(4, index, log_term)):
+        raft.step(5.0, id_of(1), request)
+        assert [not message.flags & wire.REJECTED for message in answers(raft)] == [granted]
+    assert raft.vote.left == (2, 7)
+
+
+def test_a_leader_that_does_not_know_yet_what_is_committed_gives_up_nothing() -> None:
+    """After a restart, in a log that goes back to the time when it was alone: what came after that is not its to judge."""
+    alone = Recovered(snapshot=Snapshot(members=Members.of([id_of(0)])))
+    cluster = Cluster(1, recovered=alone)
+    assert cluster.elect() == 0
+    for number in (1, 2):
+        cluster.add(number, {GROUP: Recovered()})
+        assert isinstance(cluster.node(0).add_learner(cluster.now, GROUP, id_of(number)), Proposed)
+        cluster.run(1.0)
+        assert isinstance(cluster.node(0).promote(cluster.now, GROUP, id_of(number)), Proposed)
+        cluster.run(1.0)
+    acknowledged = propose(cluster, 0, b"acknowledged")
+    cluster.run(1.0)
+    assert cluster.raft(2).commit == acknowledged.index
+    writes = [write for sync in cluster.writes[id_of(0)] for write in sync.writes]
+    entries = tuple(entry for write in writes for entry in write.entries)
+    vote = next(write.vote for write in reversed(writes) if write.vote is not None)
+    cluster.add(0, {GROUP: Recovered(vote, alone.snapshot, entries)})
+    votes = {Kind.PRE_VOTE, Kind.PRE_VOTE_REPLY, Kind.VOTE, Kind.VOTE_REPLY}
+    cluster.drop = lambda source, to, message: id_of(0) in (source, to) and message.kind not in votes
+    cluster.node(0).campaign(cluster.now, GROUP)
+    cluster.run(1.5 * CONFIG.election_timeout_s)
+    led = False
+    for _ in range(40):
+        cluster.node(0).campaign(cluster.now, GROUP)
+        cluster.turn()
+        led = led or cluster.raft(0).leads
+        cluster.run(0.5 * CONFIG.election_timeout_s)
+    assert led, "it was elected, and heard nobody after that"
+    assert cluster.raft(0).last >= acknowledged.index
+    cluster.drop = None
+    cluster.run(8.0)
+    assert [applied(cluster, number)[-1] for number in (1, 2)] == [b"acknowledged"] * 2
+    assert all(cluster.raft(number).commit >= acknowledged.index for number in range(3))
+
+
+def test_who_dies_while_it_becomes_the_second_voter_does_not_take_the_first_with_it() -> None:
+    alone = Recovered(snapshot=Snapshot(members=Members.of([id_of(0)])))
+    cluster = Cluster(1, recovered=alone)
+    assert cluster.elect() == 0
+    cluster.add(1, {GROUP: Recovered()})
+    assert isinstance(cluster.node(0).add_learner(cluster.now, GROUP, id_of(1)), Proposed)
+    cluster.run(1.0)
+    cluster.cut = lambda source, to: id_of(1) in (source, to)
+    assert isinstance(cluster.node(0).promote(cluster.now, GROUP, id_of(1)), Proposed)
+    lost = propose(cluster, 0, b"never acknowledged")
+    cluster.run(6.0)
+    assert cluster.leader() == 0 and cluster.raft(0).members.voters == (id_of(0),)
+    assert lost.term < cluster.raft(0).term and b"never acknowledged" not in applied(cluster, 0)
+    propose(cluster, 0, b"later")
+    cluster.run(0.1)
+    assert applied(cluster, 0)[-1] == b"later"
+    cluster.cut = lambda source, to: False
+    cluster.run(2.0)
+    assert isinstance(cluster.node(0).promote(cluster.now, GROUP, id_of(1)), Proposed)
+    cluster.run(1.0)
+    assert applied(cluster, 1) == applied(cluster, 0)
+
+
 def test_a_late_snapshot_takes_nothing_away_that_was_acknowledged() -> None:
     raft = lone(LOG)
     members = LOG.snapshot.members

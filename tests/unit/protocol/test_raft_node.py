@@ -63,6 +63,25 @@ def test_a_silent_node_wakes_its_groups_and_others_take_over() -> None:
     assert all(cluster.leader(group) == 0 for group in GROUPS[:20])
 
 
+def test_two_that_lead_at_rest_and_miss_each_other_find_each_other() -> None:
+    cluster = rested(GROUPS[:1])
+    apart = {id_of(0), id_of(1)}
+    cluster.cut = lambda source, to: {source, to} == apart
+    cluster.run(5.0)
+    assert cluster.raft(0, GROUPS[0]).rests and cluster.raft(0, GROUPS[0]).absent == [id_of(1)]
+    stopped = cluster.nodes.pop(id_of(0))  # as by SIGSTOP
+    cluster.run(8.0)
+    assert cluster.leader(GROUPS[0]) == 1 and cluster.raft(1, GROUPS[0]).absent == [id_of(0)]
+    assert cluster.raft(1, GROUPS[0]).rests
+    cluster.nodes[id_of(0)] = stopped
+    cluster.run(3.0)
+    assert cluster.raft(0, GROUPS[0]).leads and cluster.raft(1, GROUPS[0]).leads, "each hears the third, which is well"
+    cluster.cut = lambda source, to: False
+    cluster.run(8.0)
+    assert cluster.leader(GROUPS[0]) == 0
+    assert len({cluster.raft(number, GROUPS[0]).term for number in range(3)}) == 1
+
+
 def test_a_node_that_was_restarted_wakes_the_groups_that_it_led() -> None:
     cluster = rested(GROUPS[:5])
     found = {}

@@ -274,3 +274,23 @@ def test_a_report_that_is_older_than_what_was_sent_gives_no_slot_away_twice() ->
     it.linked = False
     it.heard({"low": [2.0, 0.0, 0.0]})
     assert judge(it, PLAIN, None, CRITICAL).room == 2
+
+
+def test_what_waits_runs_and_stands_still_is_counted_by_class() -> None:
+    node, _ = busy(2, LOW)
+    node.dispatch(8, 3, priority=STANDARD)
+    node.dispatch(9, priority=CRITICAL)
+    node.take()
+    assert node.it.classes() == [(0, 1, 1), (3, 0, 0), (0, 0, 0), (0, 1, 0)]
+
+
+def test_what_waited_is_told_by_its_class() -> None:
+    node, _ = busy()
+    node.dispatch(8, priority=STANDARD)
+    node.dispatch(9, priority=CRITICAL)
+    handed = [fact for fact in node.facts if fact.name == "slice.handed"]
+    assert [fact.labels["class"] for fact in handed] == ["low", "low", "critical"]
+    node.wait(1.0)
+    node.it.reprioritize(node.now, OAK, 8, None, CRITICAL, 0)
+    node.take()
+    assert [fact.labels["class"] for fact in node.facts if fact.name == "slice.handed"][3:] == ["critical"]

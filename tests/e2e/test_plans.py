@@ -1,0 +1,77 @@
+"""`swarm plan` on real nodes: what it says is what then happens, and by itself nothing does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm import CRITICAL
+from swarm.exit_codes import ExitCode
+from tests.e2e.fleets import Nodes, until
+from tests.e2e.test_urgent import holds, low_work, standing
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path / "w", settings={"SWARM_LEDGER_ENABLED": "false", "SWARM_HTTP_ENABLED": "false"})
+    yield nodes
+    assert set(nodes.stop_all().values()) <= {0}
+
+
+def planned(nodes: Nodes, *words: str) -> tuple[int, dict[str, Any]]:
+    """The status and the answer."""
+    ran = nodes.cli("plan", "--json", *words)
+    assert not ran.stderr, ran.stderr
+    return ran.returncode, json.loads(ran.stdout)
+
+
+def test_a_plan_says_who_makes_way_and_makes_nobody(nodes: Nodes, tmp_path: Path) -> None:
+    for name in ("oak", "elm"):
+        nodes.start(name, "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60)
+        futures, processes = low_work(fleet, 2, tmp_path)
+        plan: dict[str, Any] = {}
+
+        def both_yield() -> bool:
+            status, answer = planned(nodes, "-p", "critical", "--count", "2")
+            plan.update(answer)
+            return status == ExitCode.OK and all(node["displaced"] for node in plan["nodes"])
+
+        until(both_yield, 60, "both are known to yield")
+        assert plan["at_once"] == 2 and plan["begins"] == "at once" and plan["begins_s"] == 0.0
+        assert {node["name"] for node in plan["nodes"] if node["tasks"] == 1} == {"oak", "elm"}
+        displaced = [task for node in plan["nodes"] for task in node["displaced"]]
+        assert {task["id"] for task in displaced} == {future.id for future in futures}
+        assert all(task["priority"] == "low" and task["name"] == "counts" and task["run_s"] > 0 for task in displaced)
+
+        status, plan = planned(nodes, "-p", "standard")
+        assert status == ExitCode.BUSY and plan["at_once"] == 0 and plan["begins_s"] is None
+        assert "--priority high" in plan["hint"]
+        shown = nodes.cli("plan", "-p", "critical", "--count", "3")
+        text = shown.stdout.decode()
+        assert shown.returncode == ExitCode.BUSY and "2 would begin at once, 1 would wait" in text, text
+        assert "makes way (LOW)" in text and "counts" in text, text
+
+        status, plan = planned(nodes, "--label", "attic")
+        assert status == ExitCode.REFUSED and plan["begins"] == "never"
+        assert {node["why"] for node in plan["nodes"]} == {"has no label attic"}
+
+        assert not standing(processes) and len(fleet.query("tasks")["tasks"]) == 2, "nothing has happened"
+        urgent = [fleet.submit(holds, str(tmp_path / "go"), priority=CRITICAL) for _ in range(2)]
+        until(lambda: len(standing(processes)) == 2, 60, "as was said")
+        (tmp_path / "go").touch()
+        assert [one.result(60) for one in urgent] == ["held"] * 2
+        (tmp_path / "stop").touch()
+        assert len([one.result(60) for one in futures]) == 2
+
+
+def test_what_there_is_not_is_refused(nodes: Nodes) -> None:
+    nodes.start("oak", "--workers", "1")
+    ran = nodes.cli("plan", "--count", "100000")
+    assert ran.returncode == ExitCode.USAGE and b"100000" in ran.stderr, ran.stderr
+    assert nodes.cli("plan").returncode == ExitCode.OK
