@@ -1,0 +1,249 @@
+"""How long many tasks of very different length take on machines of different size and speed, beside what is possible at all.
+
+``python -m benchmarks.makespan [--nodes 3 8 …] [--tasks N]`` simulates fleets: the very objects that a node is made of (owner, executor,
+placement, stealing, their messages and links), with simulated workers. Then three real nodes of 1, 2 and 3 workers on this
+machine run a scaled-down trace of sleeping tasks, beside Dask, with workers of as many threads, and HyperQueue, with workers of as
+many cores, where they are there (``PEERS_PYTHON`` names a Python that has ``dask[distributed]`` and ``hyperqueue``).
+
+The bound is the larger of the total time over the fleet's capacity and the longest task on the fastest machine. Times are of a bounded
+Pareto distribution (alpha 1.5), as measured of processes by Harchol-Balter and Downey (1997), and of one with two modes: short
+tasks, and, behind them, long ones of the same function, on which averages are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+SIZES = ((2.0, 1.0), (4.0, 0.5), (6.0, 2.0))
+"""(slots, speed) of machines, repeated."""
+REAL_SLOTS = (1, 2, 3)
+REAL_TASKS = 400
+REAL_S = (0.03, 3.0)
+
+
+def pareto(count: int, seed: int, least_s: float, most_s: float, alpha: float = 1.5) -> list[float]:
+    """Run times of a bounded Pareto distribution, seconds."""
+    rng = Random(f"pareto {seed}")
+    part = 1.0 - (least_s / most_s) ** alpha
+    return [least_s / (1.0 - rng.random() * part) ** (1 / alpha) for _ in range(count)]
+
+
+def two_modes(count: int, seed: int) -> list[float]:
+    """Nine of ten tasks are short and come first; then the long ones."""
+    rng = Random(f"modes {seed}")
+    short = count * 9 // 10
+    return [0.001 * (0.5 + rng.random()) for _ in range(short)] + [0.5 + rng.random() for _ in range(count - short)]
+
+
+def bound_s(times: list[float], machines: list[tuple[float, float]]) -> float:
+    """No schedule is shorter."""
+    capacity = sum(slots * speed for slots, speed in machines)
+    return max(sum(times) / capacity, max(times) / max(speed for _, speed in machines))
+
+
+def blind_s(times: list[float], machines: list[tuple[float, float]]) -> float:
+    """What a schedule reaches that costs nothing and begins tasks in their order, without knowing how long they are: each on the
+    fastest machine that has a free slot."""
+    busy: list[tuple[float, float]] = []
+    idle = [-speed for slots, speed in machines for _ in range(int(slots))]
+    heapq.heapify(idle)
+    now = end = 0.0
+    for one in times:
+        if not idle:
+            now = busy[0][0]
+        while busy and busy[0][0] <= now:
+            heapq.heappush(idle, heapq.heappop(busy)[1])
+        speed = -heapq.heappop(idle)
+        heapq.heappush(busy, (now + one / speed, -speed))
+        end = max(end, now + one / speed)
+    return end
+
+
+def simulated(
+    times: list[float], machines: list[tuple[float, float]], seed: int, *, stealing: bool = True
+) -> tuple[float, int]:
+    """(makespan in simulated seconds, tasks stolen)."""
+    from swarm.protocol.resources import Capacity
+    from swarm.protocol.spec import Spec
+    from tests.sim.fabric.programs import Program
+    from tests.sim.fabric.world import World
+
+    world = World(seed, checked=False)
+    for number, (slots, speed) in enumerate(machines):
+        world.start(number, Capacity({"cpu": slots}), speed)
+    world.run(3.0)
+    if not stealing:
+        for node in world.nodes.values():
+            node.fabric.stealing = None
+    client = world.client(0)
+    world.run(0.2)
+    batch = client.submit(Spec("call", ("name", "m:f", "f"), "f"), [Program("fine", one).encode() for one in times])
+    began = world.sim.now
+    while batch.left:
+        world.run(0.05)
+    stolen = sum(
+        entry[3] - entry[2] for node in world.nodes.values() for it in node.ownership.batches.values()
+        for entry in it.trace if entry[1] == "stolen"
+    )  # fmt: skip
+    return batch.ended_at - began, stolen
+
+
+def simulate(nodes: int, count: int) -> None:
+    """Print the lines of one fleet."""
+    machines = [SIZES[number % len(SIZES)] for number in range(nodes)]
+    capacity = sum(slots * speed for slots, speed in machines)
+    # Long enough for the bound to be the capacity's: what is bound by its longest task says nothing of balance.
+    scale = capacity / 14.0
+    traces = {
+        "Pareto, 5 ms to 5 s": [one * scale for one in pareto(count, 1, 0.005, 5.0)],
+        "short, then long": [one * max(1.0, scale) for one in two_modes(count, 1)],
+    }
+    for name, times in traces.items():
+        least = bound_s(times, machines)
+        took, stolen = simulated(times, machines, 1)
+        without, _ = simulated(times, machines, 1, stealing=False)
+        blind = blind_s(times, machines)
+        print(
+            f"makespan, simulated: {nodes} unequal nodes, {count:,} tasks ({name}): {took / least:.3f} x the bound of {least:.1f} s "
+            f"({stolen} stolen; without stealing {without / least:.3f} x; at no cost, in this order, lengths unknown: {blind / least:.3f} x)",
+            flush=True,
+        )
+
+
+# --- three real nodes -------------------------------------------------------------------------------------------------
+
+
+def sleeps(for_s: float) -> None:
+    """A task of known length."""
+    time.sleep(for_s)
+
+
+def real_times() -> list[float]:
+    """The trace for real nodes."""
+    return pareto(REAL_TASKS, 2, *REAL_S)
+
+
+def ours() -> float:
+    """Makespan on three nodes of this machine, seconds."""
+    from tests.e2e.fleets import Nodes, until
+
+    times = real_times()
+    with tempfile.TemporaryDirectory(prefix="sw-", dir="/tmp") as folder:
+        nodes = Nodes(Path(folder), settings={"SWARM_LEDGER_ENABLED": "false", "SWARM_HTTP_ENABLED": "false"})
+        try:
+            for name, slots in zip(("oak", "elm", "ash"), REAL_SLOTS, strict=True):
+                nodes.start(name, "--workers", str(slots))
+            with nodes.connect("oak") as fleet:
+                until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 3, 60, "all are there")
+                for one in [fleet.submit(sleeps, 0.01) for _ in range(60)]:
+                    one.result(60)
+                began = time.perf_counter()
+                futures = [fleet.submit(sleeps, one) for one in times]
+                for one in futures:
+                    one.result(600)
+                return time.perf_counter() - began
+        finally:
+            nodes.stop_all()
+
+
+DASK = """
+import json, sys, time
+from distributed import Client, Nanny, Scheduler, SpecCluster
+def sleeps(for_s): time.sleep(for_s)
+if __name__ == "__main__":
+    times, slots = json.load(sys.stdin)
+    workers = {n: {"cls": Nanny, "options": {"nthreads": s, "dashboard_address": None}} for n, s in enumerate(slots)}
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": None, "port": 0}}
+    with SpecCluster(scheduler=scheduler, workers=workers, silence_logs=50) as cluster, Client(cluster) as client:
+        client.wait_for_workers(len(slots))
+        client.gather(client.map(sleeps, [0.01 + n * 1e-9 for n in range(60)], pure=False))
+        began = time.perf_counter()
+        client.gather(client.map(sleeps, times, pure=False))
+        print("TOOK", time.perf_counter() - began, flush=True)
+"""
+HYPERQUEUE = """
+import json, sys, time
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+if __name__ == "__main__":
+    times, slots = json.load(sys.stdin)
+    with LocalCluster() as cluster:
+        for count in slots:
+            cluster.start_worker(WorkerConfig(cores=count))
+        client = cluster.client()
+        def run(times):
+            job = Job()
+            for one in times:
+                job.program(["sleep", f"{one:.6f}"])
+            client.wait_for_jobs([client.submit(job)])
+        run([0.01] * 60)
+        began = time.perf_counter()
+        run(times)
+        print("TOOK", time.perf_counter() - began, flush=True)
+"""
+
+
+def peers(script: str, module: str) -> float | str:
+    """The same of a peer, seconds, or why not."""
+    python = os.environ.get("PEERS_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+        return "not installed (PEERS_PYTHON=a python that has dask[distributed] and hyperqueue)"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peer.py"
+        path.write_text(script)
+        told = json.dumps([real_times(), REAL_SLOTS])
+        ran = subprocess.run([python, str(path)], input=told, capture_output=True, text=True, timeout=600, cwd=folder)
+    line = next((line for line in ran.stdout.splitlines() if "TOOK" in line), None)
+    return float(line.split()[-1]) if line else f"failed: {ran.stderr[-300:]}"
+
+
+def real() -> None:
+    """Print the line of three real nodes, beside the peer."""
+    least = bound_s(real_times(), [(float(slots), 1.0) for slots in REAL_SLOTS])
+    took = ours()
+    said = []
+    for name, script, module in (
+        ("Dask", DASK, "distributed"),
+        ("HyperQueue, whose tasks are processes", HYPERQUEUE, "hyperqueue"),
+    ):
+        peer = peers(script, module)
+        said.append(f"{name}: {peer if isinstance(peer, str) else f'{peer / least:.3f} x'}")
+    print(
+        f"makespan, three nodes of {', '.join(map(str, REAL_SLOTS))} workers here: {REAL_TASKS} tasks (Pareto, 30 ms to 3 s): "
+        f"{took / least:.3f} x the bound of {least:.1f} s; {'; '.join(said)}",
+        flush=True,
+    )
+
+
+def rows(nodes: tuple[int, ...] = (3, 8)) -> None:
+    """Print all lines."""
+    for count in nodes:
+        simulate(count, 10_000)
+    real()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--nodes", type=int, nargs="*", default=[3, 8], help="sizes of simulated fleets")
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--only", choices=("simulated", "real"))
+    args = parser.parse_args()
+    if args.only != "real":
+        for nodes in args.nodes:
+            simulate(nodes, args.tasks)
+    if args.only != "simulated":
+        real()
+
+
+if __name__ == "__main__":
+    main()
