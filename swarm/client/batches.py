@@ -331,6 +331,7 @@ class Room:
         over = max(tasks - self._tasks_max + self._tasks_max // EASED_PART, 1)
         if size >= self._bytes_max:
             over = max(over, tasks // EASED_PART)
+        self.drain.full(now, tasks)
         after_s = max(self.refused_until - now, self.drain.after_s(now, over, RETRY_S_MIN, RETRY_S_MAX))
         what = "the node is full" if self._refused() else f"{tasks} tasks are under way"
         return NotAccepted(

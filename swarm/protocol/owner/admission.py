@@ -26,6 +26,9 @@ RESERVE = 8
 """One part in so many is for urgent work."""
 AFTER_S_MAX = 5.0
 """Nobody is sent away for longer."""
+INVITED = 1.5
+"""So many times as much is called back as ends: nobody can be called back earlier than he was told, should tasks end faster than they did,
+and to refuse a few once more costs less than to have nothing to do."""
 AWAY_S = 3 * AFTER_S_MAX
 """Who was sent away and has not come again for so long does not come."""
 AWAY_MAX = 16_384
@@ -116,9 +119,10 @@ class Admission:
 
     def _after_s(self, now: float, short: float, count: int) -> float:
         drain, least = self._holdings.drain, self._holdings.config.refuse_after_s
+        drain.full(now, self._holdings.tasks)
         turn_s = max(0.0, self._due - now)
         after_s = max(least, min(AFTER_S_MAX, turn_s + drain.after_s(now, short, least, AFTER_S_MAX)))
         rate = drain.rate(now)
         if rate > 0.0:
-            self._due = min(max(self._due, now) + count / rate, now + AFTER_S_MAX)
+            self._due = min(max(self._due, now) + count / (INVITED * rate), now + AFTER_S_MAX)
         return after_s
