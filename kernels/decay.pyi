@@ -1,0 +1,13 @@
+"""Weights that halve in 50 idle cycles, over columns of f32 strengths and u32 cycles of last use; see decay.h."""
+
+from typing_extensions import Buffer
+
+HALF_LIFE: int
+LEVELS: tuple[str, ...]
+LEVEL: str
+
+def weight(strength: float, used: int, cycle: int) -> float: ...
+def weigh(strength: Buffer, used: Buffer, cycle: int, out: Buffer, level: str | None = ...) -> None: ...
+def faded(
+    strength: Buffer, used: Buffer, cycle: int, threshold: float, rows: Buffer, first: int = ...
+) -> tuple[int, int]: ...
