@@ -40,16 +40,21 @@ def decision_us(nodes: int, priority: int = Priority.STANDARD) -> float:
     best = float("inf")
     for _ in range(ROUNDS):
         owner, builder = owner_of(nodes), CallBuilder()
-        tasks = int(nodes * SLOTS)
+        tasks = int(nodes * SLOTS) - 1
         for _ in range(tasks):
             builder.add_plain((), None)
         raw = Spec("call", ("name", "m:f", "f"), "f", priority=priority).encode()
         columns = builder.take()
+        # Who is there, and what fits where, was looked at when the first batch of the kind came.
+        first = CallBuilder()
+        first.add_plain((), None)
+        owner.submit(1.0, 1.0, b"client", "ann", True, b"session!\0\0\0\0", raw, 1, first.take())
         gc.collect()
+        before = len(owner.dispatches)
         began = time.process_time()
         owner.submit(1.0, 1.0, b"client", "ann", True, b"session!\0\0\0\1", raw, tasks, columns)
         took = time.process_time() - began
-        best = min(best, took / len(owner.dispatches) * 1e6)
+        best = min(best, took / (len(owner.dispatches) - before) * 1e6)
     return best
 
 
@@ -62,7 +67,7 @@ def choice_us(nodes: int, another_mean: bool) -> float:
         began = time.process_time()
         for number in range(CHOICES):
             order[number % nodes].sent(PLAIN, 1)
-            rankings.of(PLAIN, 0.5 + number * 1e-4 if another_mean else 0.5, Priority.STANDARD)
+            rankings.of(PLAIN, Priority.STANDARD).best(0.5 + number * 1e-4 if another_mean else 0.5, CHOICES, 1)
         best = min(best, (time.process_time() - began) / CHOICES * 1e6)
     return best
 

@@ -23,6 +23,7 @@ from swarm.protocol.ledger.homes import home_of, is_local
 from swarm.protocol.member import Member, State
 from swarm.protocol.owner.words import words_of
 from swarm.protocol.ownership import Batch
+from swarm.protocol.ranking import Ranked
 from swarm.protocol.states import Priority, Status
 from transport.certificates import id_text
 from transport.links import Link
@@ -366,7 +367,7 @@ class Answers:
                 continue
             where = f" on {node}" if node else ""
             lines.append(f"{_ago(now - at)}: {what}{where}")
-            if isinstance(detail, list):
+            if isinstance(detail, list | Ranked):
                 for entry in detail:
                     if isinstance(entry, tuple):
                         name, room, wait_s, why = entry

@@ -84,12 +84,20 @@ def suspended_bytes_of(settings: NodeSettings, capacity: Capacity) -> int:
     return int(capacity.totals.get("memory", 0.0)) // SUSPENDED_PART if said is None else said
 
 
+AMOUNT_END = 2.0**64
+"""Of no resource has a machine so much: bytes are what there is most of."""
+
+
 def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
     """A member's capacity from its gossip; what is malformed counts as nothing."""
     totals = info.get("r")
     labels, pythons = info.get("l"), info.get("p")
     return Capacity(
-        {str(name): float(amount) for name, amount in totals.items() if isinstance(amount, int | float)}
+        {
+            str(name): float(amount)
+            for name, amount in totals.items()
+            if type(amount) in (int, float) and 0 <= amount < AMOUNT_END
+        }
         if isinstance(totals, Mapping)
         else {},
         frozenset((f"{NODE_LABEL}{name}", *map(str, labels if isinstance(labels, list | tuple) else ()))),

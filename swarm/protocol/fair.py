@@ -17,7 +17,7 @@ batches over for what people call one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -169,18 +169,25 @@ class FairQueue:
 
     def take_from(self, key: int, tasks: int, seconds: float | None = None) -> int:
         """Take tasks of a run out, of which each is thought to take its slots for so long; how many there were."""
+        return self.take_ranges(key, (tasks,), seconds)
+
+    def take_ranges(self, key: int, counts: Sequence[int], seconds: float | None = None) -> int:
+        """As `take_from` once for each of these; nothing else may wait, if there are several."""
         flow = self._of.get(key)
         if flow is None:
             return 0
-        turn = flow.turn
-        taken = self._count_out(flow, key, tasks)
-        cost = int((GUESS_S if seconds is None else seconds) * taken * 1e9)
-        turn.tag = self._shares.serve(turn.user, turn.tag, cost)
-        turn.now = max(turn.now, flow.tag)
-        if not flow.is_due:
-            flow.tag += int(cost * NICE_BASE**flow.nice) if flow.nice else cost
-            if flow.tasks:
-                heappush(turn.ranked, (flow.tag, flow.number, flow))
+        turn, each_s = flow.turn, GUESS_S if seconds is None else seconds
+        taken = self._count_out(flow, key, sum(counts))
+        if len(counts) == 1:
+            counts = (taken,)
+        for tasks in counts:
+            cost = int(each_s * tasks * 1e9)
+            turn.tag = self._shares.serve(turn.user, turn.tag, cost)
+            turn.now = max(turn.now, flow.tag)
+            if not flow.is_due:
+                flow.tag += int(cost * NICE_BASE**flow.nice) if flow.nice else cost
+        if flow.tasks and not flow.is_due:
+            heappush(turn.ranked, (flow.tag, flow.number, flow))
         self._place(turn)
         return taken
 

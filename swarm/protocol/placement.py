@@ -23,9 +23,13 @@ WINDOW_TASKS_MAX = 2048
 FITS_KEPT_MAX = 1024
 DEEP_BELOW_S = 0.020
 """Tasks shorter than this on average are sent ahead; longer ones only when a slot is free."""
+SLOTS_MAX = 1 << 20
+"""Slots, and tasks that wait, of one executor: what it says beyond that counts as so many."""
+DRAINS, SILENT, FULL = "is draining", "does not answer at the moment", "is full"
+WAY = "less urgent work makes way ({})"
 JUDGED = frozenset({
-    "name", "capacity", "local", "draining", "suspect", "free", "blocked", "withheld", "others", "ours", "pace", "yielding",
-    "ask_load",
+    "name", "capacity", "local", "linked", "draining", "suspect", "free", "blocked", "withheld", "others", "ours", "pace",
+    "yielding", "ask_load",
 })  # fmt: skip
 """What of an executor a verdict depends on: who keeps verdicts is told when one of these becomes another."""
 
@@ -93,14 +97,16 @@ class Executor:
         if priority >= Priority.HIGH:
             self.urgent += count
         self.inflight[shape] = self.inflight.get(shape, 0) + count
-        self.ours += count
+        _SET_OURS(self, self.ours + count)
+        self.changed()
 
     def back(self, shape: Shape, count: int, priority: int = Priority.STANDARD) -> None:
         """Count tasks of ours out."""
         if priority >= Priority.HIGH:
             self.urgent -= count
         left = self.inflight.get(shape, 0) - count
-        self.ours -= count
+        _SET_OURS(self, self.ours - count)
+        self.changed()
         if left > 0:
             self.inflight[shape] = left
         else:
@@ -122,27 +128,29 @@ class Executor:
 
     def heard(self, load: Mapping[str, Any]) -> None:
         """Its load, as it says it is."""
-        free, waiting, blocked, others = load.get("free"), load.get("wait"), load.get("blocked"), load.get("others")
-        if isinstance(free, int | float):
-            self.free = float(free)
-        withheld = load.get("off", 0.0)
-        self.withheld = float(withheld) if type(withheld) in (int, float) and withheld > 0 else 0.0
-        if type(waiting) is int:
-            self.waiting = max(0, waiting)
-        if isinstance(blocked, int):
-            self.blocked = max(0, blocked)
-        if isinstance(others, int | float):
-            self.others = max(0.0, float(others))
-        elif not self.linked and isinstance(waiting, int):
+        free, waiting, others = _amount(load.get("free")), _amount(load.get("wait")), _amount(load.get("others"))
+        if free is not None:
+            self.free = free
+        self.withheld = _amount(load.get("off")) or 0.0
+        if waiting is not None:
+            self.waiting = int(waiting)
+        blocked = _amount(load.get("blocked"))
+        if blocked is not None:
+            self.blocked = int(blocked)
+        if others is not None:
+            self.others = others
+        elif not self.linked and waiting is not None:
             # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
-            self.others = max(0.0, self.slots - self.withheld - self.free + self.blocked + waiting)
+            theirs = self.slots - self.withheld - self.free + self.blocked + int(waiting)
+            self.others = min(max(0.0, theirs), float(SLOTS_MAX))
         self.draining = load.get("drain") is True
         if others is None and self.linked:
             return  # gossip, which is older than what was heard over the link, and sent
         low, urgent = load.get("low"), load.get("urgent")
         self.yielding = []
-        if isinstance(low, list | tuple) and all(type(slots) in (int, float) and slots >= 0 for slots in low):
-            self.yielding = [float(slots) for slots in low[:3]]
+        amounts = [_amount(slots) for slots in low[:3]] if isinstance(low, list | tuple) else []
+        if amounts and None not in amounts:
+            self.yielding = [slots for slots in amounts if slots is not None]
             # What it did not know of yet will take slots, too.
             self.displaced(PLAIN, Priority.CRITICAL, max(0, self.urgent - (urgent if type(urgent) is int else 0)))
 
@@ -162,7 +170,22 @@ class Executor:
         for name, amount in shape.needs:
             if amount > 0:
                 most = min(most, (self.capacity.totals.get(name, 0.0) + SLACK) // amount)
-        return int(min(most, 4 * max(1.0, self.slots)))
+        return int(min(most, 4 * max(1.0, min(self.slots, SLOTS_MAX))))
+
+
+_SET_OURS = Executor.__dict__["ours"].__set__
+"""Without a look at whether that is a change, which it is, and at what: twice a task."""
+
+
+def _amount(said: Any) -> float | None:
+    """Slots or tasks as a peer says them, within bounds; None when it is no number."""
+    if type(said) not in (int, float) or said != said:
+        return None
+    return float(min(max(said, 0), SLOTS_MAX))
+
+
+Brief = tuple[str, int, float, str]
+"""(name, room, wait in seconds, why not): a verdict as it goes on record."""
 
 
 @dataclass(slots=True)
@@ -182,14 +205,11 @@ class Verdict:
     """Its room is that of less urgent tasks, which are suspended for these."""
     gives: int = 0
     """The lowest class of these."""
-    _brief: tuple[str, int, float, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
-    def brief(self) -> tuple[str, int, float, str]:
-        """(name, room, wait in seconds, why not) for the record of a decision."""
-        if self._brief is None:
-            self._brief = (self.name, self.room, round(self.wait_s, 3), self.why)
-        return self._brief
+    def brief(self) -> Brief:
+        """What of it goes on record with a decision."""
+        return self.name, self.room, round(self.wait_s, 3), self.why
 
 
 def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int = Priority.STANDARD) -> Verdict:
@@ -207,18 +227,18 @@ def judge(executor: Executor, shape: Shape, mean_s: float | None, priority: int 
     room = int((slots + SLACK) // max(shape.cpu, SLACK)) if shape.cpu > 0 else 0
     if room <= 0:
         return verdict
-    why = f"less urgent work makes way ({Priority(gives).name})"
+    why = WAY.format(Priority(gives).name)
     return Verdict(executor.id, executor.name, room, 0.0, why, True, displaces=True, gives=gives)
 
 
 def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     if executor.draining:
-        return Verdict(executor.id, executor.name, 0, 0.0, "is draining", False)
+        return Verdict(executor.id, executor.name, 0, 0.0, DRAINS, False)
     misfit, fitting = executor.fit(shape)
     if misfit:
         return Verdict(executor.id, executor.name, 0, 0.0, misfit, False)
     if executor.suspect:
-        return Verdict(executor.id, executor.name, 0, 0.0, "does not answer at the moment", False)
+        return Verdict(executor.id, executor.name, 0, 0.0, SILENT, False)
     width = fitting + executor.blocked
     if executor.withheld:
         width = max(1, width - int(executor.withheld / max(shape.cpu, SLACK)) if shape.cpu > 0 else width)
@@ -235,10 +255,10 @@ def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
         window = max(
             2 * width, min(WINDOW_TASKS_MAX * width, int(width * speed * WINDOW_HORIZON_S / max(mean_s, 1e-6)))
         )
-        why = "" if window > here else "is full"
+        why = "" if window > here else FULL
         return Verdict(executor.id, executor.name, max(0, window - here), wait, why, True, lag)
     room = width - mine - int(others)
-    return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else "is full", True, lag)
+    return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else FULL, True, lag)
 
 
 Order = tuple[bool, bool, int, float, bool, int, bytes]

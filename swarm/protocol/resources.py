@@ -188,6 +188,14 @@ class ReadyShapes:
         if not queue.tasks and shape is not PLAIN:
             del self._queues[shape]
 
+    def take_ranges(self, shape: Shape, key: int, counts: list[int], seconds: float | None = None) -> None:
+        """The same for ranges of a run that were handed over one after the other."""
+        queue = self._queues[shape]
+        slots = None if seconds is None else seconds * max(shape.cpu, 0.01)
+        self.tasks -= queue.take_ranges(key, counts, slots)
+        if not queue.tasks and shape is not PLAIN:
+            del self._queues[shape]
+
     def settle(self, shape: Shape, user: str, priority: int, thought_s: float, ran_s: float) -> None:
         """Tasks of a user have run: they were thought to take so long, and did so long, all together."""
         over_s = (ran_s - thought_s) * max(shape.cpu, 0.01)

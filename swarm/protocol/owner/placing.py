@@ -13,15 +13,13 @@ from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, Lane, ToExecutor
-from swarm.protocol.placement import Executor, Verdict, judge
-from swarm.protocol.ranking import Rankings
+from swarm.protocol.placement import Brief, Executor, judge
+from swarm.protocol.ranking import Ranked, Ranking, Rankings
 from swarm.protocol.resources import Capacity, ReadyShapes, Shape
 from swarm.protocol.runtimes import Runtimes
 
 WINDOW_STEP = 1024
 """Tasks in one dispatch at most, so that a recall or a loss concerns few."""
-RANKED_SHOWN_MAX = 16
-"""Executors whose verdicts go on record with a decision."""
 WINDOW_SAVED = 16
 """The same, where some of them go on from a state, which travels with them."""
 
@@ -181,7 +179,14 @@ class Placing:
                 batch = self._holdings.by_number[head[0]] if lane is None else lane.batch
                 if not batch.spec.rerun and batch.durable is None and not self._may_start(batch, lane):
                     continue
-                if not self._place(now, batch, shape, head[1], lane):
+                if lane is not None:
+                    placed = self._place_apart(now, lane, shape, head[1])
+                elif head[1] == self.ready.waiting_of(shape):
+                    placed = self._place(now, batch, shape, head[1], head[1])
+                else:
+                    # Others wait as well, and after each range it may be somebody else's turn.
+                    placed = self._place(now, batch, shape, head[1], 1)
+                if not placed:
                     break
 
     def _may_start(self, batch: Batch, lane: Lane | None) -> bool:
@@ -194,39 +199,73 @@ class Placing:
         self.push(batch, batch.submitted_at, batch.columns.ready)
         return False
 
-    def _place(self, now: float, batch: Batch, shape: Shape, waiting: int, lane: Lane | None = None) -> bool:
-        """Hand some of a batch, or of a lane of it, to the best executor. False when none has room."""
-        priority = batch.priority if lane is None else lane.priority
-        mean = self.runtimes.mean_s(batch.raw)
-        if len(self.executors) == 1:
-            chosen = judge(self.executors[self._me], shape, mean, priority)
-            if not chosen.room:
-                self._explain_wait(now, batch, [chosen.brief])
-                return False
-            room, detail = chosen.room, None
-        else:
-            ranking = self._rankings.of(shape, mean, priority)
-            places, room = ranking.places, ranking.room
-            detail = [place[-1].brief for place in places[:RANKED_SHOWN_MAX]]
-            best = next((place[-1] for place in places if place[-1].room and self._reachable(place[-1])), None)
-            if best is None:
-                self._explain_wait(now, batch, detail)
-                return False
-            chosen = best
-        it = self.executors[chosen.executor]
-        # Several executors with room share what is left, so that all of them end at about the same time.
-        share = -(-waiting * chosen.room // room) if room > chosen.room else waiting
-        limit = max(1, min(chosen.room, share, WINDOW_SAVED if batch.saved else WINDOW_STEP))
+    def _choose(
+        self, now: float, batch: Batch, ranking: Ranking | None, waiting: int, mean_s: float | None, priority: int
+    ) -> tuple[Executor | None, int, bool, Ranked | None]:
+        """Who gets how many of what waits, whether others are suspended for these, and what was thought of the best. None: nobody
+        has room, which is put on record."""
+        most = WINDOW_SAVED if batch.saved else WINDOW_STEP
+        if ranking is None:
+            it = self.executors[self._me]
+            alone = judge(it, batch.shape, mean_s, priority)
+            if alone.room:
+                return it, min(alone.room, waiting, most), alone.displaces, None
+            self._explain_wait(now, batch, [alone.brief])
+            return None, 0, False, None
+        best, count, displaces, detail = ranking.best(mean_s, waiting, most)
+        if ranking.passed_over:
+            for it in ranking.unreached(best):
+                self._holdings.emit(Connect(it.id))
+        if best is None:
+            self._explain_wait(now, batch, detail)
+        return best, count, displaces, detail
+
+    def _ranking(self, shape: Shape, priority: int) -> Ranking | None:
+        """None: there is nobody but this node."""
+        return self._rankings.of(shape, priority) if len(self.executors) > 1 else None
+
+    def _place(self, now: float, batch: Batch, shape: Shape, waiting: int, ranges: int) -> bool:
+        """Hand ranges of a batch, so many at most, to the best executor each. False when none has room for more."""
+        priority, mean = batch.priority, self.runtimes.mean_s(batch.raw)
+        ranking = self._ranking(shape, priority)
+        counts: list[int] = []
+        while True:
+            it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, priority)
+            if it is None:
+                break
+            dispatch = self.take(now, batch, it, limit)
+            assert dispatch is not None, (batch.number, waiting)
+            count = dispatch.left
+            if displaces:
+                it.displaced(shape, priority, count)
+            elif ranking is not None:
+                ranking.sent(it, count)
+            waiting -= count
+            counts.append(count)
+            batch.trace.append((now, "placed", dispatch.start, dispatch.stop, it.name, detail))
+            if batch.durable is None:
+                self._holdings.emit(handed(dispatch))
+            else:
+                self.hand(dispatch)
+            if not waiting or len(counts) == ranges:
+                break
+        if counts:
+            self.ready.take_ranges(shape, batch.number, counts, mean)
+        return it is not None
+
+    def _place_apart(self, now: float, lane: Lane, shape: Shape, waiting: int) -> bool:
+        """Hand some of a lane to the best executor. False when none has room."""
+        batch, mean = lane.batch, self.runtimes.mean_s(lane.batch.raw)
+        ranking = self._ranking(shape, lane.priority)
+        it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, lane.priority)
+        if it is None:
+            return False
         dispatch = self.take(now, batch, it, limit, lane)
         if dispatch is None:
-            assert lane is not None, (batch.number, waiting)
             return True  # what waited there has ended otherwise
-        start, stop = dispatch.start, dispatch.stop
-        if chosen.displaces:
-            it.displaced(shape, priority, stop - start)
-        if lane is None:
-            self.ready.take(shape, batch.number, stop - start, mean)
-        batch.log(now, "placed", start, stop, it.name, detail)
+        if displaces:
+            it.displaced(shape, lane.priority, dispatch.left)
+        batch.log(now, "placed", dispatch.start, dispatch.stop, it.name, detail)
         if batch.durable is None:
             self._holdings.emit(handed(dispatch))
         else:
@@ -241,12 +280,14 @@ class Placing:
         if taken is None:
             return None
         start, count = taken
-        dispatch = Dispatch(number, batch, it, start, start + count, count, now)
-        dispatch.priority, dispatch.nice = (batch.priority, batch.nice) if lane is None else (lane.priority, lane.nice)
-        dispatch.thought_s = mean if (mean := self.runtimes.mean_s(batch.raw)) is not None else GUESS_S
-        self.dispatches[number] = dispatch
-        it.dispatches[number] = dispatch
-        it.sent(batch.shape, count, dispatch.priority)
+        mean = self.runtimes.mean_s(batch.raw)
+        priority, nice = (batch.priority, batch.nice) if lane is None else (lane.priority, lane.nice)
+        dispatch = Dispatch(
+            number, batch, it, start, start + count, count, now, None, True, 0, priority, nice,
+            GUESS_S if mean is None else mean,
+        )  # fmt: skip
+        self.dispatches[number] = it.dispatches[number] = dispatch
+        it.sent(batch.shape, count, priority)
         return dispatch
 
     def pass_on(self, now: float, dispatch: Dispatch, it: Executor, start: int, stop: int) -> None:
@@ -346,14 +387,8 @@ class Placing:
             self.returned(dispatch, dispatch.left)
         return mine
 
-    def _reachable(self, verdict: Verdict) -> bool:
-        executor = self.executors[verdict.executor]
-        if not executor.linked:
-            self._holdings.emit(Connect(executor.id))
-        return executor.linked
-
     @staticmethod
-    def _explain_wait(now: float, batch: Batch, detail: list[tuple[str, int, float, str]]) -> None:
+    def _explain_wait(now: float, batch: Batch, detail: Ranked | list[Brief]) -> None:
         if batch.trace and batch.trace[-1][1] == "waits":
             batch.trace.pop()
         batch.log(now, "waits", 0, batch.calls.count, "", detail)

@@ -11,7 +11,8 @@ from swarm.protocol.executor.suspension import IMMUNE_S_MAX, immune_for_s, level
 from swarm.protocol.messages import Kind
 from swarm.protocol.placement import Executor as Seen
 from swarm.protocol.placement import judge, rank
-from swarm.protocol.resources import PLAIN, Capacity, shape_of
+from swarm.protocol.ranking import Rankings
+from swarm.protocol.resources import PLAIN, Capacity, Shape, shape_of
 from swarm.protocol.states import Priority, Status
 from tests.unit.protocol.executor import ELM, OAK, Executor, spec_of
 
@@ -252,6 +253,24 @@ def test_placement_prefers_free_slots_then_takes_those_of_lower_work() -> None:
     assert judge(full, wide, None, CRITICAL).room == 0
     full.draining = True
     assert judge(full, PLAIN, None, CRITICAL).room == 0
+
+
+@pytest.mark.parametrize(
+    "said", [float("inf"), float("nan"), -float("inf"), 1 << 64, -1, -0.5, True, "many", None, [1.0]]
+)
+@pytest.mark.parametrize("what", ["free", "wait", "blocked", "off", "others", "low", "urgent"])
+def test_a_load_that_no_node_has_is_taken_within_bounds(what: str, said: Any) -> None:
+    """A peer may say anything: whoever is ranked beside it is still ranked, and nothing overflows."""
+    it, other = seen(b"a", None), seen(b"b", None)
+    rankings = Rankings({b"a": it, b"b": other})
+    it.heard({"free": 1.0, "wait": 0, "others": 0.0, what: said})
+    it.heard({"free": 0.0, "wait": 0, "others": 2.0, "low": [1.0], what: [said] if what == "low" else said})
+    for shape in (PLAIN, Shape("", (("cpu", 0.0),), ())):
+        for mean_s in (None, 0.001, 5.0):
+            for priority in (LOW, CRITICAL):
+                expected = rank([it, other], shape, mean_s, priority)
+                assert rankings.of(shape, priority).verdicts(mean_s) == expected
+                assert all(0 <= verdict.room < 1 << 40 for verdict in expected)
 
 
 @pytest.mark.parametrize("low", [None, 3, "ab", [-1.0], [float("nan")], [True, 1], [1.0, "x"]])
