@@ -63,7 +63,8 @@ class Clients:
                 for start, stop in batch.pending()
                 for index in range(start, stop)
                 if batch.columns.state(index) == TaskColumns.HELD and index not in batch.may_start
-            ]
+                and not batch.waits_apart(index)
+            ]  # fmt: skip
             if held:
                 self._ask_start(batch, client, held)
 
@@ -116,7 +117,10 @@ class Clients:
 
     def grant_start(self, batch: Batch, wanted: list[tuple[int, int]]) -> None:
         """The client has noted that these may start now."""
-        ready = 0
+        ready, apart = 0, bool(batch.lanes)
+        if apart:
+            # What waits in these is held, too, and not for the client's word.
+            self._placing.withdraw(batch)
         for start, stop in wanted:
             for index in range(start, min(stop, batch.calls.count)):
                 if index not in batch.may_start:
@@ -124,6 +128,8 @@ class Clients:
                     if batch.columns.state(index) == TaskColumns.HELD:
                         batch.columns.release(index)
                         ready += 1
+        if apart:
+            ready = batch.columns.ready
         if ready:
             self._placing.push(batch, batch.submitted_at, ready)
 

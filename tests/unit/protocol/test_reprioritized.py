@@ -181,6 +181,20 @@ def test_tasks_that_may_not_be_repeated_ask_first_in_every_class() -> None:
     assert dispatch.first == 1
 
 
+def test_what_waits_in_a_class_of_its_own_is_asked_about_when_it_is_its_turn_and_waits_once() -> None:
+    owner = full()
+    owner.submit(1)
+    owner.submit(2, 3, spec(rerun=False))
+    change(owner, 2, [(1, 2)], LOW, None)
+    owner.submit(2, 3, spec(rerun=False))
+    assert not owner.messages(Kind.ASK_START), "its client came back, and nobody waits for its word yet"
+    owner.it.grant_start(owner.now, key_of(2), [(0, 3)])  # said over another link, before
+    batch = owner.it.batches[key_of(2)]
+    assert [lane.waiting for lane in batch.lanes.values()] == [[1]] and owner.it.waiting == 4
+    assert [(number, index) for number, index, _ in order(owner)] == [(1, 0), (2, 0), (2, 2), (2, 1)]
+    assert owner.it.unfinished == 0
+
+
 # --- inherited --------------------------------------------------------------------------------------------------------
 
 
