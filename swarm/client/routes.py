@@ -188,7 +188,7 @@ def _spec(
     return Spec(kind, fn, name, **fields)
 
 
-_sessions: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+_sessions: OrderedDict[tuple[bytes, int, tuple[int, ...]], int] = OrderedDict()
 _sessions_lock = threading.Lock()
 
 
@@ -196,15 +196,15 @@ def session_for_here() -> bytes | None:
     """Inside a task: a session derived from it, another one for each connection that it makes. None elsewhere, and in what
     it forks, where the count of its connections would go on as the others' does.
 
-    Its attempt counts too: how calls fall into batches depends on the moment, so that the batches of two attempts can
+    Its attempt and token count too: how calls fall into batches depends on the moment, so that the batches of two attempts can
     not be told to be the same by their numbers.
     """
     parent = current_task()
     if parent is None or forked():
         return None
-    key = (parent.id, parent.attempt)
+    key = (parent.id, parent.attempt, parent.token)
     with _sessions_lock:
         number = _sessions[key] = _sessions.get(key, 0) + 1
         while len(_sessions) > SESSIONS_KEPT:
             _sessions.popitem(last=False)
-    return child_session(parent.id, (parent.attempt & 0xFFFF) << 16 | (number & 0xFFFF))
+    return child_session(parent.id, parent.attempt, parent.token, number)

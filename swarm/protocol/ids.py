@@ -9,6 +9,7 @@ it can be turned back into the id.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from blake3 import blake3
 
@@ -22,6 +23,7 @@ LOG_TAG_BYTES = 3
 """With so many bytes the key of a durable batch names its home log."""
 TEXT_LENGTH = 26
 
+_ALL_BITS = (1 << 64) - 1
 _INDEX = struct.Struct(">I")
 _DECODE = {character: value for value, character in enumerate(ALPHABET)} | {"i": 1, "l": 1, "o": 0}
 _ROUNDS = 4
@@ -45,9 +47,15 @@ def split(task: bytes) -> tuple[bytes, int]:
     return task[:BATCH_KEY_BYTES], _INDEX.unpack_from(task, BATCH_KEY_BYTES)[0]
 
 
-def child_session(parent: bytes, attempt_free_index: int = 0) -> bytes:
-    """The session of the tasks that a task submits: derived from the parent's id, so that a repeated parent finds them."""
-    return blake3(parent + _INDEX.pack(attempt_free_index), derive_key_context="nanoswarm child session v1").digest(8)
+def child_session(parent: bytes, attempt: int, token: Sequence[int], connection: int) -> bytes:
+    """The session of what an attempt of a task submits over one of its connections, counted from 1.
+
+    Attempts have their number and their fencing token in it. The number alone is not enough: of a task whose client went to another
+    node, both that node and the one before may run an attempt of the same number for a while.
+    """
+    numbers = (attempt, connection, *token)
+    packed = b"".join((number & _ALL_BITS).to_bytes(8, "big") for number in numbers)
+    return blake3(parent + packed, derive_key_context="nanoswarm child session v2").digest(SESSION_BYTES)
 
 
 def child_key(parent: bytes, name: bytes) -> bytes:

@@ -84,7 +84,7 @@ class SimWorker:
         self.leaves: set[tuple[int, int]] = set()
         """Tasks that are to end at their next safe point."""
         self.nested: SimClient | None = None
-        self.nested_sessions: dict[tuple[bytes, int], int] = {}
+        self.nested_sessions: dict[tuple[bytes, int, int], int] = {}
 
     # --- the task loop ------------------------------------------------------------------------------------------------
 
@@ -258,9 +258,9 @@ class SimWorker:
         attempt = self.attempt
         assert attempt is not None
         parent = ids.task_id(part.batch, index)
-        key = (parent, part.attempt)
+        key = (parent, part.attempt, part.token)
         number = self.nested_sessions[key] = self.nested_sessions.get(key, 0) + 1
-        session = ids.child_session(parent, (part.attempt & 0xFFFF) << 16 | number)
+        session = ids.child_session(parent, part.attempt, (part.token,), number)
         client = self.nested = world.nested_client(node, session)
         spec = Spec(
             "call", ("name", "m:child", "child"), "child", rerun=part.spec.rerun, root=part.spec.root or parent,

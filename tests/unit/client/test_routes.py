@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from swarm import tasks
+from swarm.client import routes
 from swarm.client.routes import Routes, command_route, is_lasting, session_for_here
 from swarm.errors import ConfigError
 from swarm.protocol.spec import parse_spec
@@ -17,11 +19,12 @@ from swarm.tasks import TaskOptions
 class Running:
     def __init__(self, attempt: int = 1, task: bytes = b"t" * 16) -> None:
         self.attempt = attempt
+        self.token: tuple[int, ...] = (1,)
         self.task = task
 
     def describe(self) -> Mapping[str, Any]:
         return {
-            "id": self.task, "token": (1,), "attempt": self.attempt, "lineage": (b"r" * 16, b"p" * 16, 3),
+            "id": self.task, "token": self.token, "attempt": self.attempt, "lineage": (b"r" * 16, b"p" * 16, 3),
             "name": "parent", "node": "oak",
         }  # fmt: skip
 
@@ -102,6 +105,16 @@ def test_each_connection_of_each_attempt_of_a_task_has_its_own_session(running: 
     found = [first, second, third, fourth]
     assert len(set(found)) == 4
     assert all(one is not None and len(one) == 8 for one in found)
+
+
+def test_attempts_of_one_number_have_sessions_of_their_own(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two owners, each may have such an attempt run for a while, under its own token, and both hand over to one node."""
+    found = set()
+    for token in ((7,), (8,), (3, 8), (8, 3)):
+        monkeypatch.setattr(routes, "_sessions", OrderedDict())  # each is in a process of its own
+        running.token = token
+        found.add(session_for_here())
+    assert len(found) == 4
 
 
 def test_outside_a_task_there_is_no_session_to_derive() -> None:
