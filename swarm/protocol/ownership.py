@@ -257,8 +257,9 @@ class Ownership:
             else:
                 unkept = found
             attempts, ended = 0, None
-        if known is not None and known.abandoned and known.spec.rerun:
-            # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there.
+        if known is not None and known.abandoned and (known.spec.rerun or not known.may_start):
+            # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there. Where none may
+            # be repeated, that is so if none has begun.
             if known.finished_at is None:
                 refuse(
                     client, key, "full", "its tasks are still being ended, since its client had been gone",

@@ -51,6 +51,12 @@ FOUND = [
     # A run for an owner that had taken its node for dead stayed there for ever; a client went to another node and back.
     ("storm", 23),
     ("storm", 9601),
+    # Tasks in a class of their own were taken for such as wait for their client's word, and queued twice.
+    ("links", 800046),
+    # Two live attempts of one number, of two owners, had the same session for what they submitted to one node.
+    ("drains", 71016),
+    # What may not be repeated, and had not begun when its client was gone for long, ended as CANCELLED when it was back.
+    ("apart", 801054),
 ]
 
 

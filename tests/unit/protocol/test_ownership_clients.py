@@ -166,6 +166,30 @@ def test_a_client_that_does_not_come_back_loses_its_tasks_and_one_that_does_keep
     assert "batch.abandoned" in [fact.name for fact in owner.facts]
 
 
+def test_what_may_not_be_repeated_and_never_began_is_run_when_its_client_is_back_after_all() -> None:
+    owner = Owner(slots=1, config=OwnershipConfig(client_lease_s=10.0))
+    owner.submit(1)
+    (first,) = owner.taken()
+    for number in (2, 3):
+        owner.submit(number, 2, spec_of(rerun=False))
+    owner.it.grant_start(owner.now, key_of(3), [(0, 1)])
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(10.1)
+    owner.report(first, {0: Status.CANCELLED})
+    assert owner.it.unfinished == 0
+    told = len(owner.told)
+    owner.submit(2, 2, spec_of(rerun=False))
+    owner.it.grant_start(owner.now, key_of(2), [(0, 2)])
+    owner.take()
+    (again,) = owner.taken()
+    owner.fine(again)
+    owner.fine(owner.taken()[0])
+    del owner.told[:told]
+    assert owner.ended(2) == {0: Status.OK, 1: Status.OK}, "it had not begun, so it is not repeated"
+    owner.submit(3, 2, spec_of(rerun=False))
+    assert owner.ended(3) == {0: Status.CANCELLED, 1: Status.CANCELLED}, "some of it may have begun"
+
+
 def test_what_has_ended_is_kept_for_a_while_and_within_bounds() -> None:
     owner = Owner(slots=1, config=OwnershipConfig(retention_s=100.0, retained_batches_max=2))
     for number in range(4):
