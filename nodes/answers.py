@@ -48,7 +48,10 @@ class Answers:
         serve = node.switchboard.serve
         serve("status", self._status)
         serve("members", lambda link, args, body: {"members": self._members()})
-        serve("nodes", lambda link, args, body: {"nodes": self._nodes()})
+        serve(
+            "nodes",
+            lambda link, args, body: {"nodes": self._nodes(), "batch_tasks_max": node.fabric.ownership.batch_tasks_max},
+        )
         serve("tasks", self._tasks)
         serve("task", lambda link, args, body: self._about("task", args))
         serve("explain", lambda link, args, body: self._about("explain", args))

@@ -184,7 +184,7 @@ class DiscoverySection:
 class LimitsSection:
     """What this node takes on before it says that it is full."""
 
-    queue_tasks: int = _setting("whole", 1_000_000, "tasks waiting here", low=1, high=100_000_000)
+    queue_tasks: int = _setting("whole", 1_000_000, "tasks waiting here", low=64, high=100_000_000)
     queue_bytes: int = _setting("bytes", 1 << 30, "bytes of waiting tasks, arguments included", low=1 << 20)
     blob_bytes: int = _setting("bytes", 8 << 30, "bytes of stored blobs; the longest unused go first", low=1 << 20)
     result_bytes: int = _setting("bytes", 2 << 30, "bytes of one result", low=1 << 10)

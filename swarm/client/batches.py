@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH_TASKS_MAX = 1024
 BATCH_BYTES_MAX = 256 * 1024
 LOOK_EVERY = 32
-"""Calls after which the size of a batch is looked at."""
+"""Calls after which the size of a batch is looked at; and how many are in one until the node has said how many it takes at once."""
 
 URGENT_PART = 16
 """By one part in so many may urgent tasks go beyond the window."""
@@ -96,6 +96,7 @@ class Batches:
         self._full: list[Batch] = []
         self._full_bytes = 0
         self._taken = 0
+        self._tasks_max = LOOK_EVERY
         self._code: list[tuple[bytes, bytes]] = []
 
     @property
@@ -210,6 +211,12 @@ class Batches:
         with self.lock:
             self._taken = 0
 
+    def bound(self, tasks_max: object) -> None:
+        """The node takes so many tasks at once; if it is of a version that does not say, as many as there are in a batch."""
+        said = tasks_max if isinstance(tasks_max, int) else BATCH_TASKS_MAX
+        with self.lock:
+            self._tasks_max = max(LOOK_EVERY, min(said - said % LOOK_EVERY, BATCH_TASKS_MAX))
+
     def refuse(self, error: BaseException) -> list[list[Any]]:
         """Take nothing any more; the futures of what was not handed over."""
         with self.lock:
@@ -253,7 +260,7 @@ class Batches:
         return it
 
     def _look(self, it: Batch, index: int) -> None:
-        if index and (index >= BATCH_TASKS_MAX or it.builder.nbytes >= BATCH_BYTES_MAX):
+        if index and (index >= self._tasks_max or it.builder.nbytes >= BATCH_BYTES_MAX):
             self._shut(it)
 
     def _shut(self, it: Batch) -> None:

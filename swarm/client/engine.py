@@ -587,6 +587,7 @@ class Engine:
             value = answered.result()[0]
             if isinstance(value, dict):
                 self._finder.learn(value.get("nodes", ()))
+                self.batches.bound(value.get("batch_tasks_max"))
             if self._moving:
                 self._move()
 

@@ -26,7 +26,7 @@ from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner import finding
-from swarm.protocol.owner.admission import Admission
+from swarm.protocol.owner.admission import RESERVE, Admission
 from swarm.protocol.owner.approvals import Approvals
 from swarm.protocol.owner.attempts import RETRY, Attempts
 from swarm.protocol.owner.batches import (
@@ -192,6 +192,11 @@ class Ownership:
         it = self._placing.executors.get(node)
         if it is not None and not it.local:
             it.suspect = True
+
+    @property
+    def batch_tasks_max(self) -> int:
+        """How many tasks a client shall hand over at once: of more, it would wait long until there is room for all of them."""
+        return max(1, self.config.tasks_max // RESERVE)
 
     def executor_lost(self, now: float, node: bytes, why: str) -> None:
         """An executor is gone (dead, left, or its link is down): what was out there runs elsewhere, or is lost."""

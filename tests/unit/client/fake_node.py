@@ -65,6 +65,8 @@ class Node:
         self.held: dict[bytes, tuple[dict[str, Any], bytes]] = {}
         self.values: dict[bytes, Any] = {}
         self.ran: list[tuple[bytes, int]] = []
+        self.says = world.says
+        """What it says of itself to who asks for the nodes."""
         self.up = True
 
     # --- in the loop of the client ------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class Node:
         if method == "code.put":
             self.code[header["a"]["digest"]] = body
         elif method == "nodes":
-            value = {"nodes": self.world.nodes_told()}
+            value = {"nodes": self.world.nodes_told()} | self.says
         elif method == "members":
             value = {"members": [{"name": node.name, "slots": 2} for node in self.world.nodes]}
         elif method == "result":
@@ -194,8 +196,9 @@ def chunk(fn: Callable[..., Any], items: Any, width: int) -> list[Any]:
 class World:
     """A client and its nodes. What is done to nodes is done in the client's loop: `do(node.method, …)`."""
 
-    def __init__(self, *names: str, **settings: Any) -> None:
+    def __init__(self, *names: str, says: Mapping[str, Any] | None = None, **settings: Any) -> None:
         self.network = MemoryNetwork()
+        self.says = dict(says or {})
         self.settings = LinkSettings(handshake_timeout_s=2.0)
         self.nodes = [Node(self, name) for name in names or ("oak",)]
         self.told = True

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -442,3 +443,24 @@ def test_while_a_node_is_full_submit_waits_or_says_when_to_come_back(world: Worl
     # What was refused is handed over again when the node said; who waits for room goes on then.
     assert world.fleet.submit(square, 4).result(20) == 16
     assert (first.result(20), urgent.result(20)) == (4, 25)
+
+
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [({"batch_tasks_max": 100}, 96), ({"batch_tasks_max": 1 << 40}, 1024), ({"batch_tasks_max": 1}, 32), ({}, 1024)],
+)
+def test_no_more_tasks_are_in_a_batch_than_the_node_takes_at_once(said: dict[str, int], most: int) -> None:
+    """One of more is refused by a node of a small queue, whoever else is there."""
+    with World(says=said) as world:
+        (node,) = world.nodes
+        futures: list[Any] = []
+        # In its loop, so that nothing is taken while a batch is filled.
+        world.do(lambda: futures.extend([world.fleet.submit(abs, -number) for number in range(3000)]))
+        assert [future.result(20) for future in futures] == list(range(3000))
+        world.eventually(lambda: world.engine.batches._tasks_max == most)
+        first = len(node.submitted)
+        world.do(lambda: futures.extend([world.fleet.submit(abs, -number) for number in range(3000, 6000)]))
+        assert futures[-1].result(20) == 5999
+        world.eventually(lambda: len(node.ran) == 6000)
+        assert max(header["n"] for header in node.submitted[:first]) <= max(most, 32) + 1
+        assert max(header["n"] for header in node.submitted[first:]) == most + 1
