@@ -46,7 +46,8 @@ def sample(setting: Setting) -> tuple[str, Any]:
         case "text":
             return "oak", "oak"
         case "whole":
-            return "7", 7
+            number = max(7, int(setting.low or 0))
+            return str(number), number
         case "number":
             return "2.5", 2.5
         case "bytes":
