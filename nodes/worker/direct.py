@@ -45,7 +45,7 @@ _CREDENTIALS = struct.Struct("3i")
 class DirectRun:
     """What `swarm.current_task` and progress need of a direct call: a batch of one task, in its first attempt."""
 
-    __slots__ = ("attempt", "batch", "direct", "number", "slot", "spec", "token")
+    __slots__ = ("attempt", "batch", "direct", "number", "priority", "slot", "spec", "token")
 
     def __init__(self, batch: bytes, number: int, spec: WorkerSpec, direct: Direct) -> None:
         self.batch = batch
@@ -53,6 +53,7 @@ class DirectRun:
         self.spec = spec
         self.direct = direct
         self.attempt = 1
+        self.priority = spec.priority
         self.slot = 0
         self.token = (0,)
 

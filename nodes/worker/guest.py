@@ -643,7 +643,7 @@ class Guest:
             "lineage": (spec.get("root") or mine, spec.get("parent", b""), spec.get("depth", 0)),
             "name": spec.get("name", ""),
             "node": self.node,
-            "priority": spec.get("priority", 1),
+            "priority": extra.get("priority", spec.get("priority", 1)),
             "retries": spec.get("retries", 0),
         }
 

@@ -69,7 +69,20 @@ class WorkerSpec:
 class Run:
     """One RUN frame: tasks `start` to `start` + `count` of a batch, to be claimed from slice `slot`."""
 
-    __slots__ = ("attempt", "batch", "calls", "count", "deps", "number", "saved", "slot", "spec", "start", "token")
+    __slots__ = (
+        "attempt",
+        "batch",
+        "calls",
+        "count",
+        "deps",
+        "number",
+        "priority",
+        "saved",
+        "slot",
+        "spec",
+        "start",
+        "token",
+    )
 
     def __init__(self, frame: Frame, specs: Mapping[int, WorkerSpec]) -> None:
         start, count, spec, length = RUN_HEADER.unpack_from(frame.body)
@@ -83,6 +96,7 @@ class Run:
         self.calls = Calls(frame.body[columns:], count)
         self.batch: bytes = extra.get("batch", b"")
         self.attempt: int = extra.get("attempt", 1)
+        self.priority: int = extra.get("priority", self.spec.priority)
         token = extra.get("token", ())
         self.token: tuple[int, ...] = tuple(token) if isinstance(token, list | tuple) else (token,)
         self.deps: list[bytes] = extra.get("deps", [])
@@ -138,7 +152,7 @@ class Context:
             "lineage": (spec.root or mine, spec.parent, spec.depth),
             "name": spec.name,
             "node": self._node,
-            "priority": spec.priority,
+            "priority": run.priority,
             "retries": spec.retries,
             "moved": run.saved[index][0] if isinstance(run, Run) and index in run.saved else 0,
         }

@@ -8,7 +8,7 @@ from swarm.protocol import ids
 from swarm.protocol.executor.effects import ResumeWorker, SuspendWorker
 from swarm.protocol.messages import Kind
 from swarm.protocol.states import Priority, Status
-from tests.unit.protocol.executor import ELM, OAK
+from tests.unit.protocol.executor import ELM, OAK, Executor
 from tests.unit.protocol.owner import ELM as OTHER
 from tests.unit.protocol.owner import ME, Owner, key_of
 from tests.unit.protocol.owner import spec_of as spec
@@ -40,6 +40,19 @@ def test_a_running_task_that_is_lowered_makes_way() -> None:
     assert len(stood(node)) == 1 and len(node.slices()) == 1
     node.it.reprioritize(node.now, OAK, 9, None, HIGH, 0)  # nobody makes way for equals, and what runs goes on
     assert len(stood(node)) == 1
+
+
+def test_a_worker_is_told_of_which_class_a_task_is_by_now() -> None:
+    node = Executor(1.0)
+    for number in (1, 2, 3):
+        node.dispatch(number, priority=STANDARD)
+    node.it.reprioritize(node.now, OAK, 3, None, LOW, 0)
+    said = {}
+    while parts := node.slices():
+        for part in parts:
+            said[part.extra["token"]] = part.extra.get("priority")
+            node.run(part)
+    assert said == {1: None, 2: None, 3: LOW}, "nothing is said where it is that of the spec"
 
 
 def test_what_stands_still_and_is_raised_takes_its_slot_back() -> None:

@@ -20,6 +20,9 @@ def marked():
     task = swarm.current_task()
     return [task.id, list(task.token), task.attempt, task.name, task.node]
 
+def urgency():
+    return swarm.current_task().priority
+
 class Outer:
     @staticmethod
     def inner():

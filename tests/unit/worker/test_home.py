@@ -256,6 +256,15 @@ def test_a_guest_says_the_same_of_its_task(samples: Path) -> None:
             assert facts == [b"b" * 12 + b"\0\0\0\7", said, 2, "shown", "oak"]
 
 
+def test_a_task_is_of_the_class_that_it_was_handed_over_with(worker: Driver, samples: Path) -> None:
+    """Which is not that of its spec, when it was changed meanwhile: what the task submits is of this class."""
+    with Driver(python=sys.executable, modules=["sample_tasks"], path=[str(samples)]) as guest:
+        for one in (worker, guest):
+            spec = one.spec("sample_tasks:urgency", priority=2)
+            assert one.values(spec, [()]) == [2]
+            assert one.values(spec, [()], extra={"priority": 0, "batch": b"b" * 12}) == [0]
+
+
 def test_progress_is_thinned_out_but_the_last_comes(worker: Driver) -> None:
     def works() -> None:
         import swarm
