@@ -17,7 +17,7 @@ batches over for what people call one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -52,14 +52,16 @@ class Shares:
         """The start tag of what a user wants now."""
         return max(self.now, self._ends.get(user, 0))
 
-    def serve(self, user: str, tag: int, cost_ns: int) -> int:
-        """Something with this tag was given to a user, for so long; the tag of what he wants next."""
-        self.now = max(self.now, tag)
-        end = max(self._ends.get(user, 0), tag) + int(cost_ns / self._weights.get(user, 1.0))
-        self._ends[user] = end
+    def serve(self, user: str, tag: int, costs_ns: Iterable[int]) -> int:
+        """Something with this tag was given to a user, for so long, and then more; the tag of what he wants next."""
+        weight, now, end = self._weights.get(user, 1.0), self.now, self._ends.get(user, 0)
+        for cost_ns in costs_ns:
+            now = max(now, tag)
+            tag = end = max(end, tag) + int(cost_ns / weight)
+        self.now, self._ends[user] = now, end
         if len(self._ends) > USERS_KEPT_MAX:
             self._ends = {name: end for name, end in self._ends.items() if end > self.now}
-        return end
+        return tag
 
     def correct(self, user: str, ns: int) -> None:
         """What was given to a user took so much longer than was thought, or less."""
@@ -180,9 +182,9 @@ class FairQueue:
         taken = self._count_out(flow, key, sum(counts))
         if len(counts) == 1:
             counts = (taken,)
-        for tasks in counts:
-            cost = int(each_s * tasks * 1e9)
-            turn.tag = self._shares.serve(turn.user, turn.tag, cost)
+        costs = [int(each_s * tasks * 1e9) for tasks in counts]
+        turn.tag = self._shares.serve(turn.user, turn.tag, costs)
+        for cost in costs:
             turn.now = max(turn.now, flow.tag)
             if not flow.is_due:
                 flow.tag += int(cost * NICE_BASE**flow.nice) if flow.nice else cost

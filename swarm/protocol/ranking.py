@@ -39,7 +39,7 @@ WORDS = ("", DRAINS, SILENT, FULL, *(WAY.format(running.name) for running in YIE
 class Ranking:
     """Executors in the order in which they would get tasks of one kind."""
 
-    __slots__ = ("_asked", "_by_row", "_ids", "_ranks", "_rows", "_shape", "changed")
+    __slots__ = ("_asked", "_by_row", "_ids", "_ranks", "_rows", "_shape", "changed", "passed_over")
 
     def __init__(self, executors: Iterable[Executor], shape: Shape, priority: int) -> None:
         self._shape = shape
@@ -51,6 +51,8 @@ class Ranking:
         """By row, in their order."""
         self._by_row: list[Executor] = []
         self._rows: dict[Executor, int] = {}
+        self.passed_over = False
+        """Whether, in the decision just made, `unreached` would tell of any."""
         self.changed = set(executors)
         """Those whose rows are to be written before the next decision."""
 
@@ -60,12 +62,8 @@ class Ranking:
         if self.changed or self._asked:
             self._refresh(mean_s)
         row, count, displaces, ranked = self._ranks.best(mean_s, waiting, step_max)
+        self.passed_over = self._ranks.passed_over
         return None if row < 0 else self._by_row[row], count, displaces, ranked
-
-    @property
-    def passed_over(self) -> bool:
-        """Whether `unreached` would tell of any."""
-        return self._ranks.passed_over
 
     def unreached(self, best: Executor | None) -> list[Executor]:
         """Who would have come before this one in the decision just made, had he a link."""

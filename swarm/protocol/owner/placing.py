@@ -229,11 +229,12 @@ class Placing:
         priority, mean = batch.priority, self.runtimes.mean_s(batch.raw)
         ranking = self._ranking(shape, priority)
         counts: list[int] = []
+        emit, trace = self._holdings.emit, batch.trace
         while True:
             it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, priority)
             if it is None:
                 break
-            dispatch = self.take(now, batch, it, limit)
+            dispatch = self._take(now, batch, it, limit, GUESS_S if mean is None else mean)
             assert dispatch is not None, (batch.number, waiting)
             count = dispatch.left
             if displaces:
@@ -242,9 +243,9 @@ class Placing:
                 ranking.sent(it, count)
             waiting -= count
             counts.append(count)
-            batch.trace.append((now, "placed", dispatch.start, dispatch.stop, it.name, detail))
+            trace.append((now, "placed", dispatch.start, dispatch.stop, it.name, detail))
             if batch.durable is None:
-                self._holdings.emit(handed(dispatch))
+                emit(handed(dispatch))
             else:
                 self.hand(dispatch)
             if not waiting or len(counts) == ranges:
@@ -260,7 +261,7 @@ class Placing:
         it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, lane.priority)
         if it is None:
             return False
-        dispatch = self.take(now, batch, it, limit, lane)
+        dispatch = self._take(now, batch, it, limit, GUESS_S if mean is None else mean, lane)
         if dispatch is None:
             return True  # what waited there has ended otherwise
         if displaces:
@@ -272,7 +273,9 @@ class Placing:
             self.hand(dispatch)
         return True
 
-    def take(self, now: float, batch: Batch, it: Executor, limit: int, lane: Lane | None = None) -> Dispatch | None:
+    def _take(
+        self, now: float, batch: Batch, it: Executor, limit: int, thought_s: float, lane: Lane | None = None
+    ) -> Dispatch | None:
         """Put the next ready range of a batch, or of a lane of it, down as being out at an executor, under a new number."""
         self._number += 1
         number = self._number
@@ -280,12 +283,10 @@ class Placing:
         if taken is None:
             return None
         start, count = taken
-        mean = self.runtimes.mean_s(batch.raw)
         priority, nice = (batch.priority, batch.nice) if lane is None else (lane.priority, lane.nice)
         dispatch = Dispatch(
-            number, batch, it, start, start + count, count, now, None, True, 0, priority, nice,
-            GUESS_S if mean is None else mean,
-        )  # fmt: skip
+            number, batch, it, start, start + count, count, now, None, True, 0, priority, nice, thought_s
+        )
         self.dispatches[number] = it.dispatches[number] = dispatch
         it.sent(batch.shape, count, priority)
         return dispatch

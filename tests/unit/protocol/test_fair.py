@@ -114,7 +114,7 @@ def test_shares_are_of_one_class_and_age_goes_on() -> None:
 def test_users_who_owe_nothing_are_forgotten() -> None:
     shares = Shares()
     for number in range(USERS_KEPT_MAX + 10):
-        shares.serve(f"user {number}", 2 * number, 1)
+        shares.serve(f"user {number}", 2 * number, [1])
     assert len(shares._ends) <= USERS_KEPT_MAX + 1
 
 
