@@ -30,6 +30,11 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "Attached": ("id", "status", "done", "wait", "result", "outcomes", "cancel", "reprioritize", "close"),
     "Receipt": (),
     "Executor": ("submit", "map", "shutdown"),
+    "StateTransaction": (
+        "begin", "commit", "rollback", "nested", "current", "recover", "open", "read_bytes", "read_text", "write_bytes", "write_text",
+        "path", "exists", "is_file", "is_dir", "listdir", "walk", "mkdir", "rename", "remove", "remove_tree", "replace_tree", "chmod",
+        "committed_before",
+    ),
 }  # fmt: skip
 _FUNCTIONS: Final = ("connect", "connect_async", "attach", "task", "current_task", "progress")
 

@@ -29,6 +29,7 @@ _WHERE = {
     "progress": "swarm.tasks",
     "restore": "swarm.tasks",
     "task": "swarm.tasks",
+    "StateTransaction": "swarm.transactions",
     "Priority": "swarm.protocol.states",
 } | {
     name: "swarm.errors"
@@ -36,6 +37,13 @@ _WHERE = {
         "ConfigError", "DependencyFailed", "FleetNotFound", "JoinRefused", "MoveBusy", "MoveLate", "MoveRefused", "NotAccepted", "NotFound", "NoQuorum", "NotPicklable",
         "PayloadTooLarge", "SwarmError", "SystemRefused", "TaskCancelled", "TaskError", "TaskExpired", "TaskFailed",
         "TaskLost", "TaskQuarantined", "TaskRefused", "TaskTimeout", "WorkerCrashed",
+    )
+}  # fmt: skip
+
+_WHERE |= {
+    name: "swarm.transactions"
+    for name in (
+        "PathRefused", "TransactionBusy", "TransactionDamaged", "TransactionError", "TransactionFenced", "TransactionUndecided",
     )
 }  # fmt: skip
 
@@ -62,6 +70,7 @@ if TYPE_CHECKING:
     from swarm.tasks import progress as progress
     from swarm.tasks import restore as restore
     from swarm.tasks import task as task
+    from swarm.transactions import StateTransaction as StateTransaction
 
 
 def __getattr__(name: str) -> Any:

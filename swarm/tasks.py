@@ -44,6 +44,7 @@ class TaskOptions:
     python: str | None = None
     durability: str | None = None
     checkpoint: bool | None = None
+    transaction: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were said, by the names that a spec has for them."""
@@ -66,6 +67,7 @@ class TaskOptions:
         python: str | None = None,
         durability: str | None = None,
         checkpoint: bool | None = None,
+        transaction: str | os.PathLike[str] | None = None,
     ) -> TaskOptions:
         """Options from what people write. ConfigError names what is wrong and what is meant."""
         if durability is not None:
@@ -80,6 +82,13 @@ class TaskOptions:
             raise _wrong("a stream cannot be retried: items that were delivered would come twice")
         if checkpoint and (stream or python):
             raise _wrong("neither a stream nor a task of another interpreter can be moved while it runs")
+        if transaction is not None and (stream or checkpoint):
+            what = (
+                "a stream's items are used before its end"
+                if stream
+                else "a task that is moved goes on without its files"
+            )
+            raise _wrong(f"transaction= does not go with {'stream' if stream else 'checkpoint'}=True: {what}")
         return cls(
             name=name,
             retries=retries,
@@ -94,6 +103,7 @@ class TaskOptions:
             python=python,
             durability=durability,
             checkpoint=checkpoint,
+            transaction=None if transaction is None else _directory(transaction),
         )
 
 
@@ -115,6 +125,7 @@ def task(
     python: str | None = None,
     durability: str | None = None,
     checkpoint: bool | None = None,
+    transaction: str | os.PathLike[str] | None = None,
 ) -> Callable[[F], F]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Say with a function how it wants to be run. It stays the function that it is, and can be called as before.
@@ -130,7 +141,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
     interpreter of the node. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
     "fleet". `checkpoint=True`: it says at safe points what it would go on from (:func:`checkpoint`), so that it can be moved
-    to another node while it runs. A call's own options come before these.
+    to another node while it runs. `transaction="DIR"`: each call runs within a :class:`swarm.StateTransaction` on that
+    directory of the machine that runs it; relative to the worker's own, where that is no absolute path. A call's own options
+    come before these.
     """
     if fn is not None and not callable(fn):
         raise _wrong(f"@task was given {fn!r}, which is not callable")
@@ -360,6 +373,16 @@ def _backoff(value: float | Sequence[float]) -> tuple[float, float, float]:
     if len(parts) != 3 or not all(isinstance(part, int | float) and part >= 0 for part in parts):
         raise _wrong(f"backoff_s={value!r} is neither a number of seconds nor (initial, factor, most)")
     return float(parts[0]), float(parts[1]), float(parts[2])
+
+
+def _directory(value: str | os.PathLike[str]) -> str:
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = b""  # type: ignore[assignment]
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise _wrong(f"transaction={value!r} is not the path of a directory")
+    return text
 
 
 def _wrong(message: str) -> Exception:

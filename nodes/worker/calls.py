@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import CodeType, CoroutineType
 from typing import Any
 
@@ -212,7 +212,13 @@ def ours() -> tuple[CodeType, ...]:
     return _OURS
 
 
-_OURS = (
+def leave_out(codes: Iterable[CodeType]) -> None:
+    """More code of ours, which is loaded only where it is needed."""
+    global _OURS
+    _OURS = (*_OURS, *codes)
+
+
+_OURS: tuple[CodeType, ...] = (
     Calls.run.__code__,
     Calls.stream.__code__,
     Calls.decode.__code__,

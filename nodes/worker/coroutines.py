@@ -8,7 +8,7 @@ from typing import Any
 
 from kernels.clock import boottime_ns
 from kernels.slots import SlotPage
-from nodes.worker.calls import Calls
+from nodes.worker.calls import Calls, leave_out
 from nodes.worker.channel import HELD, HELD_ON, HOLDABLE, Channel, ChannelClosed
 from nodes.worker.report import TIMEOUT, Reporter
 from nodes.worker.runs import Context, Run
@@ -158,3 +158,6 @@ class Coroutines:
         except ChannelClosed:
             self._gone.set()
             self._loop.remove_reader(self._channel.fileno())
+
+
+leave_out((Coroutines._one.__code__,))

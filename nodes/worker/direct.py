@@ -24,7 +24,7 @@ from nodes.worker.callables import Callables, Unresolved, is_coroutine_function
 from nodes.worker.calls import Calls, ours
 from nodes.worker.channel import GRANT_OVER, GRANT_READY, RECORDS, REVOKE, STOP, Channel, ChannelClosed, Frame
 from nodes.worker.report import FAILED, OK, Reporter
-from nodes.worker.runs import Context, WorkerSpec
+from nodes.worker.runs import Context, WorkerSpec, transaction_of
 from nodes.worker.segments import Segments
 from swarm.payload import decode_call
 from swarm.protocol import direct as wire
@@ -226,7 +226,7 @@ class Direct:
             fn = self._callables.resolve(spec.fn or (), spec.granted)
         except Unresolved:
             return Status.RETURNED, b""  # the node says what is the matter
-        if is_coroutine_function(fn):
+        if is_coroutine_function(fn) or transaction_of(spec, fn) is not None:
             return Status.RETURNED, b""
         context.run, context.index = run, 0
         try:

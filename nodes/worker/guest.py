@@ -6,7 +6,7 @@ node sends slices of one task, and each is run as it comes.
 
 Callables by name come from this interpreter's environment. Callables by value need cloudpickle here, and are told by
 their exception when the code was made for another minor version of Python. ``import swarm`` gives, where nanoswarm is
-not installed, a module with ``current_task``, ``progress``, ``waiting`` and a ``task`` that only marks.
+not installed, a module with ``current_task``, ``progress``, ``waiting``, ``StateTransaction`` and a ``task`` that only marks.
 """
 
 from __future__ import annotations
@@ -374,7 +374,8 @@ def notice(message: str, hint: str = "", facts: Any = None) -> bytes:
 
 def failure(error: BaseException, node: str, attempt: int) -> bytes:
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    ours = (__file__, getattr(sys.modules.get("swarm.transactions.calls"), "__file__", None))
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
     try:
         message = str(error)
@@ -482,7 +483,11 @@ class Guest:
             for place, which in call[2] if len(call) > 2 else ():
                 target = kwargs if isinstance(place, str) else args
                 target[place] = self.payloads.decode(memoryview(extra["deps"][which]), granted)
-            value = fn(*args, **kwargs)
+            directory = transaction_of(spec, fn)
+            if directory is not None:
+                value = self._in_transaction(fn, directory)(*args, **kwargs)
+            else:
+                value = fn(*args, **kwargs)
             if spec.get("stream"):
                 value = self._deliver(run, index, value)
             elif isinstance(value, types.CoroutineType):
@@ -495,7 +500,23 @@ class Guest:
             return RETRY if retry else FAILED, failure(error, self.node, extra.get("attempt", 1))
         return self._result(value)
 
+    def _in_transaction(self, fn: Any, directory: str) -> Any:
+        import inspect
+
+        asks = fn if hasattr(fn, "__code__") else getattr(fn, "__call__", fn)  # noqa: B004 - the method is wanted
+        return transactions().transactional(
+            fn, directory, is_coroutine=inspect.iscoroutinefunction(asks), seal=self._sealed
+        )
+
+    def _sealed(self, value: Any) -> Any:
+        status, body = self._result(value)
+        if status != OK:
+            raise TypeError(unpack(body[1:])["message"])
+        return _Sealed(body)
+
     def _result(self, value: Any) -> tuple[int, bytes]:
+        if type(value) is _Sealed:
+            return OK, value.body
         if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
             hint = "to deliver its items as they come, say stream=True; else return a list of them"
             facts: Any = {"error": "NotPicklable"}
@@ -671,6 +692,41 @@ class Guest:
             self.channel.send(BLOCKED if begins else UNBLOCKED, slot=self.current[2], run=self.current[0])
 
 
+class _Sealed:
+    """A result that is written already: before what the task did was made to last."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
+def transaction_of(spec: dict[str, Any], fn: Any) -> Any:
+    """The directory on which calls are transactions: what the call says, else what the callable was marked with."""
+    for candidate in (fn, getattr(fn, "__func__", None), getattr(fn, "func", None)):
+        found = spec.get("transaction") or getattr(getattr(candidate, "__swarm_task__", None), "transaction", None)
+        if found:
+            return found
+    return None
+
+
+def transactions() -> Any:
+    """swarm.transactions: of the installed library, else loaded from beside this file; it needs the standard library alone."""
+    try:
+        return importlib.import_module("swarm.transactions")
+    except ImportError:
+        pass
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folder = os.path.join(root, "swarm", "transactions")
+    spec = importlib.util.spec_from_file_location(
+        "swarm.transactions", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["swarm.transactions"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def _bound(table: OrderedDict[Any, Any], most: int) -> None:
     while len(table) > most:
         table.popitem(last=False)
@@ -697,7 +753,12 @@ def offer_swarm(guest: Guest) -> None:
     module: Any = types.ModuleType("swarm", "What a task under a guest interpreter may use of nanoswarm.")
 
     def task(fn: Any = None, **options: Any) -> Any:
-        return fn if fn is not None else lambda function: function
+        def mark(function: Any) -> Any:
+            if options.get("transaction") is not None:
+                function.__swarm_task__ = types.SimpleNamespace(transaction=os.fspath(options["transaction"]))
+            return function
+
+        return mark if fn is None else mark(fn)
 
     class waiting:
         def __enter__(self) -> None:
@@ -710,7 +771,25 @@ def offer_swarm(guest: Guest) -> None:
         facts = guest.describe()
         return None if facts is None else types.SimpleNamespace(**facts)
 
+    def offered(name: str) -> Any:
+        if name == "StateTransaction" or name.startswith("Transaction"):
+            return getattr(transactions(), name)
+        raise AttributeError(f"module 'swarm' has no attribute {name!r} under a guest interpreter without nanoswarm")
+
+    class TaskOptions:
+        """What @swarm.task of the sender said, in a function that comes by value."""
+
+        transaction = None
+
+        def __setstate__(self, state: Any) -> None:
+            """The options came in the order that they have there; they hold for the sender, who has put them into the spec."""
+
+    marks: Any = types.ModuleType("swarm.tasks", "The options of tasks that come by value.")
+    marks.TaskOptions = TaskOptions
+    marks.current_task = current_task
+    sys.modules["swarm.tasks"] = marks
     module.task = task
+    module.__getattr__ = offered
     module.waiting = waiting
     module.current_task = current_task
     module.progress = lambda done, total=None, note="": guest.progress(done, total, note)

@@ -37,7 +37,7 @@ from nodes.worker.channel import (
 )
 from nodes.worker.process import adopt_orphans, die_with_parent, kill_group_and_children
 from nodes.worker.report import Reporter
-from nodes.worker.runs import Context, Run, WorkerSpec
+from nodes.worker.runs import Context, Run, WorkerSpec, transaction_of
 from nodes.worker.safe_points import SafePoints
 from nodes.worker.segments import Segments
 from swarm import tasks
@@ -66,6 +66,7 @@ class Home:
         self._command: Any = None
         self._direct: Any = None
         self._chunker: Any = None
+        self._transacting: Any = None
         self._channel.interrupts = self._interrupt
         # a child that a task forks must not claim what comes next
         os.register_at_fork(after_in_child=self._page.close)
@@ -102,6 +103,8 @@ class Home:
                 self._commands().run(run)
             else:
                 fn = self._callables.resolve(spec.fn or (), spec.granted)
+                if (directory := transaction_of(spec, fn)) is not None:
+                    fn = self._transactions().around(fn, directory, chunked=spec.chunked)
                 if spec.stream:
                     self._calls.stream(run, fn)
                 elif is_coroutine_function(fn):
@@ -142,6 +145,13 @@ class Home:
 
             self._chunker = Chunks(self._page, self._reporter, self._context, self._calls, self._result_bytes_max)
         return self._chunker
+
+    def _transactions(self) -> Any:
+        if self._transacting is None:
+            from nodes.worker.transactions import Transactions
+
+            self._transacting = Transactions(self._reporter, self._context, self._calls)
+        return self._transacting
 
     def _commands(self) -> Any:
         if self._command is None:

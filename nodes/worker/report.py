@@ -30,6 +30,15 @@ _PARK_AFTER_S = 0.1
 _LAZY = (GeneratorType, AsyncGeneratorType, CoroutineType)
 
 
+class Encoded:
+    """A result whose payload was made already: before what the task did was made to last."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
 class Reporter:
     """Collects the outcomes of one run at a time, and sends them.
 
@@ -92,6 +101,8 @@ class Reporter:
         """A value as (status, payload): OK, or FAILED with the reason why it cannot be sent."""
         from swarm.payload_failure import encode_notice
 
+        if type(value) is Encoded:
+            return OK, value.body
         if isinstance(value, _LAZY):
             shown = {GeneratorType: "a generator", AsyncGeneratorType: "an async generator"}.get(
                 type(value), "a coroutine"

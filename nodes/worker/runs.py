@@ -12,6 +12,7 @@ import msgpack
 
 from kernels.batch import Calls
 from nodes.worker.channel import BLOCKED, GRANTED, RUN_HEADER, UNBLOCKED, Channel, Frame
+from swarm.tasks import options_of
 
 if TYPE_CHECKING:
     from nodes.worker.direct import DirectRun
@@ -32,7 +33,7 @@ class WorkerSpec:
 
     __slots__ = (
         "checkpoint", "chunked", "command", "depth", "fn", "granted", "name", "number", "parent", "priority", "raw", "retries", "retry_on", "root", "stream",
-        "timeout_s",
+        "timeout_s", "transaction",
     )  # fmt: skip
 
     def __init__(self, number: int, raw: bytes, granted: bool) -> None:
@@ -49,6 +50,7 @@ class WorkerSpec:
         self.retries: int = fields.get("retries", 0)
         self.retry_on: tuple[str, ...] = tuple(fields.get("retry_on") or _ANY_EXCEPTION)
         self.timeout_s: float | None = fields.get("timeout_s")
+        self.transaction: str | None = fields.get("transaction")
         self.priority: int = fields.get("priority", 1)
         self.root: bytes = fields.get("root", b"")
         self.parent: bytes = fields.get("parent", b"")
@@ -64,6 +66,15 @@ class WorkerSpec:
         if not self.retries:
             return False
         return any(f"{kind.__module__}:{kind.__qualname__}" in self.retry_on for kind in type(error).__mro__)
+
+
+def transaction_of(spec: WorkerSpec, fn: Any) -> str | None:
+    """The directory on which calls are transactions: what the call says, else what the callable was marked with, since a
+    caller that only names it does not know."""
+    if spec.transaction is not None:
+        return spec.transaction
+    found: str | None = getattr(options_of(fn), "transaction", None)  # a mark of an older release has none
+    return found
 
 
 class Run:

@@ -86,7 +86,8 @@ def plan(
     """
     said = (options_of(fn).given() if callable(fn) else {}) | options.given()
     exact = (
-        not {"timeout_s", "retries", "stream", "python", "checkpoint"} & said.keys() and said.get("rerun") is not False
+        not {"timeout_s", "retries", "stream", "python", "checkpoint", "transaction"} & said.keys()
+        and said.get("rerun") is not False
     )
     if chunksize is None or chunksize == "auto":
         adapts, size = chunksize == "auto" and exact and not is_coroutine(fn), 1

@@ -146,7 +146,7 @@ def level_of(given: dict[str, Any], default: str, live: str, soft: bool = False)
 def _is_plain(spec: Spec) -> bool:
     """Whether a call asks nothing of the node but to be run."""
     wants = (spec.stream, spec.python, spec.needs, spec.labels, spec.timeout_s, spec.deadline, spec.retries)
-    return spec.rerun and not spec.checkpoint and not any(wants)
+    return spec.rerun and not spec.checkpoint and not spec.transaction and not any(wants)
 
 
 def command_route(

@@ -47,6 +47,7 @@ _OPTION_NAMES = frozenset(
         "python",
         "durability",
         "checkpoint",
+        "transaction",
     )
 )
 CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "key", "submit_timeout_s"}
@@ -108,7 +109,7 @@ class Fleet:
         """Run ``fn(*args, **kwargs)`` somewhere in the fleet; a future of its result.
 
         The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), retries,
-        retry_on, backoff_s, rerun, stream, python, name, durability, key and submit_timeout_s are options, not arguments; a
+        retry_on, backoff_s, rerun, stream, python, name, durability, transaction, key and submit_timeout_s are options, not arguments; a
         callable that has such keywords itself is submitted with ``options(…).submit``.
 
         A durable task is submitted once under a `key`, a text: whoever of this user (or of the task that submits it)

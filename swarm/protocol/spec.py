@@ -15,6 +15,7 @@ import msgpack
 
 SPEC_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 200
+PATH_CHARACTERS_MAX = 4096
 NEEDS_MAX = 32
 LABELS_MAX = 32
 RETRIES_MAX = 1_000_000
@@ -54,6 +55,8 @@ class Spec:
     checkpoint: bool = False
     """It says at safe points what it would go on from: it can be moved while it runs."""
     python: str | None = None
+    transaction: str | None = None
+    """The directory on which each call is a transaction (swarm.StateTransaction), as the worker sees it."""
     root: bytes = b""
     parent: bytes = b""
     depth: int = 0
@@ -91,7 +94,7 @@ class Spec:
 
 _KEYS = (
     "priority", "nice", "needs", "labels", "timeout_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
-    "chunked", "checkpoint", "python", "root", "parent", "depth", "pickled",
+    "chunked", "checkpoint", "python", "transaction", "root", "parent", "depth", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
 
@@ -130,6 +133,7 @@ def parse_spec(raw: bytes) -> Spec:
         chunked=_of(fields, "chunked", bool, False),
         checkpoint=_of(fields, "checkpoint", bool, False),
         python=fields["python"][:NAME_CHARACTERS_MAX] if isinstance(fields.get("python"), str) else None,
+        transaction=_directory(fields.get("transaction")),
         root=_of(fields, "root", bytes, b""),
         parent=_of(fields, "parent", bytes, b""),
         depth=_integer(fields, "depth", 0, 0, 1 << 16),
@@ -144,12 +148,20 @@ def parse_spec(raw: bytes) -> Spec:
         raise SpecError("only calls of the nodes' own workers that are no streams can be put together")
     if spec.checkpoint and (spec.kind != "call" or spec.stream or spec.chunked or spec.python):
         raise SpecError("only calls of the nodes' own workers that are no streams can be moved while they run")
+    if spec.transaction and (spec.kind != "call" or spec.stream or spec.checkpoint):
+        raise SpecError("only calls that are neither streams nor moved while they run can be transactions")
     if spec.stream and spec.retries:
         raise SpecError("a stream cannot be retried: items that were delivered would come twice")
     return spec
 
 
 _KNOWN = frozenset(_KEYS) | {"kind", "fn", "name"}
+
+
+def _directory(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= PATH_CHARACTERS_MAX or "\0" in value):
+        raise SpecError(f"transaction is not the path of a directory of at most {PATH_CHARACTERS_MAX} characters")
+    return value
 
 
 def _of(fields: dict[str, Any], key: str, kind: type, default: Any) -> Any:
