@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from random import Random
-from typing import Optional, Union
 
 from swarm.transactions.disk import PRIVATE, STAGE, VAULT, digest_of, parent_of
 
@@ -32,7 +31,7 @@ class Folder:
         self.mode = mode
 
 
-Node = Union[File, Folder]
+Node = File | Folder
 Names = dict[str, Node]
 
 
@@ -60,7 +59,7 @@ class SimDisk:
         self.links = True
 
     @classmethod
-    def of(cls, files: dict[str, Optional[bytes]]) -> SimDisk:
+    def of(cls, files: dict[str, bytes | None]) -> SimDisk:
         """Files by their names, folders as None."""
         names: Names = {"": Folder(0o700)}
         for folder in (PRIVATE, STAGE, VAULT):

@@ -7,8 +7,17 @@ import shutil
 from pathlib import Path
 
 from swarm.transactions import StateTransaction
-from tests.unit.transactions.places import CALLS, CHANGING, before_and_after, change, fill, folder, image, killed, private
-
+from tests.unit.transactions.places import (
+    CALLS,
+    CHANGING,
+    before_and_after,
+    change,
+    fill,
+    folder,
+    image,
+    killed,
+    private,
+)
 
 ALL = bool(os.environ.get("SWARM_TEST_ALL"))
 """Every call; else those that change something (others lead to no other state), and of recoveries every sixth state."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from random import Random
-from typing import Optional
 
 import pytest
 
@@ -16,7 +15,7 @@ from swarm.transactions.plan import Step, decode, encode
 from tests.unit.transactions.disk import File, Power, SimDisk
 
 ROUNDS = int(os.environ.get("SWARM_TEST_ROUNDS", "40"))
-BEFORE: dict[str, Optional[bytes]] = {
+BEFORE: dict[str, bytes | None] = {
     "kept": b"kept", "changed": b"old", "same": b"same", "removed": b"old", "d": None, "d/one": b"1", "to-file": None, "to-folder": b"f",
     "closed": None,
 }  # fmt: skip
@@ -232,6 +231,11 @@ def test_a_journal_with_any_flipped_bit_is_refused_and_nothing_is_touched() -> N
     with pytest.raises(TransactionDamaged) as told:
         recover(made)
     assert made.image() == image and "stage/" in told.value.hint
-    for junk in (b"", b"\n", b"[1]\n" + digest_of(b"[1]").encode() + b"\n", b"{}\n" + digest_of(b"{}").encode() + b"\n"):
+    for junk in (
+        b"",
+        b"\n",
+        b"[1]\n" + digest_of(b"[1]").encode() + b"\n",
+        b"{}\n" + digest_of(b"{}").encode() + b"\n",
+    ):
         with pytest.raises(TransactionDamaged):
             decode(junk)
