@@ -311,12 +311,12 @@ class StateTransaction:
 
     def chmod(self, name: Path, mode: int) -> None:
         """Set the mode of a file or folder."""
-        self._usable()
-        view = self._looking()
+        session, view = self._usable(), self._looking()
         found = view.resolve(name)
         kind = view.kind(found)
         if kind == FILE:
-            self._writable(found, copies=True)
+            stage = self._writable(found, copies=True)
+            os.chmod(session.path(stage), stat.S_IMODE(mode) | 0o600)
             self._layer.entries[found].mode = stat.S_IMODE(mode)
         elif kind == FOLDER and found:
             self._layer.put(found, Entry(FOLDER, mode=stat.S_IMODE(mode)))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.transactions import StateTransaction, TransactionError, TransactionUndecided
+from swarm.transactions import PathRefused, StateTransaction, TransactionError, TransactionUndecided
+from swarm.transactions.disk import Disk
 from tests.unit.transactions.places import CHANGING, before_and_after, change, fill, folder, image, trapped
 
 
@@ -78,6 +79,54 @@ def test_whichever_call_fails_it_is_all_or_nothing_and_what_is_told_is_so(code: 
             assert image(root) in (before, after)
             shutil.rmtree(root)
         assert kinds["failed"] > 50, kinds
+
+
+def test_a_disk_that_fails_in_the_commit_and_in_taking_it_back_is_left_to_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = before_and_after(tmp_path / "dir")
+    fill(tmp_path / "dir")
+    real, failing = Disk.rename, False
+
+    def rename(disk: Disk, old: str, new: str) -> None:
+        nonlocal failing
+        failing = failing or new == "folder-to-file"  # most is in its place by then
+        if failing:
+            raise OSError(errno.EIO, "injected")
+        real(disk, old, new)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Disk, "rename", rename)
+        with pytest.raises(TransactionUndecided, match="taking it back") as told:
+            with StateTransaction(tmp_path / "dir") as tx:
+                change(tx)
+    assert "recover" in told.value.hint
+    assert image(tmp_path / "dir") not in (before, after), "half of it, until somebody opens it"
+    with StateTransaction(tmp_path / "dir") as tx:
+        assert tx.read_text("changed") == "new"
+    assert image(tmp_path / "dir") == after
+
+
+def test_what_is_on_another_filesystem_is_refused_before_anything_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "dir")
+    before = image(tmp_path / "dir")
+    real = Disk.stat
+
+    def mounted(disk: Disk, name: str) -> os.stat_result | None:
+        found = real(disk, name)
+        if found is None or not name.startswith("closed"):
+            return found
+        return os.stat_result((found.st_mode, found.st_ino, found.st_dev + 1, *found[3:]))
+
+    monkeypatch.setattr(Disk, "stat", mounted)
+    for act in (lambda tx: tx.write_text("closed/x", "x"), lambda tx: tx.remove_tree("closed")):
+        with pytest.raises(PathRefused, match="another filesystem"):
+            with StateTransaction(tmp_path / "dir") as tx:
+                tx.write_text("changed", "new")
+                act(tx)
+        assert image(tmp_path / "dir") == before
 
 
 def test_errors_travel(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def images() -> tuple[dict[str, object], dict[str, object], int]:
     made = disk()
     before = made.image()
     commit(made, STEPS)
-    assert not made.is_there(JOURNAL)
+    assert not made.is_there(JOURNAL) and JOURNAL not in made.durable, "it does not come back with the power"
     assert made.image() == SimDisk(made.durable).image(), "what is committed is on the disk"
     return before, made.image(), made.calls
 

@@ -104,6 +104,21 @@ def test_an_inner_failure_takes_back_only_its_own_changes(root: Path) -> None:
     assert (root / "changed").read_text() == "outer"
 
 
+def test_what_an_inner_one_renames_is_still_the_outers_when_it_fails(root: Path) -> None:
+    with StateTransaction(root) as outer:
+        outer.write_text("a", "outer")
+        outer.chmod("a", 0o400)
+        with pytest.raises(ValueError), outer.nested() as inner:
+            inner.rename("a", "b")
+            with inner.open("b", "a") as file:
+                file.write(" and inner")
+            raise ValueError
+        assert outer.read_text("a") == "outer"
+        with outer.nested() as inner:
+            inner.rename("a", "b")
+    assert (root / "b").read_text() == "outer" and (root / "b").stat().st_mode & 0o777 == 0o400
+
+
 def test_an_outer_failure_takes_back_what_inner_ones_committed(root: Path) -> None:
     before = image(root)
     with pytest.raises(ValueError), StateTransaction(root) as outer:
