@@ -1,0 +1,237 @@
+"""The file of one shard is written: records are packed into chunks, these are sealed and hashed by several threads, and what an
+earlier snapshot has already is not written again."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from blake3 import blake3
+
+from kernels.packing import Layout, Packer
+from swarm.snapshots.errors import SnapshotError
+from swarm.snapshots.format import (
+    DATA,
+    ENTRY,
+    FILES_MAX,
+    HEADER_BYTES,
+    KEYS,
+    KEYS_BYTES_MAX,
+    SALT_BYTES,
+    SHARD_NAME,
+    TABLE,
+    Entry,
+    Header,
+    file_name,
+    root_of,
+    slots_for,
+)
+from swarm.snapshots.key_runs import RUN_KEYS, KeyRuns
+from swarm.snapshots.ordering import Record
+from swarm.snapshots.sealing import Sealer
+
+IN_FLIGHT_BYTES: Final = 64 << 20
+SYNC_BYTES: Final = 32 << 20
+"""The disk is asked to begin with so much at a time, while the rest is still being made."""
+
+
+class Base(Protocol):
+    """The same shard in an earlier snapshot, of which chunks can be taken."""
+
+    @property
+    def salt(self) -> bytes: ...
+    def shareable(self, check: bytes) -> dict[bytes, tuple[bytes, Entry]]:
+        """Content hash -> (root of the file it stands in, entry), of chunks that a new snapshot may name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A shard's file that is on the disk, complete but not yet synced with its folder."""
+
+    shard: str
+    root: bytes
+    path: Path
+    file_bytes: int
+    records: int
+    raw_bytes: int
+    chunks: int
+    shared_chunks: int
+    shared_bytes: int
+    files: tuple[bytes, ...]
+    """Roots of the other files that its chunks stand in."""
+
+
+def salt_of(shard: str) -> bytes:
+    """The salt of a shard's hashes where none is given: the same on every node, so that the same records make the same chunks."""
+    return blake3(b"swarm snapshot salt 1\0" + shard.encode("ascii")).digest(length=SALT_BYTES)
+
+
+def write_shard(
+    folder: Path,
+    shard: str,
+    records: Iterable[Record],
+    *,
+    sealer: Sealer | None = None,
+    salt: bytes | None = None,
+    base: Base | None = None,
+    threads: int | None = None,
+) -> Written:
+    """Write the file of a shard into a folder: ``records`` are (key, value), both bytes, with strictly ascending keys.
+
+    ``salt`` (16 bytes) keys the hashes: by default that of ``base``, else one that follows from the shard's name. Give one that
+    outsiders do not know where outsiders choose keys. Memory stays bounded: 64 MiB of chunks under way, and what the table takes.
+    Raises ValueError for what is no record or does not ascend, OSError, and what ``records`` raises; the file is removed then.
+    """
+    if not SHARD_NAME.fullmatch(shard):
+        raise ValueError(f"{shard!r} can not name a shard: up to 64 of a-z, 0-9, '.', '_' and '-'")
+    sealer = sealer or Sealer(shard)
+    salt = salt if salt is not None else base.salt if base is not None else salt_of(shard)
+    path = folder / f"{shard}.writing"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    runs = KeyRuns(folder)
+    try:
+        with ThreadPoolExecutor((threads or os.cpu_count() or 1) + 1, "snapshot") as pool:
+            out = _Chunks(fd, sealer, base, pool, threads or os.cpu_count() or 1)
+            packer = Packer(records, salt)
+            while (packed := packer.next_chunk()) is not None:
+                out.add(*packed, DATA)
+                if packer.entries >= RUN_KEYS:
+                    runs.add(packer.take_entries())
+            runs.add(packer.take_entries())
+            out.drain()
+            data_chunks = len(out.entries)
+            slots, probes = slots_for(packer.records), 1
+            if slots:
+                layout = Layout(slots)
+                for part in runs.parts():
+                    for chunk in layout.put(part):
+                        out.add(chunk, 0, b"", TABLE)
+                for chunk in layout.finish():
+                    out.add(chunk, 0, b"", TABLE)
+                probes = layout.probes
+            out.drain()
+            header = out.finish(shard, salt, packer.records, slots, data_chunks, probes)
+        root = root_of(header.pack())
+        final = folder / file_name(shard, root)
+        os.rename(path, final)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        runs.close()
+        os.close(fd)
+    return Written(
+        shard, root, final, header.file_bytes, header.records, header.raw_bytes, header.chunks, out.shared, out.shared_bytes,
+        tuple(out.files),
+    )  # fmt: skip
+
+
+class _Chunks:
+    """Chunks on their way to the file, in their order."""
+
+    def __init__(self, fd: int, sealer: Sealer, base: Base | None, pool: ThreadPoolExecutor, threads: int) -> None:
+        self._fd = fd
+        self._sealer = sealer
+        self._known = base.shareable(sealer.check) if base is not None else {}
+        self._pool = pool
+        self._under_way: deque[tuple[Future[tuple[bytes, bytes, bytes, int] | bytes], int, int, bytes, int]] = deque()
+        self._under_way_bytes = 0
+        self._count_max = 4 * threads
+        self._offset = HEADER_BYTES
+        self._synced = 0
+        self._syncing: Future[None] | None = None
+        self._keys = bytearray()
+        self._raw_bytes = 0
+        self.entries: list[bytes] = []
+        self.files: dict[bytes, int] = {}
+        self.shared = 0
+        self.shared_bytes = 0
+
+    def add(self, raw: bytes, records: int, first_key: bytes, kind: int) -> None:
+        """One more chunk."""
+        while self._under_way and (
+            self._under_way_bytes + len(raw) > IN_FLIGHT_BYTES or len(self._under_way) >= self._count_max
+        ):
+            self._take()
+        self._under_way.append((self._pool.submit(self._seal, raw, kind), len(raw), records, first_key, kind))
+        self._under_way_bytes += len(raw)
+
+    def drain(self) -> None:
+        """Until all are in the file."""
+        while self._under_way:
+            self._take()
+
+    def _seal(self, raw: bytes, kind: int) -> tuple[bytes, bytes, bytes, int] | bytes:
+        content_hash = self._sealer.content_hash(raw)
+        if content_hash in self._known:
+            return content_hash
+        stored, form = self._sealer.seal(raw, kind)
+        stored_hash = blake3(stored).digest() if form else content_hash
+        return content_hash, stored_hash, stored, form
+
+    def _take(self) -> None:
+        future, raw_bytes, records, first_key, kind = self._under_way.popleft()
+        sealed = future.result()
+        self._under_way_bytes -= raw_bytes
+        key_offset = len(self._keys)
+        self._keys += first_key
+        self._raw_bytes += raw_bytes
+        if isinstance(sealed, bytes):
+            root, entry = self._known[sealed]
+            file = self.files.setdefault(root, len(self.files) + 1)
+            entry = entry._replace(file=file, records=records, kind=kind, key_offset=key_offset, key_bytes=len(first_key))
+            self.shared += 1
+            self.shared_bytes += entry.stored_bytes
+        else:
+            content_hash, stored_hash, stored, form = sealed
+            entry = Entry(
+                stored_hash, content_hash, self._offset, len(stored), raw_bytes, records, 0, form, kind, key_offset,
+                len(first_key),
+            )  # fmt: skip
+            self._write(stored)
+        self.entries.append(ENTRY.pack(*entry))
+
+    def _write(self, data: bytes) -> None:
+        _write_at(self._fd, data, self._offset)
+        self._offset += len(data)
+        if self._offset - self._synced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            if self._syncing is not None:
+                self._syncing.result()
+            self._synced = self._offset
+            self._syncing = self._pool.submit(os.fsync, self._fd)
+
+    def finish(self, shard: str, salt: bytes, records: int, slots: int, data_chunks: int, probes: int) -> Header:
+        """The table and the header, and all of it synced."""
+        assert len(self.files) < FILES_MAX
+        if len(self._keys) > KEYS_BYTES_MAX:
+            raise SnapshotError(
+                f"the shard {shard} has {len(self._keys)} bytes of first keys, and may have {KEYS_BYTES_MAX}",
+                hint="divide it into several shards, or use shorter keys",
+            )
+        keys, _ = self._sealer.seal(bytes(self._keys), KEYS)
+        table = b"".join([*self.entries, *self.files, keys])
+        header = Header(
+            self._sealer.encrypted, self._offset, records, slots, data_chunks, len(self.entries) - data_chunks,
+            len(self.files), probes, len(keys), len(self._keys), self._raw_bytes, salt, shard,
+            blake3(table, max_threads=blake3.AUTO).digest(), self._sealer.check,
+        )  # fmt: skip
+        _write_at(self._fd, table, self._offset)
+        _write_at(self._fd, header.pack(), 0)
+        if self._syncing is not None:
+            self._syncing.result()
+        os.fsync(self._fd)
+        return header
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
