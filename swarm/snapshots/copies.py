@@ -1,0 +1,79 @@
+"""Copies of a snapshot that others take chunks from: a folder here is one, and over the network a node's is."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from blake3 import blake3
+
+from swarm.errors import NotFound
+from swarm.snapshots.checking import manifest_of
+from swarm.snapshots.errors import SnapshotError
+from swarm.snapshots.format import HEADER_BYTES, file_name, unpack_entry
+from swarm.snapshots.manifest import decode
+from swarm.snapshots.mapping import Mapped, read_table
+
+
+class FolderCopy:
+    """A snapshot's folder, damaged itself perhaps: what it gives has the hash it was asked for by, or it gives None. In any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._chunks: dict[bytes, tuple[Mapped, int, int]] | None = None
+        self._files: list[Mapped] = []
+
+    def manifest(self) -> bytes | None:
+        """The bytes of the manifest."""
+        try:
+            return manifest_of(self.folder)
+        except (NotFound, OSError):
+            return None
+
+    def head(self, shard: str, root: bytes) -> bytes | None:
+        """Header and table of the file with this root."""
+        try:
+            mapped = Mapped(self.folder / file_name(shard, root))
+            header, table = read_table(mapped.view, root, str(mapped.path))
+            return bytes(mapped.view[:HEADER_BYTES]) + bytes(table)
+        except (OSError, SnapshotError):
+            return None
+
+    def chunk(self, hash: bytes) -> bytes | None:
+        """A chunk as it is stored."""
+        with self._lock:
+            if self._chunks is None:
+                self._chunks = self._listed()
+        place = self._chunks.get(hash)
+        if place is None:
+            return None
+        mapped, offset, size = place
+        found = bytes(mapped.view[offset : offset + size])
+        return found if blake3(found).digest() == hash else None
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._chunks = {}
+        for mapped in self._files:
+            mapped.close()
+
+    def _listed(self) -> dict[bytes, tuple[Mapped, int, int]]:
+        found: dict[bytes, tuple[Mapped, int, int]] = {}
+        try:
+            manifest = decode(manifest_of(self.folder), str(self.folder))
+        except (NotFound, OSError, SnapshotError):
+            return found
+        for line in manifest.shards:
+            for root in [line.root, *(root for root, _ in line.files)]:
+                try:
+                    mapped = Mapped(self.folder / file_name(line.name, root))
+                    header, table = read_table(mapped.view, root, str(mapped.path))
+                    self._files.append(mapped)
+                    for number in range(header.chunks):
+                        entry = unpack_entry(table, number, header, str(mapped.path))
+                        if entry.file == 0:
+                            found.setdefault(entry.stored_hash, (mapped, entry.offset, entry.stored_bytes))
+                except (OSError, SnapshotError):
+                    continue  # what can be had from the others is had from them
+        return found

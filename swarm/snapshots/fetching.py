@@ -1,0 +1,283 @@
+"""A snapshot comes from several copies at once, each chunk checked, and can be read before it is complete."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from swarm.errors import NotFound
+from swarm.snapshots.checking import Copy, checked_head
+from swarm.snapshots.errors import SnapshotDamaged
+from swarm.snapshots.format import HEADER_BYTES, TABLE, Entry, Header, file_name, root_of, unpack_entry
+from swarm.snapshots.manifest import MANIFEST, Manifest, ShardLine, decode
+from swarm.snapshots.mapping import Mapped, damaged
+from swarm.snapshots.publishing import link_or_copy, publishing, write_file
+from swarm.snapshots.reading import Shard
+from swarm.snapshots.snapshot import Trusted
+
+STREAMS: Final = 4
+"""Chunks that are asked for at a time, of each copy."""
+FAILURES_MAX: Final = 16
+"""A copy that so often had not what it was asked for, or had something else, is not asked any more."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far it is. ``reused_bytes`` were here already."""
+
+    chunks: int = 0
+    chunks_total: int = 0
+    bytes: int = 0
+    reused_bytes: int = 0
+    wrong: int = 0
+    """Answers that were not what was asked for."""
+
+
+class Arriving:
+    """A snapshot that is being fetched. `shard` opens any of its shards at once; what has not come yet is fetched when it is asked for."""
+
+    def __init__(self, manifest: Manifest, folder: Path, copies: Sequence[Copy], key: bytes | None) -> None:
+        self.manifest = manifest
+        self.progress = Progress()
+        self.complete = False
+        self._folder = folder
+        self._copies = list(copies)
+        self._failures = [0] * len(copies)
+        self._key = key
+        self._files: dict[bytes, _File] = {}
+        self._lock = threading.Lock()
+
+    def shard(self, name: str) -> Shard:
+        """A shard, to be read by one thread. NotFound; SnapshotDamaged where no copy has what is needed."""
+        try:
+            line = self.manifest.shard(name)
+        except KeyError:
+            raise NotFound(f"the snapshot has no shard {name!r}") from None
+        own = self.file(line, line.root)
+        chunks = _ArrivingChunks(self, [own, *(self.file(line, root) for root, _ in line.files)])
+        return Shard(own.header, memoryview(own.head)[HEADER_BYTES:], chunks, where=str(own.path), key=self._key)
+
+    def file(self, line: ShardLine, root: bytes) -> _File:
+        """A file with its header and table, its chunks to come. SnapshotDamaged when no copy has them."""
+        with self._lock:
+            if root not in self._files:
+                self._files[root] = self._begun(line, root)
+            return self._files[root]
+
+    def fetch(self, hash: bytes, size: int, first: int = 0) -> bytes | None:
+        """A chunk, checked, from any copy, that in place ``first`` asked before the others."""
+        for turn in range(len(self._copies)):
+            at = (first + turn) % len(self._copies)
+            if self._failures[at] >= FAILURES_MAX:
+                continue
+            found = self._asked(at, lambda copy: copy.chunk(hash))
+            if found is not None and len(found) == size and blake3(found).digest() == hash:
+                return found
+            if found is not None:
+                self.progress.wrong += 1
+            self._failures[at] += 1
+        return None
+
+    def fetch_all(self, have: Sequence[Path] = (), threads: int | None = None) -> None:
+        """Fetch what is missing, the tables of keys first, so that keys are found. SnapshotDamaged when no copy has a chunk."""
+        wanted: list[tuple[_File, Entry]] = []
+        for line in self.manifest.shards:
+            for root, size in [(line.root, line.file_bytes), *line.files]:
+                if self._reused(line, root, size, have):
+                    continue
+                file = self.file(line, root)
+                wanted += [(file, entry) for entry in file.entries()]
+        wanted.sort(key=lambda each: each[1].kind != TABLE)
+        self.progress.chunks_total = len(wanted)
+        ahead: queue.SimpleQueue[tuple[_File, Entry]] = queue.SimpleQueue()
+        for each in wanted:
+            ahead.put(each)
+        failed: list[BaseException] = []
+        workers = [
+            threading.Thread(target=self._work, args=(ahead, number, failed), name="snapshot-fetch")
+            for number in range(threads or STREAMS * max(1, len(self._copies)))
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if failed:
+            raise failed[0]
+        self.complete = True
+
+    def close(self) -> None:
+        """Give the files back."""
+        for file in self._files.values():
+            file.close()
+
+    def _work(self, ahead: queue.SimpleQueue[tuple[_File, Entry]], number: int, failed: list[BaseException]) -> None:
+        try:
+            while not failed:
+                try:
+                    file, entry = ahead.get_nowait()
+                except queue.Empty:
+                    return
+                file.have(entry, self, number)
+                with self._lock:
+                    self.progress.chunks += 1
+                    self.progress.bytes += entry.stored_bytes
+        except BaseException as error:
+            failed.append(error)
+
+    def _asked(self, at: int, ask: Callable[[Copy], bytes | None]) -> bytes | None:
+        try:
+            return ask(self._copies[at])
+        except OSError:  # a copy that does not answer; any other error is a mistake of ours
+            return None
+
+    def _begun(self, line: ShardLine, root: bytes) -> _File:
+        path = self._folder / file_name(line.name, root)
+        for at in range(len(self._copies)):
+            head = self._asked(at, lambda copy: copy.head(line.name, root))
+            header = checked_head(head, root, str(path))
+            if head is not None and header is not None and header.shard == line.name:
+                return _File(path, header, head)
+            self._failures[at] += head is not None
+        raise damaged(str(path), "no copy has its header and table", shard=line.name, offset=0, bytes=0)
+
+    def _reused(self, line: ShardLine, root: bytes, size: int, have: Sequence[Path]) -> bool:
+        """Whether the very file is in another snapshot here: its name is its hash."""
+        path = self._folder / file_name(line.name, root)
+        if root in self._files or path.exists():
+            return path.exists() and root not in self._files
+        for folder in have:
+            there = folder / path.name
+            if there.is_file() and there.stat().st_size == size and _whole(there, root):
+                link_or_copy(there, path)
+                self.progress.reused_bytes += size
+                return True
+        return False
+
+
+class _File:
+    """A file of which chunks come one by one."""
+
+    def __init__(self, path: Path, header: Header, head: bytes) -> None:
+        self.path = path
+        self.header = header
+        self.head = head
+        self._table = memoryview(head)[HEADER_BYTES:]
+        self._here: set[int] = set()
+        """Offsets of chunks that have come: they are checked, and need not be again."""
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self._fd, 0, header.file_bytes)
+        os.pwrite(self._fd, head[:HEADER_BYTES], 0)
+        _pwrite(self._fd, head[HEADER_BYTES:], header.table_offset)
+        self._mapped = Mapped(path)
+
+    def entries(self) -> Iterator[Entry]:
+        """Of the chunks that stand in this file."""
+        for number in range(self.header.chunks):
+            entry = unpack_entry(self._table, number, self.header, str(self.path))
+            if entry.file == 0:
+                if entry.offset + entry.stored_bytes > self.header.table_offset:
+                    raise damaged(str(self.path), f"chunk {number} would stand behind its end", chunk=number, offset=entry.offset)
+                yield entry
+
+    def have(self, entry: Entry, arriving: Arriving, first: int) -> memoryview:
+        """A chunk of this file, fetched unless it has come. SnapshotDamaged."""
+        stop = entry.offset + entry.stored_bytes
+        if stop > self.header.table_offset:
+            raise damaged(str(self.path), "a chunk would stand behind its end", offset=entry.offset, bytes=entry.stored_bytes)
+        if entry.offset not in self._here:
+            found = arriving.fetch(entry.stored_hash, entry.stored_bytes, first)
+            if found is None:
+                raise damaged(
+                    str(self.path), "no copy has one of its chunks", shard=self.header.shard, offset=entry.offset,
+                    bytes=entry.stored_bytes, hash=entry.stored_hash,
+                )  # fmt: skip
+            _pwrite(self._fd, found, entry.offset)
+            self._here.add(entry.offset)
+        return self._mapped.view[entry.offset : stop]
+
+    def close(self) -> None:
+        """Synced later, by who publishes the folder."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _ArrivingChunks:
+    def __init__(self, arriving: Arriving, files: list[_File]) -> None:
+        self._arriving = arriving
+        self._files = files
+
+    def stored(self, number: int, entry: Entry) -> Any:
+        return self._files[entry.file].have(entry, self._arriving, number)
+
+    def close(self) -> None:
+        """The files are closed by who fetches."""
+
+
+@contextmanager
+def fetching(
+    target: Path, manifest: bytes, copies: Sequence[Copy], *, trusted: Trusted | None = None, key: bytes | None = None
+) -> Iterator[Arriving]:
+    """Fetch a snapshot by its manifest into the folder ``target``; inside the block it can be read, and `fetch_all` completes it.
+
+    ``target`` appears, whole, when the block ends well, and everything is fetched by then at the latest. Nothing that a copy says is
+    believed. SnapshotDamaged when no copy has something, SnapshotUntrusted, SnapshotMalformed, SnapshotExists, OSError.
+    """
+    said = decode(manifest, "the manifest that was given", trusted)
+    with publishing(target) as folder:
+        arriving = Arriving(said, folder, copies, key)
+        try:
+            yield arriving
+            if not arriving.complete:
+                arriving.fetch_all()
+            write_file(folder / MANIFEST, manifest)
+        finally:
+            arriving.close()
+
+
+def pull(
+    target: Path, copies: Sequence[Copy], *, trusted: Trusted | None = None, have: Sequence[Path] = ()
+) -> tuple[Manifest, Progress]:
+    """Fetch a snapshot from the first copy that has a manifest, and from all of them its chunks. ``have`` are folders of snapshots here
+    whose files need not come again. Raises as `fetching`; NotFound when no copy has a manifest."""
+    data = next((data for data in (copy.manifest() for copy in copies) if data is not None), None)
+    if data is None:
+        raise NotFound("no copy has a manifest", hint="`swarm snapshot list` shows what there is")
+    with fetching(target, data, copies, trusted=trusted) as arriving:
+        arriving.fetch_all(have)
+    return arriving.manifest, arriving.progress
+
+
+def _whole(path: Path, root: bytes) -> bool:
+    """Whether a file has that header, and all that is in it."""
+    from swarm.snapshots.mapping import read_table
+
+    mapped = Mapped(path)
+    try:
+        header, table = read_table(mapped.view, root, str(path))
+        for number in range(header.chunks):
+            entry = unpack_entry(table, number, header, str(path))
+            part = mapped.view[entry.offset : entry.offset + entry.stored_bytes]
+            if entry.file == 0 and blake3(part).digest() != entry.stored_hash:
+                return False
+        return root_of(bytes(mapped.view[:HEADER_BYTES])) == root
+    except SnapshotDamaged:
+        return False
+    finally:
+        mapped.close()
+
+
+def _pwrite(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
