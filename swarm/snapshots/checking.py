@@ -104,7 +104,9 @@ def verify(
     return report
 
 
-def repair(folder: Path, copy: Copy, *, trusted: Trusted | None = None, report: Report | None = None) -> tuple[list[Damage], Report]:
+def repair(
+    folder: Path, copy: Copy, *, trusted: Trusted | None = None, report: Report | None = None
+) -> tuple[list[Damage], Report]:
     """Take all that is damaged from another copy: (what was repaired, the report of verifying afterwards).
 
     ``report`` is one of `verify`, where there is one; else that is done first. Nothing is believed: a chunk must have the hash it is
@@ -151,7 +153,11 @@ class _Check:
                 tables[root] = read_table(mapped[root].view, root, str(folder / name))
             except (FileNotFoundError, SnapshotDamaged, SnapshotMalformed) as error:
                 # all but chunks comes from elsewhere in one piece; how much it is, is known once its header is there
-                what = "it is not there" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{folder / name}: ")
+                what = (
+                    "it is not there"
+                    if isinstance(error, FileNotFoundError)
+                    else str(error).removeprefix(f"{folder / name}: ")
+                )
                 self._add(name, what, 0, size, root=root)
                 continue
             self._report.files += 1
@@ -167,23 +173,37 @@ class _Check:
         for each in mapped.values():
             each.close()
 
-    def _own_chunks(self, name: str, header: Header, table: memoryview, view: memoryview) -> set[tuple[int, int, bytes]]:
+    def _own_chunks(
+        self, name: str, header: Header, table: memoryview, view: memoryview
+    ) -> set[tuple[int, int, bytes]]:
         """Those that stand in this file, which have to fill it; what was looked at."""
         own: list[tuple[int, Entry]] = []
         end = HEADER_BYTES
         for number, entry in _entries(header, table, name):
             if entry.file == 0:
                 if entry.offset != end:
-                    self._add(name, f"chunk {number} does not stand behind the one before it", entry.offset, entry.stored_bytes, number)
+                    self._add(
+                        name,
+                        f"chunk {number} does not stand behind the one before it",
+                        entry.offset,
+                        entry.stored_bytes,
+                        number,
+                    )
                 end = entry.offset + entry.stored_bytes
                 own.append((number, entry))
         if end != header.table_offset:
-            self._add(name, "there is something between the last chunk and the table", end, abs(header.table_offset - end))
+            self._add(
+                name, "there is something between the last chunk and the table", end, abs(header.table_offset - end)
+            )
         self._hash(name, view, own)
         return {(entry.offset, entry.stored_bytes, entry.stored_hash) for _, entry in own}
 
     def _shared_chunks(
-        self, header: Header, table: memoryview, mapped: dict[bytes, Mapped], checked: dict[bytes, set[tuple[int, int, bytes]]]
+        self,
+        header: Header,
+        table: memoryview,
+        mapped: dict[bytes, Mapped],
+        checked: dict[bytes, set[tuple[int, int, bytes]]],
     ) -> None:
         """Those of the shard that stand in other files, unless they were looked at there."""
         roots = [root for root, _ in self._line.files]
@@ -213,14 +233,24 @@ class _Check:
         done = 0
         for batch, bad in zip(_batches(entries), self._pool.map(hashed, _batches(entries)), strict=True):
             for number, entry in bad:
-                self._add(name, f"chunk {number} is damaged", entry.offset, entry.stored_bytes, number, hash=entry.stored_hash)
+                self._add(
+                    name, f"chunk {number} is damaged", entry.offset, entry.stored_bytes, number, hash=entry.stored_hash
+                )
             done += sum(entry.stored_bytes for _, entry in batch)
             self._report.chunks += len(batch)
             if self._progress is not None:
                 self._progress(self._report.bytes - len(view) + done)
 
     def _add(
-        self, file: str, what: str, offset: int, size: int, chunk: int | None = None, *, hash: bytes = b"", root: bytes = b""
+        self,
+        file: str,
+        what: str,
+        offset: int,
+        size: int,
+        chunk: int | None = None,
+        *,
+        hash: bytes = b"",
+        root: bytes = b"",
     ) -> None:
         self._report.damage.append(Damage(self._line.name, file, what, offset, size, chunk, hash, root))
 
@@ -333,4 +363,6 @@ def manifest_of(folder: Path) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"{folder} is no snapshot: there is no manifest in it", hint="`swarm snapshot list` shows what there is") from None
+        raise NotFound(
+            f"{folder} is no snapshot: there is no manifest in it", hint="`swarm snapshot list` shows what there is"
+        ) from None

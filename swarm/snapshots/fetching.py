@@ -184,14 +184,18 @@ class _File:
             entry = unpack_entry(self._table, number, self.header, str(self.path))
             if entry.file == 0:
                 if entry.offset + entry.stored_bytes > self.header.table_offset:
-                    raise damaged(str(self.path), f"chunk {number} would stand behind its end", chunk=number, offset=entry.offset)
+                    raise damaged(
+                        str(self.path), f"chunk {number} would stand behind its end", chunk=number, offset=entry.offset
+                    )
                 yield entry
 
     def have(self, entry: Entry, arriving: Arriving, first: int) -> memoryview:
         """A chunk of this file, fetched unless it has come. SnapshotDamaged."""
         stop = entry.offset + entry.stored_bytes
         if stop > self.header.table_offset:
-            raise damaged(str(self.path), "a chunk would stand behind its end", offset=entry.offset, bytes=entry.stored_bytes)
+            raise damaged(
+                str(self.path), "a chunk would stand behind its end", offset=entry.offset, bytes=entry.stored_bytes
+            )
         if entry.offset not in self._here:
             found = arriving.fetch(entry.stored_hash, entry.stored_bytes, first)
             if found is None:

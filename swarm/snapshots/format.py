@@ -118,7 +118,9 @@ class Entry(NamedTuple):
 def unpack_header(data: bytes, where: str) -> Header:
     """The header, each field within its bounds. SnapshotMalformed."""
     if len(data) < HEADER_BYTES or data[:8] != MAGIC:
-        raise SnapshotMalformed(f"{where} is no file of a snapshot", hint="it does not begin as one; name another", path=where)
+        raise SnapshotMalformed(
+            f"{where} is no file of a snapshot", hint="it does not begin as one; name another", path=where
+        )
     (
         _, version, flags, header_bytes, table_offset, table_bytes, records, slots, data_chunks, table_chunks, files, probes,
         keys_bytes, keys_raw_bytes, raw_bytes, salt, name, table_hash, key_check, rest,
@@ -140,9 +142,16 @@ def unpack_header(data: bytes, where: str) -> Header:
     if table_bytes != header.table_bytes or table_offset < HEADER_BYTES:
         raise malformed(where, "has a table whose size does not fit what is to be in it")
     if files >= FILES_MAX or keys_bytes > KEYS_BYTES_MAX or keys_raw_bytes > KEYS_BYTES_MAX:
-        raise malformed(where, f"names {files} other files and {keys_bytes} bytes of keys, which is more than there may be")
+        raise malformed(
+            where, f"names {files} other files and {keys_bytes} bytes of keys, which is more than there may be"
+        )
     room = table_chunks * (TABLE_CHUNK_BYTES // SLOT_BYTES)
-    if not 1 <= probes <= PROBES_MAX or slots > room or bool(slots) != bool(records) or bool(table_chunks) != bool(records):
+    if (
+        not 1 <= probes <= PROBES_MAX
+        or slots > room
+        or bool(slots) != bool(records)
+        or bool(table_chunks) != bool(records)
+    ):
         raise malformed(where, f"has a table of {slots} slots for {records} records that cannot be one")
     if bool(data_chunks) != bool(records) or data_chunks > records:
         raise malformed(where, f"has {records} records in {data_chunks} chunks")
@@ -185,5 +194,8 @@ def slots_for(records: int) -> int:
 def malformed(where: str, what: str, **facts: object) -> SnapshotMalformed:
     """It says of itself what cannot be."""
     return SnapshotMalformed(
-        f"{where} {what}", hint="it was not written by this software, or by a faulty one: use another copy", path=where, **facts
+        f"{where} {what}",
+        hint="it was not written by this software, or by a faulty one: use another copy",
+        path=where,
+        **facts,
     )

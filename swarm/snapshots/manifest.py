@@ -23,7 +23,7 @@ MANIFEST_BYTES_MAX: Final = 16 << 20
 SHARDS_MAX: Final = 4096
 _ORDER: Final = ("v", "created_ms", "parent", "shards", "about")
 Sign = Callable[[bytes], bytes]
-"""Makes the Ed25519 signature (64 bytes) over what it is given."""
+"""Makes the Ed25519 signature (64 bytes) for a body, over ``signed_bytes("snapshot", body)`` of `transport.signed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def encode(manifest: Manifest, signer: tuple[bytes, Sign] | None = None) -> byte
         use_bin_type=True,
     )  # fmt: skip
     public = b"" if signer is None else signer[0]
-    signature = blake3(body).digest() if signer is None else signer[1](signed_bytes("snapshot", body))
+    signature = blake3(body).digest() if signer is None else signer[1](body)
     out: bytes = msgpack.packb([body, public, signature], use_bin_type=True)
     if len(out) > MANIFEST_BYTES_MAX:
         raise ValueError(f"a manifest of {len(out)} bytes: there may be {MANIFEST_BYTES_MAX}")
@@ -129,7 +129,12 @@ def decode(data: bytes, where: str, trusted: Callable[[bytes], bool] | None = No
 
 
 def _line(fields: Any, where: str) -> ShardLine:
-    if not isinstance(fields, list) or len(fields) != 6 or not isinstance(fields[5], list) or len(fields[5]) >= FILES_MAX:
+    if (
+        not isinstance(fields, list)
+        or len(fields) != 6
+        or not isinstance(fields[5], list)
+        or len(fields[5]) >= FILES_MAX
+    ):
         raise malformed(where, "has a shard that is none")
     name, root, *numbers, files = fields
     if type(name) is not str or not SHARD_NAME.fullmatch(name):

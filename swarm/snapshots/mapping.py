@@ -53,7 +53,9 @@ def read_table(view: memoryview, root: bytes | None, path: str) -> tuple[Header,
         )  # fmt: skip
     table = view[header.table_offset : header.file_bytes]
     if blake3(table, max_threads=blake3.AUTO).digest() != header.table_hash:
-        raise damaged(path, "its table is not what it was", offset=header.table_offset, bytes=header.table_bytes, part="table")
+        raise damaged(
+            path, "its table is not what it was", offset=header.table_offset, bytes=header.table_bytes, part="table"
+        )
     if len(view) > header.file_bytes:
         raise malformed(path, f"has {len(view) - header.file_bytes} bytes behind its end")
     return header, table
@@ -65,7 +67,9 @@ class MappedChunks:
     def __init__(self, folder: Path, shard: str, own: Mapped, header: Header, table: memoryview) -> None:
         start = header.chunks * 96
         self.folder = folder
-        self.roots = [bytes(table[at : at + HASH_BYTES]) for at in range(start, start + header.files * HASH_BYTES, HASH_BYTES)]
+        self.roots = [
+            bytes(table[at : at + HASH_BYTES]) for at in range(start, start + header.files * HASH_BYTES, HASH_BYTES)
+        ]
         self._shard = shard
         self._files: list[Mapped | None] = [own, *[None] * header.files]
 

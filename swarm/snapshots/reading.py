@@ -85,7 +85,9 @@ class Shard:
         own = Mapped(path)
         try:
             header, table = read_table(own.view, root, str(path))
-            return cls(header, table, MappedChunks(path.parent, header.shard, own, header, table), where=str(path), **options)
+            return cls(
+                header, table, MappedChunks(path.parent, header.shard, own, header, table), where=str(path), **options
+            )
         except BaseException:
             own.close()
             raise
@@ -270,4 +272,8 @@ class Shard:
 
     def _senseless(self, error: ValueError) -> Exception:
         # errors of our own are values, too: they say more than we could
-        return error if isinstance(error, Exception) and hasattr(error, "hint") else malformed(self.where, f"makes no sense: {error}")
+        return (
+            error
+            if isinstance(error, Exception) and hasattr(error, "hint")
+            else malformed(self.where, f"makes no sense: {error}")
+        )

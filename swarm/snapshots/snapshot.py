@@ -84,9 +84,15 @@ class Snapshot:
             shard = Shard.open(path, root=line.root, **self._options)
         except FileNotFoundError:
             raise damaged(str(path), "it is not there", shard=line.name, offset=0, bytes=line.file_bytes) from None
-        if shard.header.shard != line.name or shard.header.records != line.records or shard.roots != [r for r, _ in line.files]:
+        if (
+            shard.header.shard != line.name
+            or shard.header.records != line.records
+            or shard.roots != [r for r, _ in line.files]
+        ):
             shard.close()
-            raise SnapshotMalformed(f"{path} is not what the manifest says of {line.name}", hint="use another copy", path=str(path))
+            raise SnapshotMalformed(
+                f"{path} is not what the manifest says of {line.name}", hint="use another copy", path=str(path)
+            )
         return shard
 
 
@@ -97,7 +103,9 @@ def read_manifest(folder: Path, *, trusted: Trusted | None = None) -> Manifest:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES_MAX + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"{folder} is no snapshot: there is no manifest in it", hint="`swarm snapshot list` shows what there is") from None
+        raise NotFound(
+            f"{folder} is no snapshot: there is no manifest in it", hint="`swarm snapshot list` shows what there is"
+        ) from None
     return decode(data, str(path), trusted)
 
 

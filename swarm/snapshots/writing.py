@@ -185,7 +185,9 @@ class _Chunks:
         if isinstance(sealed, bytes):
             root, entry = self._known[sealed]
             file = self.files.setdefault(root, len(self.files) + 1)
-            entry = entry._replace(file=file, records=records, kind=kind, key_offset=key_offset, key_bytes=len(first_key))
+            entry = entry._replace(
+                file=file, records=records, kind=kind, key_offset=key_offset, key_bytes=len(first_key)
+            )
             self.shared += 1
             self.shared_bytes += entry.stored_bytes
         else:
