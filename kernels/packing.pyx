@@ -368,9 +368,11 @@ cdef class Layout:
     def finish(self):
         """The chunks that are left. The last one ends with the last slot, or with what overflows behind it."""
         cdef list rest = []
+        cdef bytes last
         cdef uint64_t end = max(self.slots, self.next_slot)
         while self.done * (TABLE_CHUNK // SLOT) < end:
             rest.append(self.turn())
         if end % (TABLE_CHUNK // SLOT):
-            rest[-1] = rest[-1][: end % (TABLE_CHUNK // SLOT) * SLOT]
+            last = rest.pop()
+            rest.append(last[: end % (TABLE_CHUNK // SLOT) * SLOT])
         return rest

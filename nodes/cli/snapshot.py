@@ -143,7 +143,8 @@ def _list(args: argparse.Namespace) -> int:
     from swarm.snapshots import Manifest
 
     fleet = known_fleet(Home.resolve())
-    rows, lines = [], []
+    rows: list[tuple[str, ...]] = []
+    lines: list[dict[str, Any]] = []
     for path, found in listed(_folder(args)):
         if not isinstance(found, Manifest):
             rows.append((path.name, "", "", "", "", "DAMAGED"))
@@ -193,7 +194,7 @@ def _verify(args: argparse.Namespace) -> int:
                 each.file,
                 "" if each.chunk is None else f"{each.chunk:,}",
                 f"{each.offset:,}",
-                f"{each.bytes:,}",
+                f"{each.size_bytes:,}",
                 each.what,
             )
             for each in report.damage
@@ -286,7 +287,7 @@ def _repair(args: argparse.Namespace) -> int:
     else:
         for each in repaired:
             print(
-                f"repaired  {each.file}  {'' if each.chunk is None else f'chunk {each.chunk}  '}{each.bytes:,} bytes at {each.offset:,}"
+                f"repaired  {each.file}  {'' if each.chunk is None else f'chunk {each.chunk}  '}{each.size_bytes:,} bytes at {each.offset:,}"
             )
         for each in after.damage:
             print(f"DAMAGED   {each.file}  {each.what}: the other copy has it not")
@@ -342,7 +343,7 @@ def _key_for(path: Path) -> bytes | None:
 
 def _damage(each: Any) -> dict[str, Any]:
     return {
-        "shard": each.shard, "file": each.file, "chunk": each.chunk, "offset": each.offset, "bytes": each.bytes,
+        "shard": each.shard, "file": each.file, "chunk": each.chunk, "offset": each.offset, "bytes": each.size_bytes,
         "what": each.what, "hash": each.hash.hex(),
     }  # fmt: skip
 

@@ -31,7 +31,7 @@ class Damage:
     file: str
     what: str
     offset: int
-    bytes: int
+    size_bytes: int
     chunk: int | None = None
     hash: bytes = b""
     root: bytes = b""
@@ -321,7 +321,7 @@ def _repaired(folder: Path, damage: Damage, copy: Copy, trusted: Trusted | None)
         _write(path, [(0, head[:HEADER_BYTES]), (header.table_offset, head[HEADER_BYTES:])], header.file_bytes)
         return True
     chunk = copy.chunk(damage.hash) if damage.hash else None
-    if chunk is None or len(chunk) != damage.bytes or blake3(chunk).digest() != damage.hash:
+    if chunk is None or len(chunk) != damage.size_bytes or blake3(chunk).digest() != damage.hash:
         return False
     _write(path, [(damage.offset, chunk)], None)
     return True

@@ -35,7 +35,7 @@ class FolderCopy:
         """Header and table of the file with this root."""
         try:
             mapped = Mapped(self.folder / file_name(shard, root))
-            header, table = read_table(mapped.view, root, str(mapped.path))
+            _, table = read_table(mapped.view, root, str(mapped.path))
             return bytes(mapped.view[:HEADER_BYTES]) + bytes(table)
         except (OSError, SnapshotError):
             return None

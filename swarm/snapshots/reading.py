@@ -140,7 +140,7 @@ class Shard:
         """The value of a key, or None."""
         try:
             found = self._find(key)
-            while type(found) is int:
+            while isinstance(found, int):
                 self._load(found)
                 found = self._find(key)
         except ValueError as error:
@@ -170,9 +170,9 @@ class Shard:
         """(key, value) by ascending key, from ``start`` on and before ``stop``."""
         if not self.header.data_chunks:
             return
-        number = max(0, bisect.bisect_right(range(self.header.data_chunks), start, key=self.first_key) - 1)
+        begin = max(0, bisect.bisect_right(range(self.header.data_chunks), start, key=self.first_key) - 1)
         last = None
-        for number in range(number, self.header.data_chunks):
+        for number in range(begin, self.header.data_chunks):
             if stop is not None and self.first_key(number) >= stop:
                 return
             for key, value in self.records(number):
