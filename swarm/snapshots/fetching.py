@@ -69,7 +69,7 @@ class Arriving:
         """A file with its header and table, its chunks to come. SnapshotDamaged when no copy has them."""
         with self._lock:
             if root not in self._files:
-                self._files[root] = self._begun(line, root)
+                self._files[root] = self._begun(line, root, dict(line.files).get(root, line.file_bytes))
             return self._files[root]
 
     def fetch(self, hash: bytes, size: int, first: int = 0) -> bytes | None:
@@ -138,12 +138,12 @@ class Arriving:
         except OSError:  # a copy that does not answer; any other error is a mistake of ours
             return None
 
-    def _begun(self, line: ShardLine, root: bytes) -> _File:
+    def _begun(self, line: ShardLine, root: bytes, size: int) -> _File:
         path = self._folder / file_name(line.name, root)
         for at in range(len(self._copies)):
             head = self._asked(at, lambda copy: copy.head(line.name, root))
             header = checked_head(head, root, str(path))
-            if head is not None and header is not None and header.shard == line.name:
+            if head is not None and header is not None and (header.shard, header.file_bytes) == (line.name, size):
                 return _File(path, header, head)
             self._failures[at] += head is not None
         raise damaged(str(path), "no copy has its header and table", shard=line.name, offset=0, bytes=0)

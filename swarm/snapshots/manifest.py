@@ -136,14 +136,14 @@ def _line(fields: Any, where: str) -> ShardLine:
         or len(fields[5]) >= FILES_MAX
     ):
         raise malformed(where, "has a shard that is none")
-    name, root, *numbers, files = fields
+    name, root, file_bytes, records, raw_bytes, files = fields
     if type(name) is not str or not SHARD_NAME.fullmatch(name):
         raise malformed(where, "has a shard whose name is none")
     if not all(isinstance(file, list) and len(file) == 2 and _root_and_size(*file) for file in files):
         raise malformed(where, f"has files of the shard {name} that are none")
-    if not _root_and_size(root, numbers[0]) or not all(_size(number) for number in numbers):
+    if not _root_and_size(root, file_bytes) or not _size(records) or not _size(raw_bytes):
         raise malformed(where, f"has sizes of the shard {name} that are none")
-    return ShardLine(name, root, *numbers, tuple((root, size) for root, size in files))
+    return ShardLine(name, root, file_bytes, records, raw_bytes, tuple((root, size) for root, size in files))
 
 
 def _root_and_size(root: Any, size: Any) -> bool:

@@ -145,7 +145,23 @@ class Shard:
                 found = self._find(key)
         except ValueError as error:
             raise self._senseless(error) from None
+        except SnapshotDamaged as error:
+            if error.facts.get("chunk") is None or error.facts["chunk"] < self.header.data_chunks:
+                raise
+            return self._in_order(key)
         return found
+
+    def _in_order(self, key: bytes) -> bytes | None:
+        """The value of a key without the table of keys, part of which is damaged: by the first keys of the chunks."""
+        number = bisect.bisect_right(range(self.header.data_chunks), key, key=self.first_key) - 1
+        if number < 0:
+            return None
+        if not self._finder.has(number):
+            self._load(number)
+        try:
+            return self._finder.find_in(number, key)
+        except ValueError as error:
+            raise self._senseless(error) from None
 
     def entry(self, number: int) -> Entry:
         """What the table says of a chunk. SnapshotMalformed."""
@@ -211,7 +227,8 @@ class Shard:
             )  # fmt: skip
         except SnapshotDamaged as missing:
             error = missing
-        self.damaged.append(number)
+        if number not in self.damaged:
+            self.damaged.append(number)
         found = self._repair(entry.stored_hash) if self._repair is not None else None
         if found is None or len(found) != entry.stored_bytes or blake3(found).digest() != entry.stored_hash:
             raise error

@@ -1,0 +1,127 @@
+"""Snapshots come from several copies, some of which lie, are slow or have but a part; and are read before they are complete."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import NotFound
+from swarm.snapshots import SnapshotDamaged, SnapshotError, SnapshotUntrusted, create
+from swarm.snapshots.checking import verify
+from swarm.snapshots.copies import FolderCopy
+from swarm.snapshots.fetching import fetching, pull
+
+RECORDS = {b"k%05d" % i: random.Random(i).randbytes(250) for i in range(6000)}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    create(folder / "1", {"s": RECORDS.items(), "t": [(b"a", b"b")]}, created_ms=0)
+    create(
+        folder / "2",
+        {"s": (RECORDS | {b"k00000": b"new"}).items(), "t": [(b"a", b"b")]},
+        created_ms=0,
+        base=folder / "1",
+    )
+    return folder
+
+
+class Asked(FolderCopy):
+    """A copy that counts, and answers as it is told."""
+
+    def __init__(self, folder, answer=lambda found: found):
+        super().__init__(folder)
+        self.answer = answer
+        self.asked: list[bytes] = []
+
+    def chunk(self, hash):
+        self.asked.append(hash)
+        return self.answer(super().chunk(hash))
+
+
+def broken(_):
+    raise ConnectionResetError("gone")
+
+
+def test_chunks_come_from_all_copies_and_each_but_once(source, tmp_path):
+    copies = [Asked(source / "2") for _ in range(3)]
+    manifest, progress = pull(tmp_path / "s", copies)
+    assert verify(tmp_path / "s", deep=True).whole and progress.wrong == 0
+    asked = [hash for copy in copies for hash in copy.asked]
+    assert len(asked) == progress.chunks == progress.chunks_total and all(copy.asked for copy in copies)
+    assert manifest.records == len(RECORDS) + 1
+
+
+@pytest.mark.parametrize("answer", [lambda found: None, lambda found: bytes(len(found)), lambda found: b"", broken])
+def test_copies_that_lie_or_are_gone_are_done_without(source, tmp_path, answer):
+    bad, good = Asked(source / "2", answer), Asked(source / "2")
+    pull(tmp_path / "s", [bad, good])
+    assert verify(tmp_path / "s", deep=True).whole
+    with pytest.raises(SnapshotDamaged):
+        pull(tmp_path / "t", [bad])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_copies_that_have_but_a_part_make_a_whole_together(source, tmp_path):
+    halves = [Asked(source / "2"), Asked(source / "2")]
+    for number, half in enumerate(halves):
+        inner = half.chunk
+        half.chunk = lambda hash, inner=inner, number=number: inner(hash) if hash[0] % 2 == number else None
+    pull(tmp_path / "s", halves)
+    assert verify(tmp_path / "s", deep=True).whole
+
+
+def test_it_is_read_before_it_is_complete(source, tmp_path):
+    copy = Asked(source / "2")
+    with fetching(tmp_path / "s", (source / "2" / "manifest").read_bytes(), [copy]) as arriving:
+        shard = arriving.shard("s")
+        assert not copy.asked
+        assert shard.get(b"k03000") == RECORDS[b"k03000"] and shard.get(b"nothing") is None
+        assert 1 <= len(copy.asked) <= 6, "only what was needed has come"
+        assert [key for key, _ in shard.range(b"k00010", b"k00013")] == [b"k00010", b"k00011", b"k00012"]
+        assert not (tmp_path / "s").exists()
+        background = threading.Thread(target=arriving.fetch_all)
+        background.start()
+        for key in random.Random(1).sample(sorted(RECORDS), 200):
+            assert shard.get(key) == (b"new" if key == b"k00000" else RECORDS[key])
+        background.join()
+    assert verify(tmp_path / "s", deep=True).whole
+
+
+def test_what_is_here_does_not_come_again(source, tmp_path):
+    pull(tmp_path / "1", [FolderCopy(source / "1")])
+    copy = Asked(source / "2")
+    _, progress = pull(tmp_path / "2", [copy], have=[tmp_path / "1"])
+    assert progress.reused_bytes > 1_000_000 and len(copy.asked) <= 4
+    assert verify(tmp_path / "2", deep=True).whole
+    # what is here may be damaged: then it does come
+    path = next((tmp_path / "1").glob("s-*"))
+    data = bytearray(path.read_bytes())
+    data[4000] ^= 1
+    path.unlink()  # not in its place: the other snapshot has it, too
+    path.write_bytes(data)
+    _, progress = pull(tmp_path / "3", [FolderCopy(source / "2")], have=[tmp_path / "1"])
+    assert progress.reused_bytes < 10_000 and verify(tmp_path / "3", deep=True).whole
+
+
+def test_only_what_is_signed_by_somebody_trusted_is_fetched(source, tmp_path):
+    copy = Asked(source / "2")
+    with pytest.raises(SnapshotUntrusted):
+        pull(tmp_path / "s", [copy], trusted=lambda public: False)
+    assert not copy.asked
+    with pytest.raises(NotFound):
+        pull(tmp_path / "s", [FolderCopy(tmp_path / "nowhere")])
+
+
+def test_a_header_of_another_size_than_the_manifest_says_is_not_taken(source, tmp_path):
+    class Other(Asked):
+        def head(self, shard, root):
+            return b"SWRMSNAP" + bytes(10_000)
+
+    with pytest.raises(SnapshotError):
+        pull(tmp_path / "s", [Other(source / "2")])
+    assert not list(tmp_path.iterdir())
