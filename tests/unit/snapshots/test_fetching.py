@@ -35,12 +35,16 @@ class Asked(FolderCopy):
 
     def __init__(self, folder, answer=lambda found: found):
         super().__init__(folder)
-        self.answer = answer
+        self.answer = self.first = answer
         self.asked: list[bytes] = []
+        self.counting = threading.Lock()
 
     def chunk(self, hash):
-        self.asked.append(hash)
-        return self.answer(super().chunk(hash))
+        found = super().chunk(hash)
+        with self.counting:
+            self.asked.append(hash)
+            first = len(self.asked) == 1
+        return self.answer(found) if not first else self.first(found)
 
 
 def broken(_):
@@ -48,7 +52,15 @@ def broken(_):
 
 
 def test_chunks_come_from_all_copies_and_each_but_once(source, tmp_path):
+    together = threading.Barrier(3)
+
+    def first(found):
+        together.wait(30)  # the first chunk of each comes when the others are asked, too: so one alone cannot give all
+        return found
+
     copies = [Asked(source / "2") for _ in range(3)]
+    for copy in copies:
+        copy.first = first
     manifest, progress = pull(tmp_path / "s", copies)
     assert verify(tmp_path / "s", deep=True).whole and progress.wrong == 0
     asked = [hash for copy in copies for hash in copy.asked]

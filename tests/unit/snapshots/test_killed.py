@@ -76,7 +76,7 @@ def test_pull(tmp_path):
 
 
 def test_repair_can_be_done_again(tmp_path):
-    for folder in killed("repair", tmp_path, 1):
+    for folder in killed("repair", tmp_path):
         _, after = repair(folder / "damaged", FolderCopy(folder / "base"))
         assert after.whole and verify(folder / "damaged", deep=True).whole
 
