@@ -104,7 +104,14 @@ class Segment:
         self.raw = raw
         self.id = id
         """16 bytes: the head of blake3 of the header. The same entries under another signature are the same segment."""
-        _, self.shard, self.author, self.life, self.first, self.count, self.first_time, self.last_time, _, _ = fields
+        self.shard: int = fields[1]
+        self.author: bytes = fields[2]
+        self.life: int = fields[3]
+        self.first: int = fields[4]
+        """Number of its first entry on the line."""
+        self.count: int = fields[5]
+        self.first_time: int = fields[6]
+        self.last_time: int = fields[7]
 
     def __repr__(self) -> str:
         return f"<Segment {self.author.hex()[:6]}/{self.life} {self.first}+{self.count} in {self.shard}>"

@@ -1,0 +1,330 @@
+"""The knowledge of one node as a machine: what came from peers and what time it is, in; what to send, and what to keep, out.
+
+Fresh segments are pushed to a few random holders of their shard, who push on what is news to them (infect and die: Eugster,
+Guerraoui, Kermarrec, Massoulié 2004); with ln(n) + `fanout_extra` of them nearly every node has it after a few hops. Every
+`sync_every_s` a node tells one other holder the digests of its shards, who begins an exchange (`sync`) of those that differ:
+that is what makes all equal in the end, whatever was lost. Messages are lists in plain MessagePack:
+
+    [1, "fresh", [payload…]]   [1, "digests", [[shard, digest (16 bytes)]…]]   [1, "sync", shard, salt, message]
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any, Final, Protocol
+
+from kernels.plain import decode_plain, encode_plain
+from swarm.protocol.knowledge import bounds
+from swarm.protocol.knowledge.entries import FormatError, Segment
+from swarm.protocol.knowledge.knowledge import Knowledge
+from swarm.protocol.knowledge.replicas import Replication, holders
+from swarm.protocol.knowledge.shard import STRIKE, VIOLATIONS, Outcome, Shard
+from swarm.protocol.knowledge.stamps import FarFuture, time_of
+from swarm.protocol.knowledge.sync import SALT_BYTES, Exchange
+
+VERSION: Final = 1
+DIGEST_BYTES: Final = 16
+EXCHANGES_MAX: Final = 32
+"""At one time: more are not begun, and of those that peers begin the oldest ends."""
+WRAP_BYTES: Final = 128
+FRAME_BYTES_MAX: Final = bounds.MESSAGE_BYTES_MAX + WRAP_BYTES
+REFUSED: Final = VIOLATIONS | {Outcome.QUOTA}
+"""What a correct node never has to hand on."""
+
+
+class Rng(Protocol):
+    """Randomness, injected."""
+
+    def random(self) -> float: ...
+    def randbytes(self, n: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperConfig:
+    """How a node spreads and compares. Seconds."""
+
+    gather_s: float = 0.02
+    """What is fresh waits so long for more of it."""
+    sync_every_s: float = 10.0
+    exchange_timeout_s: float = 10.0
+    fanout_extra: float = 2.0
+    expire_every_s: float = 3600.0
+    retention_ms: int = bounds.RETENTION_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A peer broke the protocol."""
+
+    peer: bytes
+    why: str
+
+
+class Keeper:
+    """One node's knowledge among its peers. `now` is seconds of a monotonic clock; `wall_ms` gives the wall clock at such an instant."""
+
+    def __init__(
+        self,
+        now: float,
+        knowledge: Knowledge,
+        rng: Rng,
+        wall_ms: Callable[[float], int],
+        config: KeeperConfig | None = None,
+        replication: Replication | None = None,
+    ) -> None:
+        self.knowledge = knowledge
+        self.counts: Counter[str] = Counter()
+        """What became of payloads that came, by `Outcome`; for metrics."""
+        self.violations: list[Violation] = []
+        """To be read and cleared by the shell."""
+        self._rng = rng
+        self._wall = wall_ms
+        self._config = config or KeeperConfig()
+        self._replication = replication or Replication()
+        self._peers: list[bytes] = []
+        self._holders: dict[int, list[bytes]] = {}
+        self._out: list[tuple[bytes, bytes]] = []
+        self._keep: list[tuple[int, bytes]] = []
+        self._fresh: dict[int, list[bytes]] = {}
+        self._fresh_at: float | None = None
+        self._exchanges: OrderedDict[tuple[bytes, int, bytes], tuple[Exchange, float]] = OrderedDict()
+        self._sync_at = now + self._config.sync_every_s * rng.random()
+        self._expire_at = now + self._config.expire_every_s * rng.random()
+
+    # --- who there is ---------------------------------------------------------------------------------------------------
+
+    def members(self, now: float, nodes: Iterable[bytes]) -> None:
+        """These nodes, the own one among them or not, are members now; links to them may be made."""
+        me = self.knowledge.author
+        known = sorted({*nodes, me})
+        self._holders = {
+            number: holders(number, known, self._replication) for number in range(self.knowledge.shards_count)
+        }
+        new = set(known) - set(self._peers)
+        self._peers = [node for node in known if node != me]
+        if new - {me}:
+            # Whoever is new may have what is lacking here, or lack what is here.
+            self._sync_at = min(self._sync_at, now + 0.2 * self._rng.random())
+
+    def holds(self, shard: int) -> bool:
+        """Whether this node keeps a shard for others."""
+        return not self._holders or self.knowledge.author in self._holders[shard]
+
+    def revoked(self, author: bytes) -> None:
+        """Nothing that an author said counts any more; `Verify` refuses it from now on."""
+        for shard in self.knowledge.shards.values():
+            shard.drop_author(author)
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    def receive(self, now: float, source: bytes, payload: bytes) -> None:
+        """A message of a peer. What breaks the protocol is in `violations`."""
+        try:
+            if len(payload) > FRAME_BYTES_MAX:
+                raise FormatError(f"a message of {len(payload)} bytes")
+            try:
+                parts: Any = decode_plain(payload)
+            except (ValueError, RecursionError) as error:
+                raise FormatError(str(error)) from None
+            match parts:
+                case [1, "fresh", list() as payloads]:
+                    self._heard(now, payloads)
+                case [1, "digests", list() as digests]:
+                    self._compare(now, source, digests)
+                case [1, "sync", int() as number, bytes() as salt, bytes() as message]:
+                    self._exchange(now, source, number, salt, message)
+                case _:
+                    raise FormatError("not a message about knowledge")
+        except FormatError as error:
+            self.counts["violation"] += 1
+            self.violations.append(Violation(source, str(error)))
+
+    def tick(self, now: float) -> None:
+        """The instant of `next_deadline` has come."""
+        if self._fresh_at is not None and now >= self._fresh_at:
+            self._push()
+        if now >= self._sync_at:
+            self._sync_at = now + self._config.sync_every_s * (0.75 + 0.5 * self._rng.random())
+            self._give_up(now)
+            self._tell_digests(now)
+        if now >= self._expire_at:
+            self._expire_at = now + self._config.expire_every_s
+            horizon = time_of(max(0, self._wall(now) - self._config.retention_ms))
+            for number in sorted(self.knowledge.shards):
+                self.knowledge.shards[number].expire(horizon)
+
+    def next_deadline(self) -> float:
+        """When `tick` wants to be called."""
+        at = min(self._sync_at, self._expire_at)
+        return at if self._fresh_at is None else min(at, self._fresh_at)
+
+    def said(self, now: float) -> None:
+        """This node said something (`Knowledge.put` and so on): it is sealed, kept, and spread soon."""
+        for segment in self.knowledge.take():
+            self._keep.append((segment.shard, segment.raw))
+            self._spread(now, segment.shard, segment.raw)
+
+    def take_kept(self) -> list[tuple[int, bytes]]:
+        """(shard, payload) of what is news since the last call: to be written to disk before anything of `take` is sent."""
+        found, self._keep = self._keep, []
+        return found
+
+    def take(self) -> list[tuple[bytes, bytes]]:
+        """(node, message) to send since the last call."""
+        found, self._out = self._out, []
+        return found
+
+    # --- gossip ---------------------------------------------------------------------------------------------------------
+
+    def _spread(self, now: float, shard: int, payload: bytes) -> None:
+        self._fresh.setdefault(shard, []).append(payload)
+        if self._fresh_at is None:
+            self._fresh_at = now + self._config.gather_s
+
+    def _push(self) -> None:
+        self._fresh_at = None
+        fresh, self._fresh = self._fresh, {}
+        batches: dict[bytes, list[bytes]] = {}
+        for shard in sorted(fresh):
+            for peer in self._some(shard):
+                batches.setdefault(peer, []).extend(fresh[shard])
+        for peer in sorted(batches):
+            size, batch = 0, list[bytes]()
+            for payload in batches[peer]:
+                if batch and size + len(payload) > bounds.MESSAGE_BYTES_MAX // 2:
+                    self._send(peer, [VERSION, "fresh", batch])
+                    size, batch = 0, []
+                batch.append(payload)
+                size += len(payload) + 5
+            self._send(peer, [VERSION, "fresh", batch])
+
+    def _some(self, shard: int) -> list[bytes]:
+        """Random holders of a shard, enough that all will hear."""
+        others = [node for node in self._holders.get(shard, ()) if node != self.knowledge.author]
+        fanout = min(len(others), ceil(log(len(others) + 1) + self._config.fanout_extra))
+        for at in range(fanout):
+            pick = at + int(self._rng.random() * (len(others) - at))
+            others[at], others[pick] = others[pick], others[at]
+        return others[:fanout]
+
+    def _heard(self, now: float, payloads: list[Any]) -> None:
+        for payload in payloads:
+            if type(payload) is not bytes or len(payload) < 4:
+                raise FormatError("a segment that is no bytes")
+            number = self._number(payload)
+            if not self.holds(number):
+                continue
+            outcome, segment = self._shard(number).take(payload, self._wall(now))
+            self._took(now, outcome, segment, payload, number)
+            if outcome is Outcome.NEW:
+                self._spread(now, number, payload)
+            if outcome in REFUSED:
+                raise FormatError(f"a segment that no correct node hands on: {outcome.value}")
+
+    def _number(self, payload: bytes) -> int:
+        at = 2 if payload[0] == STRIKE else 1
+        number = int.from_bytes(payload[at : at + 2], "big")
+        if number >= self.knowledge.shards_count:
+            raise FormatError(f"a segment of shard {number}")
+        return number
+
+    def _took(self, now: float, outcome: Outcome, segment: Segment | None, payload: bytes, number: int) -> None:
+        self.counts[outcome.value] += 1
+        if outcome is Outcome.NEW:
+            self._keep.append((number, payload))
+            if segment is not None:
+                try:
+                    self.knowledge.clock.saw(segment.last_time, self._wall(now))
+                except FarFuture:  # the wall clock went back since the shard looked
+                    self.counts["future"] += 1
+        elif outcome is Outcome.CONTRADICTS and segment is not None:
+            proof = self._shard(number).strike(segment.line)
+            assert proof is not None
+            self._keep.append((number, proof))
+            self._spread(now, number, proof)
+
+    def _shard(self, number: int) -> Shard:
+        return self.knowledge.shard(number)
+
+    # --- anti-entropy ---------------------------------------------------------------------------------------------------
+
+    def _tell_digests(self, now: float) -> None:
+        """Tells the digests of the shards that this node holds to one random other holder of any of them, and begins to give away
+        what it only has something of."""
+        if not self._peers:
+            return
+        peer = self._peers[int(self._rng.random() * len(self._peers))]
+        rows = []
+        for number in range(self.knowledge.shards_count):
+            if peer not in self._holders[number]:
+                continue
+            if self.holds(number):
+                rows.append([number, self._shard(number).digest[:DIGEST_BYTES]])
+            elif number in self.knowledge.shards and len(self.knowledge.shards[number]):
+                self._begin(now, peer, number)
+        if rows:
+            self._send(peer, [VERSION, "digests", rows])
+
+    def _compare(self, now: float, source: bytes, digests: list[Any]) -> None:
+        if len(digests) > self.knowledge.shards_count:
+            raise FormatError("more digests than there are shards")
+        for row in digests:
+            if not (type(row) is list and len(row) == 2 and type(row[0]) is int and type(row[1]) is bytes):
+                raise FormatError("a digest that is not [shard, digest]")
+            number, digest = row
+            if not 0 <= number < self.knowledge.shards_count:
+                raise FormatError(f"a digest of shard {number}")
+            if self.holds(number) and self._shard(number).digest[:DIGEST_BYTES] != digest:
+                self._begin(now, source, number)
+
+    def _begin(self, now: float, peer: bytes, number: int) -> None:
+        if len(self._exchanges) >= EXCHANGES_MAX or any(key[:2] == (peer, number) for key in self._exchanges):
+            return
+        salt = self._rng.randbytes(SALT_BYTES)
+        exchange = self._made(now, number, salt)
+        self._exchanges[peer, number, salt] = (exchange, now)
+        self._send(peer, [VERSION, "sync", number, salt, exchange.begin()])
+
+    def _made(self, now: float, number: int, salt: bytes) -> Exchange:
+        return Exchange(
+            self._shard(number), salt,
+            lambda outcome, segment, payload: self._took(now, outcome, segment, payload, number), self.holds(number),
+        )  # fmt: skip
+
+    def _exchange(self, now: float, source: bytes, number: int, salt: bytes, message: bytes) -> None:
+        if not 0 <= number < self.knowledge.shards_count or len(salt) != SALT_BYTES:
+            raise FormatError(f"an exchange about shard {number}")
+        key = (source, number, salt)
+        found = self._exchanges.get(key)
+        if found is None:
+            if not self.holds(number):
+                return  # the peer knows other members; it gives up by itself
+            if len(self._exchanges) >= EXCHANGES_MAX:
+                self._exchanges.popitem(last=False)
+            exchange = self._made(now, number, salt)
+        else:
+            exchange = found[0]
+        try:
+            answer = exchange.receive(message, self._wall(now))
+        except FormatError:
+            self._exchanges.pop(key, None)
+            raise
+        if exchange.done:
+            self._exchanges.pop(key, None)
+        else:
+            self._exchanges[key] = (exchange, now)
+            self._exchanges.move_to_end(key)
+        if answer is not None:
+            self._send(source, [VERSION, "sync", number, salt, answer])
+
+    def _give_up(self, now: float) -> None:
+        for key in [key for key, (_, at) in self._exchanges.items() if now - at > self._config.exchange_timeout_s]:
+            del self._exchanges[key]
+
+    def _send(self, peer: bytes, parts: list[Any]) -> None:
+        raw = encode_plain(parts, FRAME_BYTES_MAX)
+        assert raw is not None, parts[1]
+        self._out.append((peer, raw))

@@ -1,0 +1,271 @@
+"""What one node says and asks: `put`, `drop`, `count`, `get`, `query`, `watch` over the shards that it has.
+
+What is said gets its stamp at once and becomes part of a signed segment with the next `flush`; whoever asks sees it before
+that, since asking flushes. A node may say something about a shard that others hold: its own copy of that shard is then an
+outbox (`keeper`), and what it reads there is only what it said itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from kernels.plain import decode_plain, encode_plain
+from swarm.errors import SwarmError
+from swarm.protocol.knowledge import bounds, kinds
+from swarm.protocol.knowledge.entries import Entry, Op, Segment, Sign, seal, shard_of, too_long
+from swarm.protocol.knowledge.kinds import KINDS, Crdt, Kind
+from swarm.protocol.knowledge.shard import Outcome, Shard
+from swarm.protocol.knowledge.stamps import HybridClock, ms_of
+from swarm.protocol.knowledge.views import GONE, Views, Watch, after_prefix
+
+SKIPPED: Final = bounds.SEGMENT_ENTRIES_MAX
+"""Numbers that are left out after a stop that may have lost the end of the own line: none is used twice."""
+FLUSH_BYTES: Final = bounds.SEGMENT_BYTES_MAX // 2
+
+
+class BadEntry(SwarmError, ValueError):
+    """Something that cannot be put: an unknown kind, a value that is not plain or too long, a key or tag out of bounds."""
+
+
+class Knowledge:
+    """One node's part. `shards` are those that it has, by number; all are of a fleet of `shards_count`."""
+
+    def __init__(
+        self,
+        author: bytes,
+        sign: Sign,
+        shards: dict[int, Shard],
+        shards_count: int,
+        clock: HybridClock,
+        open_shard: Callable[[int], Shard],
+        clean: bool = True,
+    ) -> None:
+        """`open_shard` makes an empty shard of a number; `clean` is false if the last stop may have lost what was said last. Own lines
+        are gone on with where the shards have them."""
+        self.author = author
+        self.shards = shards
+        self.shards_count = shards_count
+        self.clock = clock
+        self.views = Views(shards)
+        self._sign = sign
+        self._open = open_shard
+        self._lines: dict[int, tuple[int, int]] = {}
+        """Shard -> (life, next number) of the own line there."""
+        self._pending: dict[int, list[Entry]] = {}
+        self._pending_bytes: dict[int, int] = {}
+        self._flushed: list[Segment] = []
+        for number, shard in shards.items():
+            own = [(life, ranges) for (of, life), ranges in shard.lines().items() if of == author]
+            if own:
+                life, ranges = max(own)
+                self._lines[number] = life, ranges[-1][1] + (0 if clean else SKIPPED)
+
+    # --- saying ---------------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        kind: str,
+        key: str,
+        value: Any,
+        wall_ms: int,
+        *,
+        tags: Iterable[str] = (),
+        task: bytes | None = None,
+        attempt: int = 0,
+    ) -> int:
+        """Says what is known under a key, adds an element (a set), or gives one's evidence (log-odds). Returns the stamp. BadEntry."""
+        known = self._kind(kind)
+        if known.crdt is Crdt.COUNTER:
+            raise BadEntry(f"{kind} are counted, not put", hint="use count()", kind=kind)
+        return self._say(known, key, Op.PUT, value, wall_ms, tuple(tags), task, attempt)
+
+    def drop(self, kind: str, key: str, wall_ms: int, element: Any = GONE) -> int:
+        """Says that a key is gone (registers), or an element of its set. Returns the stamp. BadEntry."""
+        known = self._kind(kind)
+        if known.crdt is Crdt.REGISTER:
+            return self._say(known, key, Op.DROP, None, wall_ms)
+        if known.crdt is not Crdt.SET:
+            raise BadEntry(f"{kind} cannot be dropped", hint="put evidence of 0, or count down", kind=kind)
+        if element is GONE:
+            raise BadEntry("which element is to be dropped was not said", kind=kind)
+        self.flush()
+        raw = encode_plain(element, bounds.VALUE_BYTES_MAX)
+        seen = [
+            [said.line.author, said.line.life, said.time]
+            for said in self._shard(known.name, key).said(kind, key)
+            if said.op == Op.PUT and encode_plain(said.value, bounds.VALUE_BYTES_MAX) == raw
+        ]
+        return self._say(known, key, Op.DROP, [element, sorted(seen)[-bounds.SEEN_MAX :]], wall_ms)
+
+    def count(self, kind: str, key: str, wall_ms: int, up: int = 1, down: int = 0) -> int:
+        """Counts up and down. Returns the stamp. BadEntry."""
+        known = self._kind(kind)
+        if known.crdt is not Crdt.COUNTER or up < 0 or down < 0:
+            raise BadEntry(f"{kind} cannot be counted by {up} up, {down} down", kind=kind)
+        own = [0, 0]
+        number = shard_of(kind, key, self.shards_count)
+        waiting = [entry for entry in self._pending.get(number, ()) if (entry.kind, entry.key) == (kind, key)]
+        if waiting:
+            own = waiting[-1].value
+        else:
+            shard = self._shard(kind, key)
+            mine = self.author, self._lines.get(number, (0, 0))[0]
+            for said in shard.said(kind, key):
+                if (said.line.author, said.line.life) == mine:
+                    own = said.value
+        return self._say(known, key, Op.PUT, [own[0] + up, own[1] + down], wall_ms)
+
+    def _kind(self, kind: str) -> Kind:
+        known = KINDS.get(kind)
+        if known is None:
+            raise BadEntry(f"{kind!r} is no kind of knowledge", hint=f"there are {', '.join(sorted(KINDS))}", kind=kind)
+        return known
+
+    def _shard(self, kind: str, key: str) -> Shard:
+        return self.shard(shard_of(kind, key, self.shards_count))
+
+    def shard(self, number: int) -> Shard:
+        """A shard; an empty one is made if this node has none of it yet."""
+        shard = self.shards.get(number)
+        if shard is None:
+            shard = self.shards[number] = self._open(number)
+        return shard
+
+    def _say(
+        self,
+        kind: Kind,
+        key: str,
+        op: Op,
+        value: Any,
+        wall_ms: int,
+        tags: tuple[str, ...] = (),
+        task: bytes | None = None,
+        attempt: int = 0,
+    ) -> int:
+        raw = encode_plain([kind.name, key, value, list(tags)], bounds.SEGMENT_BYTES_MAX)
+        if raw is None:
+            raise BadEntry(
+                f"the value of {key!r} is not plain",
+                hint="None, bool, int, float, str, bytes, lists and dicts",
+                key=key,
+            )
+        if not isinstance(key, str) or not 0 < len(key.encode()) <= bounds.KEY_BYTES_MAX:
+            raise BadEntry(f"a key is a text of 1 to {bounds.KEY_BYTES_MAX} bytes", key=key)
+        if too_long(value):
+            raise BadEntry(
+                f"the value of {key!r} is longer than {bounds.VALUE_BYTES_MAX} bytes",
+                hint="put it into a blob and its id here",
+                key=key,
+            )
+        if len(tags) > bounds.TAGS_MAX or not all(0 < len(tag.encode()) <= bounds.TAG_BYTES_MAX for tag in tags):
+            raise BadEntry(f"tags are at most {bounds.TAGS_MAX} texts of 1 to {bounds.TAG_BYTES_MAX} bytes", key=key)
+        if task is not None and (len(task) != bounds.TASK_BYTES or not 0 <= attempt <= bounds.ATTEMPT_MAX):
+            raise BadEntry("a task's id is 16 bytes, its attempt a number", key=key)
+        wrong = kinds.malformed(kind.crdt, op, value) or (kind.check(value) if op == Op.PUT else None)
+        if wrong:
+            raise BadEntry(f"the value of {key!r} {wrong}", kind=kind.name, key=key)
+        number = self._shard(kind.name, key).number
+        if self._pending_bytes.get(number, 0) + len(raw) > FLUSH_BYTES:
+            self.flush()
+        # A copy, as it will be read: the caller may change its own.
+        value = decode_plain(raw)[2]  # type: ignore[index]
+        entry = Entry(self.clock.stamp(wall_ms), kind.name, key, op, value, tags, task, attempt)
+        pending = self._pending.setdefault(number, [])
+        pending.append(entry)
+        self._pending_bytes[number] = self._pending_bytes.get(number, 0) + len(raw) + 48
+        if len(pending) == bounds.SEGMENT_ENTRIES_MAX:
+            self.flush()
+        return entry.time
+
+    def flush(self) -> None:
+        """Signs what was said since; `take` has it then."""
+        for number in sorted(self._pending):
+            said, shard = self._pending[number], self.shards[number]
+            life, first = self._lines.get(number, (0, 0))
+            if not life or shard.strike((self.author, life)) is not None:
+                life, first = said[0].time, 0
+            segment = seal(self.author, life, number, first, said, self._sign)
+            outcome = shard.apply(segment, ms_of(segment.last_time))
+            if outcome is not Outcome.NEW:
+                del self._pending[number], self._pending_bytes[number]
+                raise SwarmError(
+                    f"what this node says about shard {number} is not taken: {outcome.value}",
+                    hint="say less often" if outcome is Outcome.QUOTA else "is this node still a member?",
+                    outcome=outcome.value,
+                )
+            self._lines[number] = life, segment.first + segment.count
+            self._flushed.append(segment)
+        self._pending.clear()
+        self._pending_bytes.clear()
+
+    def take(self) -> list[Segment]:
+        """Own segments since the last call: to be kept on disk, and only then told to others."""
+        self.flush()
+        found, self._flushed = self._flushed, []
+        return found
+
+    # --- asking ---------------------------------------------------------------------------------------------------------
+
+    def get(self, kind: str, key: str, default: Any = None) -> Any:
+        """What is known under a key: of a register the value, of a set its elements, of a counter and of log-odds the sum. BadEntry for
+        an unknown kind."""
+        self._kind(kind)
+        if self._pending:
+            self.flush()
+        shard = self.shards.get(shard_of(kind, key, self.shards_count))
+        value = GONE if shard is None else shard.get(kind, key, GONE)
+        if value is GONE:
+            return default
+        return own_copy(value)
+
+    def query(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        start: str | None = None,
+        stop: str | None = None,
+        tag: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> list[tuple[str, Any]]:
+        """(key, value) of a kind in the order of keys: under a prefix, from `start` on and before `stop`, with a tag; at most `limit`."""
+        self._kind(kind)
+        self.flush()
+        low, high = max(prefix, start or ""), after_prefix(prefix)
+        if stop is not None:
+            high = stop if high is None else min(stop, high)
+        keys: Iterable[str]
+        if tag is not None:
+            keys = [key for key in self.views.tagged(kind, tag) if low <= key and (high is None or key < high)]
+            keys = reversed(keys) if reverse else keys
+        else:
+            keys = self.views.between(kind, low, high, reverse)
+        found: list[tuple[str, Any]] = []
+        for key in keys:
+            if limit is not None and len(found) >= limit:
+                break
+            found.append((key, own_copy(self._shard(kind, key).get(kind, key))))
+        return found
+
+    def watch(self, kind: str, prefix: str = "") -> Watch:
+        """Tells what changes of a kind under a prefix from now on; `Views.refresh` brings it up to date."""
+        self._kind(kind)
+        self.flush()
+        return self.views.watch(kind, prefix)
+
+    def changes(self, watch: Watch) -> list[Any]:
+        """What a watch was told since it was read last."""
+        self.flush()
+        self.views.refresh()
+        return watch.read()
+
+
+def own_copy(value: Any) -> Any:
+    """What whoever asked may change."""
+    if not isinstance(value, list | dict):
+        return value
+    raw = encode_plain(value, 1 << 30)
+    assert raw is not None
+    return decode_plain(raw)

@@ -1,0 +1,569 @@
+"""One shard: the segments that a node holds of it, and what they say together.
+
+The segments are a set that grows, and the state follows from the set: any order and any repetition of `apply` give the same. Three
+things take segments out again, each so that all nodes come to the same set: an author that contradicts itself (its line is
+*struck*, with the proof, which spreads as segments do), an author that is revoked, and time (`expire`: what is out of date
+or gone for longer than the retention).
+"""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from blake3 import blake3
+
+from swarm.protocol.knowledge import bounds, crdts, entries
+from swarm.protocol.knowledge.crdts import Elements, Held, Line, Said, Slot
+from swarm.protocol.knowledge.entries import BODY_AT, Entry, FormatError, Segment
+from swarm.protocol.knowledge.kinds import KINDS, Crdt
+from swarm.protocol.knowledge.merkle import Tree
+from swarm.protocol.knowledge.stamps import ms_of
+
+STRIKE: Final = 0xF0
+"""The first byte of a proof against a line; that of a segment is its version."""
+_new_said = tuple.__new__
+
+
+class Outcome(Enum):
+    """What became of a segment."""
+
+    NEW = "new"
+    """It counts."""
+    KNOWN = "known"
+    """It was here before."""
+    OLD = "old"
+    """All that it says is out of date for longer than the retention."""
+    CONTRADICTS = "contradicts"
+    """It shows that its line contradicts itself, which is struck from now on; `strike` has the proof."""
+    STRUCK = "struck"
+    """Its line contradicted itself before: nothing of the line counts."""
+    LINES = "lines"
+    """Its author has begun so many lines since that this one is not kept."""
+    QUOTA = "quota"
+    """Its author has said more than it may."""
+    FUTURE = "future"
+    """Its stamps are too far ahead: to be offered again when their time has come."""
+    UNKNOWN_AUTHOR = "unknown-author"
+    """Whose it is is not known yet: to be offered again with the author's certificate."""
+    REVOKED = "revoked"
+    SIGNATURE = "signature"
+    """The signature does not fit: whoever hands on such a thing breaks the protocol."""
+    MALFORMED = "malformed"
+    WRONG_SHARD = "wrong-shard"
+
+
+WAITS: Final = frozenset((Outcome.FUTURE, Outcome.UNKNOWN_AUTHOR))
+"""Not for good."""
+VIOLATIONS: Final = frozenset((Outcome.SIGNATURE, Outcome.MALFORMED, Outcome.WRONG_SHARD))
+"""No correct node hands such a thing on."""
+
+Verify = Callable[[bytes, bytes, bytes], Outcome | None]
+"""(author, message, signature) -> None if the author signed the message and is trusted, else UNKNOWN_AUTHOR, REVOKED or SIGNATURE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many entries an author may have made on one line of a shard. The same in the whole fleet: a segment is within it or
+    not by its own header, so all nodes agree."""
+
+    burst: int = bounds.QUOTA_BURST
+    per_s: float = bounds.QUOTA_PER_S
+
+    def allows(self, segment: Segment) -> bool:
+        """Whether the line may have come so far by the time of the segment."""
+        age_s = (ms_of(segment.last_time) - ms_of(segment.life)) / 1000
+        return segment.first + segment.count <= self.burst + self.per_s * age_s
+
+
+class Shard:
+    """The shard `number` of `shards`. Not for several threads at once."""
+
+    def __init__(
+        self,
+        number: int,
+        shards: int,
+        verify: Verify,
+        quota: Quota | None = None,
+        future_ms: int = bounds.FUTURE_MS,
+        lines_max: int = bounds.LINES_MAX,
+    ) -> None:
+        assert 0 <= number < shards <= bounds.SHARDS_MAX
+        self.number = number
+        self.shards = shards
+        self.tree = Tree()
+        self.horizon = 0
+        """What was out of date before this stamp is forgotten (`expire`)."""
+        self.dirty: dict[str, set[str]] = {}
+        """Kind -> keys that something was said about since a view has looked (`views`)."""
+        self._verify = verify
+        self._quota = quota or Quota()
+        self._future_ms = future_ms
+        self._lines_max = lines_max
+        self._lines: dict[tuple[bytes, int], Line] = {}
+        self._lives: dict[bytes, list[int]] = {}
+        self._held: dict[bytes, Held] = {}
+        self._places: dict[bytes, bytes] = {}
+        """Place of a strike -> its payload."""
+        self._struck: dict[tuple[bytes, int], bytes] = {}
+        self._floors: dict[bytes, int] = {}
+        self._slots: dict[str, dict[str, Slot]] = {}
+        self._sets: dict[str, dict[str, Elements]] = {}
+        self._loose: set[tuple[str, str]] = set()
+        """Keys about which time will forget something."""
+        self._spent: dict[bytes, Held] = {}
+        """Segments of which nothing counts any more."""
+        self.entries = 0
+        """Entries of all segments that are held."""
+
+    # --- taking in ------------------------------------------------------------------------------------------------------
+
+    def take(self, payload: bytes, wall_ms: int) -> tuple[Outcome, Segment | None]:
+        """What came from elsewhere: a segment, or the proof that a line contradicted itself. Never raises."""
+        try:
+            if payload[:1] == bytes((STRIKE,)):
+                return self._take_strike(payload), None
+            segment = entries.read(payload)
+        except FormatError:
+            return Outcome.MALFORMED, None
+        return self.apply(segment, wall_ms), segment
+
+    def apply(self, segment: Segment, wall_ms: int) -> Outcome:
+        """Takes in a segment. `wall_ms` is this node's clock, milliseconds since 1970."""
+        if segment.id in self._held:
+            return Outcome.KNOWN
+        refused = self._refuses(segment, wall_ms)
+        if refused is not None:
+            return refused
+        try:
+            rows = segment.rows()
+        except FormatError:
+            return Outcome.MALFORMED
+        if not self._all_here(rows):
+            return Outcome.WRONG_SHARD
+        line = self._lines.get(segment.line)
+        if line is None:
+            if not self._begins(segment):
+                return Outcome.LINES
+            line = self._lines[segment.line] = Line(segment.author, segment.life)
+        at = bisect_right(line.firsts, segment.first)
+        for other in line.held[max(0, at - 1) : at + 1]:
+            if contradict(other.segment, segment):
+                self._strike(other.segment, segment)
+                return Outcome.CONTRADICTS
+        held = Held(segment, line)
+        line.firsts.insert(at, segment.first)
+        line.held.insert(at, held)
+        self._held[segment.id] = held
+        self.tree.add(segment.place)
+        self.entries += segment.count
+        self._merge(held, rows)
+        if segment.first_time < self.horizon:
+            for row in rows:
+                self._settle(row[1], row[2])
+        if held.live == 0:
+            self._spent[segment.id] = held
+            if segment.last_time < self.horizon:
+                self._let_go(held)
+                return Outcome.OLD
+        return Outcome.NEW
+
+    def _refuses(self, segment: Segment, wall_ms: int) -> Outcome | None:
+        if segment.shard != self.number:
+            return Outcome.WRONG_SHARD
+        if segment.line in self._struck:
+            return Outcome.STRUCK
+        if segment.life < self._floors.get(segment.author, 0):
+            return Outcome.LINES
+        if not self._quota.allows(segment):
+            return Outcome.QUOTA
+        if ms_of(segment.last_time) > wall_ms + self._future_ms:
+            return Outcome.FUTURE
+        header = entries.signed(segment.raw)
+        return self._verify(segment.author, header, entries.signature_of(segment.raw))
+
+    def _all_here(self, rows: list[list[Any]]) -> bool:
+        crc32, shards, number = zlib.crc32, self.shards, self.number
+        if shards == 1:
+            return True
+        kind, start = "", 0
+        for row in rows:
+            if row[1] != kind:
+                kind = row[1]
+                start = crc32(kind.encode())
+            if crc32(row[2].encode(), start) % shards != number:
+                return False
+        return True
+
+    def _begins(self, segment: Segment) -> bool:
+        """Notes a new line; of too many of one author the oldest ends."""
+        lives = self._lives.setdefault(segment.author, [])
+        lives.append(segment.life)
+        lives.sort()
+        if len(lives) <= self._lines_max:
+            return True
+        oldest = lives.pop(0)
+        self._floors[segment.author] = oldest + 1
+        line = self._lines.get((segment.author, oldest))
+        if line is not None:
+            self._end_line(line)
+        place = strike_place((segment.author, oldest))
+        if place in self._places:
+            del self._places[place], self._struck[segment.author, oldest]
+            self.tree.remove(place)
+        return oldest != segment.life
+
+    # --- merging --------------------------------------------------------------------------------------------------------
+
+    def _merge(self, held: Held, rows: list[list[Any]]) -> None:
+        line, live = held.line, 0
+        spent, loose = self._spent, self._loose
+        kind, slots, changed = "", {}, set[str]()
+        known_kind = None
+        for row in rows:
+            time, of, key, op, value = row[:5]
+            if of != kind:
+                kind = of
+                known_kind = KINDS.get(kind)
+                slots = self._slots.setdefault(kind, {})
+                changed = self.dirty.setdefault(kind, set())
+            if known_kind is None:
+                live += 1
+                continue
+            tags = row[5] if len(row) > 5 else None
+            said: Said = _new_said(Said, (time, line, op, value, tags, held))
+            if known_kind.crdt is Crdt.SET:
+                self._merge_element(kind, key, said)
+                changed.add(key)
+                continue
+            known = slots.get(key)
+            if known is None:
+                slots[key] = said
+                if op:
+                    loose.add((kind, key))
+            else:
+                if type(known) is Said:
+                    before: Said | None = known if known[1] is line else None
+                    if before is None:
+                        slots[key] = {known[1]: known, line: said}
+                    elif before[0] < time:
+                        slots[key] = said
+                else:
+                    before = known.get(line)  # type: ignore[union-attr]
+                    if before is None or before[0] < time:
+                        known[line] = said  # type: ignore[index]
+                if before is not None:
+                    if before[0] >= time:
+                        continue
+                    other = before[5]
+                    if other is held:
+                        live -= 1
+                    else:
+                        other.live -= 1
+                        if other.live == 0:
+                            spent[other.segment.id] = other
+                if op or before is None:
+                    loose.add((kind, key))
+            live += 1
+            changed.add(key)
+        held.live += live
+
+    def _merge_element(self, kind: str, key: str, said: Said) -> None:
+        sets = self._sets.setdefault(kind, {})
+        elements = sets.get(key)
+        if elements is None:
+            elements = sets[key] = Elements()
+        said.held.live += 1
+        if said.op:
+            self._loose.add((kind, key))
+            gone = elements.drop(said)
+        else:
+            before = elements.add(said)
+            gone = [] if before is None else [before]
+        self._release(gone)
+
+    def _release(self, gone: list[Said]) -> None:
+        for said in gone:
+            held = said.held
+            held.live -= 1
+            if held.live == 0:
+                self._spent[held.segment.id] = held
+
+    # --- time -----------------------------------------------------------------------------------------------------------
+
+    def expire(self, horizon: int) -> int:
+        """Forgets what was out of date, or gone, before a stamp; how many segments that were. The stamp only ever rises. All holders
+        of a shard come to the same state by the same stamp."""
+        if horizon <= self.horizon:
+            return 0
+        self.horizon = horizon
+        for kind, key in sorted(self._loose):
+            self._settle(kind, key)
+        ended = [held for held in self._spent.values() if held.segment.last_time < horizon]
+        for held in ended:
+            self._let_go(held)
+        return len(ended)
+
+    def _settle(self, kind: str, key: str) -> None:
+        """Forgets what was out of date about a key before the horizon."""
+        horizon = self.horizon
+        known_kind = KINDS.get(kind)
+        if known_kind is None:
+            return
+        if known_kind.crdt is Crdt.SET:
+            elements = self._sets.get(kind, {}).get(key)
+            if elements is None:
+                self._loose.discard((kind, key))
+                return
+            self._release(elements.expire(horizon))
+            if not elements.dropped:
+                self._loose.discard((kind, key))
+                if not elements.added:
+                    del self._sets[kind][key]
+            return
+        slots = self._slots.get(kind, {})
+        slot = slots.get(key)
+        if slot is None:
+            self._loose.discard((kind, key))
+            return
+        rows = crdts.rows_of(slot)
+        if known_kind.crdt is Crdt.REGISTER:
+            last = [crdts.winner(slot)]
+            if last[0].op and last[0].time < horizon:
+                last = []
+                self.dirty.setdefault(kind, set()).add(key)
+        elif known_kind.crdt is Crdt.LOG_ODDS:
+            last = list(crdts.by_author(slot).values())
+        else:
+            last = rows
+        counts = set(map(id, last))
+        left = [said for said in rows if id(said) in counts or said.time >= horizon]
+        self._release([said for said in rows if id(said) not in counts and said.time < horizon])
+        self._put_back(slots, key, left)
+        if len(left) < 2 and not any(said.op for said in left):
+            self._loose.discard((kind, key))
+
+    def _put_back(self, slots: dict[str, Slot], key: str, left: list[Said]) -> None:
+        if not left:
+            del slots[key]
+        elif len(left) == 1:
+            slots[key] = left[0]
+        else:
+            slots[key] = {said.line: said for said in left}
+
+    def _let_go(self, held: Held) -> None:
+        """A segment is not held any longer."""
+        segment, line = held.segment, held.line
+        self._spent.pop(segment.id, None)
+        del self._held[segment.id]
+        self.tree.remove(segment.place)
+        self.entries -= segment.count
+        at = bisect_right(line.firsts, segment.first) - 1
+        assert line.held[at] is held
+        del line.firsts[at], line.held[at]
+        if not line.held:
+            del self._lines[segment.line]
+            self._lives[segment.author].remove(segment.life)
+
+    # --- authors --------------------------------------------------------------------------------------------------------
+
+    def drop_author(self, author: bytes) -> None:
+        """An author was revoked: nothing that it said counts."""
+        for key in sorted(self._lines):
+            if key[0] == author:
+                self._end_line(self._lines[key])
+        for line in sorted(self._struck):
+            if line[0] == author:
+                self._forget_strike(line)
+
+    def _forget_strike(self, line: tuple[bytes, int]) -> None:
+        place = strike_place(line)
+        del self._struck[line], self._places[place]
+        self._lives[line[0]].remove(line[1])
+        self.tree.remove(place)
+
+    def _strike(self, one: Segment, other: Segment) -> None:
+        """A line contradicted itself: it ends, and the proof takes its place."""
+        line = one.line
+        payload = bytes((STRIKE,)) + b"".join(sorted((one.proof, other.proof)))
+        place = strike_place(line)
+        self._struck[line] = payload
+        self._places[place] = payload
+        self.tree.add(place)
+        known = self._lines.get(line)
+        if known is not None:
+            self._end_line(known, forget=False)
+
+    def _take_strike(self, payload: bytes) -> Outcome:
+        if len(payload) != 1 + 2 * BODY_AT:
+            raise FormatError("a proof that is not two headers")
+        one, other = (entries.read_proof(payload[at : at + BODY_AT]) for at in (1, 1 + BODY_AT))
+        if one.line != other.line or one.shard != self.number or other.shard != self.number:
+            raise FormatError("a proof of two lines")
+        if one.line in self._struck:
+            return Outcome.KNOWN
+        if one.life < self._floors.get(one.author, 0):
+            return Outcome.LINES
+        if one.id == other.id or not contradict(*sorted((one, other), key=_number)):
+            raise FormatError("a proof that proves nothing")
+        for each in (one, other):
+            refused = self._verify(each.author, entries.signed(each.raw), entries.signature_of(each.raw))
+            if refused is not None:
+                return refused
+        if one.line not in self._lines and not self._begins(one):
+            return Outcome.LINES
+        self._strike(one, other)
+        return Outcome.NEW
+
+    def _end_line(self, line: Line, forget: bool = True) -> None:
+        """Takes out all that was said on a line."""
+        touched: set[tuple[str, str]] = set()
+        for held in line.held:
+            touched.update((row[1], row[2]) for row in held.segment.rows())
+            self._spent.pop(held.segment.id, None)
+            del self._held[held.segment.id]
+            self.tree.remove(held.segment.place)
+            self.entries -= held.segment.count
+        line.firsts.clear()
+        line.held.clear()
+        del self._lines[line.author, line.life]
+        if forget and line.life in self._lives.get(line.author, ()):
+            self._lives[line.author].remove(line.life)
+        for kind, key in sorted(touched):
+            self.dirty.setdefault(kind, set()).add(key)
+            elements = self._sets.get(kind, {}).get(key)
+            if elements is not None:
+                elements.take_out(line)
+                if not elements.added and not elements.dropped:
+                    del self._sets[kind][key]
+            slots = self._slots.get(kind, {})
+            slot = slots.get(key)
+            if slot is not None:
+                self._put_back(slots, key, [said for said in crdts.rows_of(slot) if said.line is not line])
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+
+    def get(self, kind: str, key: str, default: Any = None) -> Any:
+        """What is known under a key: by kind a value, a list of elements, a count, or log-odds. Not to be changed."""
+        known_kind = KINDS.get(kind)
+        if known_kind is None:
+            return default
+        if known_kind.crdt is Crdt.SET:
+            elements = self._sets.get(kind, {}).get(key)
+            return (elements.values() if elements is not None else None) or default
+        slot = self._slots.get(kind, {}).get(key)
+        if slot is None:
+            return default
+        if known_kind.crdt is Crdt.REGISTER:
+            said = crdts.winner(slot)
+            return default if said.op else said.value
+        return crdts.total(slot) if known_kind.crdt is Crdt.COUNTER else crdts.evidence(slot)
+
+    def tags(self, kind: str, key: str) -> tuple[str, ...]:
+        """By which tags a key is found, in order: of a register those of the last entry, else those of all that count."""
+        known_kind = KINDS.get(kind)
+        slot = self._slots.get(kind, {}).get(key)
+        if type(slot) is Said:
+            return tuple(sorted(set(slot.tags))) if slot.tags else ()
+        if slot is not None and known_kind is not None and known_kind.crdt is Crdt.REGISTER:
+            return tuple(sorted(set(crdts.winner(slot).tags or ())))
+        return tuple(sorted({tag for said in self.said(kind, key) for tag in said.tags or ()}))
+
+    def said(self, kind: str, key: str) -> list[Said]:
+        """What counts about a key, the last first."""
+        elements = self._sets.get(kind, {}).get(key)
+        slot = self._slots.get(kind, {}).get(key)
+        rows = elements.rows() if elements is not None else crdts.rows_of(slot) if slot is not None else []
+        return sorted(rows, key=crdts.order, reverse=True)
+
+    def entry(self, said: Said) -> Entry:
+        """All of an entry, where it was learned included: read again from its segment."""
+        return next(Entry.of_row(row) for row in said.held.segment.rows() if row[0] == said.time)
+
+    def keys(self, kind: str) -> list[str]:
+        """All keys of a kind about which something is kept, in order; what is gone may be among them."""
+        return sorted({*self._slots.get(kind, ()), *self._sets.get(kind, ())})
+
+    def kinds(self) -> list[str]:
+        """Kinds of which there is something, known here or not."""
+        return sorted({*self._slots, *self._sets})
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes: equal exactly where the same segments are held."""
+        return self.tree.root
+
+    @property
+    def state_digest(self) -> bytes:
+        """32 bytes over all that `get` gives: for tests, it takes its time."""
+        hasher = blake3()
+        for kind in self.kinds():
+            for key in self.keys(kind):
+                value = self.get(kind, key)
+                if value is not None:
+                    hasher.update(crdts.packed([kind, key, value]))
+        return hasher.digest()
+
+    def __len__(self) -> int:
+        """Segments held, and proofs."""
+        return len(self.tree)
+
+    def segments(self) -> Iterator[bytes]:
+        """Everything that makes up the shard, in a fixed order: proofs and segments, as `take` takes them."""
+        for place in self.tree.places():
+            yield self.payload(place) or b""
+
+    def payload(self, place: bytes) -> bytes | None:
+        """What is at a place of the tree; None if nothing is."""
+        strike = self._places.get(place)
+        if strike is not None:
+            return strike
+        held = self._held.get(place[8:])
+        return held.segment.raw if held is not None else None
+
+    def has(self, id: bytes) -> bool:
+        """Whether a segment is held."""
+        return id in self._held
+
+    def strike(self, line: tuple[bytes, int]) -> bytes | None:
+        """The proof against a line, as `take` takes it; None if there is none."""
+        return self._struck.get(line)
+
+    def struck(self) -> list[tuple[bytes, int]]:
+        """Lines that contradicted themselves."""
+        return sorted(self._struck)
+
+    def lines(self) -> dict[tuple[bytes, int], list[tuple[int, int]]]:
+        """Line -> the numbers of entries that are held, as rising ranges (first, end). Gaps are between them."""
+        found: dict[tuple[bytes, int], list[tuple[int, int]]] = {}
+        for name in sorted(self._lines):
+            ranges: list[tuple[int, int]] = []
+            for held in self._lines[name].held:
+                first, end = held.segment.first, held.segment.first + held.segment.count
+                if ranges and ranges[-1][1] == first:
+                    ranges[-1] = (ranges[-1][0], end)
+                else:
+                    ranges.append((first, end))
+            found[name] = ranges
+        return found
+
+
+def _number(segment: Segment) -> tuple[int, bytes]:
+    return segment.first, segment.id
+
+
+def contradict(one: Segment, other: Segment) -> bool:
+    """Whether no author that keeps its numbers can have made both of a line: they share numbers, or stamps fall as numbers rise."""
+    if one.first > other.first:
+        one, other = other, one
+    return one.first + one.count > other.first or one.last_time >= other.first_time
+
+
+def strike_place(line: tuple[bytes, int]) -> bytes:
+    """Where in the tree the proof against a line is; the same whichever proof it is."""
+    author, life = line
+    return life.to_bytes(8, "big") + blake3(b"strike" + author + life.to_bytes(8, "big")).digest(bounds.ID_BYTES)
