@@ -156,15 +156,16 @@ class Elements:
                 found.append(there[0].value)
         return found
 
-    def take_out(self, line: Line) -> None:
-        """What one line said is not so."""
+    def take_out(self, line: Line, kept: set[Held]) -> None:
+        """What one line said is not so, but for what it said in the segments that are kept."""
         for element in list(self.added):
             lines = self.added[element]
-            lines.pop(line, None)
-            if not lines:
-                del self.added[element]
+            if line in lines and lines[line].held not in kept:
+                del lines[line]
+                if not lines:
+                    del self.added[element]
         for element in list(self.dropped):
-            left = [said for said in self.dropped[element] if said.line is not line]
+            left = [said for said in self.dropped[element] if said.line is not line or said.held in kept]
             if left:
                 self.dropped[element] = left
             else:

@@ -153,8 +153,13 @@ class Keeper:
         if now >= self._expire_at:
             self._expire_at = now + self._config.expire_every_s
             horizon = time_of(max(0, self._wall(now) - self._config.retention_ms))
+            lapsed = time_of(max(0, self._wall(now) - self._config.retention_ms // 2))
             for number in sorted(self.knowledge.shards):
-                self.knowledge.shards[number].expire(horizon)
+                shard = self.knowledge.shards[number]
+                shard.expire(horizon)
+                if not self.holds(number):
+                    # What was dropped in the meantime may be forgotten by those who hold it: it must not come back from here.
+                    shard.release([place for place in shard.tree.places() if place[:8] < lapsed.to_bytes(8, "big")])
 
     def next_deadline(self) -> float:
         """When `tick` wants to be called."""
@@ -236,6 +241,7 @@ class Keeper:
         if outcome is Outcome.NEW:
             self._keep.append((number, payload))
             if segment is not None:
+                self.knowledge.heard(segment)
                 try:
                     self.knowledge.clock.saw(segment.last_time, self._wall(now))
                 except FarFuture:  # the wall clock went back since the shard looked
@@ -252,19 +258,18 @@ class Keeper:
     # --- anti-entropy ---------------------------------------------------------------------------------------------------
 
     def _tell_digests(self, now: float) -> None:
-        """Tells the digests of the shards that this node holds to one random other holder of any of them, and begins to give away
-        what it only has something of."""
+        """Tells a random peer the digests of the shards that both hold, and gives what it has of other shards to a holder of each."""
         if not self._peers:
             return
         peer = self._peers[int(self._rng.random() * len(self._peers))]
         rows = []
         for number in range(self.knowledge.shards_count):
-            if peer not in self._holders[number]:
-                continue
             if self.holds(number):
-                rows.append([number, self._shard(number).digest[:DIGEST_BYTES]])
+                if peer in self._holders[number]:
+                    rows.append([number, self._shard(number).digest[:DIGEST_BYTES]])
             elif number in self.knowledge.shards and len(self.knowledge.shards[number]):
-                self._begin(now, peer, number)
+                there = self._holders[number]
+                self._begin(now, there[int(self._rng.random() * len(there))], number)
         if rows:
             self._send(peer, [VERSION, "digests", rows])
 
@@ -302,8 +307,6 @@ class Keeper:
         if found is None:
             if not self.holds(number):
                 return  # the peer knows other members; it gives up by itself
-            if len(self._exchanges) >= EXCHANGES_MAX:
-                self._exchanges.popitem(last=False)
             exchange = self._made(now, number, salt)
         else:
             exchange = found[0]
@@ -314,9 +317,11 @@ class Keeper:
             raise
         if exchange.done:
             self._exchanges.pop(key, None)
-        else:
+        elif exchange.turn:  # else it is from an exchange that is over
             self._exchanges[key] = (exchange, now)
             self._exchanges.move_to_end(key)
+            if len(self._exchanges) > EXCHANGES_MAX:
+                self._exchanges.popitem(last=False)
         if answer is not None:
             self._send(source, [VERSION, "sync", number, salt, answer])
 

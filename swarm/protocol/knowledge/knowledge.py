@@ -8,6 +8,7 @@ outbox (`keeper`), and what it reads there is only what it said itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from kernels.plain import decode_plain, encode_plain
@@ -50,8 +51,10 @@ class Knowledge:
         self.views = Views(shards)
         self._sign = sign
         self._open = open_shard
-        self._lines: dict[int, tuple[int, int]] = {}
-        """Shard -> (life, next number) of the own line there."""
+        self._lines: dict[int, tuple[int, int, int]] = {}
+        """Shard -> (life, next number, last stamp) of the own line there."""
+        self._totals: dict[tuple[int, str, str], list[int]] = {}
+        """(life, kind, key) -> what the own line has counted up and down."""
         self._pending: dict[int, list[Entry]] = {}
         self._pending_bytes: dict[int, int] = {}
         self._flushed: list[Segment] = []
@@ -59,7 +62,7 @@ class Knowledge:
             own = [(life, ranges) for (of, life), ranges in shard.lines().items() if of == author]
             if own:
                 life, ranges = max(own)
-                self._lines[number] = life, ranges[-1][1] + (0 if clean else SKIPPED)
+                self._lines[number] = life, ranges[-1][1] + (0 if clean else SKIPPED), clock.last
 
     # --- saying ---------------------------------------------------------------------------------------------------------
 
@@ -103,18 +106,8 @@ class Knowledge:
         known = self._kind(kind)
         if known.crdt is not Crdt.COUNTER or up < 0 or down < 0:
             raise BadEntry(f"{kind} cannot be counted by {up} up, {down} down", kind=kind)
-        own = [0, 0]
-        number = shard_of(kind, key, self.shards_count)
-        waiting = [entry for entry in self._pending.get(number, ()) if (entry.kind, entry.key) == (kind, key)]
-        if waiting:
-            own = waiting[-1].value
-        else:
-            shard = self._shard(kind, key)
-            mine = self.author, self._lines.get(number, (0, 0))[0]
-            for said in shard.said(kind, key):
-                if (said.line.author, said.line.life) == mine:
-                    own = said.value
-        return self._say(known, key, Op.PUT, [own[0] + up, own[1] + down], wall_ms)
+        # What the line has counted in all is known when it is known which line it is: with the flush.
+        return self._say(known, key, Op.PUT, [up, down], wall_ms)
 
     def _kind(self, kind: str) -> Kind:
         known = KINDS.get(kind)
@@ -182,11 +175,16 @@ class Knowledge:
         """Signs what was said since; `take` has it then."""
         for number in sorted(self._pending):
             said, shard = self._pending[number], self.shards[number]
-            life, first = self._lines.get(number, (0, 0))
-            if not life or shard.strike((self.author, life)) is not None:
+            life, first, last = self._lines.get(number, (0, 0, 0))
+            if not life or said[0].time <= last or shard.strike((self.author, life)) is not None:
                 life, first = said[0].time, 0
-            segment = seal(self.author, life, number, first, said, self._sign)
+            segment = seal(self.author, life, number, first, self._counted(shard, life, said), self._sign)
             outcome = shard.apply(segment, ms_of(segment.last_time))
+            if outcome is Outcome.CONTRADICTS:
+                # The store is older than what was said, and the rest came back from others. What is new gets a line of its own.
+                life = said[0].time
+                segment = seal(self.author, life, number, 0, self._counted(shard, life, said), self._sign)
+                outcome = shard.apply(segment, ms_of(segment.last_time))
             if outcome is not Outcome.NEW:
                 del self._pending[number], self._pending_bytes[number]
                 raise SwarmError(
@@ -194,10 +192,41 @@ class Knowledge:
                     hint="say less often" if outcome is Outcome.QUOTA else "is this node still a member?",
                     outcome=outcome.value,
                 )
-            self._lines[number] = life, segment.first + segment.count
+            for entry in segment.entries() if any(KINDS[one.kind].crdt is Crdt.COUNTER for one in said) else ():
+                if KINDS[entry.kind].crdt is Crdt.COUNTER:
+                    self._totals[life, entry.kind, entry.key] = entry.value
+            self._lines[number] = segment.life, segment.first + segment.count, segment.last_time
             self._flushed.append(segment)
         self._pending.clear()
         self._pending_bytes.clear()
+
+    def _counted(self, shard: Shard, life: int, said: list[Entry]) -> list[Entry]:
+        """Entries with what the line has counted in all in place of what was counted since."""
+        totals: dict[tuple[str, str], list[int]] = {}
+        found = []
+        for entry in said:
+            if KINDS[entry.kind].crdt is Crdt.COUNTER:
+                about = entry.kind, entry.key
+                before = totals.get(about) or self._totals.get((life, *about))
+                if before is None:
+                    mine = (
+                        one.value
+                        for one in shard.said(*about)
+                        if (one.line.author, one.line.life) == (self.author, life)
+                    )
+                    before = next(mine, [0, 0])
+                totals[about] = [before[0] + entry.value[0], before[1] + entry.value[1]]
+                entry = replace(entry, value=totals[about])
+            found.append(entry)
+        return found
+
+    def heard(self, segment: Segment) -> None:
+        """A segment came from elsewhere. If it is an own one, which this node has lost, the line goes on after it."""
+        if segment.author == self.author:
+            said = segment.life, segment.first + segment.count, segment.last_time
+            self._lines[segment.shard] = max(said, self._lines.get(segment.shard, (0, 0, 0)))
+            for about in [about for about in self._totals if about[0] == segment.life]:
+                del self._totals[about]
 
     def take(self) -> list[Segment]:
         """Own segments since the last call: to be kept on disk, and only then told to others."""

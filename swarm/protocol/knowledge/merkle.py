@@ -115,6 +115,14 @@ class Tree:
             return None
         return {digit: _hash(node.children[digit]) for digit in sorted(node.children)}
 
+    def below(self, prefix: str) -> dict[str, bytes]:
+        """The same for a leaf, too, as if it were a branch."""
+        children = self.children(prefix)
+        if children is None:
+            digits = sorted({place.hex()[len(prefix)] for place in self.places(prefix)})
+            children = {digit: self.hash(prefix + digit) or EMPTY for digit in digits}
+        return children
+
     def places(self, prefix: str = "") -> list[bytes]:
         """All places that begin with these digits, in order."""
         node, rest = self._find(prefix)

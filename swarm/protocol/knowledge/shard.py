@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -308,6 +308,16 @@ class Shard:
             self._let_go(held)
         return len(ended)
 
+    def release(self, places: Iterable[bytes]) -> None:
+        """Holds these segments no longer: others do. For a shard that this node only had something to give to."""
+        for place in places:
+            held = self._held.get(place[8:])
+            if held is not None:
+                self._take_out(held.line, [held])
+                self._let_go(held)
+            elif place in self._places:
+                self._forget_strike(next(line for line in self._struck if strike_place(line) == place))
+
     def _settle(self, kind: str, key: str) -> None:
         """Forgets what was out of date about a key before the horizon."""
         horizon = self.horizon
@@ -421,9 +431,8 @@ class Shard:
 
     def _end_line(self, line: Line, forget: bool = True) -> None:
         """Takes out all that was said on a line."""
-        touched: set[tuple[str, str]] = set()
+        self._take_out(line, line.held)
         for held in line.held:
-            touched.update((row[1], row[2]) for row in held.segment.rows())
             self._spent.pop(held.segment.id, None)
             del self._held[held.segment.id]
             self.tree.remove(held.segment.place)
@@ -433,17 +442,22 @@ class Shard:
         del self._lines[line.author, line.life]
         if forget and line.life in self._lives.get(line.author, ()):
             self._lives[line.author].remove(line.life)
-        for kind, key in sorted(touched):
+
+    def _take_out(self, line: Line, some: list[Held]) -> None:
+        """What these segments of a line say does not count any more."""
+        kept = set(line.held) - set(some)
+        for kind, key in sorted({(row[1], row[2]) for held in some for row in held.segment.rows()}):
             self.dirty.setdefault(kind, set()).add(key)
             elements = self._sets.get(kind, {}).get(key)
             if elements is not None:
-                elements.take_out(line)
+                elements.take_out(line, kept)
                 if not elements.added and not elements.dropped:
                     del self._sets[kind][key]
             slots = self._slots.get(kind, {})
             slot = slots.get(key)
             if slot is not None:
-                self._put_back(slots, key, [said for said in crdts.rows_of(slot) if said.line is not line])
+                left = [said for said in crdts.rows_of(slot) if said.line is not line or said.held in kept]
+                self._put_back(slots, key, left)
 
     # --- reading --------------------------------------------------------------------------------------------------------
 

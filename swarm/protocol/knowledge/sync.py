@@ -3,9 +3,9 @@
 Both sides run an `Exchange`; one begins, and from then on each message is answered by one message, so there is one on its way at
 any time and whoever hears nothing in time gives the exchange up and loses nothing: what was taken in stays. A message is
 
-    [version, shard, salt, horizon, keeps, items, wants, payloads]
+    [version, shard, salt, turn, horizon, keeps, items, wants, payloads]
 
-``keeps`` is false where the sender does not hold the shard and only has something to give to it. ``items`` say what the sender has under prefixes of the tree (`merkle`): ``[prefix, digits, hashes]`` for a branch, ``[prefix, nil, hashes]``
+``turn`` counts the messages of the exchange, so that one which comes twice is answered once. ``keeps`` is false where the sender does not hold the shard and only has something to give to it. ``items`` say what the sender has under prefixes of the tree (`merkle`): ``[prefix, digits, hashes]`` for a branch, ``[prefix, nil, hashes]``
 for a leaf, all of its places. ``wants`` ask for places: ``[prefix, nil]`` for all under a prefix, ``[prefix, hashes]`` for some. ``payloads``
 are segments and proofs as they are. Hashes are 8 bytes, keyed by the salt of the exchange, so that nobody can prepare sets that
 look equal. Where the receiver has something that is not named, it sends it; what is named and not there, it wants; where hashes
@@ -54,6 +54,8 @@ class Exchange:
 
     def __init__(self, shard: Shard, salt: bytes | None = None, took: Took | None = None, keeps: bool = True) -> None:
         self.done = False
+        self.turn = 0
+        """Of the message that is expected next."""
         self._keeps = keeps
         self._gives = True
         self.sent_bytes = 0
@@ -75,15 +77,19 @@ class Exchange:
         return self._message()
 
     def receive(self, message: bytes, wall_ms: int) -> bytes | None:
-        """The answer to a message; None when nothing is left to say. FormatError if the peer breaks the protocol, by what it says or by
+        """The answer to a message; None when nothing is left to say, or if it was answered before. FormatError if the peer breaks the protocol, by what it says or by
         handing on what no correct node holds."""
-        _, shard, salt, horizon, self._gives, items, wants, payloads = _read(message)
+        _, shard, salt, turn, horizon, gives, items, wants, payloads = _read(message)
         if shard != self._shard.number:
             raise FormatError(f"a message about shard {shard} in an exchange about {self._shard.number}")
         if self._salt is None:
             self._salt = salt
         elif salt != self._salt:
             raise FormatError("a message of another exchange")
+        if turn != self.turn:
+            return None
+        self.turn += 1
+        self._gives = gives
         if ms_of(horizon) <= wall_ms + FUTURE_MS - RETENTION_MS:
             self._shard.expire(horizon)
         for payload in payloads:
@@ -125,13 +131,10 @@ class Exchange:
     def _compare_branch(self, prefix: str, digits: str, hashes: bytes) -> None:
         tree = self._shard.tree
         theirs = {digit: hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at, digit in enumerate(digits)}
-        mine = tree.children(prefix)
-        if mine is None:
-            if tree.count(prefix):
-                self._items.append(prefix)
-            else:
-                self._want(prefix, None)
+        if not tree.count(prefix):
+            self._want(prefix, None)
             return
+        mine = tree.below(prefix)
         for digit in sorted(theirs.keys() - mine.keys()):
             self._want(prefix + digit, None)
         for digit, hash in mine.items():
@@ -198,9 +201,11 @@ class Exchange:
                 size += len(payload) + 5
         assert self._salt is not None
         message = encode_plain(
-            [VERSION, shard.number, self._salt, shard.horizon, self._keeps, items, wants, payloads], MESSAGE_BYTES_MAX
+            [VERSION, shard.number, self._salt, self.turn, shard.horizon, self._keeps, items, wants, payloads],
+            MESSAGE_BYTES_MAX,
         )
         assert message is not None
+        self.turn += 1
         self.sent_bytes += len(message)
         return message
 
@@ -217,11 +222,11 @@ def _read(message: bytes) -> list[Any]:
         parts = decode_plain(message)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"a message of anti-entropy: {error}") from None
-    if not (isinstance(parts, list) and len(parts) == 8 and parts[0] == VERSION):
+    if not (isinstance(parts, list) and len(parts) == 9 and parts[0] == VERSION):
         raise FormatError(f"a message of anti-entropy that is not of version {VERSION}")
-    _, shard, salt, horizon, keeps, items, wants, payloads = parts
-    if type(shard) is not int or type(salt) is not bytes or len(salt) != SALT_BYTES:
-        raise FormatError("a message of anti-entropy names no shard, or no salt")
+    _, shard, salt, turn, horizon, keeps, items, wants, payloads = parts
+    if type(shard) is not int or type(turn) is not int or type(salt) is not bytes or len(salt) != SALT_BYTES:
+        raise FormatError("a message of anti-entropy names no shard, turn or salt")
     if type(horizon) is not int or not 0 <= horizon < 1 << 64 or type(keeps) is not bool:
         raise FormatError("a horizon that is no stamp, or no word whether the shard is kept")
     if not all(type(part) is list and len(part) <= ITEMS_MAX for part in (items, wants, payloads)):
