@@ -56,6 +56,8 @@ KINDS: Final[dict[str, Kind]] = {
         Kind("beliefs", Crdt.LOG_ODDS),
         Kind("tallies", Crdt.COUNTER),
         Kind("marks", Crdt.SET),
+        Kind("uses", Crdt.LOG_ODDS),
+        Kind("pruned", Crdt.REGISTER),
     )
 }
 
