@@ -218,6 +218,8 @@ def main() -> int:
         say("stopping")
         status = 130
     finally:
+        # It takes seconds at most, and a Ctrl-C in the middle of it would leave nodes behind.
+        signal.signal(signal.SIGINT, lambda number, frame: say("stopping already"))
         ended = demo.stop()
         wrong = {name: code for name, code in ended.items() if code != 0 and name != VICTIM}
         if wrong and status == 0:

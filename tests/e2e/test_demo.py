@@ -62,8 +62,11 @@ def test_interrupting_it_leaves_no_process(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=60)
-    assert demo.returncode == 130
+    _, err = demo.communicate(timeout=60)
+    # A Ctrl-C in the middle of an exec (of an import that makes dataclasses, say) has CPython end by the signal, although it was caught:
+    # a shell shows 130 in both cases.
+    assert demo.returncode in (130, -signal.SIGINT), err
+    assert "stopping" in err
     assert processes_of(home) == []
 
 

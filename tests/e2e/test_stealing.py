@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from swarm.client.futures import Future
 from swarm.client.sync import Fleet
+from swarm.errors import NotFound
 from tests.e2e.fleets import Nodes, until
 
 
@@ -66,7 +68,10 @@ def stolen(fleet: Fleet, futures: list[Future]) -> bool:
 
 
 def explained(fleet: Fleet, task: str) -> str:
-    return "\n".join(fleet.query("explain", task=task)["lines"])
+    """What is told of a task; nothing as long as it is still on its way to the node."""
+    with contextlib.suppress(NotFound):
+        return "\n".join(fleet.query("explain", task=task)["lines"])
+    return ""
 
 
 def metrics(fleet: Fleet) -> str:
