@@ -886,8 +886,6 @@ class Execution:
             extra |= run.extra
             if "saved" in extra:
                 extra["saved"] = saved_within(extra["saved"], start, stop)
-        if run.priority != run.spec.priority:
-            extra["priority"] = run.priority  # what its tasks submit is of the class that they have by now
         low = run.spec.priority == Priority.LOW and class_of(worker) == Priority.LOW
         self._effects.append(
             HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads, low)

@@ -445,6 +445,10 @@ def handed(dispatch: Dispatch) -> ToExecutor:
         # Also where there is nothing to go on from: it says that this owner knows what to do with a state.
         saved = sorted((index, *batch.saved[index]) for index in batch.saved.keys() & range(start, stop))
         extra["saved"] = [list(row) for row in saved]
+    own = batch.own_apart.get(start, batch.own)[0] if batch.own_apart else batch.own[0]
+    if own != batch.spec.priority:
+        # What it submits is of the class that it was given since, and not of one that it has while somebody waits for it.
+        extra["priority"] = own
     if dispatch.token is not None:
         extra["token"] = list(dispatch.token)
     attempts = batch.columns.attempts(start) - 1 + batch.attempt

@@ -8,7 +8,7 @@ from swarm.protocol import ids
 from swarm.protocol.executor.effects import ResumeWorker, SuspendWorker
 from swarm.protocol.messages import Kind
 from swarm.protocol.states import Priority, Status
-from tests.unit.protocol.executor import ELM, OAK, Executor
+from tests.unit.protocol.executor import ELM, OAK
 from tests.unit.protocol.owner import ELM as OTHER
 from tests.unit.protocol.owner import ME, Owner, key_of
 from tests.unit.protocol.owner import spec_of as spec
@@ -40,19 +40,6 @@ def test_a_running_task_that_is_lowered_makes_way() -> None:
     assert len(stood(node)) == 1 and len(node.slices()) == 1
     node.it.reprioritize(node.now, OAK, 9, None, HIGH, 0)  # nobody makes way for equals, and what runs goes on
     assert len(stood(node)) == 1
-
-
-def test_a_worker_is_told_of_which_class_a_task_is_by_now() -> None:
-    node = Executor(1.0)
-    for number in (1, 2, 3):
-        node.dispatch(number, priority=STANDARD)
-    node.it.reprioritize(node.now, OAK, 3, None, LOW, 0)
-    said = {}
-    while parts := node.slices():
-        for part in parts:
-            said[part.extra["token"]] = part.extra.get("priority")
-            node.run(part)
-    assert said == {1: None, 2: None, 3: LOW}, "nothing is said where it is that of the spec"
 
 
 def test_what_stands_still_and_is_raised_takes_its_slot_back() -> None:
@@ -138,6 +125,24 @@ def test_of_a_batch_the_tasks_that_were_named_go_first() -> None:
     assert [index for _, index, _ in found] == [2, 4, 0, 1, 3, 5]
     assert [urgency for _, _, urgency in found] == [(HIGH, 0)] * 2 + [None] * 3 + [(LOW, 0)]
     assert owner.it.waiting == owner.it.unfinished == 0 and not owner.it.batches[key_of(1)].lanes
+
+
+def test_what_is_handed_out_is_told_of_which_class_it_was_made_since() -> None:
+    """What it submits is of that class; what it inherits from who waits for it is over when that waits no more."""
+    owner = full()
+    for number in (1, 2, 3):
+        owner.submit(number, 2)
+    change(owner, 2, None, HIGH, None)
+    change(owner, 3, [(1, 2)], LOW, None)
+    owner.it.awaited(owner.now, ids.task_id(key_of(1), 0), b"somebody else!!!", CRITICAL)
+    owner.fine(owner.first)  # type: ignore[attr-defined]
+    said = {}
+    while taken := owner.taken():
+        for dispatch in taken:
+            said[dispatch.batch, dispatch.first] = dispatch.extra.get("priority")
+            owner.fine(dispatch)
+    found = {key: value for key, value in said.items() if value is not None}
+    assert found == {(key_of(2), 0): HIGH, (key_of(3), 1): LOW}
 
 
 def test_what_was_given_back_waits_among_those_of_its_class_again() -> None:
