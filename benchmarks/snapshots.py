@@ -79,9 +79,12 @@ def rates(folder: Path, mib: int) -> Iterator[dict[str, Any]]:
     items = records(size // (VALUE_BYTES + 30), VALUE_BYTES)
     block = os.urandom(1 << 20)
     found: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
 
     def took(name: str, call: Callable[[], Any]) -> None:
+        before = time.process_time()
         found.setdefault(name, []).append(size / timed(call) / MB)
+        cpu.setdefault(name, []).append((time.process_time() - before) / size * 1e9)
 
     source, target = memoryview(os.urandom(1 << 24)), memoryview(bytearray(1 << 24))
 
@@ -113,7 +116,13 @@ def rates(folder: Path, mib: int) -> Iterator[dict[str, Any]]:
         took("verify, from disk", lambda: verify(folder / "s"))
     wrote = sum(path.stat().st_size for path in (folder / "i").glob("*.shard") if path.stat().st_nlink == 1)
     for name, each in found.items():
-        yield {"what": name, "MB/s": round(median(each)), "least": round(min(each)), "most": round(max(each))}
+        yield {
+            "what": name,
+            "MB/s": round(median(each)),
+            "least": round(min(each)),
+            "most": round(max(each)),
+            "CPU s/GB": round(median(cpu[name]), 2),
+        }
     yield {"what": "new bytes of 100 changed", "MB": round(wrote / MB, 1), "of": round(size / MB)}
     lower = min(median(found["disk write and sync"]), median(found["memcpy"]))
     yield {"what": "write / lower of disk and memcpy", "ratio": round(median(found["write"]) / lower, 2)}

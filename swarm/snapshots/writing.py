@@ -36,7 +36,10 @@ from swarm.snapshots.ordering import Record
 from swarm.snapshots.sealing import Sealer
 
 IN_FLIGHT_BYTES: Final = 64 << 20
-SYNC_BYTES: Final = 32 << 20
+PAGE_BYTES: Final = 4096
+WRITE_BYTES: Final = 2 << 20
+IOV_MAX: Final = 512
+SYNC_BYTES: Final = 64 << 20
 """The disk is asked to begin with so much at a time, while the rest is still being made."""
 
 
@@ -143,7 +146,9 @@ class _Chunks:
         self._under_way: deque[tuple[Future[tuple[bytes, bytes, bytes, int] | bytes], int, int, bytes, int]] = deque()
         self._under_way_bytes = 0
         self._count_max = 4 * threads
+        self._ahead = [memoryview(bytes(HEADER_BYTES))]
         self._offset = HEADER_BYTES
+        self._written = 0
         self._synced = 0
         self._syncing: Future[None] | None = None
         self._keys = bytearray()
@@ -200,13 +205,32 @@ class _Chunks:
         self.entries.append(ENTRY.pack(*entry))
 
     def _write(self, data: bytes) -> None:
-        _write_at(self._fd, data, self._offset)
+        self._ahead.append(memoryview(data))
         self._offset += len(data)
-        if self._offset - self._synced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+        if self._offset - self._written >= WRITE_BYTES:
+            # whole pages only: a page that is on its way to the disk cannot be written to until it is there
+            self._flush(self._offset // PAGE_BYTES * PAGE_BYTES)
+        if self._written - self._synced >= SYNC_BYTES and (self._syncing is None or self._syncing.done()):
             if self._syncing is not None:
                 self._syncing.result()
-            self._synced = self._offset
+            self._synced = self._written
             self._syncing = self._pool.submit(os.fsync, self._fd)
+
+    def _flush(self, until: int) -> None:
+        """Have the file written until there."""
+        while self._written < until:
+            parts, size = [], 0
+            for view in self._ahead[:IOV_MAX]:
+                parts.append(view[: until - self._written - size])
+                size += len(parts[-1])
+                if self._written + size == until:
+                    break
+            count = os.pwritev(self._fd, parts, self._written)
+            self._written += count
+            while count and count >= len(self._ahead[0]):
+                count -= len(self._ahead.pop(0))
+            if count:
+                self._ahead[0] = self._ahead[0][count:]
 
     def finish(self, shard: str, salt: bytes, records: int, slots: int, data_chunks: int, probes: int) -> Header:
         """The table and the header, and all of it synced."""
@@ -223,10 +247,11 @@ class _Chunks:
             len(self.files), probes, len(keys), len(self._keys), self._raw_bytes, salt, shard,
             blake3(table, max_threads=blake3.AUTO).digest(), self._sealer.check,
         )  # fmt: skip
-        _write_at(self._fd, table, self._offset)
-        _write_at(self._fd, header.pack(), 0)
+        self._ahead.append(memoryview(table))
+        self._flush(header.file_bytes)
         if self._syncing is not None:
             self._syncing.result()
+        _write_at(self._fd, header.pack(), 0)
         os.fsync(self._fd)
         return header
 
