@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING
 
 from kernels.reference.packing import PROBES_MAX, SLOT_BYTES, TABLE_CHUNK_BYTES, hash_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SLOTS_A_CHUNK = TABLE_CHUNK_BYTES // SLOT_BYTES
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from swarm.snapshots.errors import SnapshotExists
 
-BEGUN: Final = ".part"
+BEGUN: Final = ".begun-by-swarm"
 
 
 @contextlib.contextmanager
@@ -31,11 +31,8 @@ def publishing(target: Path) -> Iterator[Path]:
     if target.exists():
         raise _exists(target)
     sweep(target.parent)
-    folder = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}{BEGUN}"
-    folder.mkdir(mode=0o700)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder, lock = _begun(target)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
         for path in sorted(folder.iterdir()):
             sync(path)
@@ -52,6 +49,20 @@ def publishing(target: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def _begun(target: Path) -> tuple[Path, int]:
+    while True:
+        folder = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}{BEGUN}"
+        folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)  # between the making and the locking somebody took it for one of the dead
 
 
 def sweep(parent: Path) -> list[Path]:

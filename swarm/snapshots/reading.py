@@ -252,6 +252,13 @@ class Shard:
             good = set(sorted(good, key=lambda file: -used[file])[: FILES_MAX // 2])
         return {entry.content_hash: (roots[entry.file], entry) for entry in entries if entry.file in good}
 
+    def whole(self, entry: Entry) -> bool:
+        """Whether the chunk that an entry of this shard names is there, and what it was. In any thread."""
+        try:
+            return blake3(self._chunks.stored(-1, entry)).digest() == entry.stored_hash
+        except SnapshotDamaged:
+            return False
+
     @property
     def root(self) -> bytes:
         """The hash of the header, by which all of it is known."""

@@ -52,6 +52,10 @@ class Base(Protocol):
         """Content hash -> (root of the file it stands in, entry), of chunks that a new snapshot may name."""
         ...
 
+    def whole(self, entry: Entry) -> bool:
+        """Whether such a chunk is still what it was."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -141,6 +145,7 @@ class _Chunks:
     def __init__(self, fd: int, sealer: Sealer, base: Base | None, pool: ThreadPoolExecutor, threads: int) -> None:
         self._fd = fd
         self._sealer = sealer
+        self._base = base
         self._known = base.shareable(sealer.check) if base is not None else {}
         self._pool = pool
         self._under_way: deque[tuple[Future[tuple[bytes, bytes, bytes, int] | bytes], int, int, bytes, int]] = deque()
@@ -174,7 +179,9 @@ class _Chunks:
 
     def _seal(self, raw: bytes, kind: int) -> tuple[bytes, bytes, bytes, int] | bytes:
         content_hash = self._sealer.content_hash(raw)
-        if content_hash in self._known:
+        known = self._known.get(content_hash)
+        # what has rotted since is written anew: a snapshot is whole when it is made, whatever became of the one before
+        if known is not None and self._base is not None and self._base.whole(known[1]):
             return content_hash
         stored, form = self._sealer.seal(raw, kind)
         stored_hash = blake3(stored).digest() if form else content_hash

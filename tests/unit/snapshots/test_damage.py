@@ -113,6 +113,26 @@ def test_what_is_damaged_is_said_by_number_and_place_and_repaired(tmp_path):
     assert [each.chunk for each in repaired] == [3] and after.whole
 
 
+def test_what_has_rotted_in_the_base_is_written_again(tmp_path):
+    records = {b"k%05d" % i: random.Random(i).randbytes(200) for i in range(3000)}
+    folder = create(tmp_path / "1", {"s": records.items()}, created_ms=0).folder
+    with Snapshot.open(folder) as snapshot:
+        entry = snapshot.shard("s").entry(1)
+    path = next(folder.glob("*.shard"))
+    data = bytearray(path.read_bytes())
+    data[entry.offset] ^= 1
+    path.write_bytes(data)
+    created = create(tmp_path / "2", {"s": records.items()}, created_ms=0, base=folder)
+    assert created.written[0].shared_chunks == created.written[0].chunks - 1
+    with Snapshot.open(tmp_path / "2") as snapshot:
+        assert dict(snapshot.shard("s")) == records, "every record of it can be read"
+    assert [each.chunk for each in verify(tmp_path / "2").damage] == [1], (
+        "the file that both have is still a damaged one"
+    )
+    repaired, after = repair(folder, FolderCopy(tmp_path / "2"))
+    assert after.whole and len(repaired) == 1 and verify(tmp_path / "2").whole
+
+
 @pytest.mark.parametrize("what", ["cut", "empty", "gone", "longer", "noise", "manifest", "all"])
 def test_whole_files_come_again(tmp_path, what):
     records = {b"k%05d" % i: random.Random(i).randbytes(200) for i in range(3000)}

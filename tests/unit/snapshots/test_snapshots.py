@@ -236,7 +236,7 @@ def test_there_is_a_snapshot_or_there_is_none(tmp_path):
 
 
 def test_what_the_dead_left_is_removed_and_what_is_being_written_is_not(tmp_path):
-    left = tmp_path / ".old.123.part"
+    left = tmp_path / ".old.123.begun-by-swarm"
     left.mkdir()
     (left / "a.shard").write_bytes(b"x")
 
