@@ -42,21 +42,40 @@ cdef struct Place:
     size_t size
 
 
-cdef int find_in(const uint8_t* chunk, size_t size, uint64_t hash, const uint8_t* key, size_t key_size, Place* place) noexcept nogil:
-    """Find a key in a chunk of any content: ABSENT, FOUND with its place, or BROKEN."""
-    cdef uint64_t slots, tried
-    cdef uint64_t table, at, offset, value_size
+cdef struct Chunk:
+    const uint8_t* start                # NULL while it is not here
+    size_t size
+    uint64_t slots                      # of a chunk of records; 0 when it has none that fit into it
+
+
+cdef uint64_t slots_of(const uint8_t* chunk, size_t size) noexcept nogil:
+    """Slots of a chunk of records of any content; 0 when they would not fit into it."""
+    cdef uint64_t slots
     if size < HEAD:
-        return BROKEN
+        return 0
     slots = load_le32(chunk + 4)
-    if slots == 0 or slots > (size - HEAD) // 4:
+    return slots if slots <= (size - HEAD) // 4 else 0
+
+
+cdef int find_in(const Chunk* held, uint64_t hash, const uint8_t* key, size_t key_size, Place* place) noexcept nogil:
+    """Find a key in a chunk of any content: ABSENT, FOUND with its place, or BROKEN."""
+    cdef const uint8_t* chunk = held.start
+    cdef uint64_t slots = held.slots, tried
+    cdef uint64_t table, at, offset, value_size
+    cdef uint32_t slot
+    cdef uint32_t tag = <uint32_t> (hash >> 32) & 0xFFF
+    if slots == 0:
         return BROKEN
-    table = size - slots * 4
+    table = held.size - slots * 4
     at = <uint64_t> <uint32_t> hash * slots >> 32
     for tried in range(slots):
-        offset = load_le32(chunk + table + at * 4)
-        if offset == 0:
+        slot = load_le32(chunk + table + at * 4)
+        if slot == 0:
             return ABSENT
+        if slot >> 20 != tag:
+            at = at + 1 if at + 1 < slots else 0
+            continue
+        offset = slot & 0xFFFFF
         if offset < HEAD or offset > table or table - offset < RECORD_HEAD:
             return BROKEN
         value_size = load_le32(chunk + offset + 2)
@@ -114,8 +133,7 @@ cdef class Finder:
     For one thread at a time. ValueError for numbers that make no sense.
     """
 
-    cdef const uint8_t** starts
-    cdef size_t* sizes
+    cdef Chunk* chunks
     cdef list held
     cdef uint64_t data
     cdef uint64_t tables
@@ -134,14 +152,12 @@ cdef class Finder:
         self.slots = slots
         self.probes = probes
         self.held = [None] * (data + tables)
-        self.starts = <const uint8_t**> PyMem_Calloc(self.data + self.tables + 1, sizeof(void*))
-        self.sizes = <size_t*> PyMem_Calloc(self.data + self.tables + 1, sizeof(size_t))
-        if self.starts == NULL or self.sizes == NULL:
+        self.chunks = <Chunk*> PyMem_Calloc(self.data + self.tables + 1, sizeof(Chunk))
+        if self.chunks == NULL:
             raise MemoryError(f"no memory for {data + tables} chunks")
 
     def __dealloc__(self):
-        PyMem_Free(self.starts)
-        PyMem_Free(self.sizes)
+        PyMem_Free(self.chunks)
 
     def put(self, uint32_t number, chunk):
         """Have a chunk, a contiguous buffer that is held as long. IndexError; ValueError for one of the table with a wrong size."""
@@ -154,8 +170,11 @@ cdef class Finder:
             if number >= self.data and (raw.len > TABLE_CHUNK or raw.len % SLOT):
                 raise ValueError(f"chunk {number} of the table has {raw.len} bytes: {TABLE_CHUNK} at most, in slots of {SLOT}")
             self.held[number] = view
-            self.starts[number] = <const uint8_t*> raw.buf
-            self.sizes[number] = <size_t> raw.len
+            self.chunks[number].start = <const uint8_t*> raw.buf
+            self.chunks[number].size = <size_t> raw.len
+            self.chunks[number].slots = 0
+            if number < self.data:
+                self.chunks[number].slots = slots_of(<const uint8_t*> raw.buf, <size_t> raw.len)
         finally:
             PyBuffer_Release(&raw)
 
@@ -163,14 +182,14 @@ cdef class Finder:
         """Have it no longer. IndexError."""
         if number >= self.data + self.tables:
             raise IndexError(f"chunk {number} of {self.data + self.tables}")
-        self.starts[number] = NULL
+        self.chunks[number].start = NULL
         self.held[number] = None
 
     def has(self, uint32_t number):
         """Whether the chunk is here. IndexError."""
         if number >= self.data + self.tables:
             raise IndexError(f"chunk {number} of {self.data + self.tables}")
-        return self.starts[number] != NULL
+        return self.chunks[number].start != NULL
 
     def chunk(self, uint32_t number):
         """A view of the chunk, or None when it is not here. IndexError."""
@@ -197,11 +216,11 @@ cdef class Finder:
             number = self.data + at // SLOTS_A_CHUNK
             if number >= self.data + self.tables:
                 return None
-            if self.starts[number] == NULL:
+            if self.chunks[number].start == NULL:
                 return number
-            if at % SLOTS_A_CHUNK * SLOT >= self.sizes[number]:
+            if at % SLOTS_A_CHUNK * SLOT >= self.chunks[number].size:
                 return None
-            slot = self.starts[number] + at % SLOTS_A_CHUNK * SLOT
+            slot = self.chunks[number].start + at % SLOTS_A_CHUNK * SLOT
             chunk = load_le32(slot + 4)
             if chunk == 0:
                 return None
@@ -209,9 +228,9 @@ cdef class Finder:
                 chunk -= 1
                 if chunk >= self.data:
                     raise ValueError(f"the table names chunk {chunk} of {self.data}")
-                if self.starts[chunk] == NULL:
+                if self.chunks[chunk].start == NULL:
                     return chunk
-                state = find_in(self.starts[chunk], self.sizes[chunk], hash, text, size, &place)
+                state = find_in(&self.chunks[chunk], hash, text, size, &place)
                 if state == FOUND:
                     return PyBytes_FromStringAndSize(<const char*> place.value, <Py_ssize_t> place.size)
                 if state == BROKEN:
@@ -224,11 +243,11 @@ cdef class Finder:
         cdef Place place
         cdef uint64_t hash
         cdef int state
-        if number >= self.data or self.starts[number] == NULL:
+        if number >= self.data or self.chunks[number].start == NULL:
             raise IndexError(f"chunk {number} of {self.data} is not here")
         hash = siphash(self.salt, <const uint8_t*> PyBytes_AS_STRING(key), <size_t> PyBytes_GET_SIZE(key))
         state = find_in(
-            self.starts[number], self.sizes[number], hash, <const uint8_t*> PyBytes_AS_STRING(key),
+            &self.chunks[number], hash, <const uint8_t*> PyBytes_AS_STRING(key),
             <size_t> PyBytes_GET_SIZE(key), &place,
         )
         if state == BROKEN:

@@ -241,7 +241,8 @@ cdef class Packer:
             at = <uint32_t> (<uint64_t> <uint32_t> self.hashes[i] * slots >> 32)
             while load_le32(table + <size_t> at * 4):
                 at = at + 1 if at + 1 < slots else 0
-            store_le32(table + <size_t> at * 4, self.offsets[i])
+            # offsets have 20 bits: with a chunk of more bytes, its one record stands at its beginning
+            store_le32(table + <size_t> at * 4, self.offsets[i] | <uint32_t> (self.hashes[i] >> 32 & 0xFFF) << 20)
         self.size += <size_t> slots * 4
         store_le32(self.data, count)
         store_le32(self.data + 4, slots)

@@ -45,9 +45,12 @@ def _find(data: bytes, hash: int, key: bytes) -> bytes | None:
     table = len(data) - 4 * slots
     home = (hash & 0xFFFFFFFF) * slots >> 32
     for tried in range(slots):
-        (offset,) = struct.unpack_from("<I", data, table + (home + tried) % slots * 4)
-        if not offset:
+        (slot,) = struct.unpack_from("<I", data, table + (home + tried) % slots * 4)
+        if not slot:
             return None
+        if slot >> 20 != hash >> 32 & 0xFFF:
+            continue
+        offset = slot & 0xFFFFF
         if offset < 8 or offset + 6 > table:
             raise ValueError("a chunk is malformed")
         key_bytes, value_bytes = struct.unpack_from("<HI", data, offset)

@@ -90,7 +90,7 @@ class Packer:
             at = (hash & 0xFFFFFFFF) * len(slots) >> 32
             while slots[at]:
                 at = (at + 1) % len(slots)
-            slots[at] = offset
+            slots[at] = offset | (hash >> 32 & 0xFFF) << 20
         self._chunk += 1
         self.records += len(taken)
         return (

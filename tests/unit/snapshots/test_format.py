@@ -136,9 +136,11 @@ class SecondReader:
                 chunk = self.chunks[number - 1]
                 m = self.number(chunk, 4, 4)
                 at = half * m >> 32
-                while offset := self.number(chunk, len(chunk) - 4 * m + 4 * at, 4):
+                while slot := self.number(chunk, len(chunk) - 4 * m + 4 * at, 4):
+                    offset, tag = slot % 2**20, slot >> 20
                     k, v = self.number(chunk, offset, 2), self.number(chunk, offset + 2, 4)
                     if chunk[offset + 6 : offset + 6 + k] == key:
+                        assert tag == h >> 32 & 0xFFF
                         return chunk[offset + 6 + k : offset + 6 + k + v]
                     at = (at + 1) % m
         return None
