@@ -120,7 +120,7 @@ class Finder:
                     raise ValueError(f"the table names chunk {chunk - 1} of {self._data}")
                 found = self._held[chunk - 1]
                 if found is None:
-                    return chunk - 1
+                    return int(chunk - 1)
                 value = _find(bytes(found), hash, key)
                 if value is not None:
                     return value

@@ -30,17 +30,21 @@ def _round(v: list[int]) -> None:
     v[2] = (v[2] << 32 | v[2] >> 32) & _64
 
 
+def _word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 8], "little")
+
+
 def hash_of(salt: bytes, key: bytes) -> int:
     """SipHash-2-4."""
     if len(salt) != 16:
         raise ValueError(f"a salt of {len(salt)} bytes, not 16")
-    words = struct.unpack("<2Q", salt)
+    words = _word(salt, 0), _word(salt, 8)
     v = [
         words[i & 1] ^ int.from_bytes(text, "big")
         for i, text in enumerate((b"somepseu", b"dorandom", b"lygenera", b"tedbytes"))
     ]
     padded = key + bytes(7 - len(key) % 8) + bytes([len(key) & 255])
-    for (word,) in struct.iter_unpack("<Q", padded):
+    for word in (_word(padded, at) for at in range(0, len(padded), 8)):
         v[3] ^= word
         _round(v)
         _round(v)
@@ -129,7 +133,7 @@ def sort_entries(entries: bytes) -> bytes:
     if len(entries) % ENTRY_BYTES:
         raise ValueError(f"{len(entries)} bytes are no whole number of entries")
     each = [entries[at : at + ENTRY_BYTES] for at in range(0, len(entries), ENTRY_BYTES)]
-    return b"".join(sorted(each, key=lambda entry: int.from_bytes(entry[:8], "little")))
+    return b"".join(sorted(each, key=lambda entry: _word(entry, 0)))
 
 
 class Layout:

@@ -150,7 +150,7 @@ class _Check:
             name = file_name(line.name, root)
             try:
                 mapped[root] = Mapped(folder / name)
-                tables[root] = read_table(mapped[root].view, root, str(folder / name))
+                tables[root] = read_table(mapped[root], root)
             except (FileNotFoundError, SnapshotDamaged, SnapshotMalformed) as error:
                 # all but chunks comes from elsewhere in one piece; how much it is, is known once its header is there
                 what = (

@@ -35,7 +35,7 @@ class FolderCopy:
         """Header and table of the file with this root."""
         try:
             mapped = Mapped(self.folder / file_name(shard, root))
-            _, table = read_table(mapped.view, root, str(mapped.path))
+            _, table = read_table(mapped, root)
             return bytes(mapped.view[:HEADER_BYTES]) + bytes(table)
         except (OSError, SnapshotError):
             return None
@@ -68,7 +68,7 @@ class FolderCopy:
             for root in [line.root, *(root for root, _ in line.files)]:
                 try:
                     mapped = Mapped(self.folder / file_name(line.name, root))
-                    header, table = read_table(mapped.view, root, str(mapped.path))
+                    header, table = read_table(mapped, root)
                     self._files.append(mapped)
                     for number in range(header.chunks):
                         entry = unpack_entry(table, number, header, str(mapped.path))

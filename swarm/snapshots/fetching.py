@@ -266,7 +266,7 @@ def _whole(path: Path, root: bytes) -> bool:
 
     mapped = Mapped(path)
     try:
-        header, table = read_table(mapped.view, root, str(path))
+        header, table = read_table(mapped, root)
         for number in range(header.chunks):
             entry = unpack_entry(table, number, header, str(path))
             part = mapped.view[entry.offset : entry.offset + entry.stored_bytes]

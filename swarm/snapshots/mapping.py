@@ -5,11 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Final
 
 from blake3 import blake3
 
 from swarm.snapshots.errors import SnapshotDamaged
-from swarm.snapshots.format import HASH_BYTES, HEADER_BYTES, Entry, Header, file_name, malformed, root_of, unpack_header
+from swarm.snapshots.format import ENTRY_BYTES, HASH_BYTES, HEADER_BYTES, Entry, Header, file_name, malformed, root_of, unpack_header
+
+PAGE_BYTES: Final = mmap.PAGESIZE
+_WILL_NEED: Final[int | None] = getattr(mmap, "MADV_WILLNEED", None)
 
 
 class Mapped:
@@ -30,6 +34,16 @@ class Mapped:
         self.view = memoryview(self._map)
         self.path = path
 
+    def part(self, offset: int, size: int) -> memoryview:
+        """Bytes that are about to be read: they are asked for from the disk in one go, instead of page by page."""
+        if size > PAGE_BYTES and _WILL_NEED is not None:
+            start = offset // PAGE_BYTES * PAGE_BYTES
+            try:
+                self._map.madvise(_WILL_NEED, start, offset + size - start)
+            except (OSError, ValueError):
+                pass  # advice is all it is
+        return self.view[offset : offset + size]
+
     def close(self) -> None:
         """Give the memory back, as soon as nobody looks at it any more."""
         try:
@@ -39,9 +53,10 @@ class Mapped:
             pass  # a chunk is still looked at: the last view that goes takes the map along
 
 
-def read_table(view: memoryview, root: bytes | None, path: str) -> tuple[Header, memoryview]:
-    """(header, table) of a shard's file that begins with ``view``'s bytes, both checked: against ``root`` where one is given, and
-    the table against the header. SnapshotMalformed, SnapshotDamaged."""
+def read_table(mapped: Mapped, root: bytes | None) -> tuple[Header, memoryview]:
+    """(header, table) of a shard's file, both checked: the header against ``root`` where one is given, and the table against the
+    header. SnapshotMalformed, SnapshotDamaged."""
+    view, path = mapped.view, str(mapped.path)
     head = bytes(view[:HEADER_BYTES])
     if root is not None and root_of(head) != root:
         raise damaged(path, "its header is not the one that is expected", offset=0, bytes=HEADER_BYTES, part="header")
@@ -51,7 +66,7 @@ def read_table(view: memoryview, root: bytes | None, path: str) -> tuple[Header,
             path, f"it has {len(view)} bytes of {header.file_bytes}", offset=len(view), bytes=header.file_bytes - len(view),
             part="end",
         )  # fmt: skip
-    table = view[header.table_offset : header.file_bytes]
+    table = mapped.part(header.table_offset, header.table_bytes)
     if blake3(table, max_threads=blake3.AUTO).digest() != header.table_hash:
         raise damaged(
             path, "its table is not what it was", offset=header.table_offset, bytes=header.table_bytes, part="table"
@@ -65,7 +80,7 @@ class MappedChunks:
     """The stored chunks of one shard, in its file and the others of the folder that it names."""
 
     def __init__(self, folder: Path, shard: str, own: Mapped, header: Header, table: memoryview) -> None:
-        start = header.chunks * 96
+        start = header.chunks * ENTRY_BYTES
         self.folder = folder
         self.roots = [
             bytes(table[at : at + HASH_BYTES]) for at in range(start, start + header.files * HASH_BYTES, HASH_BYTES)
@@ -96,7 +111,7 @@ class MappedChunks:
                 str(mapped.path), f"it ends before chunk {number} of {self._shard} does", offset=entry.offset,
                 bytes=entry.stored_bytes, shard=self._shard, chunk=number, hash=entry.stored_hash,
             )  # fmt: skip
-        return mapped.view[entry.offset : entry.offset + entry.stored_bytes]
+        return mapped.part(entry.offset, entry.stored_bytes)
 
     def close(self) -> None:
         """Give the files back."""

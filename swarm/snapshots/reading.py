@@ -84,7 +84,7 @@ class Shard:
         """
         own = Mapped(path)
         try:
-            header, table = read_table(own.view, root, str(path))
+            header, table = read_table(own, root)
             return cls(
                 header, table, MappedChunks(path.parent, header.shard, own, header, table), where=str(path), **options
             )
