@@ -133,7 +133,8 @@ def sort_entries(entries: bytes) -> bytes:
     if len(entries) % ENTRY_BYTES:
         raise ValueError(f"{len(entries)} bytes are no whole number of entries")
     each = [entries[at : at + ENTRY_BYTES] for at in range(0, len(entries), ENTRY_BYTES)]
-    return b"".join(sorted(each, key=lambda entry: _word(entry, 0)))
+    each.sort(key=lambda entry: _word(entry, 0))
+    return b"".join(each)
 
 
 class Layout:

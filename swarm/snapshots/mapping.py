@@ -10,7 +10,17 @@ from typing import Final
 from blake3 import blake3
 
 from swarm.snapshots.errors import SnapshotDamaged
-from swarm.snapshots.format import ENTRY_BYTES, HASH_BYTES, HEADER_BYTES, Entry, Header, file_name, malformed, root_of, unpack_header
+from swarm.snapshots.format import (
+    ENTRY_BYTES,
+    HASH_BYTES,
+    HEADER_BYTES,
+    Entry,
+    Header,
+    file_name,
+    malformed,
+    root_of,
+    unpack_header,
+)
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 _WILL_NEED: Final[int | None] = getattr(mmap, "MADV_WILLNEED", None)
