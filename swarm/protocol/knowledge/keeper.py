@@ -294,10 +294,10 @@ class Keeper:
         self._send(peer, [VERSION, "sync", number, salt, exchange.begin()])
 
     def _made(self, now: float, number: int, salt: bytes) -> Exchange:
-        return Exchange(
-            self._shard(number), salt,
-            lambda outcome, segment, payload: self._took(now, outcome, segment, payload, number), self.holds(number),
-        )  # fmt: skip
+        def took(outcome: Outcome, segment: Segment | None, payload: bytes) -> None:
+            self._took(now, outcome, segment, payload, number)
+
+        return Exchange(self._shard(number), salt, took, self.holds(number), self._config.retention_ms)
 
     def _exchange(self, now: float, source: bytes, number: int, salt: bytes, message: bytes) -> None:
         if not 0 <= number < self.knowledge.shards_count or len(salt) != SALT_BYTES:

@@ -162,15 +162,13 @@ class Shard:
         self.tree.add(segment.place)
         self.entries += segment.count
         self._merge(held, rows)
+        if held.live == 0:
+            self._spent[segment.id] = held
         if segment.first_time < self.horizon:
             for row in rows:
                 self._settle(row[1], row[2])
-        if held.live == 0:
-            self._spent[segment.id] = held
-            if segment.last_time < self.horizon:
-                self._let_go(held)
-                return Outcome.OLD
-        return Outcome.NEW
+            self._let_go_spent()
+        return Outcome.NEW if segment.id in self._held else Outcome.OLD
 
     def _refuses(self, segment: Segment, wall_ms: int) -> Outcome | None:
         if segment.shard != self.number:
@@ -303,7 +301,10 @@ class Shard:
         self.horizon = horizon
         for kind, key in sorted(self._loose):
             self._settle(kind, key)
-        ended = [held for held in self._spent.values() if held.segment.last_time < horizon]
+        return self._let_go_spent()
+
+    def _let_go_spent(self) -> int:
+        ended = [held for held in self._spent.values() if held.segment.last_time < self.horizon]
         for held in ended:
             self._let_go(held)
         return len(ended)

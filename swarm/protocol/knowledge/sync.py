@@ -52,11 +52,19 @@ Took = Callable[[Outcome, Segment | None, bytes], object]
 class Exchange:
     """One side of an exchange. `salt` is 32 random bytes of whoever begins; None for the other, which learns it."""
 
-    def __init__(self, shard: Shard, salt: bytes | None = None, took: Took | None = None, keeps: bool = True) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        salt: bytes | None = None,
+        took: Took | None = None,
+        keeps: bool = True,
+        retention_ms: int = RETENTION_MS,
+    ) -> None:
         self.done = False
         self.turn = 0
         """Of the message that is expected next."""
         self._keeps = keeps
+        self._retention_ms = retention_ms
         self._gives = True
         self.sent_bytes = 0
         self.new = 0
@@ -90,7 +98,8 @@ class Exchange:
             return None
         self.turn += 1
         self._gives = gives
-        if ms_of(horizon) <= wall_ms + FUTURE_MS - RETENTION_MS:
+        # What one side has forgotten the other forgets before it sends anything: else the one would have again what was gone.
+        if ms_of(horizon) <= wall_ms + FUTURE_MS - self._retention_ms:
             self._shard.expire(horizon)
         for payload in payloads:
             self._take(payload, wall_ms)
