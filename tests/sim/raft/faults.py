@@ -106,6 +106,11 @@ FAULTS = {
         "The vote of an earlier term counts in a later one: nobody can be elected.",
         ("liveness",), 0,
     ),
+    "step-back-blind": Fault(
+        "raft", "if knows:", "if True:",
+        "A leader that has committed nothing of its term yet goes back to where it was the only voter, by a log that says so.",
+        ("durability", "liveness", *SAFETY), 177,
+    ),
     "match-unconfirmed": Fault(
         "progress", "self.next = max(self.next, match + 1)", "self.match = max(self.match, self.next - 1)",
         "What was sent counts as acknowledged with the first answer.",

@@ -41,6 +41,8 @@ class Plan:
     """How likely a new leader is cut off or crashes within milliseconds: the moment at which things are half done."""
     delay_s: float = 0.0003
     """Of a message, at least; up to twice that. The longer, the more is half done at any moment."""
+    grows: bool = False
+    """Each group begins with its home alone, as that of a node does that finds others later: its log goes back to where it had one voter."""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -97,6 +99,11 @@ def draw(seed: int, members: int | None = None) -> Plan:
         plan.ambushes, plan.groups, plan.duration_s = 0.95, 1, 15.0
         plan.config = replace(plan.config, append_entries=1)
         plan.voters = members or 3
+    if seed % 10 == 7:
+        plan.grows, plan.meddles, plan.compact_at = True, False, 1000
+        plan.voters = members or 3
+        if seed % 20 == 7:
+            plan.ambushes, plan.groups, plan.duration_s = 0.95, 1, 15.0
     kinds = sorted({FAULTS[int(random() * len(FAULTS))] for _ in range(1 + int(7 * random()))})
     pause_s = 0.15 + 1.2 * random()
     if style < 0.35:

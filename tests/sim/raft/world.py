@@ -45,9 +45,11 @@ class World:
         first = Members.of(id_of(number) for number in voters)
         for number in range(plan.voters + plan.spares):
             self._new_node(number)
-            if number < plan.voters:
-                for name in names:
-                    self.disks[number].shelves[name] = Shelf(snapshot=Snapshot(members=first))
+            for name in names:
+                alone = plan.grows and self.homes[name] == id_of(number)
+                if alone or (number < plan.voters and not plan.grows):
+                    members = Members.of([id_of(number)]) if alone else first
+                    self.disks[number].shelves[name] = Shelf(snapshot=Snapshot(members=members))
         for number in sorted(self.disks):
             self.start(number)
         self.sim.at(OPERATE_EVERY_S, self._operate)
@@ -160,7 +162,7 @@ class World:
             raft.members.voters
             for member in self.running()
             for name in sorted(self.truths)
-            if (raft := member.node.group(name)) is not None
+            if (raft := member.node.group(name)) is not None and raft.members.voters
         ]
         return bool(views) and not self.hurt() and all(len(voters) >= 3 for voters in views if id_of(number) in voters)
 
