@@ -93,6 +93,7 @@ def test_a_command_stands_still_with_all_its_processes(nodes: Nodes, tmp_path: P
         low = fleet.submit_command(["sh", "-c", loop], priority=LOW)
         until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 60)
         shell = psutil.Process(int((tmp_path / "sh").read_text()))
+        until(shell.children, 60, "it has one process more")
         urgent = fleet.submit(holds, str(tmp_path / "go"), priority=HIGH)
         family = [shell, *shell.children(recursive=True)]
         until(lambda: len(standing(family)) == len(family) > 1, 60, "all of it stands still")
