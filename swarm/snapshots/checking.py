@@ -161,11 +161,11 @@ class _Check:
                 self._add(name, what, 0, size, root=root)
                 continue
             self._report.files += 1
-            self._report.bytes += len(mapped[root].view)
+            self._report.bytes += mapped[root].size
             header, table = tables[root]
             if header.file_bytes != size:
                 self._add(name, f"it has {header.file_bytes} bytes, and the manifest says {size}", 0, size, root=root)
-            checked[root] = self._own_chunks(name, header, table, mapped[root].view)
+            checked[root] = self._own_chunks(name, header, table, mapped[root])
         if line.root in tables:
             self._shared_chunks(*tables[line.root], mapped, checked)
         for table_of in tables.values():
@@ -173,9 +173,7 @@ class _Check:
         for each in mapped.values():
             each.close()
 
-    def _own_chunks(
-        self, name: str, header: Header, table: memoryview, view: memoryview
-    ) -> set[tuple[int, int, bytes]]:
+    def _own_chunks(self, name: str, header: Header, table: memoryview, mapped: Mapped) -> set[tuple[int, int, bytes]]:
         """Those that stand in this file, which have to fill it; what was looked at."""
         own: list[tuple[int, Entry]] = []
         end = HEADER_BYTES
@@ -195,7 +193,7 @@ class _Check:
             self._add(
                 name, "there is something between the last chunk and the table", end, abs(header.table_offset - end)
             )
-        self._hash(name, view, own)
+        self._hash(name, mapped, own)
         return {(entry.offset, entry.stored_bytes, entry.stored_hash) for _, entry in own}
 
     def _shared_chunks(
@@ -220,15 +218,17 @@ class _Check:
                 rest.setdefault(root, []).append((number, entry))
         for root, entries in rest.items():
             if root in mapped:
-                self._hash(file_name(self._line.name, root), mapped[root].view, entries)
+                self._hash(file_name(self._line.name, root), mapped[root], entries)
 
-    def _hash(self, name: str, view: memoryview, entries: list[tuple[int, Entry]]) -> None:
+    def _hash(self, name: str, mapped: Mapped, entries: list[tuple[int, Entry]]) -> None:
+        def whole(entry: Entry) -> bool:
+            try:
+                return blake3(mapped.read(entry.offset, entry.stored_bytes)).digest() == entry.stored_hash
+            except SnapshotDamaged:
+                return False  # the disk cannot read it
+
         def hashed(batch: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
-            return [
-                (number, entry)
-                for number, entry in batch
-                if blake3(view[entry.offset : entry.offset + entry.stored_bytes]).digest() != entry.stored_hash
-            ]
+            return [(number, entry) for number, entry in batch if not whole(entry)]
 
         done = 0
         for batch, bad in zip(_batches(entries), self._pool.map(hashed, _batches(entries)), strict=True):
@@ -239,7 +239,7 @@ class _Check:
             done += sum(entry.stored_bytes for _, entry in batch)
             self._report.chunks += len(batch)
             if self._progress is not None:
-                self._progress(self._report.bytes - len(view) + done)
+                self._progress(self._report.bytes - mapped.size + done)
 
     def _add(
         self,

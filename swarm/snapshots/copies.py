@@ -35,10 +35,15 @@ class FolderCopy:
         """Header and table of the file with this root."""
         try:
             mapped = Mapped(self.folder / file_name(shard, root))
-            _, table = read_table(mapped, root)
-            return bytes(mapped.view[:HEADER_BYTES]) + bytes(table)
         except (OSError, SnapshotError):
             return None
+        try:
+            _, table = read_table(mapped, root)
+            return mapped.read(0, HEADER_BYTES) + bytes(table)
+        except SnapshotError:
+            return None
+        finally:
+            mapped.close()
 
     def chunk(self, hash: bytes) -> bytes | None:
         """A chunk as it is stored."""
@@ -49,7 +54,10 @@ class FolderCopy:
         if place is None:
             return None
         mapped, offset, size = place
-        found = bytes(mapped.view[offset : offset + size])
+        try:
+            found = mapped.read(offset, size)
+        except SnapshotError:
+            return None
         return found if blake3(found).digest() == hash else None
 
     def close(self) -> None:
@@ -68,8 +76,8 @@ class FolderCopy:
             for root in [line.root, *(root for root, _ in line.files)]:
                 try:
                     mapped = Mapped(self.folder / file_name(line.name, root))
-                    header, table = read_table(mapped, root)
                     self._files.append(mapped)
+                    header, table = read_table(mapped, root)
                     for number in range(header.chunks):
                         entry = unpack_entry(table, number, header, str(mapped.path))
                         if entry.file == 0:

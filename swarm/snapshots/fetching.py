@@ -16,7 +16,7 @@ from blake3 import blake3
 from swarm.errors import NotFound
 from swarm.snapshots.checking import Copy, checked_head
 from swarm.snapshots.errors import SnapshotDamaged
-from swarm.snapshots.format import HEADER_BYTES, TABLE, Entry, Header, file_name, root_of, unpack_entry
+from swarm.snapshots.format import HEADER_BYTES, TABLE, Entry, Header, file_name, unpack_entry
 from swarm.snapshots.manifest import MANIFEST, Manifest, ShardLine, decode
 from swarm.snapshots.mapping import Mapped, damaged
 from swarm.snapshots.publishing import link_or_copy, publishing, write_file
@@ -269,10 +269,11 @@ def _whole(path: Path, root: bytes) -> bool:
         header, table = read_table(mapped, root)
         for number in range(header.chunks):
             entry = unpack_entry(table, number, header, str(path))
-            part = mapped.view[entry.offset : entry.offset + entry.stored_bytes]
-            if entry.file == 0 and blake3(part).digest() != entry.stored_hash:
+            if entry.file:
+                continue
+            if blake3(mapped.read(entry.offset, entry.stored_bytes)).digest() != entry.stored_hash:
                 return False
-        return root_of(bytes(mapped.view[:HEADER_BYTES])) == root
+        return True
     except SnapshotDamaged:
         return False
     finally:

@@ -37,6 +37,7 @@ CHUNK_RAW_BYTES_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
 CHUNK_STORED_BYTES_MAX: Final = CHUNK_RAW_BYTES_MAX + 64
 FILES_MAX: Final = 64
 """Files that one shard's chunks may stand in, its own among them."""
+FILE_BYTES_MAX: Final = 1 << 60
 KEYS_BYTES_MAX: Final = 1 << 30
 SHARD_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 SUFFIX: Final = ".shard"
@@ -139,7 +140,7 @@ def unpack_header(data: bytes, where: str) -> Header:
         raise malformed(where, "has a header with fields that this version does not know")
     if not SHARD_NAME.fullmatch(shard):
         raise malformed(where, "has a name that is none")
-    if table_bytes != header.table_bytes or table_offset < HEADER_BYTES:
+    if table_bytes != header.table_bytes or not HEADER_BYTES <= table_offset < FILE_BYTES_MAX:
         raise malformed(where, "has a table whose size does not fit what is to be in it")
     if files >= FILES_MAX or keys_bytes > KEYS_BYTES_MAX or keys_raw_bytes > KEYS_BYTES_MAX:
         raise malformed(
@@ -165,7 +166,7 @@ def unpack_entry(table: memoryview, number: int, header: Header, where: str) -> 
     if (
         entry.kind != kind or entry.form & ~(ENCRYPTED | COMPRESSED) or entry.file > header.files
         or bool(entry.form & ENCRYPTED) != header.encrypted or entry.raw_bytes > CHUNK_RAW_BYTES_MAX
-        or not 0 < entry.stored_bytes <= CHUNK_STORED_BYTES_MAX or entry.offset < HEADER_BYTES
+        or not 0 < entry.stored_bytes <= CHUNK_STORED_BYTES_MAX or not HEADER_BYTES <= entry.offset < FILE_BYTES_MAX
         or (not entry.form and entry.stored_bytes != entry.raw_bytes)
         or entry.key_offset > header.keys_raw_bytes or entry.key_bytes > header.keys_raw_bytes - entry.key_offset
         or (kind == TABLE and entry.raw_bytes > TABLE_CHUNK_BYTES)

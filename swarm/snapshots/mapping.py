@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from pathlib import Path
-from typing import Final
 
 from blake3 import blake3
 
@@ -22,40 +22,51 @@ from swarm.snapshots.format import (
     unpack_header,
 )
 
-PAGE_BYTES: Final = mmap.PAGESIZE
-_WILL_NEED: Final[int | None] = getattr(mmap, "MADV_WILLNEED", None)
-
 
 class Mapped:
-    """A file, read-only in memory. It must not be cut while it is open: files of snapshots are never changed in their length."""
+    """A file, read-only in memory. It must not be cut while it is open: files of snapshots are never changed in their length.
+
+    What has not been looked at before is read by calls, not through the mapping: a disk that cannot read is an error then, and not the
+    end of the process (SIGBUS). Afterwards it is in memory, and the mapping shows it.
+    """
 
     def __init__(self, path: Path) -> None:
-        """OSError; SnapshotDamaged when it is empty."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """OSError; SnapshotDamaged when it is shorter than a header."""
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(fd).st_size < HEADER_BYTES:
+            self.size = os.fstat(self._fd).st_size
+            if self.size < HEADER_BYTES:
                 raise SnapshotDamaged(
                     f"{path} is cut off: it has no whole header", hint="`swarm snapshot repair` takes it from another copy",
                     path=str(path), file=path.name, chunk=None, offset=0,
                 )  # fmt: skip
-            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(fd)
+            self._map = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self.view = memoryview(self._map)
-        self.path = path
 
-    def part(self, offset: int, size: int) -> memoryview:
-        """Bytes that are about to be read: they are asked for from the disk in one go, instead of page by page."""
-        if size > PAGE_BYTES and _WILL_NEED is not None:
-            start = offset // PAGE_BYTES * PAGE_BYTES
-            try:
-                self._map.madvise(_WILL_NEED, start, offset + size - start)
-            except (OSError, ValueError):
-                pass  # advice is all it is
-        return self.view[offset : offset + size]
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file, in any thread; fewer at its end. SnapshotDamaged when the disk cannot read them."""
+        parts = []
+        size = min(size, self.size - offset)  # what is not there is not to cost memory
+        try:
+            while size > 0 and (part := os.pread(self._fd, size, offset)):
+                parts.append(part)
+                offset += len(part)
+                size -= len(part)
+        except OSError as error:
+            raise damaged(
+                str(self.path), f"the disk cannot read it ({error.strerror})", offset=offset, bytes=size
+            ) from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Give the memory back, as soon as nobody looks at it any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
         try:
             self.view.release()
             self._map.close()
@@ -66,23 +77,23 @@ class Mapped:
 def read_table(mapped: Mapped, root: bytes | None) -> tuple[Header, memoryview]:
     """(header, table) of a shard's file, both checked: the header against ``root`` where one is given, and the table against the
     header. SnapshotMalformed, SnapshotDamaged."""
-    view, path = mapped.view, str(mapped.path)
-    head = bytes(view[:HEADER_BYTES])
+    path = str(mapped.path)
+    head = mapped.read(0, HEADER_BYTES)
     if root is not None and root_of(head) != root:
         raise damaged(path, "its header is not the one that is expected", offset=0, bytes=HEADER_BYTES, part="header")
     header = unpack_header(head, path)
-    if len(view) < header.file_bytes:
+    if mapped.size < header.file_bytes:
         raise damaged(
-            path, f"it has {len(view)} bytes of {header.file_bytes}", offset=len(view), bytes=header.file_bytes - len(view),
+            path, f"it has {mapped.size} bytes of {header.file_bytes}", offset=mapped.size, bytes=header.file_bytes - mapped.size,
             part="end",
         )  # fmt: skip
-    table = mapped.part(header.table_offset, header.table_bytes)
+    table = memoryview(mapped.read(header.table_offset, header.table_bytes))
     if blake3(table, max_threads=blake3.AUTO).digest() != header.table_hash:
         raise damaged(
             path, "its table is not what it was", offset=header.table_offset, bytes=header.table_bytes, part="table"
         )
-    if len(view) > header.file_bytes:
-        raise malformed(path, f"has {len(view) - header.file_bytes} bytes behind its end")
+    if mapped.size > header.file_bytes:
+        raise malformed(path, f"has {mapped.size - header.file_bytes} bytes behind its end")
     return header, table
 
 
@@ -96,6 +107,7 @@ class MappedChunks:
             bytes(table[at : at + HASH_BYTES]) for at in range(start, start + header.files * HASH_BYTES, HASH_BYTES)
         ]
         self._shard = shard
+        self._lock = threading.Lock()
         self._files: list[Mapped | None] = [own, *[None] * header.files]
 
     def path(self, file: int) -> Path:
@@ -104,24 +116,32 @@ class MappedChunks:
         assert own is not None
         return self.folder / file_name(self._shard, self.roots[file - 1]) if file else own.path
 
-    def stored(self, number: int, entry: Entry) -> memoryview:
-        """A chunk as it stands in its file, unchecked. SnapshotDamaged when that is too short, or not there."""
-        mapped = self._files[entry.file]
-        if mapped is None:
-            path = self.path(entry.file)
-            try:
-                mapped = self._files[entry.file] = Mapped(path)
-            except FileNotFoundError:
-                raise damaged(
-                    str(path), f"it is not there, and chunk {number} of {self._shard} stands in it", offset=entry.offset,
-                    bytes=entry.stored_bytes, shard=self._shard, chunk=number, hash=entry.stored_hash,
-                ) from None  # fmt: skip
-        if entry.offset + entry.stored_bytes > len(mapped.view):
-            raise damaged(
-                str(mapped.path), f"it ends before chunk {number} of {self._shard} does", offset=entry.offset,
-                bytes=entry.stored_bytes, shard=self._shard, chunk=number, hash=entry.stored_hash,
-            )  # fmt: skip
-        return mapped.part(entry.offset, entry.stored_bytes)
+    def stored(self, number: int, entry: Entry) -> bytes:
+        """A chunk as it stands in its file, unchecked. SnapshotDamaged when that is too short, not there, or cannot be read."""
+        facts = {
+            "shard": self._shard, "chunk": number, "offset": entry.offset, "bytes": entry.stored_bytes, "hash": entry.stored_hash,
+        }  # fmt: skip
+        try:
+            found = self._file(entry).read(entry.offset, entry.stored_bytes)
+        except FileNotFoundError:
+            what = f"it is not there, and chunk {number} of {self._shard} stands in it"
+            raise damaged(str(self.path(entry.file)), what, **facts) from None
+        except SnapshotDamaged as error:
+            raise damaged(str(self.path(entry.file)), str(error), **facts) from None
+        if len(found) < entry.stored_bytes:
+            raise damaged(str(self.path(entry.file)), f"it ends before chunk {number} of {self._shard} does", **facts)
+        return found
+
+    def view(self, entry: Entry) -> memoryview:
+        """The same in the mapping, once `stored` has given it."""
+        return self._file(entry).view[entry.offset : entry.offset + entry.stored_bytes]
+
+    def _file(self, entry: Entry) -> Mapped:
+        with self._lock:
+            found = self._files[entry.file]
+            if found is None:
+                found = self._files[entry.file] = Mapped(self.path(entry.file))
+            return found
 
     def close(self) -> None:
         """Give the files back."""

@@ -277,7 +277,10 @@ class Shard:
     def _opened(self, number: int) -> Any:
         check_key(self._sealer, self.header.encrypted, self.header.key_check, self.where)
         entry = self.entry(number)
-        return self._sealer.open(self.stored(number), entry.form, entry.kind, entry.raw_bytes, self.where)
+        stored = self.stored(number)
+        if not entry.form and isinstance(self._chunks, MappedChunks) and number not in self.damaged:
+            return self._chunks.view(entry)
+        return self._sealer.open(stored, entry.form, entry.kind, entry.raw_bytes, self.where)
 
     def _load(self, number: int) -> None:
         chunk = self._opened(number)

@@ -113,6 +113,30 @@ def test_what_is_damaged_is_said_by_number_and_place_and_repaired(tmp_path):
     assert [each.chunk for each in repaired] == [3] and after.whole
 
 
+def test_what_the_disk_cannot_read_is_damage_as_any_other(tmp_path, monkeypatch):
+    records = {b"k%05d" % i: random.Random(i).randbytes(200) for i in range(5000)}
+    folder = create(tmp_path / "s", {"s": records.items()}, created_ms=0, compress=False).folder
+    shutil.copytree(folder, tmp_path / "copy")
+    with Snapshot.open(folder) as snapshot:
+        entry, first = snapshot.shard("s").entry(2), snapshot.shard("s").first_key(2)
+    real, bad = os.pread, os.stat(next(folder.glob("*.shard"))).st_ino
+
+    def pread(fd, size, offset):
+        if os.fstat(fd).st_ino == bad and offset <= entry.offset < offset + size:
+            raise OSError(5, "Input/output error")
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    (damage,) = verify(folder).damage
+    assert damage.chunk == 2
+    copy = FolderCopy(tmp_path / "copy")
+    with Snapshot.open(folder) as snapshot, pytest.raises(SnapshotDamaged, match="cannot read"):
+        snapshot.shard("s").get(first)
+    with Snapshot.open(folder, repair=copy.chunk) as snapshot:
+        assert dict(snapshot.shard("s")) == records and snapshot.shard("s").damaged == [2]
+    copy.close()
+
+
 def test_what_has_rotted_in_the_base_is_written_again(tmp_path):
     records = {b"k%05d" % i: random.Random(i).randbytes(200) for i in range(3000)}
     folder = create(tmp_path / "1", {"s": records.items()}, created_ms=0).folder
