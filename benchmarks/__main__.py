@@ -1,6 +1,6 @@
 """`make bench`."""
 
-from benchmarks import audit, bulk, durable, fleet, makespan, overload, placement, simulator, urgent
+from benchmarks import audit, bulk, durable, fleet, makespan, overload, placement, simulator, snapshots, urgent
 
 fleet.main()
 durable.rows()
@@ -9,5 +9,6 @@ placement.main()
 overload.rows()
 makespan.rows()
 bulk.rows(rounds=5, mib=64)
+snapshots.rows(mib=1024, keys=(10_000, 1_000_000))
 audit.main()
 simulator.rows(fleet.line)

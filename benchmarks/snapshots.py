@@ -253,6 +253,20 @@ def show(title: str, lines: Iterator[dict[str, Any]], as_json: bool) -> None:
             )
 
 
+def rows(
+    mib: int, keys: tuple[int, ...], only: str | None = None, directory: str | None = None, as_json: bool = False
+) -> None:
+    """All of it, or ``only`` one part."""
+    print(f"# {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {mib} MiB")
+    for name, work in (("rates", rates), ("openings", openings)):
+        if only in (None, name):
+            with tempfile.TemporaryDirectory(dir=directory) as folder:
+                show(name, work(Path(folder), mib), as_json)
+    for count in keys if only in (None, "lookups") else ():
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            show(f"lookups, {count:,} keys", lookups(Path(folder), count), as_json)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mib", type=int, default=1024)
@@ -261,14 +275,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=["rates", "openings", "lookups"])
     args = parser.parse_args()
-    print(f"# {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {args.mib} MiB")
-    for name, work in (("rates", rates), ("openings", openings)):
-        if args.only in (None, name):
-            with tempfile.TemporaryDirectory(dir=args.directory) as folder:
-                show(name, work(Path(folder), args.mib), args.json)
-    for count in map(int, args.keys.split(",") if args.only in (None, "lookups") else []):
-        with tempfile.TemporaryDirectory(dir=args.directory) as folder:
-            show(f"lookups, {count:,} keys", lookups(Path(folder), count), args.json)
+    rows(args.mib, tuple(map(int, args.keys.split(","))), args.only, args.directory, args.json)
 
 
 if __name__ == "__main__":
