@@ -5,6 +5,7 @@
   swarm snapshot diff monday tuesday
   swarm snapshot restore monday --to records/
   swarm snapshot repair monday --from /mnt/copy/monday
+  swarm snapshot push monday --to /mnt/copy
 
 A SNAPSHOT is the name of one in the folder of snapshots (--dir), or a path with a slash.
 """
@@ -25,7 +26,7 @@ from swarm.exit_codes import ExitCode
 from swarm.paths import Home, private_directory
 from swarm.units import format_bytes
 
-_ACTIONS: Final = "create|list|verify|diff|restore|repair|pull"
+_ACTIONS: Final = "create|list|verify|diff|restore|repair|pull|push"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull.add_argument(
         "--from", dest="sources", required=True, action="append", metavar="SNAPSHOT", help="a copy; may be repeated"
     )
-    for each in (create, listing, verify, diff, restore, repair, pull):
+    push = actions.add_parser("push", help="copy a snapshot to another folder of snapshots, but for what is there")
+    push.add_argument("snapshot", metavar="SNAPSHOT")
+    push.add_argument("--to", required=True, metavar="DIR", help="a folder of snapshots, such as a mounted disk")
+    for each in (create, listing, verify, diff, restore, repair, pull, push):
         each.add_argument("--dir", metavar="DIR", help="the folder of snapshots (that of this user)")
         add_common_arguments(each, action=True)
     for each in (restore, repair, pull):
@@ -301,12 +305,16 @@ def _pull(args: argparse.Namespace) -> int:
     from swarm.snapshots.copies import FolderCopy
     from swarm.snapshots.fetching import pull
 
-    sources = [_named(args, each) for each in args.sources]
-    _believe(args, read_manifest(sources[0]), sources[0])
-    target = _fresh(args, args.snapshot)
+    if args.action == "push":
+        sources = [_named(args, args.snapshot)]
+        target = Path(args.to) / sources[0].name
+    else:
+        sources = [_named(args, each) for each in args.sources]
+        _believe(args, read_manifest(sources[0]), sources[0])
+        target = _fresh(args, args.snapshot)
     copies = [FolderCopy(each) for each in sources]
     try:
-        manifest, progress = pull(target, copies, have=[path for path, _ in listed(_folder(args))])
+        manifest, progress = pull(target, copies, have=[path for path, _ in listed(target.parent)])
     finally:
         for each in copies:
             each.close()
@@ -319,7 +327,7 @@ def _pull(args: argparse.Namespace) -> int:
     else:
         reused = f", {format_bytes(progress.reused_bytes)} were here" if progress.reused_bytes else ""
         print(
-            f"{target}: {progress.chunks:,} chunks, {format_bytes(progress.bytes)} from {len(sources)} copies{reused}"
+            f"{target}: {progress.chunks:,} chunks, {format_bytes(progress.bytes)} from {len(sources)} cop{'y' if len(sources) == 1 else 'ies'}{reused}"
         )
     return ExitCode.OK
 
@@ -372,5 +380,5 @@ def _stamp(text: str) -> int:
 
 
 _RUN: Final = {
-    "create": _create, "list": _list, "verify": _verify, "diff": _diff, "restore": _restore, "repair": _repair, "pull": _pull,
+    "create": _create, "list": _list, "verify": _verify, "diff": _diff, "restore": _restore, "repair": _repair, "pull": _pull, "push": _pull,
 }  # fmt: skip

@@ -96,6 +96,12 @@ def test_damage_is_said_and_repaired_and_pulled_around(records, home, tmp_path, 
     assert [each["chunk"] for each in said(capsys)["repaired"]] == [0]
     for name in ("s", "pulled"):
         assert run(["snapshot", "verify", name]) == ExitCode.OK
+    capsys.readouterr()
+    for name, reused in (("s", False), ("pulled", True)):
+        assert run(["snapshot", "push", name, "--to", str(tmp_path / "disk"), "--json"]) == ExitCode.OK
+        assert bool(said(capsys)["reused_bytes"]) == reused
+        assert run(["snapshot", "verify", str(tmp_path / "disk" / name)]) == ExitCode.OK
+        capsys.readouterr()
 
 
 def test_members_sign_and_are_believed_and_others_are_not(records, home, tmp_path, capsys, monkeypatch):
