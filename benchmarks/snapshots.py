@@ -231,7 +231,10 @@ def lookups(folder: Path, count: int) -> Iterator[dict[str, Any]]:
 
     for name in names:
         with Snapshot.open(folder / name, cache_bytes_max=4 << 30) as snapshot:
-            yield line(name, snapshot.shard("s").get)
+            shard = snapshot.shard("s")
+            yield line(name, shard.get)
+            many = [len(keys) / timed(lambda shard=shard: shard.get_many(keys)) for _ in range(ROUNDS)]
+            yield {"what": f"{name}, many, {count:,} keys", "found/s": round(median(many))}
     if environment is not None:
         opened = lmdb_of(folder / "l")
         with opened.begin(buffers=False) as transaction:

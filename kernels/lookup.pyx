@@ -6,7 +6,8 @@ docs/reference/snapshot-format.md.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -22,8 +23,10 @@ cdef extern from *:
     static inline uint64_t scaled(uint64_t hash, uint64_t slots) { return (uint64_t)((unsigned __int128)hash * slots >> 64); }
     """
     uint64_t scaled(uint64_t hash, uint64_t slots) nogil
+    void __builtin_prefetch(const void*) nogil
 
 cdef enum:
+    AHEAD = 32                          # keys of `find_many` whose places are asked for from memory at a time
     HEAD = 8
     RECORD_HEAD = 6
     SLOT = 8
@@ -197,7 +200,60 @@ cdef class Finder:
             raise IndexError(f"chunk {number} of {self.data + self.tables}")
         return self.held[number]
 
-    def find(self, bytes key not None):
+    def find_many(self, list keys not None):
+        """What `find` gives for each of many keys, in a list. Quicker by far where the chunks are larger than the caches.
+
+        Memory is asked for the places of 32 keys before the first of them is needed, so their ways there go side by side
+        (group prefetching; Chen, Ailamaki, Gibbons and Mowry, "Improving Hash Join Performance through Prefetching", 2004).
+        """
+        cdef uint64_t hashes[AHEAD]
+        cdef const uint8_t* places[AHEAD]
+        cdef Py_ssize_t count = len(keys), begin, i, group
+        cdef uint64_t number, at
+        cdef uint32_t slot
+        cdef const Chunk* chunk
+        cdef list out = []
+        cdef bytes key
+        for i in range(count):
+            if not PyBytes_CheckExact(<object> PyList_GET_ITEM(keys, i)):
+                raise TypeError("a key is bytes")
+        for begin in range(0, count, AHEAD):
+            group = min(<Py_ssize_t> AHEAD, count - begin)
+            for i in range(group if self.tables else 0):
+                key = <bytes> <object> PyList_GET_ITEM(keys, begin + i)
+                hashes[i] = siphash(self.salt, <const uint8_t*> PyBytes_AS_STRING(key), <size_t> PyBytes_GET_SIZE(key))
+                at = scaled(hashes[i], self.slots)
+                chunk = &self.chunks[self.data + at // SLOTS_A_CHUNK]
+                places[i] = NULL
+                if chunk.start != NULL and at % SLOTS_A_CHUNK * SLOT < chunk.size:
+                    places[i] = chunk.start + at % SLOTS_A_CHUNK * SLOT
+                    __builtin_prefetch(places[i])
+            for i in range(group if self.tables else 0):
+                if places[i] == NULL:
+                    continue
+                number = load_le32(places[i] + 4)
+                places[i] = NULL
+                if number == 0 or number > self.data:
+                    continue
+                chunk = &self.chunks[number - 1]
+                if chunk.start != NULL and chunk.slots:
+                    at = <uint64_t> <uint32_t> hashes[i] * chunk.slots >> 32
+                    places[i] = chunk.start + chunk.size - chunk.slots * 4 + at * 4
+                    hashes[i] = number - 1
+                    __builtin_prefetch(places[i])
+            for i in range(group if self.tables else 0):
+                if places[i] == NULL:
+                    continue
+                slot = load_le32(places[i]) & 0xFFFFF
+                chunk = &self.chunks[hashes[i]]
+                if slot < chunk.size:
+                    __builtin_prefetch(chunk.start + slot)
+                    __builtin_prefetch(chunk.start + min(<size_t> slot + 64, chunk.size - 1))
+            for i in range(group):
+                out.append(self.find(<bytes> <object> PyList_GET_ITEM(keys, begin + i)))
+        return out
+
+    cpdef object find(self, bytes key):
         """The value of a key; None when there is none; or the number of the chunk that has to be put first.
 
         Takes one slot of the table and one record, and a few more where hashes meet. ValueError when a chunk is malformed.
@@ -206,8 +262,12 @@ cdef class Finder:
         cdef const uint8_t* slot
         cdef Place place
         cdef int state
-        cdef const uint8_t* text = <const uint8_t*> PyBytes_AS_STRING(key)
-        cdef size_t size = <size_t> PyBytes_GET_SIZE(key)
+        cdef const uint8_t* text
+        cdef size_t size
+        if key is None:
+            raise TypeError("a key is bytes")
+        text = <const uint8_t*> PyBytes_AS_STRING(key)
+        size = <size_t> PyBytes_GET_SIZE(key)
         if not self.tables:
             return None
         hash = siphash(self.salt, text, size)

@@ -126,6 +126,12 @@ class Finder:
                     return value
         return None
 
+    def find_many(self, keys: list[bytes]) -> list[bytes | int | None]:
+        """What `find` gives for each."""
+        if not all(type(key) is bytes for key in keys):
+            raise TypeError("a key is bytes")
+        return [self.find(key) for key in keys]
+
     def find_in(self, number: int, key: bytes) -> bytes | None:
         """The value of a key in this chunk."""
         found = self._held[number] if 0 <= number < self._data else None

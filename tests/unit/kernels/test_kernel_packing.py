@@ -129,6 +129,13 @@ def test_every_key_is_found_and_no_other():
             theirs.put(found, chunks[found])
         assert found == value == theirs.find(key)
     assert needed <= set(range(len(chunks)))
+    keys = [key for key, _ in items[::3]] + [b"absent", b""]
+    assert ours.find_many(keys) == [ours.find(key) for key in keys]
+    assert ours.find_many([]) == [] and lookup.Finder(SALT, 0, 0, 0, 1).find_many(keys) == [None] * len(keys)
+    for module in (ours, theirs):
+        for wrong in (["a"], [None], [b"a", 1]):
+            with pytest.raises(TypeError):
+                module.find_many(wrong)
     for number in needed:
         ours.drop(number)
     assert isinstance(ours.find(items[0][0]), int)
@@ -178,6 +185,7 @@ def test_chunks_of_any_content_are_read_as_the_twin_reads_them(seed, changes, cu
         theirs.put(number, bytes(data))
         if number == 0:
             assert outcome(lookup.records, data) == outcome(lookup_reference.records, data)
+    assert outcome(ours.find_many, [key for key, _ in items]) == outcome(theirs.find_many, [key for key, _ in items])
     for key, _ in items:
         assert outcome(ours.find, key) == outcome(theirs.find, key)
         assert outcome(ours.find_in, 0, key) == outcome(theirs.find_in, 0, key)

@@ -63,6 +63,7 @@ def test_what_was_put_in_comes_out(shards, form, other):
                 assert len(shard) == len(model) and list(shard) == sorted(model.items())
                 for key in [*model, *other]:
                     assert shard.get(key) == model.get(key) and (key in shard) == (key in model)
+                assert shard.get_many([*model, *other]) == [model.get(key) for key in [*model, *other]]
                 for start in list(other)[:3]:
                     for stop in [*list(other)[:2], None]:
                         wanted = [k for k in sorted(model) if k >= start and (stop is None or k < stop)]
@@ -123,6 +124,15 @@ def test_of_several_records_with_one_key_the_last_counts(tmp_path):
         records = [(b"%d" % (i % 7), b"%d" % i) for i in range(100)]
         assert list(ordered(iter(records), tmp_path, run_bytes=run_bytes)) == sorted(dict(records).items())
     assert not list(tmp_path.iterdir())
+
+
+def test_many_keys_are_found_as_one_by_one_whatever_was_touched_before(tmp_path):
+    folder = create(tmp_path / "s", {"s": many(5000).items()}, created_ms=0).folder
+    with Snapshot.open(folder) as snapshot:
+        fresh = snapshot.shard("s")
+        asked = [b"key:%06d" % i for i in range(0, 5000, 70)] + [b"none"]
+        assert fresh.get_many(asked) == [fresh.get(key) for key in asked]
+        assert None not in fresh.get_many(asked[:-1]) and fresh.get_many(asked)[-1] is None
 
 
 def test_opening_reads_no_chunk(tmp_path):
