@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -200,3 +205,20 @@ def test_any_bytes_are_no_chunk_or_one(data, key):
     ours.put(0, data)
     theirs.put(0, data)
     assert outcome(ours.find_in, 0, key) == outcome(theirs.find_in, 0, key)
+
+
+def test_nothing_is_read_behind_a_chunk_of_any_content():
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.unit.kernels.fenced", os.environ.get("FENCED_CHUNKS", "1500")],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr or f"ended by signal {-ran.returncode}"
+    assert int(ran.stdout) > 10_000
+
+
+def test_the_fence_bites():
+    script = "from tests.unit.kernels.fenced import fenced; area, end = fenced(); print(area[end - 1]); area[end]"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[3], capture_output=True, timeout=60, check=False
+    )
+    assert ran.returncode == -signal.SIGSEGV and ran.stdout == b"0\n"
