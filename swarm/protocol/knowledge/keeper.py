@@ -153,13 +153,11 @@ class Keeper:
         if now >= self._expire_at:
             self._expire_at = now + self._config.expire_every_s
             horizon = time_of(max(0, self._wall(now) - self._config.retention_ms))
-            lapsed = time_of(max(0, self._wall(now) - self._config.retention_ms // 2))
             for number in sorted(self.knowledge.shards):
                 shard = self.knowledge.shards[number]
                 shard.expire(horizon)
                 if not self.holds(number):
-                    # What was dropped in the meantime may be forgotten by those who hold it: it must not come back from here.
-                    shard.release([place for place in shard.tree.places() if place[:8] < lapsed.to_bytes(8, "big")])
+                    shard.lapse()
 
     def next_deadline(self) -> float:
         """When `tick` wants to be called."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -309,15 +309,15 @@ class Shard:
             self._let_go(held)
         return len(ended)
 
-    def release(self, places: Iterable[bytes]) -> None:
-        """Holds these segments no longer: others do. For a shard that this node only had something to give to."""
-        for place in places:
+    def lapse(self) -> None:
+        """Lets go of all before the horizon, for a shard that this node only has something to give to: what was dropped in the meantime
+        may be forgotten by those who hold it, and must not come back from here."""
+        end = self.horizon.to_bytes(8, "big")
+        for place in [place for place in self.tree.places() if place[:8] < end]:
             held = self._held.get(place[8:])
             if held is not None:
                 self._take_out(held.line, [held])
                 self._let_go(held)
-            elif place in self._places:
-                self._forget_strike(next(line for line in self._struck if strike_place(line) == place))
 
     def _settle(self, kind: str, key: str) -> None:
         """Forgets what was out of date about a key before the horizon."""

@@ -101,6 +101,8 @@ class Exchange:
         # What one side has forgotten the other forgets before it sends anything: else the one would have again what was gone.
         if ms_of(horizon) <= wall_ms + FUTURE_MS - self._retention_ms:
             self._shard.expire(horizon)
+        if not self._keeps:
+            self._shard.lapse()
         for payload in payloads:
             self._take(payload, wall_ms)
         for prefix, hashes in wants:

@@ -24,10 +24,10 @@ class Adversary:
         self.shards = shards
         self.quota = quota
         self.lines: dict[int, tuple[int, int]] = {}
-        self.true: list[Segment] = []
-        """What it has said by the rules, before it contradicts it."""
         self.never: set[bytes] = set()
         """Ids of segments that nobody may hold, however long it takes."""
+        self.contradict: list[tuple[bytes, bytes]] = []
+        """Ids of two that nobody may hold both."""
         self._out: list[tuple[Any, Any]] = []
 
     def receive(self, now: float, source: Any, payload: Any) -> None:
@@ -97,7 +97,7 @@ class Adversary:
             b_first = a.first if way == "twice" else a.first + 1
             b = seal(self.id, a.life, a.shard, b_first, [Entry(b_time, "facts", key, Op.PUT, "to another")], self._sign)
             self.lines.clear()
-            self.never |= {a.id, b.id}
+            self.contradict.append((a.id, b.id))
             self._tell(one, a.raw)
             self._tell(other, b.raw)
         elif way == "lure":

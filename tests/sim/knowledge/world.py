@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from swarm.protocol.knowledge.entries import FormatError, read
+from swarm.protocol.knowledge.entries import FormatError, read, shard_of, signature_of, signed
 from swarm.protocol.knowledge.replicas import holders
 from swarm.protocol.knowledge.shard import STRIKE, Quota
 from swarm.protocol.knowledge.stamps import time_of
@@ -46,6 +46,8 @@ class KnowledgeWorld:
         """Seconds that each wall clock is ahead: any two may believe each other's stamps."""
         self.revoked: dict[int, set[bytes]] = {number: set() for number in range(plan.nodes)}
         self.banned: set[bytes] = set()
+        self.restored: set[bytes] = set()
+        """Nodes whose disk was an old copy once: they may have used numbers twice."""
         self.nodes: dict[int, KnowledgeNode] = {}
         self.evil = Adversary(plan.nodes, Random(f"evil {plan.seed}"), plan.shards, QUOTA)
         self.ids = [name_of(number) for number in range(plan.nodes + 1)]
@@ -214,6 +216,7 @@ class KnowledgeWorld:
         half_ms = int((START_S + self.sim.now) * 1000) - self.plan.config.retention_ms // 2
         if any(one[0] != STRIKE and read(one).last_time < time_of(half_ms) for _, one in rest):
             return  # it would be as one that was away for longer than the retention
+        self.restored.add(name_of(number))
         self.stop(number)
         del payloads[len(payloads) // 2 :]
         self.start(number)
@@ -290,6 +293,14 @@ class KnowledgeWorld:
         """Nothing that breaks a rule is held anywhere."""
         for number, node in sorted(self.nodes.items()):
             for shard in node.knowledge.shards.values():
+                for one, other in self.evil.contradict:
+                    if shard.has(one) and shard.has(other):
+                        raise Broken(f"refusal: node {number} holds two segments that contradict each other")
+                for author, _ in shard.struck():
+                    if author != self.evil.id and author not in self.restored:
+                        raise Broken(
+                            f"numbers: node {number} strikes a line of {author.decode()}, which has numbered well"
+                        )
                 for payload in shard.segments():
                     if payload[0] == STRIKE:
                         continue
@@ -298,24 +309,16 @@ class KnowledgeWorld:
                         segment.rows()
                     except FormatError as error:
                         raise Broken(f"refusal: node {number} holds what is malformed: {error}") from None
-                    if segment.id in self.evil.never and not self._lone(segment.line, segment.id):
+                    if segment.id in self.evil.never:
                         raise Broken(f"refusal: node {number} holds a lie: {segment}")
-                    message = b"knowledge segment 1\0" + payload[: len(payload) - len(payload)] + _header(payload)
-                    if payload[len(_header(payload)) :][:64] != signature(segment.author, message):
+                    message = signed(payload)
+                    if signature_of(payload) != signature(segment.author, message):
                         raise Broken(f"refusal: node {number} holds what {segment.author.decode()} did not sign")
                     if segment.author in self.banned:
                         raise Broken(f"refusal: node {number} holds what a revoked author said: {segment}")
 
-    def _lone(self, line: Line, id: bytes) -> bool:
-        """Of two contradicting segments one may not have reached anybody; then the other stands."""
-        return line[0] == self.evil.id and not any(
-            line in shard.struck() for node in self.nodes.values() for shard in node.knowledge.shards.values()
-        )
-
     def _check_values(self, struck: dict[int, set[Line]]) -> None:
         """All holders know what follows from what honest nodes have said."""
-        from swarm.protocol.knowledge.entries import shard_of
-
         honest = Model()
         honest.said = [
             one
@@ -338,9 +341,3 @@ class KnowledgeWorld:
                         found, wanted = mine.get(kind, key), expected.get((kind, key))
                         if found != wanted:
                             raise Broken(f"values: node {number} has {kind} {key} as {found}, it should be {wanted}")
-
-
-def _header(payload: bytes) -> bytes:
-    from swarm.protocol.knowledge.entries import HEADER_BYTES
-
-    return payload[:HEADER_BYTES]
