@@ -2,7 +2,8 @@
 
 Kinds are those of membership (`tests.sim.scenarios`) and, as ``tasks-NAME``, those of the task fabric
 (`tests.sim.fabric.scenarios`), consensus, ``raft`` (`tests.sim.raft`), and the
-ledger above it, ``ledger`` (`tests.sim.ledger`), by itself and, ``durable``, with the owners of tasks over it. Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
+ledger above it, ``ledger`` (`tests.sim.ledger`), by itself and, ``durable``, with the owners of tasks over it; and the log of what
+the fleet knows, ``knowledge`` (`tests.sim.knowledge`). Prints one line a kind, and for a failure how to repeat it. One commit, one kind and one
 seed are one run.
 """
 
@@ -19,6 +20,7 @@ from functools import partial
 from tests.sim import scenarios
 from tests.sim.durable import runs as durable
 from tests.sim.fabric import scenarios as fabric
+from tests.sim.knowledge import runs as knowledge
 from tests.sim.ledger import runs as ledger
 from tests.sim.raft import runs as raft
 from tests.sim.scenarios import Outcome
@@ -32,6 +34,7 @@ KINDS |= {
     "raft": raft.run,
     "ledger": ledger.run,
     "durable": durable.run,
+    "knowledge": knowledge.run,
 }
 
 

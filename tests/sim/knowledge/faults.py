@@ -10,52 +10,42 @@ FAULTS = {
     "last-heard-wins": Fault(
         "crdts", "max(slot.values(), key=order)", "list(slot.values())[-1]",
         "Of a register what came last wins, not what was said last.",
-        ("values",), 0,
+        ("values",), 1,
     ),
     "removal-wins": Fault(
         "crdts", "said.time <= time\n            for drop", "True\n            for drop",
         "A removal takes out additions that it has not seen.",
         ("values",), 0,
     ),
-    "line-counts-twice": Fault(
-        "crdts", "if known is None or order(said) > order(known):", "if known is None:",
-        "Of an author's lines any may speak for it.",
-        ("values",), 0,
-    ),
     "contradiction-kept": Fault(
         "shard", "if contradict(other.segment, segment):", "if False:",
         "Who says two things under one number is believed both.",
-        WRONG, 0,
+        WRONG, 4,
     ),
     "stamps-may-fall": Fault(
         "shard", " or one.last_time >= other.first_time", "",
         "Numbers that rise while stamps fall are taken.",
-        WRONG, 0,
+        WRONG, 4,
     ),
     "signature-unchecked": Fault(
         "shard", "return self._verify(segment.author, header, entries.signature_of(segment.raw))", "return None",
         "Anybody can speak for anybody.",
-        WRONG, 0,
+        WRONG, 4,
     ),
     "future-believed": Fault(
         "shard", "if ms_of(segment.last_time) > wall_ms + self._future_ms:", "if False:",
         "Stamps from far ahead are taken: they win for years.",
-        WRONG, 0,
+        WRONG, 4,
     ),
     "quota-unchecked": Fault(
         "shard", "if not self._quota.allows(segment):", "if False:",
         "An author may say as much as it likes.",
-        WRONG, 0,
-    ),
-    "forgets-first-removals": Fault(
-        "sync", "if ms_of(horizon) <= wall_ms + FUTURE_MS - self._retention_ms:", "if False:",
-        "What one side has forgotten the other hands back to it.",
-        ("values", "convergence"), 0,
+        WRONG, 4,
     ),
     "missing-not-wanted": Fault(
         "sync", "if lacking:", "if len(lacking) > 1:",
         "A single segment that is lacking under a leaf is not asked for.",
-        ("convergence", "values"), 0,
+        ("convergence", "values"), 8,
     ),
     "numbers-again": Fault(
         "knowledge", "ranges[-1][1] + (0 if clean else SKIPPED), clock.last", "0, clock.last",
