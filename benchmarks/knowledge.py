@@ -21,7 +21,8 @@ from kernels.plain import encode_plain
 from swarm.protocol.knowledge.entries import Entry, Op, Segment, seal
 from swarm.protocol.knowledge.keeper import KeeperConfig
 from swarm.protocol.knowledge.replicas import Replication
-from swarm.protocol.knowledge.shard import Outcome, Quota, Shard
+from swarm.protocol.knowledge.rules import Outcome, Quota
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import time_of
 from swarm.protocol.knowledge.sync import Exchange
 from swarm.protocol.knowledge.views import Views

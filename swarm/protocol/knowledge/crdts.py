@@ -107,7 +107,7 @@ class Elements:
 
     def __init__(self) -> None:
         self.added: dict[bytes, dict[Line, Said]] = {}
-        self.dropped: dict[bytes, list[Said]] = {}
+        self.dropped: dict[bytes, dict[Line, Said]] = {}
 
     def add(self, said: Said) -> Said | None:
         """Takes an addition; gives back the one that does not count any more, maybe this one."""
@@ -118,30 +118,19 @@ class Elements:
         lines[said.line] = said
         return known
 
-    def drop(self, said: Said) -> list[Said]:
-        """Takes a removal; gives back those that say no more than others of their line, maybe this one."""
-        found = self.dropped.setdefault(packed(said.value[0]), [])
-        kept, gone = [], []
-        for known in found:
-            if known.line is said.line and known.time <= said.time and covers(said, known):
-                gone.append(known)
-            elif known.line is said.line and known.time >= said.time and covers(known, said):
-                return [said]
-            else:
-                kept.append(known)
-        kept.append(said)
-        found[:] = kept
-        return gone
+    def drop(self, said: Said) -> Said | None:
+        """Takes a removal; gives back the one that does not count any more, maybe this one. Of a line the last one counts, which names all
+        additions that it has seen: so a line that says many costs no more than one that says few."""
+        lines = self.dropped.setdefault(packed(said.value[0]), {})
+        known = lines.get(said.line)
+        if known is not None and known.time >= said.time:
+            return said
+        lines[said.line] = said
+        return known
 
     def hidden(self, said: Said, element: bytes) -> bool:
         """Whether a removal has seen this addition."""
-        line = said.line
-        return any(
-            said.time <= time
-            for drop in self.dropped.get(element, ())
-            for author, life, time in drop.value[1]
-            if author == line.author and life == line.life
-        )
+        return any(_saw(drop, said) for drop in self.dropped.get(element, {}).values())
 
     def present(self, element: bytes) -> list[Said]:
         """The additions of an element that no removal has seen."""
@@ -158,24 +147,20 @@ class Elements:
 
     def take_out(self, line: Line, kept: set[Held]) -> None:
         """What one line said is not so, but for what it said in the segments that are kept."""
-        for element in list(self.added):
-            lines = self.added[element]
-            if line in lines and lines[line].held not in kept:
-                del lines[line]
-                if not lines:
-                    del self.added[element]
-        for element in list(self.dropped):
-            left = [said for said in self.dropped[element] if said.line is not line or said.held in kept]
-            if left:
-                self.dropped[element] = left
-            else:
-                del self.dropped[element]
+        for elements in (self.added, self.dropped):
+            for element in list(elements):
+                lines = elements[element]
+                if line in lines and lines[line].held not in kept:
+                    del lines[line]
+                    if not lines:
+                        del elements[element]
 
     def expire(self, horizon: int) -> list[Said]:
         """Forgets what was removed, and the removals, before an instant; gives it back."""
         gone: list[Said] = []
         for element in list(self.dropped):
-            old = [said for said in self.dropped[element] if said.time < horizon]
+            drops = self.dropped[element]
+            old = [said for said in drops.values() if said.time < horizon]
             if not old:
                 continue
             lines = self.added.get(element, {})
@@ -185,28 +170,18 @@ class Elements:
                     gone.append(said)
             if not lines:
                 self.added.pop(element, None)
-            left = [said for said in self.dropped[element] if said.time >= horizon]
-            if left:
-                self.dropped[element] = left
-            else:
+            for drop in old:
+                del drops[drop.line]
+            if not drops:
                 del self.dropped[element]
             gone += old
         return gone
 
     def rows(self) -> list[Said]:
         """All that counts."""
-        found = [said for lines in self.added.values() for said in lines.values()]
-        return found + [said for drops in self.dropped.values() for said in drops]
+        return [said for about in (self.added, self.dropped) for lines in about.values() for said in lines.values()]
 
 
 def _saw(drop: Said, said: Said) -> bool:
     line = said.line
     return any(a == line.author and life == line.life and said.time <= time for a, life, time in drop.value[1])
-
-
-def covers(newer: Said, older: Said) -> bool:
-    """Whether one removal has seen all that another has."""
-    seen: dict[tuple[bytes, int], int] = {}
-    for author, life, time in newer.value[1]:
-        seen[author, life] = max(time, seen.get((author, life), 0))
-    return all(time <= seen.get((author, life), -1) for author, life, time in older.value[1])

@@ -21,7 +21,8 @@ from swarm.protocol.knowledge import bounds
 from swarm.protocol.knowledge.entries import FormatError, Segment
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.replicas import Replication, holders
-from swarm.protocol.knowledge.shard import STRIKE, VIOLATIONS, Outcome, Shard
+from swarm.protocol.knowledge.rules import STRIKE, VIOLATIONS, Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import FarFuture, time_of
 from swarm.protocol.knowledge.sync import SALT_BYTES, Exchange
 

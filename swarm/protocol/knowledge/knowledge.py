@@ -16,7 +16,8 @@ from swarm.errors import SwarmError
 from swarm.protocol.knowledge import bounds, kinds
 from swarm.protocol.knowledge.entries import Entry, Op, Segment, Sign, seal, shard_of, too_long
 from swarm.protocol.knowledge.kinds import KINDS, Crdt, Kind
-from swarm.protocol.knowledge.shard import Outcome, Shard
+from swarm.protocol.knowledge.rules import Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of
 from swarm.protocol.knowledge.views import GONE, Views, Watch, after_prefix
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 from blake3 import blake3
 
@@ -22,62 +20,10 @@ from swarm.protocol.knowledge.crdts import Elements, Held, Line, Said, Slot
 from swarm.protocol.knowledge.entries import BODY_AT, Entry, FormatError, Segment
 from swarm.protocol.knowledge.kinds import KINDS, Crdt
 from swarm.protocol.knowledge.merkle import Tree
+from swarm.protocol.knowledge.rules import STRIKE, Outcome, Quota, Verify, by_number, contradict, strike_place
 from swarm.protocol.knowledge.stamps import ms_of
 
-STRIKE: Final = 0xF0
-"""The first byte of a proof against a line; that of a segment is its version."""
 _new_said = tuple.__new__
-
-
-class Outcome(Enum):
-    """What became of a segment."""
-
-    NEW = "new"
-    """It counts."""
-    KNOWN = "known"
-    """It was here before."""
-    OLD = "old"
-    """All that it says is out of date for longer than the retention."""
-    CONTRADICTS = "contradicts"
-    """It shows that its line contradicts itself, which is struck from now on; `strike` has the proof."""
-    STRUCK = "struck"
-    """Its line contradicted itself before: nothing of the line counts."""
-    LINES = "lines"
-    """Its author has begun so many lines since that this one is not kept."""
-    QUOTA = "quota"
-    """Its author has said more than it may."""
-    FUTURE = "future"
-    """Its stamps are too far ahead: to be offered again when their time has come."""
-    UNKNOWN_AUTHOR = "unknown-author"
-    """Whose it is is not known yet: to be offered again with the author's certificate."""
-    REVOKED = "revoked"
-    SIGNATURE = "signature"
-    """The signature does not fit: whoever hands on such a thing breaks the protocol."""
-    MALFORMED = "malformed"
-    WRONG_SHARD = "wrong-shard"
-
-
-WAITS: Final = frozenset((Outcome.FUTURE, Outcome.UNKNOWN_AUTHOR))
-"""Not for good."""
-VIOLATIONS: Final = frozenset((Outcome.SIGNATURE, Outcome.MALFORMED, Outcome.WRONG_SHARD))
-"""No correct node hands such a thing on."""
-
-Verify = Callable[[bytes, bytes, bytes], Outcome | None]
-"""(author, message, signature) -> None if the author signed the message and is trusted, else UNKNOWN_AUTHOR, REVOKED or SIGNATURE."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """How many entries an author may have made on one line of a shard. The same in the whole fleet: a segment is within it or
-    not by its own header, so all nodes agree."""
-
-    burst: int = bounds.QUOTA_BURST
-    per_s: float = bounds.QUOTA_PER_S
-
-    def allows(self, segment: Segment) -> bool:
-        """Whether the line may have come so far by the time of the segment."""
-        age_s = (ms_of(segment.last_time) - ms_of(segment.life)) / 1000
-        return segment.first + segment.count <= self.burst + self.per_s * age_s
 
 
 class Shard:
@@ -280,9 +226,9 @@ class Shard:
             self._loose.add((kind, key))
             gone = elements.drop(said)
         else:
-            before = elements.add(said)
-            gone = [] if before is None else [before]
-        self._release(gone)
+            gone = elements.add(said)
+        if gone is not None:
+            self._release([gone])
 
     def _release(self, gone: list[Said]) -> None:
         for said in gone:
@@ -419,7 +365,7 @@ class Shard:
             return Outcome.KNOWN
         if one.life < self._floors.get(one.author, 0):
             return Outcome.LINES
-        if one.id == other.id or not contradict(*sorted((one, other), key=_number)):
+        if one.id == other.id or not contradict(*sorted((one, other), key=by_number)):
             raise FormatError("a proof that proves nothing")
         for each in (one, other):
             refused = self._verify(each.author, entries.signed(each.raw), entries.signature_of(each.raw))
@@ -565,20 +511,3 @@ class Shard:
                     ranges.append((first, end))
             found[name] = ranges
         return found
-
-
-def _number(segment: Segment) -> tuple[int, bytes]:
-    return segment.first, segment.id
-
-
-def contradict(one: Segment, other: Segment) -> bool:
-    """Whether no author that keeps its numbers can have made both of a line: they share numbers, or stamps fall as numbers rise."""
-    if one.first > other.first:
-        one, other = other, one
-    return one.first + one.count > other.first or one.last_time >= other.first_time
-
-
-def strike_place(line: tuple[bytes, int]) -> bytes:
-    """Where in the tree the proof against a line is; the same whichever proof it is."""
-    author, life = line
-    return life.to_bytes(8, "big") + blake3(b"strike" + author + life.to_bytes(8, "big")).digest(bounds.ID_BYTES)

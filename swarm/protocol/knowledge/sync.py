@@ -32,7 +32,8 @@ from swarm.protocol.knowledge.bounds import (
 )
 from swarm.protocol.knowledge.entries import FormatError, Segment
 from swarm.protocol.knowledge.merkle import DIGITS
-from swarm.protocol.knowledge.shard import VIOLATIONS, Outcome, Shard
+from swarm.protocol.knowledge.rules import VIOLATIONS, Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import ms_of
 
 VERSION: Final = 1

@@ -8,7 +8,7 @@ from typing import Any
 from kernels.plain import encode_plain
 from swarm.protocol.knowledge.entries import BODY_AT, Entry, Op, Segment, seal, shard_of
 from swarm.protocol.knowledge.keeper import FRAME_BYTES_MAX
-from swarm.protocol.knowledge.shard import Quota
+from swarm.protocol.knowledge.rules import Quota
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.node import name_of, signature
 

@@ -13,7 +13,7 @@ FAULTS = {
         ("values",), 1,
     ),
     "removal-wins": Fault(
-        "crdts", "said.time <= time\n            for drop", "True\n            for drop",
+        "crdts", "and said.time <= time for a,", "for a,",
         "A removal takes out additions that it has not seen.",
         ("values",), 0,
     ),
@@ -23,7 +23,7 @@ FAULTS = {
         WRONG, 4,
     ),
     "stamps-may-fall": Fault(
-        "shard", " or one.last_time >= other.first_time", "",
+        "rules", " or one.last_time >= other.first_time", "",
         "Numbers that rise while stamps fall are taken.",
         WRONG, 4,
     ),

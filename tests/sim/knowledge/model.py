@@ -58,8 +58,12 @@ def _register(said: list[Statement]) -> Any:
 
 
 def _elements(said: list[Statement]) -> Any:
+    drops: dict[tuple[Line, bytes], Statement] = {}
+    for one in sorted(said, key=lambda one: one.time):
+        if one.op:
+            drops[one.line, packed(one.value[0])] = one
     seen = [
-        (packed(one.value[0]), (author, life), time) for one in said if one.op for author, life, time in one.value[1]
+        (element, (author, life), time) for (_, element), one in drops.items() for author, life, time in one.value[1]
     ]
     there = {}
     for one in said:

@@ -13,7 +13,8 @@ from swarm.protocol.knowledge.entries import read
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.replicas import Replication
-from swarm.protocol.knowledge.shard import STRIKE, Outcome, Quota, Shard
+from swarm.protocol.knowledge.rules import STRIKE, Outcome, Quota
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock
 
 LOADED_MS = 1 << 47

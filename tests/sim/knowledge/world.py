@@ -7,7 +7,7 @@ from typing import Any
 
 from swarm.protocol.knowledge.entries import FormatError, read, shard_of, signature_of, signed
 from swarm.protocol.knowledge.replicas import holders
-from swarm.protocol.knowledge.shard import STRIKE, Quota
+from swarm.protocol.knowledge.rules import STRIKE, Quota
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.adversary import Adversary
 from tests.sim.knowledge.model import Line, Model

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from swarm.protocol.knowledge.entries import Entry, Op, Segment, seal
-from swarm.protocol.knowledge.shard import Outcome, Quota, Shard
+from swarm.protocol.knowledge.rules import Outcome, Quota
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.node import name_of, signature
 

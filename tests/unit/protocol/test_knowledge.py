@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from swarm.protocol.knowledge import bounds
 from swarm.protocol.knowledge.knowledge import BadEntry, Knowledge
-from swarm.protocol.knowledge.shard import Quota, Shard
+from swarm.protocol.knowledge.rules import Quota
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import FarFuture, HybridClock, Stamp, ms_of
 from swarm.protocol.knowledge.views import GONE, Change, OrderedKeys, after_prefix
 from tests.sim.knowledge.node import name_of, signature

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.protocol.knowledge.entries import Entry, Op, Segment
-from swarm.protocol.knowledge.shard import Outcome, Shard
+from swarm.protocol.knowledge.rules import Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.model import Model
 from tests.sim.knowledge.node import name_of
@@ -116,7 +117,7 @@ def test_a_line_that_contradicts_itself_is_struck_whatever_comes_first(segments:
 def test_what_is_refused_and_why() -> None:
     made = shard(3, 16, lines_max=2)
     from swarm.protocol.knowledge.entries import shard_of, signed  # noqa: F401
-    from swarm.protocol.knowledge.shard import Quota
+    from swarm.protocol.knowledge.rules import Quota
 
     key = next(f"k{n}" for n in range(1000) if shard_of("facts", f"k{n}", 16) == 3)
     good = segment(0, 0, [fact(LIFE + 1, key)], number=3)
