@@ -110,6 +110,10 @@ class Keeper:
             # Whoever is new may have what is lacking here, or lack what is here.
             self._sync_at = min(self._sync_at, now + 0.2 * self._rng.random())
 
+    def hurry(self, now: float) -> None:
+        """Compares with a peer soon: a link is up, or a certificate has come that was lacking."""
+        self._sync_at = min(self._sync_at, now + 0.2 * self._rng.random())
+
     def holds(self, shard: int) -> bool:
         """Whether this node keeps a shard for others."""
         return not self._holders or self.knowledge.author in self._holders[shard]
