@@ -162,6 +162,8 @@ class Fabric:
         self.queries: Queries | None = None
         self.direct: Grants | None = None
         self.ledger: LedgerShell | None = None
+        self.knowledge: Callable[[bytes, memoryview], None] | None = None
+        """Given what peers say about knowledge."""
         self.stealing: Stealing | None = None
         self.move_over: Callable[[MoveOver], None] = lambda it: None
         """Told what came of moves that were asked for."""
@@ -472,6 +474,9 @@ class Fabric:
         elif kind == Kind.LEDGER and is_node:
             if self.ledger is not None:
                 self.ledger.receive(peer, body)
+        elif kind == Kind.KNOWLEDGE and is_node:
+            if self.knowledge is not None:
+                self.knowledge(peer, body)
         elif kind == Kind.LOAD and is_node:
             self.ownership.executor_load(now, peer, field(header, "l", dict))
         elif kind == Kind.TWIN and is_node:

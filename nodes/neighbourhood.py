@@ -112,6 +112,8 @@ class Neighbourhood:
         """By reason: how many may be told now, since when, and how many were not told."""
         self._members: dict[bytes, Member] = {}
         self._closing = False
+        self.revoked: Callable[[bytes], None] = lambda id: None
+        """Told whom the fleet has turned away, members or not."""
         self.addresses: tuple[Address, ...] = ()
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -365,6 +367,7 @@ class Neighbourhood:
                 continue
             self._cut.add((entry.id, entry.serial))
             self._handler.fact(Fact("member.revoked", {}, {"id": entry.id.hex(), "reason": entry.reason}))
+            self.revoked(entry.id)
             member = self._members.get(entry.id)
             if self._membership is not None and (member is None or self._identity(member) is None):
                 self._membership.expel(self._now(), entry.id)

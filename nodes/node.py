@@ -73,6 +73,8 @@ from transport.zmq_links import ZmqLinks
 
 if TYPE_CHECKING:
     from nodes.kept_blobs import KeptBlobs
+    from nodes.knowledge.answers import KnowledgeAnswers
+    from nodes.knowledge.shell import KnowledgeShell
     from nodes.ledger import LedgerShell
 
 LOOPBACK = "127.0.0.1"
@@ -117,6 +119,8 @@ class Node:
         self._releases: dict[bytes, int] = {}
         """Of members that are not of this node's own."""
         self.kept: KeptBlobs | None = None
+        self.knowledge: KnowledgeShell | None = None
+        self.knowledge_answers: KnowledgeAnswers | None = None
         self._finished = asyncio.Event()
 
     # --- opening ------------------------------------------------------------------------------------------------------
@@ -227,6 +231,7 @@ class Node:
         self.direct = DirectSlots(self.fabric, self.switchboard, home.node_socket(self.name), self.loop, boottime_s)
         self._listen_bulk()
         self._open_ledger()
+        self._open_knowledge()
         releases.note(self.directory)
         self.answers = Answers(self)
         await self.stream_links.listen(str(home.node_socket(self.name)))
@@ -282,6 +287,26 @@ class Node:
             self.workshop.needs, self.workshop.content, self.ledger.has_blob, self.workshop.fits, self.workshop.refs_of
         )
         self.fabric.keep_ledger(self.ledger, self.kept)
+
+    def _open_knowledge(self) -> None:
+        """What the fleet knows. It is read in a thread of its own: a start does not wait for it."""
+        settings = self.settings.knowledge
+        if not settings.enabled:
+            return
+        from nodes.knowledge.answers import KnowledgeAnswers
+        from nodes.knowledge.shell import KnowledgeShell
+
+        shell = KnowledgeShell(
+            self.directory, self.credentials, self.fleet.trust, settings, self.switchboard, self.fabric.node_links, self,
+            self.loop, boottime_s,
+        )  # fmt: skip
+        self._stack.push_async_callback(shell.close)
+        self.knowledge = shell
+        self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard)
+        self.fabric.knowledge = shell.receive
+        self.neighbourhood.revoked = shell.revoked
+        self.twin.on_refused = shell.halt
+        shell.start()
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
@@ -574,6 +599,8 @@ class Node:
             return
         self.fact(Fact("link.up", {"reach": link.reach}, {"peer": link.identity.name, "role": link.identity.role}))
         self.fabric.link_up(link)
+        if self.knowledge is not None:
+            self.knowledge.link_up(link)
 
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
         if link.identity.id == self.credentials.id:
@@ -592,6 +619,8 @@ class Node:
         if reason in ("revoked", "expired"):
             self.workshop.lane.cut(link.identity.id)
         self.switchboard.link_down(link)
+        if self.knowledge_answers is not None:
+            self.knowledge_answers.link_down(link)
         self.fabric.link_down(link, reason)
 
     def refused(self, reason: str, facts: Mapping[str, object]) -> None:
@@ -623,6 +652,8 @@ class Node:
         self.fabric.member_seen(member.id, member.name, capacity_from(info, member.name), load_from(info))
         if self.ledger is not None:
             self.ledger.members_changed()
+        if self.knowledge is not None:
+            self.knowledge.member_seen(member)
         if self._discovery is not None:
             try:
                 identity = self.fleet.trust.verify(member.certificate, time.time())
@@ -639,6 +670,8 @@ class Node:
     def member_lost(self, node: bytes, why: str) -> None:
         self._releases.pop(node, None)
         self.fabric.member_lost(node, why)
+        if self.knowledge is not None:
+            self.knowledge.member_lost(node)
         if self.ledger is not None and why == "revoked":
             self.ledger.removed(node)
         elif self.ledger is not None:
@@ -652,6 +685,8 @@ class Node:
         info = info_of(self.fabric.execution)
         if self.ledger is not None:
             info |= self.ledger.info() | {"z": self._zone}
+        if self.knowledge is not None:
+            info |= self.knowledge.info()
         return info
 
     # --- what the fabric asks -----------------------------------------------------------------------------------------
@@ -738,6 +773,10 @@ class Node:
         if kept is not None:
             watch("kept.bytes", lambda: float(kept.disk.files.bytes))
             watch("kept.missing", lambda: float(kept.report()["missing"]))
+        knowledge = self.knowledge
+        if knowledge is not None:
+            watch("knowledge.entries", lambda: float(knowledge.desk.entries))
+            watch("knowledge.bytes", lambda: float(knowledge.desk.bytes))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "suspended", "stopping"):
             watch("workers", partial(_count_state, execution, state), state=state)

@@ -213,6 +213,35 @@ TABLE: Final[dict[str, Row]] = {
     "kept.damaged": Row(
         "error", (_counter("kept_damaged", "Files beside the journal that were not what they had been."),)
     ),
+    # what the fleet knows
+    "knowledge.segment": Row(
+        None,
+        (
+            _counter(
+                "knowledge_segments",
+                "Segments of knowledge that came from other nodes, by what became of them.",
+                "outcome",
+            ),
+        ),
+    ),
+    "knowledge.damaged": Row(
+        "error", (_counter("knowledge_damaged", "Starts that found damaged knowledge on the disk."),)
+    ),
+    "knowledge.refused": Row("error"),
+    "knowledge.crashed": Row(
+        "error", (_counter("knowledge_crashes", "Times that knowledge failed by a mistake of the node's."),)
+    ),
+    "knowledge.full": Row("error", (_counter("knowledge_full", "Times that the disk took no knowledge."),)),
+    "knowledge.space": Row("info"),
+    "knowledge.left_out": Row(
+        "debug", (_counter("knowledge_left_out", "Messages of peers that were not read, since too many waited."),)
+    ),
+    "knowledge.unsent": Row(
+        "debug", (_counter("knowledge_unsent", "Messages about knowledge that a link did not take."),)
+    ),
+    "knowledge.author_refused": Row(
+        "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
+    ),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),
@@ -287,6 +316,8 @@ GAUGES: Final[dict[str, Series]] = {
     "blobs.bytes": _gauge("blob_store_bytes", "Bytes of stored blobs."),
     "kept.bytes": _gauge("kept_bytes", "Bytes of large arguments and results that are kept beside the journal."),
     "kept.missing": _gauge("kept_missing", "Large arguments and results that logs name and that are not here yet."),
+    "knowledge.entries": _gauge("knowledge_entries", "Entries of the knowledge that this node holds."),
+    "knowledge.bytes": _gauge("knowledge_bytes", "Bytes of knowledge on this node's disk."),
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),
 }
 

@@ -235,6 +235,19 @@ class LedgerSection:
 
 
 @dataclass(frozen=True, slots=True)
+class KnowledgeSection:
+    """What the fleet knows: lessons, facts, beliefs and policies, on every node that keeps them."""
+
+    enabled: bool = _setting("switch", True, "keep what the fleet knows, and tell it to the others")
+    bytes: int = _setting(
+        "bytes", 512 << 20, "bytes of knowledge kept here; beyond it nothing new is taken", low=1 << 20
+    )
+    sync_every_s: float = _setting(
+        "seconds", 10.0, "how often it is compared with that of another node", low=0.1, high=3600
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSection:
     """The page for monitoring: /metrics, /healthz, /readyz. Without authentication, so keep it on loopback."""
 
@@ -269,6 +282,7 @@ class NodeSettings:
     discovery: DiscoverySection = field(default_factory=DiscoverySection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     ledger: LedgerSection = field(default_factory=LedgerSection)
+    knowledge: KnowledgeSection = field(default_factory=KnowledgeSection)
     http: HttpSection = field(default_factory=HttpSection)
     log: LogSection = field(default_factory=LogSection)
 

@@ -57,6 +57,7 @@ class Twin:
         self.closing = False
         self.refused = False
         """Whether this process is the one that ends."""
+        self.on_refused: Callable[[], object] = lambda: None
 
     def standing(self) -> Standing | None:
         """What this process says of itself; None while it closes, and another one may come in its place."""
@@ -115,6 +116,7 @@ class Twin:
         self.refused = True
         if node.ledger is not None:
             node.ledger.halt()
+        self.on_refused()
         node.ready = False
         if self._end is not None:
             sys.stderr.write(self.words(mine, other))

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future as StdFuture
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.client.attached import ATTACH_TIMEOUT_S, Attached
 from swarm.client.commands import CommandFuture
@@ -23,6 +23,9 @@ from swarm.client.streams import AsyncStream
 from swarm.client.sync import CALL_NAMES, AnyFuture, Chosen, Fleet, Fn, chosen, connect, flat
 from swarm.paths import Home
 from swarm.protocol import ids
+
+if TYPE_CHECKING:
+    from swarm.client.knowledge import AsyncKnowledge
 
 
 class AsyncOptions:
@@ -266,6 +269,13 @@ class AsyncFleet:
         """As `Fleet.move`."""
         name = task.id if isinstance(task, Future) else str(task)
         return moved(await self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
+
+    @property
+    def knowledge(self) -> AsyncKnowledge:
+        """What the fleet knows: `put`, `get`, `query`, `watch` and more."""
+        from swarm.client.knowledge import AsyncKnowledge
+
+        return AsyncKnowledge(self.inner._engine)
 
     async def query(self, method: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """Ask the node something; SwarmError with its words when it says no."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernels.batch import encode_plain
 from swarm.client.attached import ATTACH_TIMEOUT_S, Attached, attach_to
@@ -31,6 +31,9 @@ from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
 from swarm.tasks import TaskOptions, check_durability, current_task, waiting
+
+if TYPE_CHECKING:
+    from swarm.client.knowledge import Knowledge
 
 _OPTION_NAMES = frozenset(
     (
@@ -519,6 +522,13 @@ class Fleet:
         name = task.id if isinstance(task, Future) else str(task)
         with waiting():
             return moved(self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the fleet knows: `put`, `get`, `query`, `watch` and more."""
+        from swarm.client.knowledge import Knowledge
+
+        return Knowledge(self._engine)
 
     def query(self, method: str, timeout_s: float = QUERY_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """Ask the node something; SwarmError with its words when it says no."""

@@ -40,6 +40,8 @@ LEDGER           node -> node          (empty)                                  
 TWIN             node -> node          q: who are you? | boot, since (wall clock), c counted, at
                                        [[host, port]…], d datagrams' number, i incarnation: I am |
                                        you, other: what two processes of one identity have said
+KNOWLEDGE        node -> node          (empty)                                                           a message of
+                                                                                                         `knowledge.keeper`
 ===============  ====================  ================================================================  ==============
 
 Of durable batches a client's words may pass through the node that it is linked to, to who leads their log, and the answers
@@ -87,6 +89,7 @@ class Kind(IntEnum):
     LEDGER = 19
     TWIN = 20
     REPRIORITIZE = 26
+    KNOWLEDGE = 27
 
 
 class MessageError(ValueError):

@@ -1,0 +1,249 @@
+"""The knowledge log among the parts of a node: links and members on one side, the desk's thread on the other.
+
+Nodes say in their gossiped record in how many shards they keep knowledge (`INFO_KEY`). Who says nothing, or another number, gets no message
+about it: an earlier release, or a node on which it is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from nodes.knowledge.authors import UNKNOWN_MAX, Authors
+from nodes.knowledge.desk import Desk, Job, Settled
+from nodes.queries import AskFailed, Switchboard
+from nodes.settings import KnowledgeSection
+from swarm.protocol.effects import Fact
+from swarm.protocol.knowledge.bounds import SHARDS
+from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig
+from swarm.protocol.member import Member
+from swarm.protocol.messages import Kind, encode
+from transport.identity import Credentials, Trust, Untrusted
+from transport.links import Link, LinkClosed, LinkOverflow
+
+INFO_KEY: Final = "K"
+AUTHORS_METHOD: Final = "knowledge.authors"
+ASK_AGAIN_S: Final = 1.0
+"""How often peers are asked for certificates of authors."""
+ASK_S: Final = 5.0
+
+
+class Around(Protocol):
+    """What is needed of the rest of the node."""
+
+    def connect(self, node: bytes) -> None:
+        """Open a link to a member."""
+
+    def fact(self, fact: Fact) -> None:
+        """Something worth knowing."""
+
+
+class KnowledgeShell:
+    """One node's knowledge. Its methods are for the node's loop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        credentials: Credentials,
+        trust: Trust,
+        settings: KnowledgeSection,
+        switchboard: Switchboard,
+        links: Mapping[bytes, Link],
+        around: Around,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+    ) -> None:
+        self._links = links
+        self._around = around
+        self._loop = loop
+        self._now = now
+        self._switchboard = switchboard
+        self.authors = Authors(trust, credentials.identity, credentials.certificate)
+        self.shards = SHARDS
+        self._partners: dict[bytes, Member] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._stirred: set[asyncio.Future[None]] = set()
+        self._closing = False
+        self.desk = Desk(
+            directory, credentials.id, credentials.sign, self.authors, self.shards, settings.bytes, now,
+            self._settled_in_thread, KeeperConfig(sync_every_s=settings.sync_every_s),
+        )  # fmt: skip
+        switchboard.serve(AUTHORS_METHOD, self._tell_authors)
+
+    def start(self) -> None:
+        """Read what is on disk, and begin."""
+        self.desk.start()
+
+    async def close(self) -> None:
+        """What was handed over is done; nothing is told any more."""
+        self._closing = True
+        if self._asking is not None:
+            self._asking.cancel()
+        self._stir()
+        await asyncio.to_thread(self.desk.close)
+
+    @property
+    def closing(self) -> bool:
+        """Nothing new is told any more."""
+        return self._closing
+
+    def halt(self) -> None:
+        """From now on nothing is told: another process speaks for this node."""
+        self._closing = True
+
+    def info(self) -> dict[str, object]:
+        """What goes into this node's own record."""
+        return {INFO_KEY: self.shards}
+
+    # --- members and links ----------------------------------------------------------------------------------------------
+
+    def member_seen(self, member: Member) -> None:
+        """A member is known, or said something new of itself."""
+        speaks = member.info.get(INFO_KEY) == self.shards
+        known = self._partners.get(member.id)
+        if speaks and (known is None or known.certificate != member.certificate):
+            self._learn([member.certificate])
+        if speaks:
+            self._partners[member.id] = member
+        elif known is not None:
+            del self._partners[member.id]
+        if speaks != (known is not None):
+            self._tell_members()
+
+    def member_lost(self, node: bytes) -> None:
+        """A member is dead, has left, or was revoked."""
+        if self._partners.pop(node, None) is not None:
+            self._tell_members()
+
+    def revoked(self, author: bytes) -> None:
+        """Somebody was revoked: what it said goes."""
+        self.desk.post(partial(_revoke, author=author, authors=self.authors))
+
+    def link_up(self, link: Link) -> None:
+        """A link to a member: what differs is found soon."""
+        if link.identity.role == "node":
+            self.desk.post(lambda keeper: keeper.hurry(self._now()))
+
+    def receive(self, source: bytes, payload: memoryview) -> None:
+        """A message of a peer."""
+        if not self._closing and not self.desk.heard(source, bytes(payload)):
+            self._around.fact(Fact("knowledge.left_out"))
+
+    def _tell_members(self) -> None:
+        nodes = sorted(self._partners)
+        self.desk.post(lambda keeper: keeper.members(self._now(), nodes))
+
+    # --- asking ---------------------------------------------------------------------------------------------------------
+
+    def ask(self, job: Job, says: bool = False) -> asyncio.Future[Any]:
+        """Has something done in the desk's thread: its value."""
+        return asyncio.wrap_future(self.desk.ask(job, says), loop=self._loop)
+
+    def stirred(self) -> asyncio.Future[None]:
+        """Ends when something is known that was not, or the node closes."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._stirred.add(future)
+        future.add_done_callback(self._stirred.discard)
+        if self._closing:
+            future.set_result(None)
+        return future
+
+    def _stir(self) -> None:
+        for future in list(self._stirred):
+            if not future.done():
+                future.set_result(None)
+
+    # --- what the thread tells ------------------------------------------------------------------------------------------
+
+    def _settled_in_thread(self, settled: Settled) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settled, settled)
+        except RuntimeError:
+            pass  # the loop is closed: nobody is told any more
+
+    def _settled(self, settled: Settled) -> None:
+        for fact in settled.facts:
+            self._around.fact(fact)
+        if settled.certificates:
+            self._learn(settled.certificates)
+        if not self._closing:
+            for node, message in settled.messages:
+                self._send(node, message)
+            for violation in settled.violations:
+                link = self._links.get(violation.peer)
+                if link is not None:
+                    facts = {"peer": link.identity.name, "error": violation.why}
+                    self._around.fact(Fact("peer.violation", {"role": link.identity.role}, facts))
+                    link.close(f"violation: {violation.why}"[:200])
+            if settled.unknown and self._asking is None:
+                self._asking = self._loop.create_task(self._ask_authors(settled.unknown))
+        for answer, value, error in settled.answers:
+            _answer(answer, value, error)
+        if settled.news:
+            self._stir()
+
+    def _send(self, node: bytes, message: bytes) -> None:
+        link = self._links.get(node)
+        if link is None or not link.up:
+            if node in self._partners:
+                self._around.connect(node)
+            return
+        try:
+            link.send(encode(Kind.KNOWLEDGE, {}), message)
+        except (LinkClosed, LinkOverflow):
+            self._around.fact(Fact("knowledge.unsent"))  # it is compared again later
+
+    # --- whose word it is -----------------------------------------------------------------------------------------------
+
+    def _learn(self, certificates: list[Any]) -> bool:
+        """Whether one of these was news."""
+        news = False
+        for certificate in certificates:
+            try:
+                news |= self.authors.learn(certificate, time.time())
+            except Untrusted as error:
+                self._around.fact(Fact("knowledge.author_refused", {"reason": error.reason}))
+        return news
+
+    async def _ask_authors(self, unknown: list[bytes]) -> None:
+        """Has a peer or two say who these are."""
+        try:
+            peers = [link for node, link in self._links.items() if node in self._partners and link.up]
+            for link in random.sample(peers, min(2, len(peers))):
+                try:
+                    answer, _ = await self._switchboard.asked(link, AUTHORS_METHOD, {"ids": unknown}, timeout_s=ASK_S)
+                except AskFailed:
+                    continue
+                found = answer.get("certificates") if isinstance(answer, dict) else None
+                if isinstance(found, list) and len(found) <= UNKNOWN_MAX and self._learn(found):
+                    self.desk.post(lambda keeper: keeper.hurry(self._now()))
+            await asyncio.sleep(ASK_AGAIN_S)
+        finally:
+            self._asking = None
+
+    def _tell_authors(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        ids = args["ids"]
+        if not isinstance(ids, list) or len(ids) > UNKNOWN_MAX or not all(type(id) is bytes for id in ids):
+            raise ValueError(f"ids are not a list of at most {UNKNOWN_MAX}")
+        return {"certificates": sorted(self.authors.certificates(ids).values())}
+
+
+def _revoke(keeper: Keeper, author: bytes, authors: Authors) -> None:
+    known = authors.certificates((author,)).get(author)
+    if authors.revoked(author, known):
+        keeper.revoked(author)
+
+
+def _answer(future: Future[Any], value: Any, error: BaseException | None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

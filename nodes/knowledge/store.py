@@ -1,0 +1,210 @@
+"""Segments of the knowledge log on disk: one SQLite file in WAL mode, each transaction synced before it counts.
+
+Rows are (shard, place in the Merkle tree, payload, checksum); beside them the certificates of their authors, since what somebody
+said is to be checked when its author has left the fleet long ago. One thread uses it. A file that cannot be read is set
+aside under another name: what was in it comes again from peers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from swarm.errors import SystemRefused
+from swarm.protocol.knowledge.entries import BODY_AT, read, read_proof
+from swarm.protocol.knowledge.shard import STRIKE, strike_place
+
+FILE: Final = "knowledge.db"
+FORMAT: Final = 1
+CHECK_BYTES: Final = 8
+ASIDE_MAX: Final = 8
+"""Damaged files that are kept; the next one takes the place of the last."""
+CACHE_KIB: Final = 1024
+_SCHEMA: Final = (
+    "CREATE TABLE segments (shard INTEGER, place BLOB, payload BLOB, checksum BLOB, UNIQUE (shard, place))",
+    "CREATE TABLE authors (id BLOB PRIMARY KEY, certificate BLOB) WITHOUT ROWID",
+    "CREATE TABLE numbers (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID",
+)
+
+
+class NotWritten(SystemRefused):
+    """The disk did not take it."""
+
+
+class Row(NamedTuple):
+    """What is on disk of a shard. `payload` is None if it is not what was written."""
+
+    shard: int
+    place: bytes
+    payload: bytes | None
+
+
+class Store:
+    """The file of one node. SystemRefused where it can be neither read nor made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE
+        self.aside: Path | None = None
+        """Where a damaged file was put that stood in the way."""
+        self.why = ""
+        """What was wrong with it."""
+        self.counts: dict[int, int] = {}
+        """Shard -> rows."""
+        self.bytes = 0
+        """Of all payloads."""
+        try:
+            self._db = self._opened()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise self._refused(error) from error
+            self.why = str(error)
+            self.set_aside()
+
+    def set_aside(self) -> None:
+        """Begin anew; the file is kept under another name."""
+        db = getattr(self, "_db", None)
+        if db is not None:
+            db.close()
+        free = (self.path.with_name(f"{FILE}.damaged-{number}") for number in range(1, ASIDE_MAX + 1))
+        aside = next((path for path in free if not path.exists()), self.path.with_name(f"{FILE}.damaged-{ASIDE_MAX}"))
+        try:
+            for end in ("-wal", "-shm", ""):
+                part = self.path.with_name(self.path.name + end)
+                if part.exists():
+                    part.replace(aside.with_name(aside.name + end))
+            self._db = self._opened()
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise self._refused(error) from error
+        self.aside, self.counts, self.bytes = aside, {}, 0
+
+    def _refused(self, error: Exception) -> SystemRefused:
+        return SystemRefused(
+            f"can not open {self.path}: {error}",
+            hint="free some space, or see who may write there",
+            path=str(self.path),
+        )
+
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            format = db.execute("PRAGMA user_version").fetchone()[0]
+            if format > FORMAT:
+                raise SystemRefused(
+                    f"{self.path} was written by a later release (format {format}; this one knows {FORMAT})",
+                    hint="run that release, or move the file away: the fleet has what is in it",
+                )
+            if not format:
+                db.execute("BEGIN IMMEDIATE")
+                for table in _SCHEMA:
+                    db.execute(table)
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+                db.execute("COMMIT")
+        except BaseException:
+            db.close()
+            raise
+        self.path.chmod(0o600)
+        return db
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[Row]:
+        """All there is, in the order of the trees. sqlite3.DatabaseError where the file is damaged."""
+        self.counts, self.bytes = {}, 0
+        for shard, place, payload, checksum in self._db.execute(
+            "SELECT shard, place, payload, checksum FROM segments ORDER BY shard, place"
+        ):
+            self.counts[shard] = self.counts.get(shard, 0) + 1
+            self.bytes += len(payload) if type(payload) is bytes else 0
+            good = type(payload) is bytes and check(payload) == checksum and place_of(payload) == place
+            yield Row(shard, place, payload if good else None)
+
+    def authors(self) -> dict[bytes, bytes]:
+        """Id -> certificate."""
+        return dict(self._db.execute("SELECT id, certificate FROM authors"))
+
+    def clock(self) -> int:
+        """The last stamp that was kept."""
+        found = self._db.execute("SELECT value FROM numbers WHERE name = 'clock'").fetchone()
+        return int.from_bytes(found[0], "big") if found else 0
+
+    # --- writing --------------------------------------------------------------------------------------------------------
+
+    def add(self, payloads: Iterable[tuple[int, bytes]], authors: Mapping[bytes, bytes], clock: int) -> None:
+        """Writes payloads and certificates; all are on the disk when it returns. NotWritten, and nothing of it is, when not."""
+        counts, size = dict(self.counts), self.bytes
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for shard, payload in payloads:
+                added = self._db.execute(
+                    "INSERT OR IGNORE INTO segments VALUES (?, ?, ?, ?)",
+                    (shard, place_of(payload), payload, check(payload)),
+                ).rowcount
+                counts[shard] = counts.get(shard, 0) + added
+                size += added * len(payload)
+            self._db.executemany("INSERT OR REPLACE INTO authors VALUES (?, ?)", authors.items())
+            self._db.execute("INSERT OR REPLACE INTO numbers VALUES ('clock', ?)", (clock.to_bytes(8, "big"),))
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            raise self._not_written(error) from error
+        self.counts, self.bytes = counts, size
+
+    def keep_only(self, shard: int, places: set[bytes]) -> None:
+        """Removes what a shard does not hold any more. NotWritten."""
+        try:
+            held = self._db.execute("SELECT place, length(payload) FROM segments WHERE shard = ?", (shard,)).fetchall()
+            gone = [(place, size) for place, size in held if place not in places]
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "DELETE FROM segments WHERE shard = ? AND place = ?", ((shard, place) for place, _ in gone)
+            )
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            raise self._not_written(error) from error
+        self.counts[shard] = len(held) - len(gone)
+        self.bytes -= sum(size for _, size in gone)
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _not_written(self, error: sqlite3.DatabaseError) -> NotWritten:
+        return NotWritten(
+            f"the disk of this node does not take what is to be known: {error}",
+            hint=f"free some space where {self.path} is",
+            path=str(self.path),
+        )
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+
+def check(payload: bytes) -> bytes:
+    """What tells that a payload is what was written: its signature included, which no hash of a segment covers."""
+    return blake3(payload).digest(CHECK_BYTES)
+
+
+def place_of(payload: bytes) -> bytes:
+    """Where a segment, or the proof against a line, is in the Merkle tree of its shard (24 bytes). FormatError."""
+    if payload[:1] == bytes((STRIKE,)):
+        return strike_place(read_proof(payload[1 : 1 + BODY_AT]).line)
+    return read(payload).place
+
+
+def author_of(payload: bytes) -> bytes:
+    """Whose segment or proof this is, of a payload that was read before."""
+    at = 4 if payload[0] == STRIKE else 3
+    return payload[at : at + 16]
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

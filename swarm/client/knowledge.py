@@ -1,0 +1,347 @@
+"""What the fleet knows, for scripts: ``fleet.knowledge.put("facts", "room/7", {"key": "with the porter"})``.
+
+Kinds and what they hold are those of `swarm.protocol.knowledge`: lessons, facts and policies have one value a key, marks are sets of elements,
+tallies are counted, beliefs are evidence that adds up. What one node was told, all have within a moment; no node has to
+be asked first, and two that say different things at once agree afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from kernels.plain import decode_plain, encode_plain
+from swarm.errors import ConfigError, FleetNotFound, NotFound, SwarmError
+
+if TYPE_CHECKING:
+    from swarm.client.engine import Engine
+
+ASK_S: Final = 30.0
+POLL_S: Final = 10.0
+"""How long a node keeps a question for changes when there are none."""
+AGAIN_S: Final = 0.2
+"""Between questions while no node is there."""
+REPLY_BYTES_MAX: Final = 1 << 30
+_ABSENT: Final[Any] = object()
+
+
+class Entry(NamedTuple):
+    """What is known under a key."""
+
+    key: str
+    value: Any
+
+
+class Change(NamedTuple):
+    """A key of which something else is known now. ``gone``: nothing is."""
+
+    key: str
+    value: Any
+    gone: bool
+
+
+def _packed(value: Any) -> bytes:
+    raw = encode_plain(value)
+    if raw is None:
+        raise ConfigError(
+            "only plain values can be known: None, bool, int, float, str, bytes, lists and dicts",
+            hint="put what is large or of another type into a blob or a file, and its name here",
+        )
+    return raw
+
+
+def _about(kind: str, prefix: str, tag: str | None, rest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "prefix": prefix, "tag": tag, **rest}
+
+
+class Knowledge:
+    """What is known, by one connection (`Fleet.knowledge`)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _ask(
+        self, method: str, args: Mapping[str, Any], body: bytes = b"", timeout_s: float = ASK_S
+    ) -> tuple[Any, Any]:
+        value, raw = self._engine.query(f"knowledge.{method}", args, body, timeout_s)
+        return value, decode_plain(raw) if raw else None
+
+    def put(self, kind: str, key: str, value: Any, *, tags: Iterable[str] = ()) -> int:
+        """Says what is known under a key, adds an element (marks), or gives evidence (beliefs). Returns the stamp, when it is on the disk of
+        this node. SwarmError with its words when it is not taken."""
+        return int(self._ask("put", {"kind": kind, "key": key, "tags": list(tags)}, _packed(value))[0]["stamp"])
+
+    def drop(self, kind: str, key: str, element: Any = _ABSENT) -> int:
+        """Says that nothing is known under a key any more, or takes an element out of its set (marks). Returns the stamp."""
+        body = b"" if element is _ABSENT else _packed(element)
+        return int(self._ask("drop", {"kind": kind, "key": key}, body)[0]["stamp"])
+
+    def count(self, kind: str, key: str, up: int = 1, down: int = 0) -> int:
+        """Counts (tallies). Returns the stamp."""
+        return int(self._ask("count", {"kind": kind, "key": key, "up": up, "down": down})[0]["stamp"])
+
+    def get(self, kind: str, key: str, default: Any = None) -> Any:
+        """What is known under a key: a value, a list of elements, or a sum; `default` if nothing is."""
+        found, value = self._ask("get", {"kind": kind, "key": key})
+        return value if found["found"] else default
+
+    def query(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        start: str | None = None,
+        stop: str | None = None,
+        tag: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """What is known of a kind, in the order of keys: under a prefix, from `start` on and before `stop`, with a tag."""
+        pages = _Pages(_about(kind, prefix, tag, {"start": start, "stop": stop, "reverse": reverse}), limit)
+        while (args := pages.next_args()) is not None:
+            yield from pages.take(*self._ask("query", args))
+
+    def watch(self, kind: str, prefix: str = "", *, current: bool = False) -> Watch:
+        """What changes of a kind under a prefix, from now on: iterate over it, and close it.
+
+        With ``current=True`` what is known comes first. When the connection has to go to another node, what is known then comes
+        again: whoever takes each change as the state of its key misses nothing.
+        """
+        return Watch(self, kind, prefix, current)
+
+
+class _Pages:
+    """A long answer in parts."""
+
+    def __init__(self, args: Mapping[str, Any], limit: int | None) -> None:
+        self._args = dict(args)
+        self._left = limit
+        self._more = limit is None or limit > 0
+
+    def next_args(self) -> dict[str, Any] | None:
+        return {**self._args, "limit": self._left} if self._more else None
+
+    def take(self, header: Mapping[str, Any], rows: list[list[Any]]) -> list[Entry]:
+        found = [Entry(*row) for row in rows]
+        if self._left is not None:
+            self._left -= len(found)
+        self._more = bool(found) and header["more"] and self._left != 0
+        if found:
+            self._args["after"] = found[-1].key
+        return found
+
+
+class _Following:
+    """What a watch knows of its node: which keys were there, to tell those that went while it was not linked."""
+
+    def __init__(self, kind: str, prefix: str, current: bool) -> None:
+        self.args = {"kind": kind, "prefix": prefix}
+        self.number: int | None = None
+        self.all_wanted = current
+        self.keys: set[str] = set()
+
+    def began(self, header: Mapping[str, Any]) -> bool:
+        """A node watches; whether what is known has to be looked at."""
+        self.number = header["watch"]
+        return self.all_wanted
+
+    def looked(self, entries: list[Entry]) -> list[Change]:
+        """All that is known now: as changes."""
+        there = {entry.key for entry in entries}
+        gone = [Change(key, None, True) for key in sorted(self.keys - there)]
+        self.keys, self.all_wanted = there, False
+        return gone + [Change(key, value, False) for key, value in entries]
+
+    def read(self, header: Mapping[str, Any], rows: list[list[Any]]) -> list[Change]:
+        """An answer about changes."""
+        if header["lost"]:
+            self.number, self.all_wanted = None, True
+        changes = [Change(*row) for row in rows]
+        for change in changes:
+            (self.keys.discard if change.gone else self.keys.add)(change.key)
+        return changes
+
+    def failed(self, error: SwarmError) -> bool:
+        """Whether it is to be tried again: the node is another one, or will be."""
+        self.number, self.all_wanted = None, True
+        return isinstance(error, FleetNotFound | NotFound)
+
+
+class Watch:
+    """Changes, as they come. An iterator without end; `close` ends it, as the ``with`` statement does."""
+
+    def __init__(self, knowledge: Knowledge, kind: str, prefix: str, current: bool) -> None:
+        self._knowledge = knowledge
+        self._following = _Following(kind, prefix, current)
+        self._changes: list[Change] = []
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        following = self._following
+        header, _ = self._knowledge._ask("watch", following.args)
+        if following.began(header):
+            entries = list(self._knowledge.query(following.args["kind"], prefix=following.args["prefix"]))
+            self._changes += following.looked(entries)
+
+    def read(self, timeout_s: float = POLL_S) -> list[Change]:
+        """What changed since the last call; waits at most `timeout_s` seconds for something. SwarmError."""
+        following = self._following
+        if not self._changes:
+            if following.number is None:
+                self._begin()
+            else:
+                args = {"watch": following.number, "wait_s": timeout_s}
+                header, rows = self._knowledge._ask("changes", args, timeout_s=timeout_s + ASK_S)
+                self._changes += following.read(header, rows)
+        found, self._changes = self._changes, []
+        return found
+
+    def __iter__(self) -> Iterator[Change]:
+        import time
+
+        while not self._closed:
+            try:
+                found = self.read()
+            except SwarmError as error:
+                if self._closed or not self._following.failed(error):
+                    raise
+                time.sleep(AGAIN_S)
+                continue
+            yield from found
+
+    def close(self) -> None:
+        """Watches no more."""
+        if not self._closed:
+            self._closed = True
+            if self._following.number is not None:
+                try:
+                    self._knowledge._ask("unwatch", {"watch": self._following.number}, timeout_s=POLL_S)
+                except SwarmError:
+                    pass  # the node is gone, and the watch with it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncKnowledge:
+    """As `Knowledge`, for coroutines (`AsyncFleet.knowledge`)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def _ask(
+        self, method: str, args: Mapping[str, Any], body: bytes = b"", timeout_s: float = ASK_S
+    ) -> tuple[Any, Any]:
+        async with asyncio.timeout(timeout_s):
+            value, raw = await asyncio.wrap_future(self._engine.asking(f"knowledge.{method}", args, body))
+        return value, decode_plain(raw) if raw else None
+
+    async def put(self, kind: str, key: str, value: Any, *, tags: Iterable[str] = ()) -> int:
+        """As `Knowledge.put`."""
+        header, _ = await self._ask("put", {"kind": kind, "key": key, "tags": list(tags)}, _packed(value))
+        return int(header["stamp"])
+
+    async def drop(self, kind: str, key: str, element: Any = _ABSENT) -> int:
+        """As `Knowledge.drop`."""
+        body = b"" if element is _ABSENT else _packed(element)
+        return int((await self._ask("drop", {"kind": kind, "key": key}, body))[0]["stamp"])
+
+    async def count(self, kind: str, key: str, up: int = 1, down: int = 0) -> int:
+        """As `Knowledge.count`."""
+        return int((await self._ask("count", {"kind": kind, "key": key, "up": up, "down": down}))[0]["stamp"])
+
+    async def get(self, kind: str, key: str, default: Any = None) -> Any:
+        """As `Knowledge.get`."""
+        found, value = await self._ask("get", {"kind": kind, "key": key})
+        return value if found["found"] else default
+
+    async def query(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        start: str | None = None,
+        stop: str | None = None,
+        tag: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Entry]:
+        """As `Knowledge.query`: ``async for key, value in fleet.knowledge.query("facts")``."""
+        pages = _Pages(_about(kind, prefix, tag, {"start": start, "stop": stop, "reverse": reverse}), limit)
+        while (args := pages.next_args()) is not None:
+            for entry in pages.take(*await self._ask("query", args)):
+                yield entry
+
+    async def watch(self, kind: str, prefix: str = "", *, current: bool = False) -> AsyncWatch:
+        """As `Knowledge.watch`: ``async with await fleet.knowledge.watch("facts") as changes: async for change in changes``."""
+        watch = AsyncWatch(self, kind, prefix, current)
+        await watch._begin()
+        return watch
+
+
+class AsyncWatch:
+    """As `Watch`, for coroutines."""
+
+    def __init__(self, knowledge: AsyncKnowledge, kind: str, prefix: str, current: bool) -> None:
+        self._knowledge = knowledge
+        self._following = _Following(kind, prefix, current)
+        self._changes: list[Change] = []
+        self._closed = False
+
+    async def _begin(self) -> None:
+        following = self._following
+        header, _ = await self._knowledge._ask("watch", following.args)
+        if following.began(header):
+            found = self._knowledge.query(following.args["kind"], prefix=following.args["prefix"])
+            self._changes += following.looked([entry async for entry in found])
+
+    async def read(self, timeout_s: float = POLL_S) -> list[Change]:
+        """As `Watch.read`."""
+        following = self._following
+        if not self._changes:
+            if following.number is None:
+                await self._begin()
+            else:
+                args = {"watch": following.number, "wait_s": timeout_s}
+                header, rows = await self._knowledge._ask("changes", args, timeout_s=timeout_s + ASK_S)
+                self._changes += following.read(header, rows)
+        found, self._changes = self._changes, []
+        return found
+
+    async def __aiter__(self) -> AsyncIterator[Change]:
+        while not self._closed:
+            try:
+                found = await self.read()
+            except SwarmError as error:
+                if self._closed or not self._following.failed(error):
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                continue
+            for change in found:
+                yield change
+
+    async def close(self) -> None:
+        """Watches no more."""
+        if not self._closed:
+            self._closed = True
+            if self._following.number is not None:
+                try:
+                    await self._knowledge._ask("unwatch", {"watch": self._following.number}, timeout_s=POLL_S)
+                except (SwarmError, TimeoutError):
+                    pass  # the node is gone, and the watch with it
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
