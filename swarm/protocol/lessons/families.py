@@ -304,7 +304,7 @@ def _refused(failed: Failed, where: Circumstances) -> Diagnosis | None:
             f"nothing listens at {host or 'the address'} as seen from there",
             where,
             ("node",),
-            5 * MINUTE_MS,
+            15 * MINUTE_MS,
             RetryAfter(2_000),
         )
     return Diagnosis("refused-connection", host, f"nothing listens at {host}", (RetryAfter(5_000),), (), 2 * MINUTE_MS)

@@ -124,6 +124,7 @@ _ADDRESS = re.compile(
     r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b|\[?\b(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}\b\]?(?::\d{1,5})?",
     re.IGNORECASE,
 )
+_DECIMAL = re.compile(r"(?<![\w.])[+-]?\d+(?:(?:\.\d+)+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)(?![\w.]*\w)")
 _TEMPORARY = re.compile(r"\b(?:tmp|temp)[._-]?[A-Za-z0-9_]{6,}\b")
 _TOKEN = re.compile(r"\b(?=[A-Za-z_-]*\d)(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{20,}\b")
 _KINDS_WITH_SIZE = re.compile(
@@ -149,6 +150,7 @@ def normal(text: str, *, keeps_names: bool = False) -> str:
     text = _ADDRESS.sub("<address>", text)
     text = _PATH.sub("<path>", text)
     text = _TEMPORARY.sub("<name>", text)
+    text = _DECIMAL.sub("<n>", text)
     text = _HEX.sub("<hex>", text)
     text = _TOKEN.sub("<id>", text)
     text = _NUMBER.sub(_number, text)
@@ -192,8 +194,8 @@ def _tail(stderr: str) -> str:
 
 # --- frames -----------------------------------------------------------------------------------------------------------
 
-_FRAME = re.compile(r'^[\s|+-]*File "([^"\n]{1,1000})", line \d+(?:, in ([^\n]{1,200}))?$', re.MULTILINE)
-_BEGINS = re.compile(r"^[\s|+-]*(?:Exception Group )?Traceback \(most recent call last\):", re.MULTILINE)
+_FRAME = re.compile(r'^[ \t|+-]{0,80}File "([^"\n]{1,1000})", line \d+(?:, in ([^\n]{1,200}))?$', re.MULTILINE)
+_BEGINS = re.compile(r"^[ \t|+-]{0,80}(?:Exception Group )?Traceback \(most recent call last\):", re.MULTILINE)
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
 _STANDARD = re.compile(r"[/\\](?:lib|Lib)(?:64)?[/\\](?:python\d[\d.]*t?[/\\])|^<frozen |python\d+\.zip[/\\]")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from swarm.protocol.lessons.advice import (
     DELAY_MS_MAX,
@@ -27,7 +27,7 @@ from swarm.protocol.lessons.advice import (
 )  # fmt: skip
 from swarm.protocol.lessons.families import FAMILIES, SUBJECT_CHARACTERS_MAX, Diagnosis
 from swarm.protocol.lessons.fingerprints import DIGEST_BYTES, digest_of
-from swarm.protocol.lessons.records import Evidence, Record
+from swarm.protocol.lessons.records import PROBE_LEASE_MS, Evidence, Record
 
 CALLS_MAX: Final = 64
 """Callables of which a lesson remembers that they met it, the latest ones."""
@@ -35,6 +35,8 @@ CAUSE_CHARACTERS_MAX: Final = 500
 LABELS_MAX: Final = 64
 WAITS_BELOW_MS: Final = 3_600_000
 """When every machine is avoided: what lasts less than this is waited for, what lasts longer is a refusal."""
+HALF_OPEN_MIN_MS: Final = 1_000
+"""So long at least the first one after a wait is given before another one tries."""
 LESSON_RETRIES_MAX: Final = 3
 """Attempts that a call is given because of lessons, beyond those that it asked for."""
 BACKOFF_MAX_MS: Final = 3_600_000
@@ -172,16 +174,18 @@ def learned(known: Known | None, lesson: Lesson, now_ms: int) -> Known:
     calls = tuple(dict.fromkeys((*(call for call in old.calls if call not in lesson.calls), *lesson.calls)))[
         -CALLS_MAX:
     ]
-    advice = _stronger(old.advice, lesson.advice)
-    record = (
-        Record(evidence_ms=now_ms, uses=known.record.uses, uses_then=known.record.uses)
-        if known.record.dead
-        else known.record
-    )
+    advice = _stronger(old.advice, lesson.advice, now_ms - old.seen_ms)
+    had = known.record
+    # That it happened is evidence of today, how ever strong; what had died begins anew.
+    record = replace(
+        had, evidence_ms=max(now_ms, had.evidence_ms), uses_then=had.uses, probing_ms=0, evidence=0.0 if had.dead else had.evidence,
+        doubted=False,
+    )  # fmt: skip
     return Known(replace(lesson, calls=calls, advice=advice, seen_ms=max(now_ms, old.seen_ms)), record)
 
 
-def _stronger(old: Sequence[Advice], new: Sequence[Advice]) -> tuple[Advice, ...]:
+def _stronger(old: Sequence[Advice], new: Sequence[Advice], gap_ms: int) -> tuple[Advice, ...]:
+    """The advice of a failure that came `gap_ms` after the last one of its kind."""
     found: list[Advice] = []
     for one in new:
         match one:
@@ -192,9 +196,12 @@ def _stronger(old: Sequence[Advice], new: Sequence[Advice]) -> tuple[Advice, ...
                 values = [other.value for other in old if isinstance(other, Change) and other.parameter == parameter]
                 one = Change(parameter, max([value, *values]))
             case RetryAfter(delay_ms):
-                # it came again although it was waited for so long
                 before = max([other.delay_ms for other in old if isinstance(other, RetryAfter)], default=0)
-                one = RetryAfter(min(max(delay_ms, min(2 * before, BACKOFF_MAX_MS)), DELAY_MS_MAX))
+                if gap_ms < before:
+                    delay_ms = max(delay_ms, before)  # of attempts that were under way already
+                elif gap_ms < 3 * before:
+                    delay_ms = max(delay_ms, min(2 * before, BACKOFF_MAX_MS))  # although it was waited for so long
+                one = RetryAfter(min(delay_ms, DELAY_MS_MAX))
         found.append(one)
     return tuple(found)
 
@@ -232,10 +239,26 @@ def prepare(table: Table, mode: Mode, call: bytes, now_ms: int) -> Given:
         lesson, record = known.lesson, known.record
         if lesson.ties:
             continue
+        waits = _only_waits(lesson)
+        if waits and record.doubted:
+            continue  # it went well again: the breaker is closed until it does not
         words = explained(known)
         why.append(words)
         questions += [advice.question for advice in lesson.advice if isinstance(advice, Ask)]
         if mode is Mode.ADVISE:
+            continue
+        if waits:
+            delay_ms = max(one.delay_ms for one in lesson.advice if isinstance(one, RetryAfter))
+            until_ms = lesson.seen_ms + delay_ms
+            if now_ms >= until_ms:
+                # Half open: one goes ahead, and the others wait for what becomes of it rather than all come at once.
+                again_ms = min(max(delay_ms, HALF_OPEN_MIN_MS), PROBE_LEASE_MS)
+                if not record.probing_ms or now_ms - record.probing_ms >= again_ms:
+                    probed.append(key)
+                    continue
+                until_ms = record.probing_ms + again_ms
+            not_before_ms = max(not_before_ms, until_ms)
+            used.append(key)
             continue
         if _may_be_probed(lesson) and record.probe_due(lesson.digest, lesson.lasting_ms, now_ms):
             probed.append(key)
@@ -248,7 +271,7 @@ def prepare(table: Table, mode: Mode, call: bytes, now_ms: int) -> Given:
                     labels.add(resource)
                 case Change(parameter, value):
                     changes[parameter] = max(changes.get(parameter, 0.0), value)
-                case RetryAfter(delay_ms):
+                case RetryAfter(delay_ms):  # beside something else that is to be different
                     not_before_ms = max(not_before_ms, lesson.seen_ms + delay_ms)
                 case Quarantine(for_ms) if now_ms < lesson.seen_ms + for_ms:
                     refusal = refusal or words
@@ -334,16 +357,23 @@ def evidence(
     heeded: Iterable[str],
     diagnosis: Diagnosis | None,
     succeeded: bool,
+    *,
+    needs: Mapping[str, float] | None = None,
+    changes: Mapping[str, float] | None = None,
 ) -> list[tuple[str, Evidence]]:
     """What an attempt says about the lessons that concern it: those that were heeded (their keys) were used; of the others, the same
-    failure confirms them, a success refutes them, and any other failure says nothing."""
+    failure confirms them, a success refutes them, and any other failure says nothing.
+
+    Nor does a success with what the lesson asks for anyway: `needs` and `changes` are what the attempt had.
+    """
     kept = set(heeded)
     found = [(key, Evidence.USED) for key in sorted(kept) if key in table]
     for key, known in _about(table, call):
         if key in kept or not known.lesson.concerns(call, environment):
             continue
         if succeeded:
-            found.append((key, Evidence.REFUTED))
+            if not _is_met(known.lesson, needs or {}, changes or {}):
+                found.append((key, Evidence.REFUTED))
         elif diagnosis is not None and diagnosis.pattern == known.lesson.pattern:
             found.append((key, Evidence.CONFIRMED))
     return found
@@ -408,12 +438,39 @@ def _about(table: Table, call: bytes) -> list[tuple[str, Known]]:
     ]
 
 
+def _only_waits(lesson: Lesson) -> bool:
+    """Whether all that a lesson asks for is to wait, and maybe to ask."""
+    return any(isinstance(one, RetryAfter) for one in lesson.advice) and all(
+        isinstance(one, RetryAfter | Ask) for one in lesson.advice
+    )
+
+
+def _is_met(lesson: Lesson, needs: Mapping[str, float], changes: Mapping[str, float]) -> bool:
+    """Whether an attempt had all that a lesson which holds everywhere asks for."""
+    if lesson.ties or _only_waits(lesson):
+        return False  # that it goes well again ends the waiting
+    for one in lesson.advice:
+        match one:
+            case Require(resource, amount) if needs.get(resource, 0.0) < amount:
+                return False
+            case Change(parameter, value) if changes.get(parameter, 0.0) < value:
+                return False
+    return True
+
+
+def forgettable(known: Known, now_ms: int) -> bool:
+    """Whether a lesson may be dropped: it has died, or nothing was heard of it for long after what it says has probably passed."""
+    return (
+        known.record.dead or now_ms - max(known.record.evidence_ms, known.lesson.seen_ms) > 8 * known.lesson.lasting_ms
+    )
+
+
 def _may_be_probed(lesson: Lesson) -> bool:
     """What ends workers is not run for trial while its quarantine lasts, nor is asked about."""
     return not any(isinstance(one, Quarantine) for one in lesson.advice)
 
 
-def _is_digest(value: object) -> bool:
+def _is_digest(value: object) -> TypeGuard[bytes]:
     return type(value) is bytes and len(value) == DIGEST_BYTES
 
 
