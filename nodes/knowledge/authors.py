@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from swarm.protocol.knowledge.entries import HEADER_BYTES, SIGNED
-from swarm.protocol.knowledge.shard import Outcome
+from swarm.protocol.knowledge.rules import Outcome
 from swarm.protocol.knowledge.stamps import ms_of
 from transport.bounds import CERTIFICATE_BYTES_MAX
 from transport.certificates import Identity, read_certificate

@@ -27,7 +27,8 @@ from swarm.protocol.knowledge.entries import read
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig, Violation
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.replicas import Replication
-from swarm.protocol.knowledge.shard import STRIKE, Outcome, Shard
+from swarm.protocol.knowledge.rules import STRIKE, Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of
 from swarm.units import format_bytes
 

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from swarm.errors import SystemRefused
 from swarm.protocol.knowledge.entries import BODY_AT, read, read_proof
-from swarm.protocol.knowledge.shard import STRIKE, strike_place
+from swarm.protocol.knowledge.rules import STRIKE, strike_place
 
 FILE: Final = "knowledge.db"
 FORMAT: Final = 1

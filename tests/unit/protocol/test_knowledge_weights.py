@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from swarm.protocol.knowledge.bounds import LOG_ODDS_MAX, RETENTION_MS, SIGNATURE_BYTES
 from swarm.protocol.knowledge.entries import Segment
 from swarm.protocol.knowledge.knowledge import Knowledge
-from swarm.protocol.knowledge.shard import Outcome, Shard
+from swarm.protocol.knowledge.rules import Outcome
+from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of
 from swarm.protocol.knowledge.weights import CYCLE_MS, GAIN, NEW, THRESHOLD, Weights, belief
 
