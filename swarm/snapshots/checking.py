@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from swarm.snapshots.mapping import Mapped, read_table
 from swarm.snapshots.publishing import sync
 from swarm.snapshots.snapshot import Snapshot, Trusted, read_manifest
 
-BATCH_BYTES: Final = 8 << 20
+BATCH_BYTES: Final = 2 << 20
 """What one thread hashes at a time."""
 
 
@@ -228,8 +229,23 @@ class _Check:
                 return False  # the disk cannot read it
 
         def hashed(batch: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
+            first, last = batch[0][1], batch[-1][1]
+            span = last.offset + last.stored_bytes - first.offset
+            if first.offset <= last.offset and span <= BATCH_BYTES:
+                # side by side, as they mostly are: one read into memory that is there already
+                if not hasattr(local, "buffer"):
+                    local.buffer = memoryview(bytearray(BATCH_BYTES))
+                if mapped.read_into(local.buffer[:span], first.offset):
+                    return [each for each in batch if not fits(local.buffer, first.offset, span, each[1])]
             return [(number, entry) for number, entry in batch if not whole(entry)]
 
+        def fits(buffer: memoryview, start: int, span: int, entry: Entry) -> bool:
+            at = entry.offset - start
+            if at < 0 or at + entry.stored_bytes > span:
+                return whole(entry)
+            return blake3(buffer[at : at + entry.stored_bytes]).digest() == entry.stored_hash
+
+        local = threading.local()
         done = 0
         for batch, bad in zip(_batches(entries), self._pool.map(hashed, _batches(entries)), strict=True):
             for number, entry in bad:
@@ -264,11 +280,11 @@ def _batches(entries: list[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry
     batch: list[tuple[int, Entry]] = []
     size = 0
     for number, entry in entries:
-        batch.append((number, entry))
-        size += entry.stored_bytes
-        if size >= BATCH_BYTES:
+        if batch and size + entry.stored_bytes > BATCH_BYTES:
             yield batch
             batch, size = [], 0
+        batch.append((number, entry))
+        size += entry.stored_bytes
     if batch:
         yield batch
 

@@ -62,6 +62,16 @@ class Mapped:
             ) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_into(self, buffer: memoryview, offset: int) -> bool:
+        """Fill a buffer with what stands there, in any thread; whether there was so much, and the disk could read it."""
+        try:
+            while buffer and (count := os.preadv(self._fd, [buffer], offset)):
+                buffer = buffer[count:]
+                offset += count
+        except OSError:
+            return False
+        return not buffer
+
     def close(self) -> None:
         """Give the memory back, as soon as nobody looks at it any more."""
         if self._fd >= 0:

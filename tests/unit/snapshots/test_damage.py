@@ -119,14 +119,20 @@ def test_what_the_disk_cannot_read_is_damage_as_any_other(tmp_path, monkeypatch)
     shutil.copytree(folder, tmp_path / "copy")
     with Snapshot.open(folder) as snapshot:
         entry, first = snapshot.shard("s").entry(2), snapshot.shard("s").first_key(2)
-    real, bad = os.pread, os.stat(next(folder.glob("*.shard"))).st_ino
+    real, real_into, bad = os.pread, os.preadv, os.stat(next(folder.glob("*.shard"))).st_ino
 
     def pread(fd, size, offset):
         if os.fstat(fd).st_ino == bad and offset <= entry.offset < offset + size:
             raise OSError(5, "Input/output error")
         return real(fd, size, offset)
 
+    def preadv(fd, buffers, offset):
+        if os.fstat(fd).st_ino == bad and offset <= entry.offset < offset + sum(map(len, buffers)):
+            raise OSError(5, "Input/output error")
+        return real_into(fd, buffers, offset)
+
     monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(os, "preadv", preadv)
     (damage,) = verify(folder).damage
     assert damage.chunk == 2
     copy = FolderCopy(tmp_path / "copy")
