@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
@@ -36,6 +36,7 @@ from swarm.snapshots.ordering import Record
 from swarm.snapshots.sealing import Sealer
 
 IN_FLIGHT_BYTES: Final = 64 << 20
+GROUP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4096
 WRITE_BYTES: Final = 2 << 20
 IOV_MAX: Final = 512
@@ -139,6 +140,13 @@ def write_shard(
     )  # fmt: skip
 
 
+class _Raw(NamedTuple):
+    raw: bytes
+    records: int
+    first_key: bytes
+    kind: int
+
+
 class _Chunks:
     """Chunks on their way to the file, in their order."""
 
@@ -148,7 +156,9 @@ class _Chunks:
         self._base = base
         self._known = base.shareable(sealer.check) if base is not None else {}
         self._pool = pool
-        self._under_way: deque[tuple[Future[tuple[bytes, bytes, bytes, int] | bytes], int, int, bytes, int]] = deque()
+        self._group: list[_Raw] = []
+        self._group_bytes = 0
+        self._under_way: deque[tuple[Future[list[tuple[bytes, bytes, bytes, int] | bytes]], list[_Raw]]] = deque()
         self._under_way_bytes = 0
         self._count_max = 4 * threads
         self._ahead = [memoryview(bytes(HEADER_BYTES))]
@@ -165,17 +175,30 @@ class _Chunks:
 
     def add(self, raw: bytes, records: int, first_key: bytes, kind: int) -> None:
         """One more chunk."""
-        while self._under_way and (
-            self._under_way_bytes + len(raw) > IN_FLIGHT_BYTES or len(self._under_way) >= self._count_max
-        ):
-            self._take()
-        self._under_way.append((self._pool.submit(self._seal, raw, kind), len(raw), records, first_key, kind))
-        self._under_way_bytes += len(raw)
+        self._group.append(_Raw(raw, records, first_key, kind))
+        self._group_bytes += len(raw)
+        if self._group_bytes >= GROUP_BYTES:
+            self._submit()
 
     def drain(self) -> None:
         """Until all are in the file."""
+        self._submit()
         while self._under_way:
             self._take()
+
+    def _submit(self) -> None:
+        """Give the chunks to a thread, together: to wake it takes longer than to hash one."""
+        while self._under_way and (
+            self._under_way_bytes + self._group_bytes > IN_FLIGHT_BYTES or len(self._under_way) >= self._count_max
+        ):
+            self._take()
+        if self._group:
+            self._under_way.append((self._pool.submit(self._seal_all, self._group), self._group))
+            self._under_way_bytes += self._group_bytes
+            self._group, self._group_bytes = [], 0
+
+    def _seal_all(self, group: list[_Raw]) -> list[tuple[bytes, bytes, bytes, int] | bytes]:
+        return [self._seal(each.raw, each.kind) for each in group]
 
     def _seal(self, raw: bytes, kind: int) -> tuple[bytes, bytes, bytes, int] | bytes:
         content_hash = self._sealer.content_hash(raw)
@@ -188,9 +211,14 @@ class _Chunks:
         return content_hash, stored_hash, stored, form
 
     def _take(self) -> None:
-        future, raw_bytes, records, first_key, kind = self._under_way.popleft()
-        sealed = future.result()
-        self._under_way_bytes -= raw_bytes
+        future, group = self._under_way.popleft()
+        for sealed, each in zip(future.result(), group, strict=True):
+            self._under_way_bytes -= len(each.raw)
+            self._put(sealed, len(each.raw), each.records, each.first_key, each.kind)
+
+    def _put(
+        self, sealed: tuple[bytes, bytes, bytes, int] | bytes, raw_bytes: int, records: int, first_key: bytes, kind: int
+    ) -> None:
         key_offset = len(self._keys)
         self._keys += first_key
         self._raw_bytes += raw_bytes
