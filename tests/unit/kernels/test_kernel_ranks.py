@@ -79,6 +79,49 @@ def test_it_judges_as_its_twin_does(cpu: float, ways: int, first: list[Any], mea
         assert found == expected, (what, told)
 
 
+def waits_of(it: Any, mean_s: float, rows: list[tuple[float, float]]) -> list[int]:
+    """The order of executors of one slot, each of which (others there, speed) is given."""
+    for number, (others, speed) in enumerate(rows):
+        it.insert(number)
+        it.put(number, "oak", "", True, False, False, False, 1, 0, 0.0, others, 0, 1, speed, 1.0, [])
+    it.best(mean_s, 1, 1)
+    found: list[int] = it.order()
+    for _ in rows:
+        it.remove(0)
+    return found
+
+
+def test_waits_are_rounded_to_ms_as_python_rounds_them() -> None:
+    """To the nearest by the exact value of the double, not by that of its product with 1000, which may fall on a half."""
+    kernel, readable = ranks_of()
+    seen = set()
+    for ms in range(21, 2000):
+        half_s = (ms + 0.5) / 1000
+        late = [(1.0, 1.0), (ms / (ms + 0.5), 1.0), ((ms + 1) / (ms + 0.5), 1.0)]
+        fast_s = (2 * ms + 1) / 1000
+        early = [(0.0, 2.0), (0.0, (2 * ms + 1) / (ms + 1)), (0.0, (2 * ms + 1) / ms)]
+        for mean_s, rows in ((half_s, late), (fast_s, early)):
+            found = waits_of(kernel, mean_s, rows)
+            assert found == waits_of(readable, mean_s, rows), (ms, mean_s)
+            seen.add(tuple(found))
+    assert len(seen) == 4, "up and down, late and early"
+
+
+def test_slots_that_make_way_are_divided_as_python_divides_them() -> None:
+    rooms = []
+    for cpu in (0.1, 0.3, 0.7):
+        kernel, readable = ranks_of(cpu, 1)
+        for count in range(1, 200):
+            for slots in (count * cpu - 1e-9, count * cpu - 2e-9, count * cpu):
+                for it in (kernel, readable):
+                    it.insert(0)
+                    it.put(0, "oak", "", True, False, False, False, 1, 0, 0.0, 9.0, 0, 0, 1.0, 0.0, [slots])
+                    it.best(None, 1, 1)
+                    rooms.append(it.verdict(0)[0])
+                    it.remove(0)
+    assert rooms[::2] == rooms[1::2]
+
+
 def idle(it: Any, count: int, **but: Any) -> None:
     """So many executors of four slots each, all of them free."""
     row = {
