@@ -37,9 +37,16 @@ WAITS_BELOW_MS: Final = 3_600_000
 """When every machine is avoided: what lasts less than this is waited for, what lasts longer is a refusal."""
 HALF_OPEN_MIN_MS: Final = 1_000
 """So long at least the first one after a wait is given before another one tries."""
+PACE_FIRST: Final = 16
+PACE_MORE: Final = 8
+PACE_DOUBLINGS_MAX: Final = 4
+"""After a wait those that follow are a sixteenth of it apart, twice as far for each confirmation of the lesson up to so many, and each
+that goes well makes them closer."""
+CLOSED_AFTER: Final = 16
+"""Waits without a failure, after which nothing is held back any more."""
 LESSON_RETRIES_MAX: Final = 3
 """Attempts that a call is given because of lessons, beyond those that it asked for."""
-BACKOFF_MAX_MS: Final = 3_600_000
+BACKOFF_MAX_MS: Final = 900_000
 
 
 class Mode(Enum):
@@ -174,18 +181,18 @@ def learned(known: Known | None, lesson: Lesson, now_ms: int) -> Known:
     calls = tuple(dict.fromkeys((*(call for call in old.calls if call not in lesson.calls), *lesson.calls)))[
         -CALLS_MAX:
     ]
-    advice = _stronger(old.advice, lesson.advice, now_ms - old.seen_ms)
+    advice = _stronger(old.advice, lesson.advice, now_ms - old.seen_ms, passed=known.record.doubted)
     had = known.record
     # That it happened is evidence of today, how ever strong; what had died begins anew.
     record = replace(
-        had, evidence_ms=max(now_ms, had.evidence_ms), uses_then=had.uses, probing_ms=0, evidence=0.0 if had.dead else had.evidence,
+        had, evidence_ms=max(now_ms, had.evidence_ms), uses_then=had.uses, evidence=0.0 if had.dead else had.evidence,
         doubted=False,
     )  # fmt: skip
     return Known(replace(lesson, calls=calls, advice=advice, seen_ms=max(now_ms, old.seen_ms)), record)
 
 
-def _stronger(old: Sequence[Advice], new: Sequence[Advice], gap_ms: int) -> tuple[Advice, ...]:
-    """The advice of a failure that came `gap_ms` after the last one of its kind."""
+def _stronger(old: Sequence[Advice], new: Sequence[Advice], gap_ms: int, *, passed: bool) -> tuple[Advice, ...]:
+    """The advice of a failure that came `gap_ms` after the last one of its kind; `passed`: it had gone well in between."""
     found: list[Advice] = []
     for one in new:
         match one:
@@ -199,7 +206,7 @@ def _stronger(old: Sequence[Advice], new: Sequence[Advice], gap_ms: int) -> tupl
                 before = max([other.delay_ms for other in old if isinstance(other, RetryAfter)], default=0)
                 if gap_ms < before:
                     delay_ms = max(delay_ms, before)  # of attempts that were under way already
-                elif gap_ms < 3 * before:
+                elif gap_ms < 3 * before and not passed:
                     delay_ms = max(delay_ms, min(2 * before, BACKOFF_MAX_MS))  # although it was waited for so long
                 one = RetryAfter(min(delay_ms, DELAY_MS_MAX))
         found.append(one)
@@ -239,26 +246,21 @@ def prepare(table: Table, mode: Mode, call: bytes, now_ms: int) -> Given:
         lesson, record = known.lesson, known.record
         if lesson.ties:
             continue
-        waits = _only_waits(lesson)
-        if waits and record.doubted:
-            continue  # it went well again: the breaker is closed until it does not
+        delay_ms = _only_wait_ms(lesson)
+        if delay_ms and record.doubted and now_ms >= lesson.seen_ms + CLOSED_AFTER * delay_ms:
+            continue  # it has gone well for long: the breaker is closed until it does not
         words = explained(known)
         why.append(words)
         questions += [advice.question for advice in lesson.advice if isinstance(advice, Ask)]
         if mode is Mode.ADVISE:
             continue
-        if waits:
-            delay_ms = max(one.delay_ms for one in lesson.advice if isinstance(one, RetryAfter))
-            until_ms = lesson.seen_ms + delay_ms
+        if delay_ms:
+            until_ms = _admitted_ms(known, delay_ms)
             if now_ms >= until_ms:
-                # Half open: one goes ahead, and the others wait for what becomes of it rather than all come at once.
-                again_ms = min(max(delay_ms, HALF_OPEN_MIN_MS), PROBE_LEASE_MS)
-                if not record.probing_ms or now_ms - record.probing_ms >= again_ms:
-                    probed.append(key)
-                    continue
-                until_ms = record.probing_ms + again_ms
-            not_before_ms = max(not_before_ms, until_ms)
-            used.append(key)
+                probed.append(key)
+            else:
+                not_before_ms = max(not_before_ms, until_ms)
+                used.append(key)
             continue
         if _may_be_probed(lesson) and record.probe_due(lesson.digest, lesson.lasting_ms, now_ms):
             probed.append(key)
@@ -371,7 +373,9 @@ def evidence(
     for key, known in _about(table, call):
         if key in kept or not known.lesson.concerns(call, environment):
             continue
-        if succeeded:
+        if succeeded and _only_wait_ms(known.lesson):
+            found.append((key, Evidence.PASSED))
+        elif succeeded:
             if not _is_met(known.lesson, needs or {}, changes or {}):
                 found.append((key, Evidence.REFUTED))
         elif diagnosis is not None and diagnosis.pattern == known.lesson.pattern:
@@ -438,17 +442,37 @@ def _about(table: Table, call: bytes) -> list[tuple[str, Known]]:
     ]
 
 
-def _only_waits(lesson: Lesson) -> bool:
-    """Whether all that a lesson asks for is to wait, and maybe to ask."""
-    return any(isinstance(one, RetryAfter) for one in lesson.advice) and all(
-        isinstance(one, RetryAfter | Ask) for one in lesson.advice
+def _only_wait_ms(lesson: Lesson) -> int:
+    """How long a lesson says to wait, if that is all that it says, but for a question; else 0."""
+    waits = [one.delay_ms for one in lesson.advice if isinstance(one, RetryAfter)]
+    rest = [one for one in lesson.advice if not isinstance(one, RetryAfter | Ask)]
+    return 0 if rest or not waits or lesson.ties else max(max(waits), 1)
+
+
+def _admitted_ms(known: Known, delay_ms: int) -> int:
+    """When the next call goes ahead of those that wait: none before the wait is over, then one, and the others wait for what becomes of
+    it rather than come all at once. As long as it goes well they follow closer and closer, until it does not (additive increase and
+    multiplicative decrease, as in V. Jacobson, "Congestion avoidance and control", 1988)."""
+    lesson, record = known.lesson, known.record
+    opens_ms = lesson.seen_ms + delay_ms
+    if not record.probing_ms or record.probing_ms < lesson.seen_ms:
+        return opens_ms
+    well = record.uses - record.uses_then if record.doubted else 0
+    slower = 1 << min(
+        max(int(record.evidence), 0), PACE_DOUBLINGS_MAX
+    )  # what comes again and again is approached slower
+    gap_ms = (
+        delay_ms * slower // (PACE_FIRST + PACE_MORE * well)
+        if well
+        else min(max(delay_ms, HALF_OPEN_MIN_MS), PROBE_LEASE_MS)
     )
+    return max(opens_ms, record.probing_ms + max(gap_ms, 1))
 
 
 def _is_met(lesson: Lesson, needs: Mapping[str, float], changes: Mapping[str, float]) -> bool:
     """Whether an attempt had all that a lesson which holds everywhere asks for."""
-    if lesson.ties or _only_waits(lesson):
-        return False  # that it goes well again ends the waiting
+    if lesson.ties:
+        return False
     for one in lesson.advice:
         match one:
             case Require(resource, amount) if needs.get(resource, 0.0) < amount:

@@ -19,12 +19,14 @@ CONFIRMED: Final = 1.0
 REFUTED: Final = -2.0
 EVIDENCE_MAX: Final = 5.0
 """No lesson is so certain that three probes that go well do not end it."""
-PROBE_USES: Final = 128
-"""Uses between probes of a new lesson; twice as many for each confirmation, up to DOUBLINGS_MAX times. Above 100, so that
+PROBE_USES: Final = 256
+"""Uses between probes of a new lesson; twice as many for each confirmation, up to DOUBLINGS_MAX times. Well above 100, so that
 probes that fail stay below one in a hundred."""
 DOUBTED_USES: Final = 16
 """Uses until the next probe once one went well."""
 DOUBLINGS_MAX: Final = 5
+AGE_DOUBLINGS_MAX: Final = 1
+"""Time passes for what was confirmed often, too: it is probed after at most twice as long as it was likely to last."""
 PROBE_LEASE_MS: Final = 10 * 60_000
 """A probe of which nothing was heard for so long is forgotten, and another may begin."""
 COUNT_MAX: Final = 1 << 53
@@ -42,6 +44,8 @@ class Evidence(Enum):
     """It was not heeded, and what it says happened."""
     REFUTED = "refuted"
     """It was not heeded, and all went well."""
+    PASSED = "passed"
+    """What it says to wait for is over for now; that it was right before stands."""
 
 
 class RecordError(ValueError):
@@ -93,6 +97,11 @@ class Record:
                 return replace(self, uses=min(self.uses + 1, COUNT_MAX))
             case Evidence.PROBED:
                 return replace(self, probes=min(self.probes + 1, COUNT_MAX), probing_ms=now_ms)
+            case Evidence.PASSED:
+                # The count of these since the last failure is what calls are let through by, see `heeding.prepare`.
+                return replace(
+                    self, uses=min(self.uses + 1, COUNT_MAX), evidence_ms=max(now_ms, self.evidence_ms), doubted=True
+                )
             case Evidence.CONFIRMED:
                 weight, counts = CONFIRMED, {"successes": min(self.successes + 1, COUNT_MAX)}
             case Evidence.REFUTED:
@@ -110,7 +119,7 @@ class Record:
             return False
         doublings = 0 if self.doubted else min(max(int(self.evidence), 0), DOUBLINGS_MAX)
         uses = DOUBTED_USES if self.doubted else PROBE_USES << doublings
-        age_ms = lasting_ms // 8 if self.doubted else lasting_ms << doublings
+        age_ms = lasting_ms // 8 if self.doubted else lasting_ms << min(doublings, AGE_DOUBLINGS_MAX)
         # up to a quarter more, other for each lesson and each probe of it
         more = (int.from_bytes(digest[:8], "big") ^ (self.probes * 0x9E3779B97F4A7C15 & (1 << 64) - 1)) >> 48
         uses += (uses * more) >> 18

@@ -59,7 +59,7 @@ def error(kind: str, message: str, trace: str = "") -> Failed:
 
 
 class Service:
-    """Takes so many calls a minute, and says when the next one is taken; before the ninth minute of each hour it takes none."""
+    """Takes so many calls a minute, but none in the first nine minutes of each hour; it says how long to wait."""
 
     def __init__(self, calls: int) -> None:
         self.calls, self.minute, self.count = calls, -1, 0
@@ -71,7 +71,7 @@ class Service:
         self.count += 1
         if self.count <= self.calls and minute % 60 >= 9:
             return None
-        left_s = 60 - past_ms // 1000
+        left_s = max(9 - minute % 60, 1) * 60 - past_ms // 1000
         return error(
             "Exception", f"429 Too Many Requests for https://api.example/{attempt.number}, Retry-After: {left_s}"
         )
@@ -85,7 +85,7 @@ def faults() -> dict[str, Fault]:
         "out-of-memory": lambda a: error("MemoryError", f"Unable to allocate {a.number} bytes") if a.needs.get("memory", 0) < 5e9 else None,
         "timeout": lambda a: Failed(status="timeout", message=f"ran longer than its limit of {a.timeout_s} s") if a.timeout_s < 45 else None,
         "refused-connection": lambda a: error("ConnectionRefusedError", "[Errno 111] Connection refused") if a.node == "fir" else None,
-        "rate-limit": Service(4),
+        "rate-limit": Service(20),
         "full-disk": lambda a: error("OSError", f"[Errno 28] No space left on device: '/tmp/{a.number}'") if a.node == "yew" and a.now_ms < 3 * HOUR_MS else None,
         "wrong-interpreter": lambda a: Failed(status="refused", message="f was made by Python 3.11, and this guest is Python 3.12") if a.node == "ash" else None,
         "segfault": lambda a: Failed(status="crashed", signal=11) if a.node in ("fir", "yew") else None,
