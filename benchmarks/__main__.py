@@ -1,6 +1,7 @@
 """`make bench`."""
 
 from benchmarks import audit, bulk, durable, fleet, makespan, overload, placement, simulator, snapshots, urgent
+from benchmarks import audit, bulk, durable, fleet, lessons, makespan, overload, placement, simulator, urgent
 
 fleet.main()
 durable.rows()
@@ -8,6 +9,7 @@ urgent.rows()
 placement.main()
 overload.rows()
 makespan.rows()
+lessons.rows()
 bulk.rows(rounds=5, mib=64)
 snapshots.rows(mib=1024, keys=(10_000, 1_000_000))
 audit.main()
