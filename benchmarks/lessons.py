@@ -7,7 +7,9 @@ CALLS = 20_000
 
 def rows() -> None:
     """Print them."""
-    print("\nlessons: how often what is known is run into again (at most 1 in 100), and avoided wrongly (at most 1 in 100)")
+    print(
+        "\nlessons: how often what is known is run into again (at most 1 in 100), and avoided wrongly (at most 1 in 100)"
+    )
     for line in lines(CALLS):
         print(line)
 

@@ -68,7 +68,7 @@ def killed_in_commit(log: Path, at: int) -> tuple[int, bool]:
     return value, False
 
 
-@pytest.mark.parametrize("at", range(1, FILES + 3))
+@pytest.mark.parametrize("at", (1, 2, 3, FILES + 2))
 def test_a_worker_that_is_killed_in_the_middle_of_a_commit_leaves_all_or_nothing_to_the_next_attempt(
     nodes: Nodes, tmp_path: Path, at: int
 ) -> None:

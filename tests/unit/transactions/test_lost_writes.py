@@ -14,7 +14,7 @@ from swarm.transactions.disk import JOURNAL, STAGE, VAULT, digest_of
 from swarm.transactions.plan import Step, decode, encode
 from tests.unit.transactions.disk import File, Power, SimDisk
 
-ROUNDS = int(os.environ.get("SWARM_TEST_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("SWARM_TEST_ROUNDS", "25"))
 BEFORE: dict[str, bytes | None] = {
     "kept": b"kept", "changed": b"old", "same": b"same", "removed": b"old", "d": None, "d/one": b"1", "to-file": None, "to-folder": b"f",
     "closed": None,
