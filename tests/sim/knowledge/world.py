@@ -169,6 +169,8 @@ class KnowledgeWorld:
                 if there:
                     self.evil.lie(way_of(b), int((START_S + self.sim.now) * 1000), there)
                     self.sim.settle(self.evil.id)
+            case "revoke" | "restore" if self.sim.now > self.plan.config.retention_ms / 1000:
+                pass  # what was out of date by what is taken back now may be forgotten: the model keeps it
             case "revoke" if self.plan.nodes > 3 and not self.banned - {self.evil.id}:
                 self._revoke(number if b < 0.7 else self.plan.nodes)
             case "restore":
