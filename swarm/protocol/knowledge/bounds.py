@@ -48,7 +48,7 @@ MESSAGE_BYTES_MAX: Final = 512 * 1024
 """Of one message of an exchange, or of gossip."""
 ITEMS_MAX: Final = 16_384
 """Places of the tree, or segments wanted, named in one message."""
-OPEN_ITEMS_MAX: Final = 1 << 22
+OPEN_ITEMS_MAX: Final = 1 << 19
 """Of these, all that one exchange has still to talk about."""
 WATCH_EVENTS_MAX: Final = 65_536
 """What a watcher did not read yet; beyond that it is told to look anew."""

@@ -73,8 +73,11 @@ class Exchange:
         self._shard = shard
         self._salt = salt
         self._took = took
-        self._items: deque[str] = deque()
-        self._wants: deque[tuple[str, bytes | None]] = deque()
+        self._items: dict[str, None] = {}
+        """Prefixes still to be said something of, each once: no more than the own tree has."""
+        self._wants: dict[tuple[str, bytes | None], None] = {}
+        self._looked = 0
+        """Places that were looked up because the other side wants all under a prefix."""
         self._pushes: deque[bytes] = deque()
         self._pushed: set[bytes] = set()
         self._said_nothing = False
@@ -82,7 +85,7 @@ class Exchange:
     def begin(self) -> bytes:
         """The first message."""
         assert self._salt is not None and len(self._salt) == SALT_BYTES
-        self._items.append("")
+        self._items[""] = None
         return self._message()
 
     def receive(self, message: bytes, wall_ms: int) -> bytes | None:
@@ -134,11 +137,17 @@ class Exchange:
             self._took(outcome, segment, payload)
 
     def _wanted(self, prefix: str, hashes: bytes | None) -> None:
-        places = self._shard.tree.places(prefix)
-        if hashes is not None:
+        tree = self._shard.tree
+        count = tree.count(prefix)
+        if hashes is None:
+            # Whoever keeps the protocol wants each place once; some may have come since.
+            self._looked += count
+            if self._looked > 2 * len(tree) + ITEMS_MAX:
+                raise FormatError("wants the same again and again")
+            self._push(tree.places(prefix))
+        elif count <= 4 * LISTED_MAX:  # more than that was never listed
             wanted = _split(hashes)
-            places = [place for place in places if self._short(place) in wanted]
-        self._push(places)
+            self._push([place for place in tree.places(prefix) if self._short(place) in wanted])
 
     def _compare_branch(self, prefix: str, digits: str, hashes: bytes) -> None:
         tree = self._shard.tree
@@ -153,12 +162,12 @@ class Exchange:
             if digit not in theirs:
                 self._push(tree.places(prefix + digit))
             elif theirs[digit] != self._short(hash):
-                self._items.append(prefix + digit)
+                self._items[prefix + digit] = None
 
     def _compare_leaf(self, prefix: str, hashes: bytes) -> None:
         tree = self._shard.tree
         if tree.count(prefix) > LISTED_MAX:
-            self._items.append(prefix)
+            self._items[prefix] = None
             return
         theirs = _split(hashes)
         places = {self._short(place): place for place in tree.places(prefix)}
@@ -169,7 +178,7 @@ class Exchange:
 
     def _want(self, prefix: str, hashes: bytes | None) -> None:
         if self._keeps:
-            self._wants.append((prefix, hashes))
+            self._wants[prefix, hashes] = None
 
     def _push(self, places: list[bytes]) -> None:
         if not self._gives:
@@ -193,7 +202,8 @@ class Exchange:
         payloads: list[bytes] = []
         size = 64
         while self._items and len(items) < ITEMS_MAX and size < _BUDGET_BYTES:
-            prefix = self._items.popleft()
+            prefix = next(iter(self._items))
+            del self._items[prefix]
             children = tree.children(prefix)
             if children is None:
                 hashes = b"".join(map(self._short, tree.places(prefix)))
@@ -203,7 +213,8 @@ class Exchange:
                 items.append([prefix, "".join(children), hashes])
             size += _ITEM_BYTES + len(prefix) + len(hashes)
         while self._wants and len(wants) < ITEMS_MAX and size < _BUDGET_BYTES:
-            prefix, wanted = self._wants.popleft()
+            prefix, wanted = want = next(iter(self._wants))
+            del self._wants[want]
             wants.append([prefix, wanted])
             size += _ITEM_BYTES + len(prefix) + len(wanted or b"")
         while self._pushes and size < _BUDGET_BYTES:

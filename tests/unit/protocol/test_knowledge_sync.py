@@ -152,6 +152,20 @@ def test_a_message_that_breaks_the_protocol_is_refused_and_leaves_nothing() -> N
     assert a.digest == filled({1, 2, 3}).digest
 
 
+def test_who_wants_the_same_again_and_again_is_refused() -> None:
+    a = filled(set(range(500)))
+    parts = decode_plain(Exchange(shard(), SALT).begin())
+    assert isinstance(parts, list)
+    once, often = ([*parts[:6], [], [["", None]] * count, []] for count in (1, 400))
+    answer = Exchange(a).receive(encode_plain(once) or b"", WALL_MS)
+    assert answer is not None and len(answer) > 50_000
+    with pytest.raises(FormatError, match="again and again"):
+        Exchange(a).receive(encode_plain(often) or b"", WALL_MS)
+    # Hashes of a list are only looked for where one was made.
+    picks = [*parts[:6], [], [["", bytes(8)]] * 5000, []]
+    assert len(Exchange(filled(set(range(3000)))).receive(encode_plain(picks, 1 << 20) or b"", WALL_MS) or b"") < 200
+
+
 def test_when_a_member_comes_or_goes_only_what_it_holds_moves() -> None:
     nodes = [b"%016d" % n for n in range(40)]
     replication = Replication(factor=3)
