@@ -1,7 +1,8 @@
 """`make bench`."""
 
-from benchmarks import audit, bulk, durable, fleet, makespan, overload, placement, simulator, snapshots, urgent
-from benchmarks import audit, bulk, durable, fleet, lessons, makespan, overload, placement, simulator, urgent
+from benchmarks import (
+    audit, bulk, durable, fleet, knowledge, lessons, makespan, overload, placement, simulator, snapshots, urgent,
+)
 
 fleet.main()
 durable.rows()
