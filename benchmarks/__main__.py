@@ -1,7 +1,18 @@
 """`make bench`."""
 
 from benchmarks import (
-    audit, bulk, durable, fleet, knowledge, lessons, makespan, overload, placement, simulator, snapshots, urgent,
+    audit,
+    bulk,
+    durable,
+    fleet,
+    knowledge,
+    lessons,
+    makespan,
+    overload,
+    placement,
+    simulator,
+    snapshots,
+    urgent,
 )
 
 fleet.main()
@@ -15,3 +26,4 @@ bulk.rows(rounds=5, mib=64)
 snapshots.rows(mib=1024, keys=(10_000, 1_000_000))
 audit.main()
 simulator.rows(fleet.line)
+knowledge.rows(fleet.line)
