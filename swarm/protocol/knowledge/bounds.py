@@ -25,6 +25,9 @@ ATTEMPT_MAX: Final = (1 << 31) - 1
 SEEN_MAX: Final = 256
 """Lines that the DROP of an element of a set may name."""
 
+DROPS_MAX: Final = 8
+"""Removals of one element that count of one line, the last ones."""
+
 SEGMENT_ENTRIES_MAX: Final = 4096
 SEGMENT_BYTES_MAX: Final = 256 * 1024
 SHARDS_MAX: Final = 1 << 15

@@ -6,10 +6,12 @@ taken out again, which a value that was merged for good would not allow.
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from kernels.plain import encode_plain
-from swarm.protocol.knowledge.bounds import LOG_ODDS_SUM_MAX, VALUE_BYTES_MAX
+from swarm.protocol.knowledge.bounds import DROPS_MAX, LOG_ODDS_SUM_MAX, VALUE_BYTES_MAX
 from swarm.protocol.knowledge.entries import Segment
 
 PUT: Final = 0
@@ -61,6 +63,10 @@ def rows_of(slot: Slot) -> list[Said]:
     return [slot] if type(slot) is Said else list(slot.values())  # type: ignore[union-attr]
 
 
+def _time(said: Said) -> int:
+    return said.time
+
+
 def order(said: Said) -> tuple[int, bytes]:
     """By which the last one wins."""
     return said.time, said.line.name
@@ -107,7 +113,7 @@ class Elements:
 
     def __init__(self) -> None:
         self.added: dict[bytes, dict[Line, Said]] = {}
-        self.dropped: dict[bytes, dict[Line, Said]] = {}
+        self.dropped: dict[bytes, dict[Line, list[Said]]] = {}
 
     def add(self, said: Said) -> Said | None:
         """Takes an addition; gives back the one that does not count any more, maybe this one."""
@@ -119,18 +125,20 @@ class Elements:
         return known
 
     def drop(self, said: Said) -> Said | None:
-        """Takes a removal; gives back the one that does not count any more, maybe this one. Of a line the last one counts, which names all
-        additions that it has seen: so a line that says many costs no more than one that says few."""
+        """Takes a removal; gives back the one that does not count any more, maybe this one. Of a line the last `DROPS_MAX` count: each names
+        all additions that its line still knows of, so older ones matter only while some nodes have forgotten what others have not."""
         lines = self.dropped.setdefault(packed(said.value[0]), {})
-        known = lines.get(said.line)
-        if known is not None and known.time >= said.time:
-            return said
-        lines[said.line] = said
-        return known
+        drops = lines.setdefault(said.line, [])
+        insort(drops, said, key=_time)
+        return drops.pop(0) if len(drops) > DROPS_MAX else None
+
+    def _drops(self, element: bytes) -> Iterator[Said]:
+        for drops in self.dropped.get(element, {}).values():
+            yield from drops
 
     def hidden(self, said: Said, element: bytes) -> bool:
         """Whether a removal has seen this addition."""
-        return any(_saw(drop, said) for drop in self.dropped.get(element, {}).values())
+        return any(_saw(drop, said) for drop in self._drops(element))
 
     def present(self, element: bytes) -> list[Said]:
         """The additions of an element that no removal has seen."""
@@ -147,20 +155,30 @@ class Elements:
 
     def take_out(self, line: Line, kept: set[Held]) -> None:
         """What one line said is not so, but for what it said in the segments that are kept."""
-        for elements in (self.added, self.dropped):
-            for element in list(elements):
-                lines = elements[element]
-                if line in lines and lines[line].held not in kept:
-                    del lines[line]
-                    if not lines:
-                        del elements[element]
+        for element in list(self.added):
+            lines = self.added[element]
+            if line in lines and lines[line].held not in kept:
+                del lines[line]
+                if not lines:
+                    del self.added[element]
+        for element in list(self.dropped):
+            if line in self.dropped[element]:
+                self._keep_drops(element, line, [said for said in self.dropped[element][line] if said.held in kept])
+
+    def _keep_drops(self, element: bytes, line: Line, left: list[Said]) -> None:
+        lines = self.dropped[element]
+        if left:
+            lines[line] = left
+        else:
+            del lines[line]
+            if not lines:
+                del self.dropped[element]
 
     def expire(self, horizon: int) -> list[Said]:
         """Forgets what was removed, and the removals, before an instant; gives it back."""
         gone: list[Said] = []
         for element in list(self.dropped):
-            drops = self.dropped[element]
-            old = [said for said in drops.values() if said.time < horizon]
+            old = [said for said in self._drops(element) if said.time < horizon]
             if not old:
                 continue
             lines = self.added.get(element, {})
@@ -170,16 +188,15 @@ class Elements:
                     gone.append(said)
             if not lines:
                 self.added.pop(element, None)
-            for drop in old:
-                del drops[drop.line]
-            if not drops:
-                del self.dropped[element]
+            for line, drops in list(self.dropped[element].items()):
+                self._keep_drops(element, line, [said for said in drops if said.time >= horizon])
             gone += old
         return gone
 
     def rows(self) -> list[Said]:
         """All that counts."""
-        return [said for about in (self.added, self.dropped) for lines in about.values() for said in lines.values()]
+        found = [said for lines in self.added.values() for said in lines.values()]
+        return found + [said for element in self.dropped for said in self._drops(element)]
 
 
 def _saw(drop: Said, said: Said) -> bool:

@@ -58,12 +58,15 @@ def _register(said: list[Statement]) -> Any:
 
 
 def _elements(said: list[Statement]) -> Any:
-    drops: dict[tuple[Line, bytes], Statement] = {}
+    drops: dict[tuple[Line, bytes], list[Statement]] = {}
     for one in sorted(said, key=lambda one: one.time):
         if one.op:
-            drops[one.line, packed(one.value[0])] = one
+            drops.setdefault((one.line, packed(one.value[0])), []).append(one)
     seen = [
-        (element, (author, life), time) for (_, element), one in drops.items() for author, life, time in one.value[1]
+        (element, (author, life), time)
+        for (_, element), found in drops.items()
+        for one in found[-8:]
+        for author, life, time in one.value[1]
     ]
     there = {}
     for one in said:

@@ -150,6 +150,24 @@ def test_of_too_many_lines_of_an_author_the_last_begun_stay_in_any_order() -> No
         assert [key for key in made.keys("facts") if made.get("facts", key)] == ["k3", "k4"]
 
 
+def test_of_many_removals_by_one_line_the_last_count_in_any_order() -> None:
+    adds = segment(0, 0, [fact(LIFE + n, "s", n, kind="marks") for n in range(1, 13)])
+    drops = [
+        segment(1, n, [fact(LIFE + 50 + n, "s", [n + 1, [[name_of(0), LIFE, LIFE + n + 1]]], Op.DROP, "marks")])
+        for n in range(12)
+    ]
+    again = [segment(2, n, [fact(LIFE + 80 + n, "s", [1, []], Op.DROP, "marks")]) for n in range(20)]
+    states = set()
+    for seed in range(10):
+        mixed = [adds, *drops, *again]
+        Random(seed).shuffle(mixed)
+        made = applied(mixed)
+        assert made.get("marks", "s") is None
+        assert len(made.said("marks", "s")) == 12 + 12 + 8
+        states.add(state(made))
+    assert len(states) == 1
+
+
 def test_an_entry_is_read_again_with_where_it_was_learned() -> None:
     made = shard()
     entry = Entry(LIFE + 1, "facts", "k", Op.PUT, {"a": [1]}, ("x", "y"), b"t" * 16, 3)
