@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     put.add_argument("key", metavar="KEY")
     put.add_argument("value", metavar="VALUE", help="JSON, or a text; - reads it from standard input")
     put.add_argument("--tag", action="append", default=[], metavar="TAG", help="by which it is found; may be repeated")
-    get = actions.add_parser("get", help="what is known under a key; status 1 if nothing is")
+    get = actions.add_parser("get", help="what is known under a key; status 6 if nothing is")
     get.add_argument("kind", metavar="KIND")
     get.add_argument("key", metavar="KEY")
     query = actions.add_parser("query", help="what is known of a kind, in the order of keys")
