@@ -152,9 +152,10 @@ class Desk:
         except Exception as error:
             # A mistake of ours: what was said is on disk, and the next start has it.
             self._settled(Settled(facts=[_crashed(error)]))
-            self._refuse_all(error)
-        finally:
             store.close()
+            self._refuse_all(error)
+        else:
+            store.close(in_order=not self._unsaved)
 
     def _refuse_all(self, error: BaseException) -> None:
         hint = getattr(error, "hint", "") or "see the node's log"
@@ -309,8 +310,9 @@ class Desk:
             facts.append(Fact("knowledge.damaged", {}, {"error": store.why, "aside": str(store.aside)}))
         elif damaged:
             facts.append(Fact("knowledge.damaged", {}, {"error": f"{damaged} segments are not what was written"}))
+        clean = store.begin() and not damaged
         knowledge = Knowledge(
-            self._author, self._sign, shards, self._shards, HybridClock(last), self._shard, clean=not damaged
+            self._author, self._sign, shards, self._shards, HybridClock(last), self._shard, clean=clean
         )
         keeper = Keeper(
             self._now(), knowledge, random.Random(), lambda now: _wall_ms(), self._config,

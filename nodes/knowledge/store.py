@@ -134,6 +134,14 @@ class Store:
         found = self._db.execute("SELECT value FROM numbers WHERE name = 'clock'").fetchone()
         return int.from_bytes(found[0], "big") if found else 0
 
+    def begin(self) -> bool:
+        """Whether the last stop was in order: if not, this may be an older state of the file than others have seen, as of a machine
+        that was set back to an image of it. Noted until `close`."""
+        try:
+            return self._db.execute("DELETE FROM numbers WHERE name = 'stopped'").rowcount == 1
+        except sqlite3.DatabaseError:
+            return False
+
     # --- writing --------------------------------------------------------------------------------------------------------
 
     def add(self, payloads: Iterable[tuple[int, bytes]], authors: Mapping[bytes, bytes], clock: int) -> None:
@@ -183,8 +191,13 @@ class Store:
             path=str(self.path),
         )
 
-    def close(self) -> None:
-        """Closes the file."""
+    def close(self, in_order: bool = False) -> None:
+        """Closes the file; with `in_order` the next start goes on right after what is in it."""
+        if in_order:
+            try:
+                self._db.execute("INSERT OR REPLACE INTO numbers VALUES ('stopped', x'01')")
+            except sqlite3.DatabaseError:
+                pass  # no room: the next start leaves some numbers out
         self._db.close()
 
 

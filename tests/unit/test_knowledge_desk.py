@@ -310,6 +310,30 @@ def test_rotten_rows_cost_what_was_in_them_until_a_peer_gives_it_again(post: Pos
     assert post.has("knowledge.damaged")
 
 
+def test_a_machine_that_is_set_back_to_an_image_uses_no_number_twice(post: Post) -> None:
+    ash, elm = post.open("ash"), post.open("elm")
+    for number in range(10):
+        put(ash, f"k{number}", number)
+    with sqlite3.connect(post.root / "ash" / FILE) as running, sqlite3.connect(post.root / "image") as image:
+        running.backup(image)
+    running.close()
+    image.close()
+    for number in range(10, 30):
+        put(ash, f"k{number}", number)
+    until(lambda: get(elm, "k29") == 29)
+    post.close(ash)
+    for end in ("-wal", "-shm"):
+        (post.root / "ash" / f"{FILE}{end}").unlink(missing_ok=True)
+    (post.root / "image").replace(post.root / "ash" / FILE)
+    ash = post.open("ash")
+    for number in range(30, 60):
+        put(ash, f"k{number}", number)
+    for desk in (ash, elm):
+        until(lambda desk=desk: all(get(desk, f"k{number}") == number for number in range(60)))
+    struck = elm.ask(lambda keeper: [shard.struck() for shard in keeper.knowledge.shards.values()]).result(5)
+    assert not any(struck)
+
+
 def test_what_a_revoked_author_said_goes_from_memory_and_disk(post: Post) -> None:
     ash, elm = post.open("ash"), post.open("elm")
     put(elm, "e", 1)
