@@ -219,6 +219,5 @@ def frames(traceback: str) -> tuple[str, ...]:
         else:
             stem = re.split(r"[/\\]", path)[-1].removesuffix(".py")
             name = f"{normal(stem)}:{normal(function)}"
-        found.pop(name, None)
-        found[name] = None
+        found.setdefault(name)  # where it came first: how deep two that call each other go depends on the data
     return tuple(found)[-FRAMES_MAX:]

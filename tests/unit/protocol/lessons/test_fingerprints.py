@@ -148,6 +148,16 @@ def test_frames_are_functions_of_the_user_and_packages_without_lines_and_places(
         + "E\n"
     )
     assert frames(deep) == frames(deep.replace("line 4", "line 5")) == ("a:walk",)
+    mutual = [
+        "Traceback (most recent call last):\n" + '  File "/x/a.py", line 1, in f\n  File "/x/b.py", line 2, in g\n' * n
+        for n in (1, 7)
+    ]
+    assert (
+        frames(mutual[0])
+        == frames(mutual[1])
+        == frames(mutual[1] + '  File "/x/a.py", line 1, in f\n')
+        == ("a:f", "b:g")
+    )
     many = "Traceback (most recent call last):\n" + "".join(
         f'  File "/x/a.py", line 1, in {"f" * n}\n' for n in range(1, 50)
     )
