@@ -58,7 +58,8 @@ def draw(seed: int, members: int | None = None) -> KnowledgePlan:
         fanout_extra=3 * random() - 1,
     )
     whole = random() < 0.6
-    replication = Replication(factor=2 + int(2 * random()), whole_nodes_max=16 if whole else 0)
+    # One of the holders may be the one that lies; with less than two others all may be down for longer than anything is kept.
+    replication = Replication(factor=3 + int(2 * random()), whole_nodes_max=16 if whole else 0)
     plan = KnowledgePlan(seed, nodes, 1 if random() < 0.3 else 4, replication, config, duration_s, week)
     kinds = [kind for kind in dict.fromkeys(FAULTS) if random() < 0.5]
     weights = [kind for kind in FAULTS if kind in kinds]
