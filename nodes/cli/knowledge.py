@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--start", metavar="KEY", help="from this key on")
     query.add_argument("--stop", metavar="KEY", help="before this key")
     query.add_argument("--tag", metavar="TAG", help="what has this tag")
+    query.add_argument(
+        "--text", metavar="WORDS", help="what has all these words, the best first; room* for a beginning"
+    )
     query.add_argument("--reverse", action="store_true", help="the last key first")
     query.add_argument("--limit", type=whole(1), metavar="N", help="at most so many")
     watch = actions.add_parser("watch", help="print what changes, one a line, until it is interrupted")
@@ -90,8 +93,8 @@ def _get(args: argparse.Namespace, knowledge: Any) -> int:
 
 def _query(args: argparse.Namespace, knowledge: Any) -> int:
     found = knowledge.query(
-        args.kind, prefix=args.prefix, start=args.start, stop=args.stop, tag=args.tag, reverse=args.reverse,
-        limit=args.limit,
+        args.kind, prefix=args.prefix, start=args.start, stop=args.stop, tag=args.tag, text=args.text,
+        reverse=args.reverse, limit=args.limit,
     )  # fmt: skip
     if args.json:
         for key, value in found:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernels.plain import decode_plain, encode_plain
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.watches import WAIT_S_MAX, Watches
 from nodes.queries import Switchboard
+from swarm.errors import SwarmError
 from swarm.protocol.knowledge.bounds import VALUE_BYTES_MAX
 from swarm.protocol.knowledge.keeper import Keeper
 from swarm.protocol.knowledge.views import GONE
 from transport.links import Link
+
+if TYPE_CHECKING:
+    from nodes.knowledge.texts import Texts
 
 ROWS_MAX: Final = 1000
 ANSWER_BYTES: Final = 1 << 20
@@ -32,6 +36,8 @@ class KnowledgeAnswers:
     def __init__(self, shell: KnowledgeShell, switchboard: Switchboard) -> None:
         self._shell = shell
         self.watches = Watches(shell)
+        self._texts: Texts | None = None
+        """The desk's thread alone uses it."""
         methods = {
             "get": self._get, "put": self._put, "drop": self._drop, "count": self._count, "query": self._query,
             "watch": self._watch, "changes": self._changes, "unwatch": self._unwatch,
@@ -87,12 +93,32 @@ class KnowledgeAnswers:
             # The least text that comes after a key, or all that comes before it.
             asked["stop" if asked["reverse"] else "start"] = after if asked["reverse"] else after + "\0"
 
+        text = _text_or_none(args.get("text"))
+        if text is not None:
+            if any(asked[name] for name in ("prefix", "start", "stop", "tag", "reverse")):
+                raise SwarmError(
+                    "a search for words takes no prefix, start, stop, tag or order", hint="say one of them"
+                )
+            # One part: who wants more than the best thousand looks for other words.
+            found = await self._shell.ask(
+                lambda keeper: self._search(keeper, kind, text, min(asked["limit"], ROWS_MAX))
+            )
+            return {"more": False}, _joined(_part(found, list))
+
         def job(keeper: Keeper) -> list[tuple[str, Any]]:
             return keeper.knowledge.query(kind, **asked)
 
         rows = await self._shell.ask(job)
         part = _part(rows, lambda row: [row[0], row[1]])
         return {"more": len(part) < len(rows)}, _joined(part)
+
+    def _search(self, keeper: Keeper, kind: str, text: str, limit: int) -> list[tuple[str, Any]]:
+        """In the desk's thread."""
+        if self._texts is None:
+            from nodes.knowledge.texts import Texts
+
+            self._texts = Texts(keeper.knowledge)
+        return self._texts.search(kind, text, limit)
 
     # --- watching -------------------------------------------------------------------------------------------------------
 

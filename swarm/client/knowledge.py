@@ -52,10 +52,6 @@ def _packed(value: Any) -> bytes:
     return raw
 
 
-def _about(kind: str, prefix: str, tag: str | None, rest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"kind": kind, "prefix": prefix, "tag": tag, **rest}
-
-
 class Knowledge:
     """What is known, by one connection (`Fleet.knowledge`)."""
 
@@ -95,11 +91,14 @@ class Knowledge:
         start: str | None = None,
         stop: str | None = None,
         tag: str | None = None,
+        text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[Entry]:
-        """What is known of a kind, in the order of keys: under a prefix, from `start` on and before `stop`, with a tag."""
-        pages = _Pages(_about(kind, prefix, tag, {"start": start, "stop": stop, "reverse": reverse}), limit)
+        """What is known of a kind, in the order of keys: under a prefix, from `start` on and before `stop`, with a tag. Or, alone, what has
+        all words of a `text` in its key, tags or value, the best first (1000 at most); ``room*`` stands for all that begin so."""
+        about = {"start": start, "stop": stop, "text": text, "reverse": reverse}
+        pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             yield from pages.take(*self._ask("query", args))
 
@@ -271,11 +270,13 @@ class AsyncKnowledge:
         start: str | None = None,
         stop: str | None = None,
         tag: str | None = None,
+        text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
     ) -> AsyncIterator[Entry]:
         """As `Knowledge.query`: ``async for key, value in fleet.knowledge.query("facts")``."""
-        pages = _Pages(_about(kind, prefix, tag, {"start": start, "stop": stop, "reverse": reverse}), limit)
+        about = {"start": start, "stop": stop, "text": text, "reverse": reverse}
+        pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             for entry in pages.take(*await self._ask("query", args)):
                 yield entry

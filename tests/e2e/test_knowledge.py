@@ -83,6 +83,19 @@ def test_long_answers_come_in_parts_and_in_order(nodes: Nodes) -> None:
         found = fleet.knowledge.query("facts", start="part/0003", stop="part/0900", limit=3)
         assert [key for key, _ in found] == keys[3:6]
         assert list(fleet.knowledge.query("facts", tag="odd")) == [("other", 2)]
+        fleet.knowledge.put("facts", "words", {"where": ["Behind the *red* door", 7]}, tags=["rooms"])
+        for words in ("red door", "DOOR behind", "roo*", '"red"', "words", "-- red", "where"):
+            assert [key for key, _ in fleet.knowledge.query("facts", text=words)] == ["words"], words
+        assert list(fleet.knowledge.query("facts", text="red window")) == []
+        assert len(list(fleet.knowledge.query("facts", text="part", limit=7))) == 7
+        fleet.knowledge.put("facts", "words", "a window that is far away, over the wall of another house")
+        fleet.knowledge.put("facts", "more", "window, window")
+        assert [key for key, _ in fleet.knowledge.query("facts", text="window")] == ["more", "words"]
+        fleet.knowledge.drop("facts", "words")
+        assert [key for key, _ in fleet.knowledge.query("facts", text="window")] == ["more"]
+        for wrong in (" ", "x " * 40, "y" * 600):
+            with pytest.raises(SwarmError, match="words"):
+                list(fleet.knowledge.query("facts", text=wrong))
         with fleet.knowledge.watch("facts", "part/", current=True) as watch:
             assert [change.key for change in islice(watch, len(keys))] == keys
 
