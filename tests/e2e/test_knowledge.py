@@ -199,7 +199,7 @@ def test_a_damaged_file_is_set_aside_and_all_comes_again(nodes: Nodes) -> None:
         known(oak, "a", 3)
         known(oak, "o", 2)
     assert file.with_name("knowledge.db.damaged-1").read_bytes().startswith(b"this was")
-    assert "knowledge.damaged" in (nodes.root / "ash.log").read_text()
+    until(lambda: "knowledge.damaged" in (nodes.root / "ash.log").read_text(), 10, "it says so")
 
 
 def test_nodes_without_knowledge_are_left_alone_and_say_so(nodes: Nodes) -> None:
