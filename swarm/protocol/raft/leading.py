@@ -108,8 +108,10 @@ class Leading:
     def caught_up(self, id: bytes) -> bool:
         """Whether a member lacks so little that it can be a voter."""
         peer = self.peers.get(id)
-        if peer is None or peer.damaged or peer.full or not peer.active or peer.flow is not Flow.STREAM:
+        if peer is None or peer.damaged or peer.full or peer.flow is not Flow.STREAM:
             return False
+        if not peer.active and (peer.absent or not self.rests):
+            return False  # at rest nobody answers; who goes silent then wakes the group
         return peer.match + self._replica.config.catch_up_entries >= self._replica.log.last
 
     def copies(self, index: int) -> list[bytes]:

@@ -150,13 +150,16 @@ class Replica:
             self._history.pop()
 
     def step_back(self) -> None:
-        """Gives up a change of the members that is not committed, and what comes after it, where this member alone makes up the
-        group that is: without its vote nobody is elected by the members to be either, and in its next term it has never proposed
-        it. Otherwise who dies in the instant in which it becomes the second voter would take the first with it.
+        """Gives up a change of the members that is not committed, and what comes after it, where every majority of the members to be
+        has this one in it: two voters, or one. So nobody is elected by them without its vote, and in its next term it has never
+        proposed the change. Otherwise who dies in the instant in which it becomes the second voter would take the first with it, and
+        who dies in that in which a third one is removed, the third with it.
 
-        Only for who knows what is committed: whoever led until now, and has committed an entry of its own term.
+        Only for who knows what is committed: whoever led until now, and has committed an entry of its own term. What it proposed after
+        that nobody else has counted its copy of.
         """
-        if self.members_index > self.commit and self.members_at(self.commit).voters == (self.id,):
+        voters = self.members.voters
+        if self.members_index > self.commit and len(voters) <= 2 and self.id in voters:
             self.truncate(self.members_index)
 
     def commit_to(self, index: int) -> None:

@@ -195,4 +195,6 @@ class History:
                 continue
             if granted is not None and granted > token:
                 continue  # it was valid, and something later is by now: nothing of this one will count
+            if granted is None and token.epoch < batch.epoch:
+                continue  # by who led before, stood still, and does not know that the batch went to another: nor will anything of this one
             raise Broken(f"two-tokens: {key.hex()}/{row} goes out under {token} while {granted} is valid")

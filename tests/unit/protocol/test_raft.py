@@ -536,3 +536,45 @@ def test_an_old_answer_to_another_question_repairs_nothing() -> None:
     assert raft.damaged
     raft.step(0.4, id_of(1), Message(GROUP, Kind.REPAIR_REPLY, 3, index=1, round=asked[0].round))
     assert not raft.damaged
+
+
+def test_who_dies_in_the_instant_in_which_a_third_one_is_removed_does_not_take_the_others_with_it() -> None:
+    cluster = Cluster(3)
+    leader = cluster.elect()
+    assert leader is not None
+    away, dies = (number for number in range(3) if number != leader)
+    propose(cluster, leader, b"before")
+    cluster.run(1.0)
+    cluster.cut = lambda source, to: id_of(dies) in (source, to)
+    # Nobody has noticed yet that this majority is none.
+    assert isinstance(cluster.node(leader).remove(cluster.now, GROUP, id_of(away)), Proposed)
+    assert cluster.raft(leader).members.voters == tuple(sorted((id_of(leader), id_of(dies))))
+    cluster.run(10.0)
+    now = cluster.leader()
+    assert now in (leader, away)
+    later = propose(cluster, now, b"after")
+    cluster.run(1.0)
+    assert cluster.raft(leader).commit == cluster.raft(away).commit >= later.index
+    cluster.cut = lambda source, to: False
+    cluster.run(5.0)
+    assert len({cluster.raft(number).commit for number in range(3)}) == 1
+    assert [applied(cluster, number) for number in range(3)] == [[b"before", b"after"]] * 3
+
+
+def test_a_learner_that_has_all_is_ready_though_nobody_talks_any_more() -> None:
+    """A leader looks who answered just before its group goes to rest: in there nobody answers any more."""
+    cluster = Cluster(3)
+    leader = cluster.elect()
+    assert leader is not None
+    cluster.run(30.0)
+    raft = cluster.raft(leader)
+    assert raft.rests
+    others = [id_of(number) for number in range(3) if number != leader]
+    for id in others:
+        raft._leading.peers[id].active = False
+    assert [raft.caught_up(id) for id in others] == [True, True]
+    raft._leading.peers[others[0]].absent = True
+    assert [raft.caught_up(id) for id in others] == [False, True]
+    cluster.turn()
+    propose(cluster, leader, b"something to do")
+    assert not raft.rests and not raft.caught_up(others[0]), "awake it has to answer"
