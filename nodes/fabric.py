@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,7 +38,7 @@ from swarm.protocol.executor.leases import OWNER_LEASE_S
 from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind, MessageError, decode, encode, field
 from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Adopt, AskHeld, Dispatch
+from swarm.protocol.owner.batches import Adopt, AskHeld, Dispatch, Learn
 from swarm.protocol.owner.leading import Held
 from swarm.protocol.ownership import Connect, MoveOver, Ownership, ToExecutor
 from swarm.protocol.resources import Capacity
@@ -165,6 +165,8 @@ class Fabric:
         self.knowledge: Callable[[bytes, memoryview], None] | None = None
         """Given what peers say about knowledge."""
         self.stealing: Stealing | None = None
+        self.learn: Callable[[Learn], None] = lambda it: None
+        """Writes a lesson down."""
         self.move_over: Callable[[MoveOver], None] = lambda it: None
         """Told what came of moves that were asked for."""
         self._around = surroundings
@@ -185,6 +187,7 @@ class Fabric:
             AskHeld: self._ask_held,
             Adopt: self._adopt,
             MoveOver: lambda it: self.move_over(it),
+            Learn: lambda it: self.learn(it),
         }
         self._now = now
         self._wall = wall or time.time
@@ -527,6 +530,11 @@ class Fabric:
         if link is not None and link.up:
             # It may have dialled before its membership was heard of here.
             self.ownership.executor_linked(now, node)
+        self._turn()
+
+    def told_of_lessons(self, changes: Iterable[tuple[str, Any]]) -> None:
+        """What the knowledge log says of lessons (key, value) now; the value None: nothing."""
+        self.ownership.heeding.told(self._now(), changes)
         self._turn()
 
     def member_lost(self, node: bytes, why: str) -> None:

@@ -307,6 +307,13 @@ class Node:
         self.neighbourhood.revoked = shell.revoked
         self.twin.on_refused = shell.halt
         shell.start()
+        if self.settings.lessons.mode != "off":
+            from nodes.lessons import Lessons
+            from swarm.protocol.lessons.heeding import Mode
+
+            lessons = Lessons(shell, self.fabric, Mode(self.settings.lessons.mode), self, self.loop)
+            self._stack.push_async_callback(lessons.close)
+            lessons.start()
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
@@ -776,6 +783,7 @@ class Node:
         knowledge = self.knowledge
         if knowledge is not None:
             watch("knowledge.entries", lambda: float(knowledge.desk.entries))
+            watch("lessons.known", lambda: float(len(ownership.heeding.known)))
             watch("knowledge.bytes", lambda: float(knowledge.desk.bytes))
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "suspended", "stopping"):

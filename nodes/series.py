@@ -242,6 +242,13 @@ TABLE: Final[dict[str, Row]] = {
     "knowledge.author_refused": Row(
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),
+    "lesson.learned": Row(
+        "info", (_counter("lessons_learned", "Lessons that this node learned from failures, by the family of the fault.", "family"),)
+    ),
+    "lesson.heeded": Row(None, (_counter("lessons_heeded", "Tasks that were placed otherwise, or not, as a lesson says."),)),
+    "lesson.probed": Row("info", (_counter("lessons_probed", "Trials whether a lesson still holds."),)),
+    "lesson.refused": Row("warning", (_counter("lessons_refused", "Lessons that are malformed."),)),
+    "lesson.unwritten": Row("warning", (_counter("lessons_unwritten", "Lessons that this node could not write down."),)),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),
@@ -318,6 +325,7 @@ GAUGES: Final[dict[str, Series]] = {
     "kept.missing": _gauge("kept_missing", "Large arguments and results that logs name and that are not here yet."),
     "knowledge.entries": _gauge("knowledge_entries", "Entries of the knowledge that this node holds."),
     "knowledge.bytes": _gauge("knowledge_bytes", "Bytes of knowledge on this node's disk."),
+    "lessons.known": _gauge("lessons_known", "Lessons that this node knows."),
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),
 }
 

@@ -248,6 +248,17 @@ class KnowledgeSection:
 
 
 @dataclass(frozen=True, slots=True)
+class LessonsSection:
+    """What follows from the failures of tasks."""
+
+    mode: str = _setting(
+        "text", "advise",
+        "advise: failures become lessons, and tasks are told of them; obey: placing and retrying go by them; off: nothing is learned here",
+        choices=("off", "advise", "obey"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSection:
     """The page for monitoring: /metrics, /healthz, /readyz. Without authentication, so keep it on loopback."""
 
@@ -283,6 +294,7 @@ class NodeSettings:
     limits: LimitsSection = field(default_factory=LimitsSection)
     ledger: LedgerSection = field(default_factory=LedgerSection)
     knowledge: KnowledgeSection = field(default_factory=KnowledgeSection)
+    lessons: LessonsSection = field(default_factory=LessonsSection)
     http: HttpSection = field(default_factory=HttpSection)
     log: LogSection = field(default_factory=LogSection)
 

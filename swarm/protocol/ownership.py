@@ -48,6 +48,7 @@ from swarm.protocol.owner.batches import (
 from swarm.protocol.owner.clients import CLIENT, Clients
 from swarm.protocol.owner.dependencies import Dependencies
 from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
+from swarm.protocol.owner.heeding import HEED, Heeding
 from swarm.protocol.owner.keeping import Keeping
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.moving import MOVE, Moving
@@ -78,6 +79,8 @@ class Ownership:
         self._admission = Admission(self._holdings)
         self._ending.over = self._admission.over
         self._attempts = Attempts(self._holdings, self._placing, self._ending)
+        self.heeding = Heeding(self._holdings, self._placing, self._ending)
+        self._attempts.learn = self.heeding.failed
         self._approvals = Approvals(self._holdings, self._placing)
         self._attempts.redirect = self._approvals.redirect
         self._dependencies = Dependencies(self._holdings, self._placing, self._ending)
@@ -586,6 +589,8 @@ class Ownership:
             self._ending.settled(now, batch, report, body, dispatch.token)
             self._ending.count(batch, Status.OK, count, report)
             placing.returned(dispatch, count)
+            if batch.untied:
+                self.heeding.went_well(now, dispatch)
         else:
             self._attempts.sort_out(now, dispatch, report)
         self._moved(now)
@@ -630,6 +635,8 @@ class Ownership:
                 self._recording.write_again(*value)
             elif what == ADOPT:
                 self._leading.adopted(now, *value)
+            elif what == HEED:
+                self.heeding.over(now, value)
             elif what == MOVE:
                 self._moving.late(now, *value)
         self._moved(now)

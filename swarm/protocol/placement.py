@@ -244,7 +244,7 @@ def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
         width = max(1, width - int(executor.withheld / max(shape.cpu, SLACK)) if shape.cpu > 0 else width)
     # Tasks of ours are counted here, since what was heard is older than what was sent; those of others it tells.
     ours, others = executor.ours, executor.others
-    here = executor.inflight.get(shape, 0)
+    here = executor.inflight.get(shape.counted, 0)
     mine = max(here, min(ours, width))
     seconds = mean_s if mean_s is not None else 1.0
     speed = executor.pace.speed

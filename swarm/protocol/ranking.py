@@ -39,10 +39,11 @@ WORDS = ("", DRAINS, SILENT, FULL, *(WAY.format(running.name) for running in YIE
 class Ranking:
     """Executors in the order in which they would get tasks of one kind."""
 
-    __slots__ = ("_asked", "_by_row", "_ids", "_ranks", "_rows", "_shape", "changed", "passed_over")
+    __slots__ = ("_asked", "_by_row", "_counted", "_ids", "_ranks", "_rows", "_shape", "changed", "passed_over")
 
     def __init__(self, executors: Iterable[Executor], shape: Shape, priority: int) -> None:
         self._shape = shape
+        self._counted = shape.counted
         ways = sum(1 << running for running in YIELDING if yields(running, priority))
         self._ranks = Ranks(shape.cpu, ways, WORDS, SLACK, DEEP_BELOW_S, WINDOW_HORIZON_S, WINDOW_TASKS_MAX)
         self._asked: set[Executor] | None = set() if priority >= Priority.HIGH else None
@@ -137,7 +138,7 @@ class Ranking:
         never, fitting = it.fit(self._shape)
         self._ranks.put(
             row, it.name, never, it.linked, it.local, it.draining, it.suspect, fitting, it.blocked, it.withheld, it.others,
-            it.ours, it.inflight.get(self._shape, 0), it.pace.speed, it.free, it.yielding,
+            it.ours, it.inflight.get(self._counted, 0), it.pace.speed, it.free, it.yielding,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ SLACK = 1e-9
 """Rounding that sums of fractional needs may leave behind."""
 WRONG_BY_S = 0.001
 """By so much a guess of how long tasks run has to be wrong to be corrected."""
+AVOIDED = "a lesson says not here"
 NODE_LABEL = "node:"
 """With its name behind it, a label that every node has: what asks for it runs there."""
 
@@ -28,6 +29,10 @@ class Shape:
     python: str
     needs: tuple[tuple[str, float], ...]
     labels: tuple[str, ...]
+    avoids: tuple[str, ...] = ()
+    """Labels of machines where it shall not run, by what was learned (`swarm.protocol.owner.heeding`)."""
+    asked: Shape | None = field(default=None, compare=False, repr=False)
+    """What the spec itself asks for, where lessons added to it."""
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __hash__(self) -> int:
@@ -35,12 +40,26 @@ class Shape:
         return self._hash
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.python, self.needs, self.labels)))
+        object.__setattr__(self, "_hash", hash((self.python, self.needs, self.labels, self.avoids)))
 
     @property
     def cpu(self) -> float:
         """Slots that one running task of this shape takes."""
         return dict(self.needs)["cpu"]
+
+    @property
+    def counted(self) -> Shape:
+        """The shape under which tasks that are out are counted: that of the spec."""
+        return self if self.asked is None else self.asked
+
+    def heeding(self, needs: Mapping[str, float], labels: Collection[str], avoids: Collection[str]) -> Shape:
+        """This shape with what lessons add to it: least needs, labels, and labels to stay away from."""
+        had = dict(self.needs)
+        more = {name: amount for name, amount in needs.items() if amount > had.get(name, 0.0)}
+        wanted = tuple(sorted({*self.labels, *labels}))
+        if not more and wanted == self.labels and not avoids:
+            return self
+        return Shape(self.python, tuple(sorted((had | more).items())), wanted, tuple(sorted(avoids)), self)
 
 
 @lru_cache(maxsize=4096)
@@ -74,6 +93,8 @@ class Capacity:
             missing = sorted(set(shape.labels) - self.labels)
             if missing:
                 return f"has no label {', '.join(missing)}"
+        if shape.avoids and not self.labels.isdisjoint(shape.avoids):
+            return AVOIDED
         if shape.python and shape.python not in self.pythons:
             return f"has no interpreter named {shape.python!r}"
         for name, amount in shape.needs:

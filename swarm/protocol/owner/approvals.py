@@ -72,7 +72,7 @@ class Approvals:
         it = self._placing.executors.get(thief)
         if it is None or thief == victim or not _takes(it):
             return "the node that asks takes no work"
-        return it.fit(dispatch.batch.shape)[0]
+        return it.fit(dispatch.batch.queued)[0]
 
     def redirect(self, now: float, dispatch: Dispatch, report: Outcomes) -> None:
         """A report in which something may be given back: what of it was approved goes to who asked, under a new token."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kernels.batch import Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
+from swarm.protocol.lessons.heeding import Retry
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings
@@ -26,6 +27,8 @@ class Attempts:
         self._holdings = holdings
         self._placing = placing
         self._ending = ending
+        self.learn: Callable[[float, Dispatch, int, int, memoryview, int], Retry | None]
+        """Told of an attempt (now, dispatch, index, status, payload, crashes) that may be a lesson; what follows from it."""
         self.redirect: Callable[[float, Dispatch, Outcomes], None]
         """Hands what came back unbegun, and was approved to be stolen, to who asked for it."""
         self.saved: Callable[[float, Batch, int, memoryview, str], None]
@@ -53,6 +56,13 @@ class Attempts:
                 status, rerun=batch.spec.rerun, retries_left=retries_left, crashes=crashes, cancelled=cancelled
             )
             node = dispatch.executor.name
+            retry = None
+            if status != Status.OK:
+                retry = self.learn(now, dispatch, index, final or status, report.payload(row), crashes)
+            if final is not None and retry is not None and not cancelled:
+                ready += self._again(now, batch, index, Status.RETRY, report.payload(row), node, retry)
+                counted.append((index, crashes, batch.retries.get(index, 0)))
+                continue
             if final is None:
                 ready += self._again(now, batch, index, status, report.payload(row), node)
                 counted.append((index, crashes, batch.retries.get(index, 0)))
@@ -75,13 +85,19 @@ class Attempts:
         if ready:
             self._placing.push(batch, batch.submitted_at, ready)
 
-    def _again(self, now: float, batch: Batch, index: int, status: int, payload: memoryview, node: str) -> int:
-        """A task runs again: at once (1), or after its backoff (0)."""
+    def _again(
+        self, now: float, batch: Batch, index: int, status: int, payload: memoryview, node: str,
+        given: Retry | None = None,
+    ) -> int:  # fmt: skip
+        """A task runs again: at once (1), or after its backoff (0). `given` because of a lesson."""
         batch.log(now, Status(status).name.lower(), index, index + 1, node, words_of(payload))
         if status == Status.RETRY:
             tried = batch.retries[index] = batch.retries.get(index, 0) + 1
             batch.columns.hold(index)
             wait = batch.spec.backoff(tried)
+            if given is not None:
+                wait = max(wait, given.delay_ms / 1000)
+                batch.log(now, "tried again as a lesson says", index, index + 1, "", given.why)
             self._holdings.timers.at(now + wait, RETRY, (batch, index))
             self._holdings.emit(Fact("task.retried", {}, {"batch": batch.key.hex(), "index": index, "wait_s": wait}))
             return 0

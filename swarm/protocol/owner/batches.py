@@ -139,7 +139,15 @@ class MoveOver:
     took_s: float
 
 
-OwnershipEffect = Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt | MoveOver
+@dataclass(slots=True)
+class Learn:
+    """Say in the knowledge log what this owner knows of a lesson now."""
+
+    key: str
+    value: dict[str, Any]
+
+
+OwnershipEffect = Learn | Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt | MoveOver
 
 
 @dataclass(slots=True, eq=False)
@@ -236,8 +244,16 @@ class Batch:
     """Tasks that others wait for: who, and of which class."""
     parent_waits: int = -1
     """The class of the task that submitted it, while that waits; -1 while it does not."""
+    queued: Shape = None  # type: ignore[assignment]
+    """Its shape with what lessons add to it, by which it waits and is placed."""
+    untied: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of a node ("" for any) -> keys of lessons that were not heeded there: that it goes well there speaks against them."""
+    lessons: tuple[str, ...] = ()
+    """What it was told of lessons, in words."""
 
     def __post_init__(self) -> None:
+        if self.queued is None:
+            self.queued = self.shape
         if self.priority < 0:
             self.priority, self.nice = self.own = self.spec.priority, self.spec.nice
 

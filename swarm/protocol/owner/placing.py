@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
@@ -31,6 +31,16 @@ Lost = Callable[[float, Dispatch, list[int], str], None]
 """(now, dispatch, indices, why): tasks were lost with their executor."""
 
 
+class Heeds(Protocol):
+    """Who knows lessons."""
+
+    def pushed(self, batch: Batch) -> None:
+        """Tasks of a batch are ready."""
+
+    def heed(self, now: float) -> None:
+        """Whatever is to be done before ready tasks are placed."""
+
+
 class Placing:
     """Executors, the ready tasks, and the dispatches. Every dispatch has a number, which is its fencing token."""
 
@@ -48,6 +58,8 @@ class Placing:
         self._lanes: dict[int, Lane] = {}
         self.adopted: Callable[[Dispatch], None] = lambda dispatch: None
         """Told of a dispatch that is this owner's from now on."""
+        self.heeding: Heeds | None = None
+        """Is asked before ready tasks are placed; None while there are no lessons."""
         self.may_start: MayStart
         self.hand: Hand
         self.lost: Lost
@@ -119,9 +131,11 @@ class Placing:
 
     def push(self, batch: Batch, since: float, count: int) -> None:
         """So many tasks of a batch are ready."""
+        if self.heeding is not None:
+            self.heeding.pushed(batch)
         if batch.apart:
             self._set_apart(batch, since)
-            self.ready.remove(batch.shape, batch.number)
+            self.ready.remove(batch.queued, batch.number)
             count = batch.columns.ready
         if count:
             self._queue(batch, batch.number, batch.priority, batch.nice, since, count)
@@ -143,13 +157,20 @@ class Placing:
 
     def _queue(self, batch: Batch, key: int, priority: int, nice: int, since: float, count: int) -> None:
         job = (batch.key[: ids.SESSION_BYTES], batch.raw)
-        self.ready.push(batch.shape, key, priority, nice, int(since * 1e9), count, batch.author, job, batch.expires_at)
+        self.ready.push(batch.queued, key, priority, nice, int(since * 1e9), count, batch.author, job, batch.expires_at)
+
+    def requeue(self, batch: Batch, shape: Shape) -> None:
+        """What waits of a batch waits under another shape from now on."""
+        waiting = self.withdraw(batch)
+        batch.queued = shape
+        if waiting:
+            self.push(batch, batch.submitted_at, batch.columns.ready)
 
     def withdraw(self, batch: Batch) -> int:
         """Nothing of a batch waits for an executor any more, and what did is READY; how many did."""
-        waiting = self.ready.remove(batch.shape, batch.number)
+        waiting = self.ready.remove(batch.queued, batch.number)
         for lane in batch.lanes.values():
-            waiting += self.ready.remove(batch.shape, lane.number)
+            waiting += self.ready.remove(batch.queued, lane.number)
             for index in lane.waiting:
                 if batch.columns.state(index) == TaskColumns.HELD:
                     batch.columns.release(index)
@@ -170,6 +191,8 @@ class Placing:
 
     def pump(self, now: float) -> None:
         """Place ready tasks until they or the executors' windows run out."""
+        if self.heeding is not None:
+            self.heeding.heed(now)
         if not self.ready.tasks:
             return
         now_ns = int(now * 1e9)
@@ -207,7 +230,7 @@ class Placing:
         most = WINDOW_SAVED if batch.saved else WINDOW_STEP
         if ranking is None:
             it = self.executors[self._me]
-            alone = judge(it, batch.shape, mean_s, priority)
+            alone = judge(it, batch.queued, mean_s, priority)
             if alone.room:
                 return it, min(alone.room, waiting, most), alone.displaces, None
             self._explain_wait(now, batch, [alone.brief])
@@ -319,7 +342,7 @@ class Placing:
         if apart:
             self.push(batch, batch.submitted_at, batch.columns.ready)
         else:
-            self.ready.take(batch.shape, batch.number, 1)
+            self.ready.take(batch.queued, batch.number, 1)
         dispatch = Dispatch(number, batch, it, index, index + 1, 1, now)
         dispatch.priority, dispatch.nice = batch.urgency(index)
         self.dispatches[number] = it.dispatches[number] = dispatch
@@ -343,7 +366,7 @@ class Placing:
             start = start if count else index
             batch.columns.release(index)
             count += batch.columns.take_at(index, number)
-        self.ready.take(batch.shape, lane.number, seen, self.runtimes.mean_s(batch.raw))
+        self.ready.take(batch.queued, lane.number, seen, self.runtimes.mean_s(batch.raw))
         del lane.waiting[:seen]
         if not lane.waiting:
             del batch.lanes[lane.priority, lane.nice], self._lanes[lane.number]
@@ -423,7 +446,7 @@ class Placing:
     def settle(self, dispatch: Dispatch, count: int, ran_s: float) -> None:
         """So many tasks of a dispatch have run, all together for so long."""
         batch = dispatch.batch
-        self.ready.settle(batch.shape, batch.author, dispatch.priority, dispatch.thought_s * count, ran_s)
+        self.ready.settle(batch.queued, batch.author, dispatch.priority, dispatch.thought_s * count, ran_s)
 
     def recall(self, dispatch: Dispatch, wanted: list[tuple[int, int]], kill: bool, save: bool | None = None) -> None:
         """Ask for tasks of a dispatch to be given back; with `kill` those that run are ended. With `save` those that run are

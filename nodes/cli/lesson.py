@@ -1,0 +1,192 @@
+"""Lessons: what the fleet learned from failures, what follows from it, and how to end or to add one.
+
+  swarm lesson list
+  swarm lesson show KEY
+  swarm lesson why TASK
+  swarm lesson forget KEY
+  swarm lesson add "the licence is on ash only" --node oak --for 7d
+
+KEY is the beginning of a key that `list` shows, as much as is enough. A lesson that was added is about every task, unless
+--callable says about which (as its name is shown: module:function for what nodes have installed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from typing import Any, Final
+
+from nodes.cli.arguments import add_client_arguments, add_common_arguments
+from nodes.cli.connecting import connected
+from nodes.cli.screen import print_json, say, table
+from swarm.errors import NotFound, UsageError
+from swarm.exit_codes import ExitCode
+from swarm.protocol.lessons.advice import Advice, AdviceError, Ask, Avoid, Require, RetryAfter, shown
+from swarm.protocol.lessons.families import reflected
+from swarm.protocol.lessons.fingerprints import Failed
+from swarm.protocol.lessons.heeding import Known, Lesson, LessonError, explained
+from swarm.protocol.lessons.records import Record, RecordError
+from swarm.protocol.owner.heeding import call_named, key_of, read_value, value_of
+from swarm.units import parse_duration_s
+
+_ACTIONS: Final = "list|show|why|forget|add"
+_KEYS_IN: Final = re.compile(r"\blesson ([0-9a-f]{8})\b")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `swarm lesson`."""
+    actions = parser.add_subparsers(dest="action", metavar=_ACTIONS, required=True)
+    actions.add_parser("list", help="all lessons that are known")
+    show = actions.add_parser("show", help="one lesson: where it was seen, what it advises, how often it was right")
+    show.add_argument("key", metavar="KEY")
+    why = actions.add_parser("why", help="which lessons had to do with a task")
+    why.add_argument("task", metavar="TASK")
+    forget = actions.add_parser("forget", help="end a lesson, on every node")
+    forget.add_argument("key", metavar="KEY")
+    add = actions.add_parser("add", help="add a lesson by hand")
+    add.add_argument("cause", metavar="CAUSE", help="what is the matter, in a sentence")
+    add.add_argument("--callable", default="", metavar="NAME", help="about tasks of this name only")
+    add.add_argument("--node", default="", metavar="NAME", help="avoid this node")
+    add.add_argument("--label", default="", metavar="LABEL", help="avoid nodes that have this label")
+    add.add_argument("--require", default="", metavar="LABEL", help="only nodes that have this label")
+    add.add_argument("--wait", default="", metavar="DURATION", help="begin so long after now")
+    add.add_argument("--ask", default="", metavar="QUESTION", help="a question for a person")
+    add.add_argument("--for", dest="lasting", default="30d", metavar="DURATION", help="how long it is likely to be so")
+    for each in actions.choices.values():
+        add_common_arguments(each, action=True)
+        add_client_arguments(each)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it."""
+    with connected(args) as fleet:
+        return int(_RUN[args.action](args, fleet))
+
+
+def _list(args: argparse.Namespace, fleet: Any) -> int:
+    found = _known(fleet)
+    if args.json:
+        for key, known in found.items():
+            print_json(_fields(key, known))
+    elif found:
+        rows = [
+            (key[:8], known.lesson.family, known.lesson.cause[:60], _where(known.lesson), "; ".join(map(shown, known.lesson.advice)))
+            for key, known in found.items()
+        ]  # fmt: skip
+        print(table(("KEY", "FAMILY", "CAUSE", "WHERE", "ADVICE"), rows))
+    else:
+        say("nothing was learned yet")
+    return ExitCode.OK
+
+
+def _show(args: argparse.Namespace, fleet: Any) -> int:
+    for key, known in _named(fleet, args.key).items():
+        if args.json:
+            print_json(_fields(key, known))
+            continue
+        record = known.record
+        print(f"key     {key}\n{explained(known)}")
+        for one in known.lesson.advice:
+            print(f"advice  {shown(one)}")
+        print(
+            f"record  heeded {record.uses} times, right {record.successes}, wrong {record.failures}, probed {record.probes}"
+        )
+    return ExitCode.OK
+
+
+def _why(args: argparse.Namespace, fleet: Any) -> int:
+    lines = [line.strip() for line in fleet.query("explain", task=args.task)["lines"]]
+    found = [line for line in lines if "lesson" in line]
+    begins = {key for line in found for key in _KEYS_IN.findall(line)}
+    known = {key: one for key, one in _known(fleet).items() if key[:8] in begins}
+    if args.json:
+        print_json({"task": args.task, "lines": found, "lessons": [_fields(key, one) for key, one in known.items()]})
+        return ExitCode.OK
+    if not found:
+        say("no lesson had to do with this task")
+    for line in found:
+        print(line)
+    for key, one in known.items():
+        print(f"{key[:8]}: {'; '.join(map(shown, one.lesson.advice))}")
+    return ExitCode.OK
+
+
+def _forget(args: argparse.Namespace, fleet: Any) -> int:
+    for key in _named(fleet, args.key):
+        fleet.knowledge.drop("lessons", key)
+        if args.json:
+            print_json({"key": key, "forgotten": True})
+    return ExitCode.OK
+
+
+def _add(args: argparse.Namespace, fleet: Any) -> int:
+    advice: list[Advice] = []
+    ties: list[tuple[str, str]] = []
+    for tie, value in (("node", args.node), ("label", args.label)):
+        if value:
+            advice.append(Avoid(tie, value))
+            ties.append((tie, value))
+    if args.require:
+        advice.append(Require(args.require))
+    if args.wait:
+        advice.append(RetryAfter(int(parse_duration_s(args.wait) * 1000)))
+    if args.ask:
+        advice.append(Ask(args.ask))
+    if not advice:
+        raise UsageError("it advises nothing", hint="give --node, --label, --require, --wait or --ask")
+    if len(ties) > 1 or (ties and len(advice) > 1 and not args.ask):
+        raise UsageError("it is about a machine, or about all of them", hint="add two lessons")
+    now_ms = time.time_ns() // 1_000_000
+    diagnosis = reflected(Failed(message=args.cause), args.cause, tuple(advice))
+    calls = (call_named(args.callable),) if args.callable else ()
+    lasting_ms = int(parse_duration_s(args.lasting) * 1000)
+    lesson = Lesson(
+        diagnosis.pattern, diagnosis.family, args.callable[:120], diagnosis.cause, calls, tuple(ties), diagnosis.advice, lasting_ms, now_ms
+    )  # fmt: skip
+    try:
+        known = Known(Lesson.read(lesson.plain()), Record(evidence_ms=now_ms))
+    except (LessonError, AdviceError) as error:
+        raise UsageError(str(error)) from None
+    key = key_of(lesson)
+    fleet.knowledge.put("lessons", key, value_of(known))
+    if args.json:
+        print_json(_fields(key, known))
+    else:
+        print(key)
+    return ExitCode.OK
+
+
+def _known(fleet: Any) -> dict[str, Known]:
+    found = {}
+    for key, value in fleet.knowledge.query("lessons"):
+        try:
+            found[key] = read_value(value)
+        except (LessonError, AdviceError, RecordError):
+            continue  # of a later version; nodes of this one do not heed it either
+    return found
+
+
+def _named(fleet: Any, begin: str) -> dict[str, Known]:
+    found = {key: known for key, known in _known(fleet).items() if key.startswith(begin)}
+    if not found:
+        raise NotFound(f"no lesson has a key that begins with {begin!r}", hint="swarm lesson list")
+    if len({key[:8] for key in found}) > 1:
+        raise UsageError(f"{len(found)} lessons have keys that begin with {begin!r}", hint="give more of it")
+    return found
+
+
+def _where(lesson: Lesson) -> str:
+    return ", ".join(f"{tie} {value}" for tie, value in lesson.ties) or "everywhere"
+
+
+def _fields(key: str, known: Known) -> dict[str, Any]:
+    lesson, record = known.lesson, known.record
+    return {
+        "key": key, "family": lesson.family, "subject": lesson.subject, "cause": lesson.cause, "where": dict(lesson.ties),
+        "advice": [shown(one) for one in lesson.advice], "seen": lesson.seen_ms / 1000, "likely": round(record.probability, 3),
+        "uses": record.uses, "right": record.successes, "wrong": record.failures, "probes": record.probes, "words": explained(known),
+    }  # fmt: skip
+
+
+_RUN: Final = {"list": _list, "show": _show, "why": _why, "forget": _forget, "add": _add}

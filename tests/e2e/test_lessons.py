@@ -1,0 +1,87 @@
+"""One node's failure is every node's lesson: real nodes, one of which lacks what a task needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import swarm
+from tests.e2e.fleets import Nodes, until
+
+NAMES = ("ash", "oak", "elm")
+
+
+def nodes_of(tmp_path: Path, mode: str) -> Nodes:
+    settings = {
+        "SWARM_HTTP_ENABLED": "false", "SWARM_SLOTS": "2", "SWARM_LESSONS_MODE": mode, "SWARM_KNOWLEDGE_SYNC_EVERY_S": "1",
+    }  # fmt: skip
+    return Nodes(tmp_path / "home", settings=settings)
+
+
+@pytest.fixture(params=["obey"])
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    made = nodes_of(tmp_path, request.param)
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "planted_library.py").write_text("value = 7\n")
+    lacking = dict(made.env)
+    for name in NAMES:
+        made.env = lacking if name == "oak" else {**lacking, "PYTHONPATH": str(library)}
+        made.start(name)
+    made.env = lacking
+    with made.connect("ash") as fleet:
+        until(lambda: len(fleet.members()) == len(NAMES), 20, "members")
+    yield made
+    assert set(made.stop_all().values()) <= {0}
+
+
+def uses(number: int) -> str:
+    import time
+
+    import planted_library  # type: ignore[import-not-found]
+
+    time.sleep(0.02)
+    assert planted_library.value == 7
+    current = swarm.current_task()
+    assert current is not None
+    return str(current.node)
+
+
+def told(nodes: Nodes, name: str, *words: str) -> list[Any]:
+    """What `swarm lesson` of one node says."""
+    before = nodes.env
+    nodes.env = {**before, "SWARM_NODE_SOCKET": str(nodes.home.node_socket(name))}
+    try:
+        ran = nodes.cli("lesson", *words, "--json")
+    finally:
+        nodes.env = before
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_what_failed_on_one_node_runs_on_others(nodes: Nodes) -> None:
+    uses.__module__ = "__main__"  # by value, as from a script
+    with nodes.connect("ash") as fleet:
+        with pytest.raises(ModuleNotFoundError):
+            fleet.submit(uses, 0, labels=["node:oak"]).result(30)
+        for name in NAMES:
+            until(lambda name=name: len(told(nodes, name, "list")) == 1, 10, f"the lesson on {name}")
+        one = told(nodes, "elm", "list")[0]
+        assert one["family"] == "missing-module" and one["where"] == {"node": "oak"}
+    for name in ("elm", "oak"):
+        with nodes.connect(name) as fleet:
+            futures = [fleet.submit(uses, number) for number in range(100)]
+            assert {future.result(60) for future in futures} == {"ash", "elm"}
+            task = futures[50].id
+        (why,) = told(nodes, name, "why", task)
+        assert any("heeds lessons" in line for line in why["lines"]), why
+        assert [one["key"] for one in why["lessons"]] == [one["key"]]
+    told(nodes, "ash", "forget", str(one["key"])[:8])
+    for name in NAMES:
+        until(lambda name=name: told(nodes, name, "list") == [], 10, f"{name} has forgotten")
+    with nodes.connect("ash") as fleet, pytest.raises(ModuleNotFoundError):
+        fleet.submit(uses, 0, labels=["node:oak"]).result(30)
