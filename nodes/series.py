@@ -243,12 +243,21 @@ TABLE: Final[dict[str, Row]] = {
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),
     "lesson.learned": Row(
-        "info", (_counter("lessons_learned", "Lessons that this node learned from failures, by the family of the fault.", "family"),)
+        "info",
+        (
+            _counter(
+                "lessons_learned", "Lessons that this node learned from failures, by the family of the fault.", "family"
+            ),
+        ),
     ),
-    "lesson.heeded": Row(None, (_counter("lessons_heeded", "Tasks that were placed otherwise, or not, as a lesson says."),)),
+    "lesson.heeded": Row(
+        None, (_counter("lessons_heeded", "Tasks that were placed otherwise, or not, as a lesson says."),)
+    ),
     "lesson.probed": Row("info", (_counter("lessons_probed", "Trials whether a lesson still holds."),)),
     "lesson.refused": Row("warning", (_counter("lessons_refused", "Lessons that are malformed."),)),
-    "lesson.unwritten": Row("warning", (_counter("lessons_unwritten", "Lessons that this node could not write down."),)),
+    "lesson.unwritten": Row(
+        "warning", (_counter("lessons_unwritten", "Lessons that this node could not write down."),)
+    ),
     # membership
     "member.joined": Row("info", (_counter("members_joined", "Members seen alive for the first time or again."),)),
     "member.suspected": Row("info", (_counter("members_suspected", "Members suspected, here or elsewhere."),)),

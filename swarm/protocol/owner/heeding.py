@@ -44,7 +44,7 @@ from swarm.protocol.resources import NODE_LABEL
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import Status
 
-HEED = 6
+HEED = 31
 """The timer of a batch that waits because of a lesson."""
 LESSONS_MAX: Final = 10_000
 """Lessons that an owner goes by; of more, the later ones are not heeded."""
@@ -218,7 +218,8 @@ class Heeding:
         lesson = lesson_of(diagnosis, call, environment, now_ms)
         key = key_of(lesson)
         had = self._known.get(key)
-        if had is None or had.record.dead:
+        news = had is None or had.record.dead
+        if news:
             self._holdings.emit(
                 Fact(
                     "lesson.learned",
@@ -230,8 +231,9 @@ class Heeding:
         batch.log(now, "taught a lesson", index, index + 1, it.name, [explained(self._known[key])])
         if self.mode is not Mode.OBEY:
             return None
-        self._recall(call, lesson)
-        self._again({call})
+        if news:
+            self._recall(call, lesson, dispatch)
+            self._again({call})
         return self._retry(batch, index, status, diagnosis, call, now_ms)
 
     def _learned(self, now: float, key: str, known: Known) -> None:
@@ -241,14 +243,14 @@ class Heeding:
         if self._says.take(now):
             self._holdings.emit(Learn(key, value_of(known)))
 
-    def _recall(self, call: bytes, lesson: Lesson) -> None:
+    def _recall(self, call: bytes, lesson: Lesson, failed: Dispatch) -> None:
         """What has not begun where a lesson says not to run comes back."""
         if not any(isinstance(one, Avoid) for one in lesson.advice):
             return
         for number in sorted(self._placing.dispatches):
             dispatch = self._placing.dispatches[number]
             if (
-                dispatch.sent and dispatch.batch.spec.rerun and lesson.concerns(call, _environment(dispatch.executor))
+                dispatch.sent and (dispatch is not failed or dispatch.left > 1) and dispatch.batch.spec.rerun and lesson.concerns(call, _environment(dispatch.executor))
                 and call_of(dispatch.batch.spec) == call
             ):  # fmt: skip
                 self._placing.recall(dispatch, [(dispatch.start, dispatch.stop)], False)
