@@ -81,6 +81,7 @@ class Ownership:
         self._attempts = Attempts(self._holdings, self._placing, self._ending)
         self.heeding = Heeding(self._holdings, self._placing, self._ending)
         self._attempts.learn = self.heeding.failed
+        self._attempts.went_well = self.heeding.went_well
         self._approvals = Approvals(self._holdings, self._placing)
         self._attempts.redirect = self._approvals.redirect
         self._dependencies = Dependencies(self._holdings, self._placing, self._ending)

@@ -29,6 +29,8 @@ class Attempts:
         self._ending = ending
         self.learn: Callable[[float, Dispatch, int, int, memoryview, int], Retry | None]
         """Told of an attempt (now, dispatch, index, status, payload, crashes) that may be a lesson; what follows from it."""
+        self.went_well: Callable[[float, Dispatch], None]
+        """Told that tasks went well, of a batch that has lessons."""
         self.redirect: Callable[[float, Dispatch, Outcomes], None]
         """Hands what came back unbegun, and was approved to be stolen, to who asked for it."""
         self.saved: Callable[[float, Batch, int, memoryview, str], None]
@@ -43,6 +45,7 @@ class Attempts:
         ended: Said = []
         ready = 0
         left = 0
+        fine = False
         counted: list[tuple[int, int, int]] = []
         for row in range(report.count):
             index, status = report.index(row), report.status(row)
@@ -57,7 +60,9 @@ class Attempts:
             )
             node = dispatch.executor.name
             retry = None
-            if status != Status.OK:
+            if status == Status.OK:
+                fine = True
+            else:
                 retry = self.learn(now, dispatch, index, final or status, report.payload(row), crashes)
             if final is not None and retry is not None and not cancelled:
                 ready += self._again(now, batch, index, Status.RETRY, report.payload(row), node, retry)
@@ -79,6 +84,8 @@ class Attempts:
             self._placing.ran(
                 dispatch, report.run_us_total, sum(1 for row in range(report.count) if report.run_us(row))
             )
+        if fine and batch.untied:
+            self.went_well(now, dispatch)
         self._ending.finish(now, batch, ended, dispatch.token)
         if counted and batch.durable is not None:
             self.counted(batch, counted)

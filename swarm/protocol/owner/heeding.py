@@ -284,12 +284,14 @@ class Heeding:
         batch = dispatch.batch
         now_ms = int(batch.wall(now) * 1000)
         keys = {*batch.untied.pop(dispatch.executor.name, ()), *batch.untied.pop("", ())}
-        for key in sorted(keys):
-            known = self._known.get(key)
-            if known is not None:
-                self._learned(now, key, replace(known, record=known.record.after(Evidence.REFUTED, now_ms)))
-        if keys:
-            self._again({call_of(batch.spec)})
+        table = {key: self._known[key] for key in sorted(keys) if key in self._known}
+        call = call_of(batch.spec)
+        for key, found in evidence(
+            table, call, _environment(dispatch.executor), (), None, True, needs=batch.spec.needs
+        ):
+            self._learned(now, key, replace(table[key], record=table[key].record.after(found, now_ms)))
+        if table:
+            self._again({call})
 
     # --- what is ready ------------------------------------------------------------------------------------------------
 
