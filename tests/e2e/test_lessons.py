@@ -51,6 +51,15 @@ def uses(number: int) -> str:
     return str(current.node)
 
 
+def where(number: int) -> str:
+    import time
+
+    time.sleep(0.02)
+    current = swarm.current_task()
+    assert current is not None
+    return str(current.node)
+
+
 def told(nodes: Nodes, name: str, *words: str) -> list[Any]:
     """What `swarm lesson` of one node says."""
     before = nodes.env
@@ -85,3 +94,14 @@ def test_what_failed_on_one_node_runs_on_others(nodes: Nodes) -> None:
         until(lambda name=name: told(nodes, name, "list") == [], 10, f"{name} has forgotten")
     with nodes.connect("ash") as fleet, pytest.raises(ModuleNotFoundError):
         fleet.submit(uses, 0, labels=["node:oak"]).result(30)
+
+
+def test_a_lesson_by_hand_is_heeded_and_shown(nodes: Nodes) -> None:
+    (added,) = told(nodes, "ash", "add", "the licence is not there", "--node", "elm", "--for", "7d")
+    for name in NAMES:
+        until(lambda name=name: told(nodes, name, "list") == [added], 10, f"the lesson on {name}")
+    with nodes.connect("oak") as fleet:
+        futures = [fleet.submit(where, number) for number in range(40)]
+        assert {future.result(60) for future in futures} == {"ash", "oak"}
+    (shown,) = told(nodes, "oak", "show", added["key"][:6])
+    assert shown["advice"] == ["avoid node elm"] and shown["cause"] == "the licence is not there"

@@ -53,6 +53,10 @@ LOOKED_AT_PER_S: Final = 200.0
 SAID_PER_S: Final = 2.0
 SAID_AT_ONCE: Final = 32.0
 """Entries that an owner writes about lessons."""
+STARTERS: Final = frozenset(
+    ("ash", "bash", "dash", "env", "fish", "ksh", "nice", "nohup", "sh", "sudo", "timeout", "xargs", "zsh")
+)
+"""Programs that start others, and pass on that they are not there."""
 _TEACHING: Final = frozenset(
     (Status.FAILED, Status.TIMEOUT, Status.CRASHED, Status.REFUSED, Status.QUARANTINED, Status.RETRY)
 )
@@ -209,7 +213,7 @@ class Heeding:
             it.name, needs=spec.needs or None, timeout_s=spec.timeout_s, crashes=crashes, crashed_on=0,
         )  # fmt: skip
         diagnosis = harvest(told_by(_fields(payload) | {"status": Status(status).name.lower()}), where)
-        if diagnosis is None:
+        if diagnosis is None or _is_of_a_shell(spec, diagnosis):
             return None
         call, environment, now_ms = call_of(spec), _environment(it), int(batch.wall(now) * 1000)
         table = self._about(call)
@@ -424,6 +428,12 @@ class Heeding:
 
 def _environment(it: Executor) -> Environment:
     return Environment(it.name, labels=it.capacity.labels)
+
+
+def _is_of_a_shell(spec: Spec, diagnosis: Diagnosis) -> bool:
+    """Whether a program is missing of which is only known that it is not this command: other uses of a shell may go well there."""
+    unknown = spec.kind == "command" and diagnosis.family == "missing-command" and diagnosis.subject == "?"
+    return unknown and spec.name.rpartition("/")[2] in STARTERS
 
 
 def _said_before(heard: Record, had: Record) -> bool:

@@ -13,6 +13,7 @@ from swarm.protocol.lessons.records import DOUBTED_USES, PROBE_USES
 from swarm.protocol.owner.batches import Batch, Learn, ToExecutor
 from swarm.protocol.owner.heeding import SAID_AT_ONCE, read_value
 from swarm.protocol.resources import Capacity
+from swarm.protocol.spec import Spec
 from swarm.protocol.states import Status
 from tests.unit.protocol.owner import ELM, OAK, Owner, key_of, spec_of
 
@@ -158,6 +159,19 @@ def test_where_nobody_is_left_it_is_refused_with_the_reason() -> None:
     assert owner.ended(2) == {index: Status.REFUSED for index in range(3)}
     outcome = batch.outcome(0)
     assert outcome is not None and b"planted" in bytes(outcome[1]) and b"swarm lesson" in bytes(outcome[1])
+
+
+@pytest.mark.parametrize(("name", "learns"), [("bash", False), ("/bin/sh", False), ("ffmpeg", True)])
+def test_a_shell_is_not_blamed_for_a_program_that_is_missing(name: str, learns: bool) -> None:
+    owner = owner_of(Mode.OBEY)
+    spec = Spec("command", None, name, retries=1)
+    owner.submit(1, 1, spec=spec)
+    (out,) = owner.taken()
+    fails(owner, out, {"message": f"{name} exited with 127", "hint": "", "facts": {"exit": 127}}, Status.RETRY)
+    assert len(said(owner)) == learns
+    owner.wait(5)
+    (again,) = owner.taken()
+    assert (again.executor != out.executor) or not learns
 
 
 def test_a_rate_limit_is_waited_for() -> None:
