@@ -105,3 +105,13 @@ def test_a_lesson_by_hand_is_heeded_and_shown(nodes: Nodes) -> None:
         assert {future.result(60) for future in futures} == {"ash", "oak"}
     (shown,) = told(nodes, "oak", "show", added["key"][:6])
     assert shown["advice"] == ["avoid node elm"] and shown["cause"] == "the licence is not there"
+
+
+def test_a_durable_task_that_failed_on_one_node_is_tried_on_another(nodes: Nodes) -> None:
+    uses.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        futures = [fleet.submit(uses, number, durability="node") for number in range(30)]
+        assert {future.result(60) for future in futures} <= {"ash", "elm"}
+        # More than the others have slots for, so that some began there.
+        (one,) = told(nodes, "ash", "list")
+        assert one["where"] == {"node": "oak"}
