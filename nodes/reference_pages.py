@@ -36,7 +36,7 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
         "committed_before",
     ),
 }  # fmt: skip
-_FUNCTIONS: Final = ("connect", "connect_async", "attach", "task", "current_task", "progress")
+_FUNCTIONS: Final = ("connect", "connect_async", "attach", "task", "current_task", "progress", "lesson")
 
 
 def commands_page() -> str:

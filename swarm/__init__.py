@@ -26,6 +26,7 @@ _WHERE = {
     "connect_async": "swarm.client.aio",
     "checkpoint": "swarm.tasks",
     "current_task": "swarm.tasks",
+    "lesson": "swarm.tasks",
     "progress": "swarm.tasks",
     "restore": "swarm.tasks",
     "task": "swarm.tasks",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from swarm.protocol.states import Priority as Priority
     from swarm.tasks import checkpoint as checkpoint
     from swarm.tasks import current_task as current_task
+    from swarm.tasks import lesson as lesson
     from swarm.tasks import progress as progress
     from swarm.tasks import restore as restore
     from swarm.tasks import task as task

@@ -242,6 +242,7 @@ class Running(Protocol):
         ...
 
     def progress(self, done: float, total: float | None, note: str) -> None: ...
+    def lesson(self, said: Mapping[str, Any]) -> None: ...
     def told(self) -> list[bytes]: ...
     def restore(self, default: Any) -> Any: ...
     def checkpoint(self, state: Any) -> None: ...
@@ -286,6 +287,22 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Report how far the current task is. What comes faster than people can read is left out, except the last."""
     if _running is not None:
         _running.progress(done, total, note)
+
+
+def lesson(cause: str, *, here: bool = True, wait_s: float = 0.0, require: str = "", ask: str = "") -> None:
+    """Say what went wrong, or would, so that the fleet knows (see `swarm lesson`): in a sentence, without what is data of this call.
+
+    It is about this callable. By default it says that it should not run on this node; with ``here=False`` it is the same everywhere, and
+    says to wait for so long, or to run only where there is a label. `ask` is a question for people. Outside of a task, and in a
+    call on a slot that its client was granted, nothing is told. ValueError when it advises nothing.
+    """
+    if not cause or not (here or wait_s or require or ask):
+        raise ValueError("a lesson has a cause, and advises something: here=True, wait_s, require or ask")
+    if here and (wait_s or require):
+        raise ValueError("wait_s and require are about all machines: here=False")
+    if _running is not None:
+        said = {"cause": cause[:500], "here": here, "wait_s": float(wait_s), "require": require[:200], "ask": ask[:500]}
+        _running.lesson(said)
 
 
 class Saved(BaseException):

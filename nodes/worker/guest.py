@@ -677,6 +677,11 @@ class Guest:
             self.reported = ((run, index), now)
             self.channel.event(run, index, "progress", {"done": done, "total": total, "note": note[:200]})
 
+    def lesson(self, said: Any) -> None:
+        if self.current is not None:
+            run, index = self.current[:2]
+            self.channel.event(run, index, "lesson", dict(said))
+
     def restore(self, default: Any) -> Any:
         """A task of another interpreter is not moved: it begins."""
         return default
@@ -784,6 +789,14 @@ def offer_swarm(guest: Guest) -> None:
         def __setstate__(self, state: Any) -> None:
             """The options came in the order that they have there; they hold for the sender, who has put them into the spec."""
 
+    def lesson(cause: str, *, here: bool = True, wait_s: float = 0.0, require: str = "", ask: str = "") -> None:
+        """As in the library."""
+        if not cause or not (here or wait_s or require or ask) or (here and (wait_s or require)):
+            raise ValueError("a lesson has a cause, and advises here=True alone, or with here=False wait_s or require")
+        guest.lesson(
+            {"cause": cause[:500], "here": here, "wait_s": float(wait_s), "require": require[:200], "ask": ask[:500]}
+        )
+
     marks: Any = types.ModuleType("swarm.tasks", "The options of tasks that come by value.")
     marks.TaskOptions = TaskOptions
     marks.current_task = current_task
@@ -793,6 +806,7 @@ def offer_swarm(guest: Guest) -> None:
     module.waiting = waiting
     module.current_task = current_task
     module.progress = lambda done, total=None, note="": guest.progress(done, total, note)
+    module.lesson = lesson
     sys.modules["swarm"] = module
 
 

@@ -185,6 +185,12 @@ class Context:
         else:
             run.direct.event(run.number, "progress", said)
 
+    def lesson(self, said: Mapping[str, Any]) -> None:
+        """Tell the owner of the caller's task what it has found out."""
+        found = self.current()
+        if found is not None and isinstance(found[0], Run):
+            self._channel.event(found[0].number, found[1], "lesson", dict(said))
+
     def restore(self, default: Any) -> Any:
         """What the caller's task goes on from."""
         found = self.current()

@@ -607,6 +607,10 @@ class Ownership:
             return
         if name == "progress":
             batch.progress[index] = value
+        elif name == "lesson":
+            self.heeding.reflected(now, dispatch, index, value)
+            self._placing.pump(now)
+            return
         elif name in ("suspended", "resumed"):
             batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
         elif name == "unsaved":

@@ -60,6 +60,17 @@ def where(number: int) -> str:
     return str(current.node)
 
 
+def says(who: str) -> str:
+    import time
+
+    time.sleep(0.02)
+    current = swarm.current_task()
+    assert current is not None
+    if current.node == who:
+        swarm.lesson("the licence is not there")
+    return str(current.node)
+
+
 def told(nodes: Nodes, name: str, *words: str) -> list[Any]:
     """What `swarm lesson` of one node says."""
     before = nodes.env
@@ -105,6 +116,16 @@ def test_a_lesson_by_hand_is_heeded_and_shown(nodes: Nodes) -> None:
         assert {future.result(60) for future in futures} == {"ash", "oak"}
     (shown,) = told(nodes, "oak", "show", added["key"][:6])
     assert shown["advice"] == ["avoid node elm"] and shown["cause"] == "the licence is not there"
+
+
+def test_what_a_task_says_keeps_others_away(nodes: Nodes) -> None:
+    says.__module__ = where.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        assert fleet.submit(says, "elm", labels=["node:elm"]).result(30) == "elm"
+        until(lambda: len(told(nodes, "oak", "list")) == 1, 10, "the lesson")
+    with nodes.connect("oak") as fleet:
+        futures = [fleet.submit(says, "nobody") for _ in range(40)]
+        assert {future.result(60) for future in futures} == {"ash", "oak"}
 
 
 def test_a_durable_task_that_failed_on_one_node_is_tried_on_another(nodes: Nodes) -> None:

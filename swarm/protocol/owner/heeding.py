@@ -16,9 +16,9 @@ import msgpack
 
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
-from swarm.protocol.lessons.advice import AdviceError, Avoid, Quarantine, Require, RetryAfter
-from swarm.protocol.lessons.families import Circumstances, Diagnosis, harvest, told_by
-from swarm.protocol.lessons.fingerprints import digest_of
+from swarm.protocol.lessons.advice import DELAY_MS_MAX, Advice, AdviceError, Ask, Avoid, Quarantine, Require, RetryAfter
+from swarm.protocol.lessons.families import Circumstances, Diagnosis, harvest, reflected, told_by
+from swarm.protocol.lessons.fingerprints import Failed, digest_of
 from swarm.protocol.lessons.heeding import (
     Environment,
     Known,
@@ -240,6 +240,31 @@ class Heeding:
             self._again({call})
         return self._retry(batch, index, status, diagnosis, call, now_ms)
 
+    def reflected(self, now: float, dispatch: Dispatch, index: int, value: Any) -> None:
+        """A task says what it found out (`swarm.lesson`). What is malformed is left out."""
+        if self.mode is None or not self._looks.take(now):
+            return
+        batch, it = dispatch.batch, dispatch.executor
+        call, now_ms = call_of(batch.spec), int(batch.wall(now) * 1000)
+        try:
+            diagnosis = _said_by_task(value, it.name)
+            lesson = Lesson.read(lesson_of(diagnosis, call, _environment(it), now_ms).plain())
+        except (LessonError, AdviceError) as error:
+            self._holdings.emit(Fact("lesson.refused", {}, {"name": batch.spec.name, "error": str(error)}))
+            return
+        key = key_of(lesson)
+        if key not in self._known:
+            self._holdings.emit(
+                Fact(
+                    "lesson.learned",
+                    {"family": lesson.family},
+                    {"key": key[:16], "name": batch.spec.name, "cause": lesson.cause},
+                )
+            )
+        self._learned(now, key, learned(self._known.get(key), lesson, now_ms))
+        batch.log(now, "told a lesson", index, index + 1, it.name, [explained(self._known[key])])
+        self._again({call})
+
     def _learned(self, now: float, key: str, known: Known) -> None:
         if key not in self._known and len(self._known) >= LESSONS_MAX:
             return
@@ -434,6 +459,32 @@ def _is_of_a_shell(spec: Spec, diagnosis: Diagnosis) -> bool:
     """Whether a program is missing of which is only known that it is not this command: other uses of a shell may go well there."""
     unknown = spec.kind == "command" and diagnosis.family == "missing-command" and diagnosis.subject == "?"
     return unknown and spec.name.rpartition("/")[2] in STARTERS
+
+
+def _said_by_task(value: Any, node: str) -> Diagnosis:
+    match value:
+        case {
+            "cause": str(cause),
+            "here": bool(here),
+            "wait_s": float(wait_s),
+            "require": str(require),
+            "ask": str(ask),
+        }:
+            pass
+        case _:
+            raise LessonError("what a task said is no lesson")
+    if not 0 <= wait_s * 1000 <= DELAY_MS_MAX:
+        raise LessonError("a wait is out of its bounds")
+    advice: list[Advice] = [Avoid("node", node)] if here else []
+    if wait_s and not here:
+        advice.append(RetryAfter(max(1, int(wait_s * 1000))))
+    if require and not here:
+        advice.append(Require(require))
+    if ask:
+        advice.append(Ask(ask))
+    if not advice:
+        raise LessonError("it advises nothing")
+    return reflected(Failed(message=cause), cause, tuple(advice), ("node",) if here else ())
 
 
 def _said_before(heard: Record, had: Record) -> bool:

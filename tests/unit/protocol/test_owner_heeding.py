@@ -240,3 +240,31 @@ def test_what_is_no_lesson_is_left_out(value: Any) -> None:
     owner.it.heeding.told(owner.now, [("key", value)])
     owner.take()
     assert owner.it.heeding.known == {} and [one.name for one in owner.facts][-1] == "lesson.refused"
+
+
+def test_what_a_task_says_is_a_lesson() -> None:
+    owner = owner_of(Mode.OBEY)
+    _, out = at_oak(owner, 1)
+    fields = {"cause": "no licence for job 17", "here": True, "wait_s": 0.0, "require": "", "ask": "who has one?"}
+    owner.it.event(owner.now, OAK, out.dispatch, 0, "lesson", fields, b"")
+    owner.take()
+    (learn,) = said(owner)
+    lesson = read_value(learn.value).lesson
+    assert (lesson.family, lesson.cause, lesson.ties) == ("reflected", "no licence for job 17", (("node", "oak"),))
+    owner.it.event(owner.now, OAK, out.dispatch, 0, "lesson", fields | {"cause": "no licence for job 18"}, b"")
+    owner.take()
+    assert {one.key for one in said(owner)} == {learn.key}, "another number is the same lesson"
+    assert where(owner, 2, 20) == {ELM}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [7, {}, {"cause": "c"}, {"cause": "c", "here": False, "wait_s": float("nan"), "require": "", "ask": ""},
+     {"cause": "c\x1b[2J", "here": True, "wait_s": 0.0, "require": "", "ask": ""}],
+)  # fmt: skip
+def test_what_a_task_says_that_is_no_lesson_is_left_out(wrong: Any) -> None:
+    owner = owner_of(Mode.OBEY)
+    _, out = at_oak(owner, 1)
+    owner.it.event(owner.now, OAK, out.dispatch, 0, "lesson", wrong, b"")
+    owner.take()
+    assert said(owner) == [] and owner.it.heeding.known == {}
