@@ -278,6 +278,27 @@ def test_progress_is_thinned_out_but_the_last_comes(worker: Driver) -> None:
     assert reports[-1] == {"done": 1000, "total": 1000, "note": "n"}
 
 
+def test_what_a_task_found_out_is_told(worker: Driver) -> None:
+    def says() -> None:
+        import swarm
+
+        swarm.lesson("no licence here", ask="who has one?")
+
+    said = {"cause": "no licence here", "here": True, "wait_s": 0.0, "require": "", "ask": "who has one?"}
+    with Driver(python=sys.executable) as guest:
+        for one in (worker, guest):
+            one.values(one.spec(says), [()], start=2)
+            assert [(index, data) for _, index, name, data in one.events if name == "lesson"] == [(2, said)]
+
+
+@pytest.mark.parametrize("wrong", [{"cause": ""}, {"here": False}, {"wait_s": 1.0}, {"require": "gpu"}])
+def test_a_lesson_advises_something(wrong: dict[str, Any]) -> None:
+    from swarm.tasks import lesson
+
+    with pytest.raises(ValueError, match="lesson|all machines"):
+        lesson(**({"cause": "no licence here"} | wrong))
+
+
 def test_waiting_for_another_task_is_told(worker: Driver) -> None:
     def waits() -> None:
         from swarm.tasks import waiting
