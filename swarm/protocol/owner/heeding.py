@@ -34,7 +34,7 @@ from swarm.protocol.lessons.heeding import (
     lesson_of,
     prepare,
 )  # fmt: skip
-from swarm.protocol.lessons.records import Evidence, Record, RecordError
+from swarm.protocol.lessons.records import PROBE_LEASE_MS, Evidence, Record, RecordError
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings, Learn
 from swarm.protocol.owner.ending import Ending, Said
 from swarm.protocol.owner.placing import Placing
@@ -386,30 +386,41 @@ class Heeding:
             return
         avoided = {it.name for it in fitting if choice.verdicts[it.name].avoid}
         probing = [it for it in fitting if choice.verdicts[it.name].probed]
+        sent = False
         for it in probing:
             # One task goes there, to see whether what is known still holds; the others keep away until that is told.
-            keys = choice.verdicts[it.name].probed
-            if batch.columns.ready > 1 or len(avoided) + 1 == len(fitting):
-                self._probe(now, batch, it, keys, now_ms)
+            sent |= self._probe(now, batch, it, choice.verdicts[it.name].probed, now_ms)
             avoided.add(it.name)
         if given.probed:
             self._probing(now, given.probed, now_ms)
             batch.untied[""] = given.probed
-        if len(avoided) == len(fitting):
-            avoided -= {it.name for it in probing}
+        if avoided and len(avoided) == len(fitting):
+            if sent:
+                self._holdings.timers.at(now + PROBE_LEASE_MS / 1000, HEED, batch)
+            else:
+                avoided -= {it.name for it in probing}
         shape = batch.shape.heeding(given.needs, given.labels, [NODE_LABEL + name for name in avoided])
         if shape != batch.queued:
             self._placing.requeue(batch, shape)
 
-    def _probe(self, now: float, batch: Batch, it: Executor, keys: tuple[str, ...], now_ms: int) -> None:
+    def _probe(self, now: float, batch: Batch, it: Executor, keys: tuple[str, ...], now_ms: int) -> bool:
         rows = (index for start, stop in batch.pending() for index in range(start, stop))
         index = next((index for index in rows if batch.columns.state(index) == TaskColumns.READY), None)
-        if index is None or it.draining or it.suspect or not it.linked or batch.lanes or batch.durable is not None:
-            return
+        if (
+            index is None
+            or it.draining
+            or it.suspect
+            or not it.linked
+            or batch.lanes
+            or batch.durable is not None
+            or not batch.spec.rerun
+        ):
+            return False
         self._probing(now, keys, now_ms)
         batch.untied[it.name] = keys
         batch.log(now, "probes a lesson", index, index + 1, it.name, [explained(self._known[key]) for key in keys])
         self._placing.send(now, batch, index, it)
+        return True
 
     def _probing(self, now: float, keys: tuple[str, ...], now_ms: int) -> None:
         self.probes += 1

@@ -204,11 +204,12 @@ def test_what_has_not_begun_there_comes_back() -> None:
     assert [one["d"] for one in asked] == [second.dispatch] and not asked[0]["k"]
 
 
-def test_now_and_then_one_task_goes_there_and_a_wrong_lesson_dies() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_now_and_then_one_task_goes_there_and_a_wrong_lesson_dies(count: int) -> None:
     owner, learn = taught(Mode.OBEY)
     seen: list[int] = []
     for number in range(2, 2 + 3 * (PROBE_USES + DOUBTED_USES)):
-        owner.submit(number, 2)
+        owner.submit(number, count)
         while outs := owner.taken():
             for out in outs:
                 if out.executor == OAK:
@@ -217,6 +218,35 @@ def test_now_and_then_one_task_goes_there_and_a_wrong_lesson_dies() -> None:
                 owner.fine(out)
     assert seen and seen[0] >= PROBE_USES // 2
     assert owner.it.heeding.known[learn.key].record.dead and owner.it.heeding.probes >= 1
+
+
+def test_where_only_the_probe_may_tell_the_others_wait_for_it() -> None:
+    owner = owner_of(Mode.OBEY, nodes=(OAK,))
+    _, out = at_oak(owner, 1)
+    fails(owner, out, NO_MODULE)
+    number = 2
+    while not owner.dispatched:
+        owner.submit(number, 3)
+        assert number < 4 * PROBE_USES
+        number += 1
+    (probe,) = owner.taken()
+    assert probe.count == 1
+    owner.fine(probe)
+    for out in owner.taken():
+        owner.fine(out)
+    assert owner.ended(number - 1) == {index: Status.OK for index in range(3)}
+
+
+def test_what_may_not_be_repeated_is_no_probe() -> None:
+    owner, _ = taught(Mode.OBEY)
+    for number in range(2, 2 + 2 * PROBE_USES):
+        owner.submit(number, 2, spec=spec_of(rerun=False))
+        assert owner.taken() == [], "its client has not granted that it begins"
+        owner.it.grant_start(owner.now, key_of(number), [(0, 2)])
+        owner.take()
+        for out in owner.taken():
+            assert out.executor == ELM
+            owner.fine(out)
 
 
 def test_a_flood_of_failures_says_little() -> None:
