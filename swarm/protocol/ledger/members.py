@@ -73,6 +73,8 @@ class View:
     caught_up: Callable[[bytes], bool]
     removed_at: Mapping[bytes, float]
     """When nodes were removed that are none of the members now."""
+    began: float = float("-inf")
+    """Since when the leader has been looking who there is."""
 
     def alive(self, id: bytes) -> bool:
         """Whether a node is there."""
@@ -82,7 +84,10 @@ class View:
     def stays(self, id: bytes) -> bool:
         """Whether a node is to be counted on: it has not left for good, nor is about to, nor is away for long."""
         node = self.nodes.get(id)
-        if node is None or node.presence in (Presence.GONE, Presence.LEAVING):
+        if node is None:
+            # Whoever has just started does not know everybody yet.
+            return id in self.members.all and self.now - self.began < self.config.replace_after_s
+        if node.presence in (Presence.GONE, Presence.LEAVING):
             return False
         return node.presence is not Presence.AWAY or self.now - node.since < self.config.replace_after_s
 

@@ -26,6 +26,7 @@ class Steward:
         self, now: float, me: bytes, host: bytes, config: LedgerConfig, raft: RaftNode, groups: Mapping[bytes, Group]
     ) -> None:
         self._me = me
+        self._began = now
         self._config = config
         self._raft = raft
         self._groups = groups
@@ -115,9 +116,10 @@ class Steward:
         if self._draining:
             self.at = now + self._config.policy_every_s
             effects += self._hand_over(now)
-        for node in self.nodes.values():
-            gone_at = node.since + self._config.replace_after_s
-            if node.presence is Presence.AWAY and gone_at > now and gone_at < self.at:
+        away = [node.since for node in self.nodes.values() if node.presence is Presence.AWAY]
+        for since in (self._began, *away):  # who was never heard of is away since this one began to look
+            gone_at = since + self._config.replace_after_s
+            if now < gone_at < self.at:
                 self.at = gone_at
                 for group in self._groups.values():
                     group.settled = False
@@ -146,6 +148,7 @@ class Steward:
                 raft.absent,
                 lambda id: raft.caught_up(id) and self.provided(group.name, id),
                 group.removed_at,
+                self._began,
             )
         )
 

@@ -64,6 +64,16 @@ def test_a_member_that_is_away_is_replaced_when_that_lasts() -> None:
     assert next_change(view([0, 1, 2], [], gone)) == Change(What.ADD, IDS[3])
 
 
+def test_who_has_just_started_removes_nobody_whom_it_does_not_know_yet() -> None:
+    """A leader was killed and came back where some of the others could not be heard: it went on alone, and receipts told of one copy."""
+    assert next_change(view([0, 1, 2], [], alive(0, 1), began=990.0)) is None
+    assert next_change(view([0, 1, 2], [], alive(0, 1, 3), began=990.0)) is None
+    assert next_change(view([0, 1, 2], [], alive(0), began=990.0)) is None
+    assert next_change(view([0], [1, 2], alive(0, 1, 2), began=990.0)) == Change(What.PROMOTE, IDS[1])
+    assert next_change(view([0, 1, 2], [], alive(0, 1, 3), began=399.0)) == Change(What.ADD, IDS[3])
+    assert next_change(view([0, 1, 2], [], alive(0, 1), began=399.0)) == Change(What.REMOVE, IDS[2])
+
+
 def test_one_that_leaves_is_replaced_before_it_goes() -> None:
     nodes = alive(0, 1, 3) | {2: away(999.0, Presence.LEAVING)}
     assert next_change(view([0, 1, 2], [3], nodes)) == Change(What.PROMOTE, IDS[3])
