@@ -59,7 +59,7 @@ class LedgerWorld(World):
         self.announced: dict[int, Announcement] = {}
         self.wants: dict[bytes, Wanted] = {}
         self.read_at: dict[tuple[bytes, bytes], int | None] = {}
-        """The entry of a batch of which a read told before its receipt came."""
+        """The entry of a batch that its first receipt, or a read before that, told of."""
         self.skews = [300.0 * (self.rng.random() - 0.5) for _ in range(64)]
         for number in range(plan.nodes):
             self._new_node(number)
@@ -334,11 +334,13 @@ class LedgerWorld(World):
         if (
             (group, record.key) in self.history.receipts
             and applied.verdict is Verdict.DONE
-            # A read may come before the word that there are enough copies of the very entry that it read.
+            # A read, or who leads by now, may tell of an entry before the word comes to who proposed it that it has enough copies.
             and self.read_at.get((group, record.key)) != self._accepted_at(group, record.key)
             and not self._may_be_gone(want)
         ):
             raise Broken(f"lost: {record.key.hex()} was accepted, and is accepted as if it were new")
+        if (group, record.key) not in self.history.receipts:
+            self.read_at[group, record.key] = self._accepted_at(group, record.key)
         self.history.receipt(group, record.key, record.digest)
         if self.rng.random() >= self.plan.deaf:
             want.receipt = True
