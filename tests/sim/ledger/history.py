@@ -117,6 +117,8 @@ class History:
         self.states: dict[tuple[bytes, int], bytes] = {}
         """(group, index) -> digest of the state there, as the first node has it."""
         self.receipts: dict[tuple[bytes, bytes], bytes] = {}
+        self.told_at: dict[tuple[bytes, bytes], int | None] = {}
+        """The entry of a batch that its first receipt told of, or a read before that."""
         """(group, key) -> digest of what was accepted."""
         self.revealed: dict[Row, bytes] = {}
         self.recorded: dict[Row, bytes] = {}
@@ -168,9 +170,16 @@ class History:
         """A client has a receipt."""
         if (group, key) in self.dropped:
             return
+        if (group, key) not in self.receipts:
+            self.told_at[group, key] = self.accepted_at(group, key)
         known = self.receipts.setdefault((group, key), digest)
         if known != digest:
             raise Broken(f"content: {key.hex()} was accepted twice, with different content")
+
+    def accepted_at(self, group: bytes, key: bytes) -> int | None:
+        """The entry by which a batch was accepted, by the rules."""
+        batch = self.models[group].batches.get(key) if group in self.models else None
+        return None if batch is None else batch.index
 
     def reveal(self, group: bytes, key: bytes, row: int, payload: bytes) -> None:
         """A client is told an outcome."""

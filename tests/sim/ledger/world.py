@@ -58,8 +58,6 @@ class LedgerWorld(World):
         self.history = History()
         self.announced: dict[int, Announcement] = {}
         self.wants: dict[bytes, Wanted] = {}
-        self.read_at: dict[tuple[bytes, bytes], int | None] = {}
-        """The entry of a batch that its first receipt, or a read before that, told of."""
         self.skews = [300.0 * (self.rng.random() - 0.5) for _ in range(64)]
         for number in range(plan.nodes):
             self._new_node(number)
@@ -335,20 +333,13 @@ class LedgerWorld(World):
             (group, record.key) in self.history.receipts
             and applied.verdict is Verdict.DONE
             # A read, or who leads by now, may tell of an entry before the word comes to who proposed it that it has enough copies.
-            and self.read_at.get((group, record.key)) != self._accepted_at(group, record.key)
+            and self.history.told_at.get((group, record.key)) != self.history.accepted_at(group, record.key)
             and not self._may_be_gone(want)
         ):
             raise Broken(f"lost: {record.key.hex()} was accepted, and is accepted as if it were new")
-        if (group, record.key) not in self.history.receipts:
-            self.read_at[group, record.key] = self._accepted_at(group, record.key)
         self.history.receipt(group, record.key, record.digest)
         if self.rng.random() >= self.plan.deaf:
             want.receipt = True
-
-    def _accepted_at(self, group: bytes, key: bytes) -> int | None:
-        """The entry by which a batch was accepted, by the rules."""
-        model = self.history.models[group].batches.get(key) if group in self.history.models else None
-        return None if model is None else model.index
 
     def _check_copies(self, group: bytes, index: int, epoch: int, effect: Committed) -> None:
         truth = self.truth(group)
@@ -386,8 +377,6 @@ class LedgerWorld(World):
             return
         if batch.submitted.digest != want.record.digest and self._usurped(want):
             return
-        if (group, key) not in self.history.receipts:
-            self.read_at[group, key] = self._accepted_at(group, key)
         self.history.receipt(group, key, batch.submitted.digest)
         want.receipt = True
         for row in range(batch.count):
