@@ -117,9 +117,9 @@ class History:
         self.states: dict[tuple[bytes, int], bytes] = {}
         """(group, index) -> digest of the state there, as the first node has it."""
         self.receipts: dict[tuple[bytes, bytes], bytes] = {}
+        """(group, key) -> digest of what was accepted."""
         self.told_at: dict[tuple[bytes, bytes], int | None] = {}
         """The entry of a batch that its first receipt told of, or a read before that."""
-        """(group, key) -> digest of what was accepted."""
         self.revealed: dict[Row, bytes] = {}
         self.recorded: dict[Row, bytes] = {}
         """Every outcome that any log ever had."""
