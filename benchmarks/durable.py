@@ -28,6 +28,7 @@ NAMES = ("one", "two", "three")
 ROUNDS = 5
 TASKS = 200_000
 """Of one map: fewer are over in a few hundredths of a second, most of it the latency of the first commit."""
+SUBMITS = 50_000
 SINGLES = 300
 PEER_TASKS = 5_000
 PEERS = Path(__file__).parents[1] / ".venv-bench" / "bin" / "python"
@@ -97,6 +98,15 @@ def tasks_per_s(fleet: swarm.Fleet, durability: str) -> float:
     for _ in fleet.map(noop_of, range(TASKS), durability=durability):
         pass
     return TASKS / (time.perf_counter() - began)
+
+
+def submits_per_s(fleet: swarm.Fleet, durability: str) -> float:
+    """No-ops submitted one by one, in the batches that the client makes of them, run, and their outcomes here."""
+    began = time.perf_counter()
+    futures = [fleet.submit(noop_of, number, durability=durability) for number in range(SUBMITS)]
+    for each in futures:
+        each.result(timeout=60)
+    return SUBMITS / (time.perf_counter() - began)
 
 
 def noop_of(x: int) -> None:
@@ -230,19 +240,25 @@ def rows(say: Callable[..., None] = line) -> None:
                 for level in ("none", "node", "fleet"):
                     tasks_per_s(fleet, level)
                 rates: dict[str, list[float]] = {"none": [], "node": [], "fleet": []}
+                submits: dict[str, list[float]] = {"none": [], "fleet": []}
                 singles: dict[str, list[float]] = {"node": [], "fleet": []}
                 raw: list[float] = []
                 for _ in range(ROUNDS):
                     for level, into in rates.items():
                         into.append(tasks_per_s(fleet, level))
+                    for level, into in submits.items():
+                        into.append(submits_per_s(fleet, level))
                     for level, found in singles.items():
                         found += receipts_ms(fleet, level, SINGLES // ROUNDS)
                     raw += syncs_ms(folder, SINGLES // ROUNDS)
             none, fleet_rate = statistics.median(rates["none"]), statistics.median(rates["fleet"])
             node_rate = statistics.median(rates["node"])
-            say("tasks a second, kept nowhere", f"{none:,.0f}")
+            say("tasks of a map a second, kept nowhere", f"{none:,.0f}")
             say("... on the home's disk", f"{node_rate:,.0f}", f"{node_rate / none:.2f} x")
             say("... on two of three disks", f"{fleet_rate:,.0f}", f"{fleet_rate / none:.2f} x (>= 0.5)")
+            each, each_kept = statistics.median(submits["none"]), statistics.median(submits["fleet"])
+            say("submitted one by one, kept nowhere", f"{each:,.0f}")
+            say("... on two of three disks", f"{each_kept:,.0f}", f"{each_kept / each:.2f} x (>= 0.5)")
             p50, p99 = quantiles(raw)
             say("4 KiB and fdatasync on this disk", f"{p50:.2f} ms (p50), {p99:.2f} ms (p99)")
             for level, found in singles.items():
