@@ -41,6 +41,8 @@ def live(flock: NanoSwarm | Isolated, seconds: float, passes: int | None) -> Non
             if time.monotonic() - drawn >= REFRESH_S:
                 lines = _draw(screen(flock.report(mark), flock.now_ns), lines)
                 mark, drawn = flock.mark(), time.monotonic()
+        if not lines:  # over before anybody could look: once, at least
+            lines = _draw(screen(flock.report(mark), flock.now_ns), lines)
     finally:
         _draw("", lines)
 
