@@ -18,26 +18,23 @@ from kernels.batch import Calls, OutcomeBuilder, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.effects import Fact
-from swarm.protocol.executor.effects import (
-    ExecutionEffect,
-    HandInput,
-    HandSlice,
-    HandSpec,
-    RevokeSlot,
-    StartWorker,
-    StopWorker,
-)
+from swarm.protocol.executor.crew import Crew
+from swarm.protocol.executor.effects import ExecutionEffect, HandInput, HandSlice, HandSpec, StopWorker
+from swarm.protocol.executor.evictions import Evictions
+from swarm.protocol.executor.grants import SlotGrants
 from swarm.protocol.executor.leases import Leases
 from swarm.protocol.executor.leaving import asked, check_saved, saved_within
-from swarm.protocol.executor.memory import LEAVE_S, is_repeatable, over_budget, tasks_of
-from swarm.protocol.executor.orphans import Orphan, Orphans
+from swarm.protocol.executor.load import classes, load_of, running_tasks, waiting_tasks, yielding
+from swarm.protocol.executor.orphans import Orphans
+from swarm.protocol.executor.reports import Reports, ended
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
-from swarm.protocol.executor.suspension import SPARE_AFTER_S, class_of, level, slots_that_yield
+from swarm.protocol.executor.suspension import class_of, level
 from swarm.protocol.executor.suspensions import Suspensions
+from swarm.protocol.executor.table import RunTable
+from swarm.protocol.executor.timeouts import OBSERVE_EVERY_S, end_what_is_over, is_timed
 from swarm.protocol.fair import EQUAL, GUESS_S
-from swarm.protocol.messages import Kind
-from swarm.protocol.outbound import Bytes, Tell
-from swarm.protocol.resources import PLAIN, Account, Capacity, ReadyShapes, Shape, shape_of
+from swarm.protocol.outbound import Bytes
+from swarm.protocol.resources import Account, Capacity, ReadyShapes, Shape, shape_of
 from swarm.protocol.runtimes import Runtimes
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import FINAL_BELOW, Priority, Status
@@ -50,10 +47,6 @@ PIPELINE_BELOW_S = 0.020
 PIPELINE_DEPTH = 2
 SHARE_AFTER_S = 0.050
 """What waits in a worker's hands behind a task that runs for so long is taken back, for whoever has time."""
-WORKERS_EXTRA_MAX = 64
-"""Workers beyond the slots, in place of those that wait for tasks of their own."""
-OBSERVE_EVERY_S = 0.010
-START_FAILURES_MAX = 3
 CLASSES = tuple(priority.name.lower() for priority in Priority)
 INDEX_END = 1 << 32
 """Tasks of a batch, and attempts of a task, are fewer."""
@@ -88,35 +81,31 @@ class Execution:
         self.account = Account(config.capacity)
         self.runtimes = Runtimes()
         self.draining = False
-        self._ready = ReadyShapes(config.shares)
-        self._runs: dict[int, Run] = {}
-        self._by_dispatch: dict[tuple[bytes, int], Run] = {}
-        self._workers: dict[int, Worker] = {}
-        self._run_number = 0
-        self._worker_number = 0
-        self._token = 0
-        self._here = 0
-        self._of: dict[bytes, int] = {}
-        """Tasks here that are not reported yet: all, and by owner."""
-        self._urgent_of: dict[bytes, int] = {}
-        """Of these the ones that others make way for."""
         self._effects: list[ExecutionEffect] = []
-        self._observe_at: float | None = None
-        self._share_at: float | None = None
-        self._start_failures = 0
-        self._seen = 0.0
-        """The latest instant that it was told."""
-        self._retry_start_at: float | None = None
+        self._ready = ReadyShapes(config.shares)
+        self._table = RunTable()
         self._orphans = Orphans()
+        self._reports = Reports(me, self._table, self._orphans, self.load, self._emit)
+        self._crew = Crew(
+            self.slots, self._emit, recycle_tasks=config.recycle_tasks, recycle_age_s=config.recycle_age_s,
+            spare_workers=config.spare_workers,
+        )  # fmt: skip
+        self._workers = self._crew.workers
+        self._grants = SlotGrants(self._workers, self.account, self._emit)
         self.leases = Leases()
         self._suspensions = Suspensions(
-            self._workers, self.account, config.releasable, self._emit, self._recall_from, self._tell_event, self._resumed,
+            self._workers, self.account, config.releasable, self._emit, self._recall_from, self._reports.event, self._resumed,
             self._may_go_on,
         )  # fmt: skip
-        self._leaving: dict[int, tuple[float, int, list[tuple[int, int]]]] = {}
-        """Workers whose suspended tasks go on to a safe point, to leave -> (until when, number of the run, tasks)."""
-        self._spare_at: float | None = None
-        self._spares = 0
+        self._evictions = Evictions(
+            self._workers, self._suspensions, config.suspended_bytes_max, self._emit, self._recall_from, self._kill,
+            self._may_go_on,
+        )  # fmt: skip
+        self._slice_token = 0
+        self._observe_at: float | None = None
+        self._share_at: float | None = None
+        self._seen = 0.0
+        """The latest instant that it was told."""
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -127,17 +116,17 @@ class Execution:
 
     def next_deadline(self) -> float | None:
         """When `on_timer` wants to be called, or None."""
-        orphans = self._orphans.next_deadline()
+        crew = self._crew
         return min(
             (
                 at
                 for at in (
                     self._observe_at,
-                    self._retry_start_at,
                     self._share_at,
-                    self._spare_at,
-                    orphans,
-                    self._leave_at(),
+                    crew.retry_at,
+                    crew.spare_at,
+                    self._orphans.next_deadline(),
+                    self._evictions.next_deadline(),
                 )
                 if at is not None
             ),
@@ -167,7 +156,7 @@ class Execution:
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing runs."""
-        return not self._runs and not any(worker.granted for worker in self._workers.values())
+        return not self._table and not any(worker.granted for worker in self._workers.values())
 
     @property
     def workers(self) -> Mapping[int, Worker]:
@@ -177,7 +166,7 @@ class Execution:
     @property
     def runs(self) -> list[Run]:
         """What owners have sent and is not reported in full, in the order in which it came."""
-        return list(self._runs.values())
+        return list(self._table)
 
     def offer(self, now: float, slots: int) -> None:
         """Offer so many slots from now on; what runs is left alone."""
@@ -185,111 +174,64 @@ class Execution:
         self._pump(now)
 
     def load(self, owner: bytes | None = None) -> dict[str, Any]:
-        """What this node tells of its load: free slots, tasks waiting, tasks that wait for other tasks.
-
-        To an owner also how many tasks of others are here ("others"): its own it counts itself, and better, since a
-        report of what is free is older than what it has sent or taken back since.
-        """
-        blocked = sum(1 for worker in self._workers.values() if worker.state == "blocked")
-        load: dict[str, Any] = {
-            "free": round(self.account.free_cpu, 3),
-            "wait": self._ready.tasks,
-            "drain": self.draining,
-            "blocked": blocked,
-        }
-        if self.account.withheld:
-            load["off"] = self.account.withheld
-        if owner is not None:
-            load["others"] = self.others(owner)
-        yielding = self.yielding()
-        if any(yielding):
-            load["low"] = yielding
-            urgent = 0 if owner is None else self._urgent_of.get(owner, 0)
-            if urgent:
-                load["urgent"] = urgent
-        return load
+        """What this node tells of its load (`swarm.protocol.executor.load.load_of`), to an owner or to anybody."""
+        return load_of(
+            self.account,
+            self._ready,
+            self._workers.values(),
+            self._table,
+            self.yielding(),
+            owner,
+            draining=self.draining,
+        )
 
     def yielding(self) -> list[float]:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
-        waiting = [] if not self._urgent_of or not self._ready.tasks else [
-            (run, run.columns.ready) for run in self._runs.values()
-            if run.priority >= Priority.HIGH and run.columns.ready
-        ]  # fmt: skip
-        return slots_that_yield(self._workers.values(), waiting, self._seen)
+        return yielding(self._workers.values(), self._ready, self._table, self._seen)
 
     def others(self, owner: bytes) -> int:
         """Tasks here, running or waiting, that are not of this owner."""
-        return self._here - self._of.get(owner, 0)
+        return self._table.others(owner)
 
     def running_tasks(self) -> list[tuple[bytes, int, int, float]]:
         """(batch, index, worker, started at) of what runs now."""
-        found = []
-        for worker in self._workers.values():
-            current = worker.current()
-            if current is not None:
-                found.append((current[0].run.batch, current[1], worker.number, current[2]))
-        return found
+        return running_tasks(self._workers.values())
 
     def classes(self) -> list[tuple[int, int, int]]:
         """(waiting, running, suspended) of each class, LOW first: tasks that no worker has, and workers that have some."""
-        running, standing = [0] * len(Priority), [0] * len(Priority)
-        for worker in self._workers.values():
-            if worker.suspension is not None:
-                standing[worker.suspension.priority] += 1
-            elif worker.slices:
-                running[class_of(worker)] += 1
-        return [(self._ready.waiting(priority), running[priority], standing[priority]) for priority in Priority]
+        return classes(self._workers.values(), self._ready)
 
     def waiting_tasks(self) -> dict[bytes, int]:
         """Tasks that run here and wait for others, with their classes now."""
-        found = {}
-        for worker in self._workers.values():
-            current = worker.current() if worker.state == "blocked" else None
-            if current is not None:
-                found[ids.task_id(current[0].run.batch, current[1])] = class_of(worker)
-        return found
+        return waiting_tasks(self._workers.values())
 
     def held(self, owner: bytes) -> dict[int, list[tuple[int, int]]]:
         """What is not reported yet of an owner's runs: dispatch -> ranges."""
-        return {run.dispatch: run.pending() for run in self._runs.values() if run.owner == owner}
+        return self._table.held(owner)
 
     def held_of(self, batches: Collection[bytes]) -> list[tuple[bytes, bytes, int, list[int], list[tuple[int, int]]]]:
         """What is not reported of durable batches, whoever handed it over: (batch, owner, dispatch, token, ranges)."""
-        found = []
-        for run in (*self._runs.values(), *(each.run for each in self._orphans if each.run.number not in self._runs)):
-            token = run.token if run.batch in batches else None
-            if token is not None:
-                orphan = self._orphans.find(run.owner, run.dispatch)
-                ranges = run.pending() if orphan is None else orphan.held()
-                if ranges:
-                    found.append((run.batch, run.owner, run.dispatch, list(token), ranges))
-        return found
+        return self._table.held_of(batches, self._orphans)
 
     def holds(self, owner: bytes, dispatch: int) -> bool:
         """Whether tasks of an owner's dispatch are here that are not reported yet."""
-        return (owner, dispatch) in self._by_dispatch
+        return self._table.find(owner, dispatch) is not None
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Start the warm workers, one a slot."""
         for _ in range(self.slots):
-            self._start_worker(now, "")
+            self._crew.start(now, "")
 
     def worker_started(self, worker: int, page: ClaimPage | None) -> None:
         """The process of a worker runs; its page, if it has one."""
-        if worker in self._workers:
-            self._workers[worker].page = page
+        self._crew.started(worker, page)
 
     def worker_ready(self, now: float, worker: int) -> None:
         """A worker has loaded and takes work."""
-        it = self._workers.get(worker)
-        if it is None or it.state != "starting":
-            return
-        it.state = "ready"
-        it.started_at = now
-        self._start_failures = 0
-        self._pump(now)
+        if self._crew.ready(now, worker):
+            self._pump(now)
 
     def worker_exited(self, now: float, worker: int, why: str) -> None:
         """A worker's process is gone; `why` says how ("signal 9", "exit 1")."""
@@ -297,10 +239,10 @@ class Execution:
         if it is None:
             return
         self._suspensions.end(now, it)
-        self._leaving.pop(worker, None)
+        self._evictions.exited(worker)
         expected = it.state == "stopping"
-        if it.state == "starting":
-            self._start_failed(now, it, why)
+        if it.state == "starting" and self._crew.start_failed(now, it, why):
+            self._refuse_all(it.python, why)
         current = it.current()
         for part in sorted(it.slices.values(), key=lambda one: one.token):
             self._slice_died(now, it, part, current, why)
@@ -309,7 +251,7 @@ class Execution:
         self._effects.append(
             Fact("worker.exited", {"expected": str(expected).lower()}, {"worker": worker, "why": why, "for": it.reason})
         )
-        self._replace(now)
+        self._crew.replace(now)
         self._pump(now)
 
     def worker_blocked(self, now: float, worker: int) -> None:
@@ -323,7 +265,7 @@ class Execution:
         self._recall_from(now, it)
         if it.shape is not None:
             self.account.give(it.shape)
-        self._replace(now)
+        self._crew.replace(now)
         self._pump(now)
 
     def worker_unblocked(self, now: float, worker: int) -> None:
@@ -353,55 +295,7 @@ class Execution:
 
     def suspended_memory(self, now: float, rss_bytes: Mapping[int, int]) -> None:
         """What suspended workers keep in memory was measured; over the budget the cheapest to lose go."""
-        if not self.config.suspended_bytes_max:
-            return
-        standing = [worker for worker in self._workers.values() if worker.suspension is not None]
-        for goes in over_budget(standing, rss_bytes, self.config.suspended_bytes_max):
-            worker, how = goes.worker, "saved" if goes.saves else "again"
-            if goes.saves and not all(self._may_go_on(now, part.run.owner) for part in worker.slices.values()):
-                continue
-            kept = rss_bytes.get(worker.number, 0)
-            fields = {"worker": worker.number, "bytes": kept}
-            self._effects.append(Fact("suspended.evicted", {"how": how}, fields))
-            if not goes.saves:
-                self._run_again(worker, f"{kept} bytes of it were more than this node keeps for what stands still")
-                continue
-            tasks = tasks_of(worker)
-            self._suspensions.resume(now, worker)
-            worker.immune_until = now + LEAVE_S
-            self._leaving[worker.number] = (
-                now + LEAVE_S,
-                tasks[0][0].number,
-                [(run.number, index) for run, index in tasks],
-            )
-            for run, index in tasks:
-                self._effects += asked((worker,), run, [(index, index + 1)], True)
-
-    def _leave_at(self) -> float | None:
-        return min((until for until, _, _ in self._leaving.values()), default=None)
-
-    def _left(self, now: float) -> None:
-        """Some came to no safe point in time: they are run again as a whole, or stay."""
-        for number, (until, _, tasks) in list(self._leaving.items()):
-            if until > now:
-                continue
-            del self._leaving[number]
-            worker = self._workers.get(number)
-            if worker is None or worker.state != "ready":
-                continue
-            still = [(run, index) for run, index in tasks_of(worker) if (run.number, index) in tasks]
-            if still and all(is_repeatable(run) for run, _ in still):
-                self._recall_from(now, worker)
-                self._run_again(worker, "it came to no safe point, and its memory was more than this node keeps")
-            else:
-                for run, index in still:
-                    self._effects += asked((worker,), run, [(index, index + 1)], False)
-
-    def _run_again(self, worker: Worker, why: str) -> None:
-        """End a worker where it stands; what it ran goes back to its owner without blame."""
-        for run, index in tasks_of(worker):
-            run.verdicts[index] = Status.RETURNED
-        self._kill(worker, why)
+        self._evictions.measured(now, rss_bytes)
 
     def worker_memory(self, now: float, worker: int, rss_bytes: int) -> None:
         """A worker's resident memory was measured; over the limit it is replaced once it has nothing in hand."""
@@ -410,27 +304,15 @@ class Execution:
         if it is None or not limit or rss_bytes <= limit or it.slices or it.state != "ready":
             return
         if it.granted:
-            self._revoke(it)  # measured again when it is back
+            self._grants.revoke(it)  # measured again when it is back
         else:
-            self._retire(now, it, f"its memory grew to {rss_bytes} bytes")
+            self._crew.retire(now, it, f"its memory grew to {rss_bytes} bytes")
 
     # --- granted slots ------------------------------------------------------------------------------------------------
 
     def grant(self, client: bytes) -> int | None:
         """Set an idle worker apart for a client of this host; its number, or None while none can be spared."""
-        if self.draining or self._ready.tasks or not self.account.fits(PLAIN):
-            return None
-        idle: Worker | None = None
-        for worker in self._workers.values():
-            if worker.granted == client:
-                return None  # one each
-            if worker.state == "ready" and not worker.python and not worker.slices and not worker.granted:
-                idle = idle or worker
-        if idle is None:
-            return None
-        idle.granted, idle.revoked, idle.shape = client, False, PLAIN
-        self.account.take(PLAIN)
-        return idle.number
+        return None if self.draining or self._ready.tasks else self._grants.grant(client)
 
     def granted_ran(self, worker: int, count: int) -> None:
         """A worker has run so many calls of the client that its slot was granted to."""
@@ -440,10 +322,9 @@ class Execution:
 
     def granted_over(self, now: float, worker: int) -> None:
         """A granted worker is this node's again."""
-        it = self._workers.get(worker)
-        if it is None or not it.granted:
+        it = self._grants.over(worker)
+        if it is None:
             return
-        it.granted, it.revoked = b"", False
         if it.state == "blocked":
             self.worker_unblocked(now, worker)
         if it.state == "ready":
@@ -455,11 +336,6 @@ class Execution:
         it = self._workers.get(worker)
         if it is not None and it.granted and it.state in ("ready", "blocked"):
             self._kill(it, reason)
-
-    def _revoke(self, worker: Worker) -> None:
-        if not worker.revoked:
-            worker.revoked = True
-            self._effects.append(RevokeSlot(worker.number))
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -482,8 +358,7 @@ class Execution:
     ) -> None:
         """Take a run from its owner; its `urgency` is (class, nice), those of its spec if nothing is said. While draining it goes
         straight back. ValueError for what no owner would send."""
-        key = (owner, dispatch)
-        if key in self._by_dispatch:
+        if self.holds(owner, dispatch):
             return
         if len(batch) != ids.BATCH_KEY_BYTES or calls.count < 1 or not 0 <= first <= INDEX_END - calls.count:
             raise ValueError(f"tasks {first} to {first + calls.count} of a batch with a key of {len(batch)} bytes")
@@ -495,20 +370,16 @@ class Execution:
             check_saved(extra["saved"])
         shape = shape_of(spec)
         if self.draining or self.config.capacity.misfit(shape):
-            self._tell_back(owner, dispatch, batch, range(first, first + calls.count), Status.RETURNED)
+            self._reports.back(owner, dispatch, batch, range(first, first + calls.count))
             return
-        self._run_number += 1
         run = Run(
-            self._run_number, owner, dispatch, batch, spec, raw, granted, shape, calls, first,
-            TaskColumns(calls.count), attempts, extra or {}, now, calls.count,
+            self._table.next_number(), owner, dispatch, batch, spec, raw, granted, shape, calls, first,
+            TaskColumns(calls.count), attempts, extra or {}, now,
         )  # fmt: skip
         run.user = user
         if urgency is not None:
             run.priority, run.nice = urgency
-        self._runs[run.number] = run
-        self._by_dispatch[key] = run
-        self._here += calls.count
-        self._count_in(run, calls.count)
+        self._table.add(run)
         self._push(run, calls.count)
         self._pump(now)
 
@@ -523,7 +394,7 @@ class Execution:
     ) -> None:
         """The owner wants tasks back: those not begun return to it; with `kill` those that run are ended, and with `save` they
         are asked to end at their next safe point. With `save` False they are asked no more, and stay."""
-        run = self._by_dispatch.get((owner, dispatch))
+        run = self._table.find(owner, dispatch)
         if run is None:
             return
         if save is False:
@@ -547,7 +418,7 @@ class Execution:
     ) -> None:
         """Class and nice of a run are others from here on, or those of some of its tasks: of these, what has not begun goes back
         to its owner, to come again by itself."""
-        run = self._by_dispatch.get((owner, dispatch))
+        run = self._table.find(owner, dispatch)
         if run is None:
             return
         mine = [worker for worker in self._workers.values() if any(part.run is run for part in worker.slices.values())]
@@ -555,12 +426,8 @@ class Execution:
             self._recall_from(now, worker)
         if ranges is None:
             waiting = self._ready.remove(run.shape, run.number)
-            left = run.left
-            self._gone(run, 0)
-            run.priority, run.nice, run.left = priority, nice, left
+            self._table.of_class(run, priority, nice)
             run.apart.clear()
-            self._here += left
-            self._count_in(run, left)
             if waiting:
                 self._push(run, waiting)
         else:
@@ -580,7 +447,7 @@ class Execution:
         """The lease of an owner's runs is over: drop what waits, end what runs, tell nobody. What is durable goes on, for
         who leads its log next, unless `durable`; whether there is any of it."""
         self.leases.forget(owner)
-        mine = [run for run in self._runs.values() if run.owner == owner]
+        mine = [run for run in self._table if run.owner == owner]
         for run in mine:
             if run.token is not None and not durable:
                 self._orphans.add(now, run)
@@ -592,14 +459,14 @@ class Execution:
     def keep_only(self, now: float, owner: bytes, out: Collection[int]) -> None:
         """An owner is linked again within its lease, and has no more than these dispatches out here. The others it has given
         to somebody else, or up, when it took this node for dead: they end. What is durable is its log's, not its owner's."""
-        for run in [run for run in self._runs.values() if run.owner == owner]:
+        for run in [run for run in self._table if run.owner == owner]:
             if run.token is None and run.dispatch not in out:
                 self._drop(now, run)
         self._pump(now)
 
     def disown(self, now: float, owner: bytes, batches: Collection[bytes]) -> None:
         """An owner leads the log of these batches no longer: their runs wait for who does."""
-        for run in self._runs.values():
+        for run in self._table:
             if run.owner == owner and run.batch in batches and run.token is not None:
                 self._orphans.add(now, run)
 
@@ -607,36 +474,23 @@ class Execution:
         """An owner is linked again, the same process as before: what waited is told to it."""
         self.leases.renewed(owner)
         for orphan in self._orphans.of(owner):
-            self._tell_waiting(orphan)
+            self._reports.kept(orphan)
 
     def adopt(self, owner: bytes, dispatch: int, by: bytes, number: int) -> list[tuple[int, int]]:
         """A later leader of its log has a run from here on, under a number of its own: it goes on as it is, under its
         token. What of it is not reported; nothing when it is not here, or is no durable one's."""
         orphan = self._orphans.find(owner, dispatch)
-        run = orphan.run if orphan is not None else self._by_dispatch.get((owner, dispatch))
-        if run is None or run.token is None or not 0 <= number < TOKEN_END or (by, number) in self._by_dispatch:
+        run = orphan.run if orphan is not None else self._table.find(owner, dispatch)
+        if run is None or run.token is None or not 0 <= number < TOKEN_END or self.holds(by, number):
             return []
-        self._by_dispatch.pop((owner, dispatch), None)
-        left = run.left
-        self._gone(run, 0)
-        run.owner, run.dispatch, run.left = by, number, left
-        if run.number in self._runs:
-            self._by_dispatch[by, number] = run
-        if left:
-            self._here += left
-            self._count_in(run, left)
+        self._table.hand_over(run, by, number)
         if orphan is not None:
-            self._tell_waiting(orphan)
+            self._reports.kept(orphan)
         return run.pending()
-
-    def _tell_waiting(self, orphan: Orphan) -> None:
-        run = orphan.run
-        for count, body in self._orphans.take(orphan):
-            self._tell_outcomes(run, count, body)
 
     def worker_outcomes(self, now: float, worker: int, run_number: int, outcomes: Outcomes, body: Bytes) -> None:
         """A worker reports outcomes; they go to the owner as they came."""
-        it, run = self._workers.get(worker), self._runs.get(run_number)
+        it, run = self._workers.get(worker), self._table.by_number.get(run_number)
         if it is None or run is None:
             return
         it.done += outcomes.count
@@ -661,9 +515,9 @@ class Execution:
             for row in range(outcomes.count):
                 if outcomes.status(row) >= FINAL_BELOW:
                     run.finish(outcomes.index(row))
-        self._tell_outcomes(run, outcomes.count, body, stood_us)
+        self._reports.outcomes(run, outcomes.count, body, stood_us)
         if run.columns.done == run.calls.count:
-            self._forget(run)
+            self._table.forget(run)
 
     @staticmethod
     def _stood_us(worker: Worker, run: Run, outcomes: Outcomes) -> int:
@@ -698,19 +552,14 @@ class Execution:
         """A worker has nothing in hand any more: it rests, or is replaced."""
         self._let_go(it)
         it.evictions, it.immune_until = 0, 0.0
-        config = self.config
-        if config.recycle_tasks and it.done >= config.recycle_tasks:
-            self._retire(now, it, f"it has run {it.done} tasks")
-        elif config.recycle_age_s and now - it.started_at >= config.recycle_age_s:
-            self._retire(now, it, f"it is {now - it.started_at:.0f} s old")
+        self._crew.retire_if_old(now, it)
 
     def worker_event(self, worker: int, run_number: int, index: int, name: str, value: Any, body: Bytes = b"") -> None:
         """A worker says something about a task that runs: progress, an item of a stream, output."""
-        run = self._runs.get(run_number)
+        run = self._table.by_number.get(run_number)
         if run is None or worker not in self._workers:
             return
-        header = {"b": run.batch, "d": run.dispatch, "i": index, "e": name, "v": value}
-        self._effects.append(Tell(run.owner, Kind.EVENT, header, (body,) if len(body) else ()))
+        self._reports.event(run, index, name, value, body)
 
     def give_input(self, owner: bytes, batch: bytes, index: int, what: str, value: Any, body: Bytes = b"") -> None:
         """Pass something on to a task that runs here: "in", "signal" or "ack"."""
@@ -729,32 +578,23 @@ class Execution:
         for worker in list(self._workers.values()):
             self._recall_from(now, worker)
             if worker.granted:
-                self._revoke(worker)
-        for run in list(self._runs.values()):
+                self._grants.revoke(worker)
+        for run in list(self._table):
             self._return_waiting(run, [(run.first, run.first + run.calls.count)])
 
     def on_timer(self, now: float) -> None:
         """End what has run for too long."""
-        if self._retry_start_at is not None and now >= self._retry_start_at:
-            self._retry_start_at = None
-            self._replace(now)
+        self._crew.on_timer(now, lambda: not self.draining and self._suspensions.is_taken(now))
         if self._share_at is not None and now >= self._share_at:
             self._share_at = None
             self._share(now)
-        if self._spare_at is not None and now >= self._spare_at:
-            self._spare_at = None
-            if not self.draining and self._suspensions.is_taken(now):
-                self._spares = self.config.spare_workers
-                self._replace(now)
         if self._observe_at is not None and now >= self._observe_at:
-            self._observe_at = None
-            self._observe(now)
-        if self._leaving:
-            self._left(now)
+            self._observe_at = end_what_is_over(now, list(self._workers.values()), self._recall_from, self._kill)
+        self._evictions.on_timer(now)
         for orphan in self._orphans.over(now):
             self._orphans.take(orphan)
             self._effects.append(Fact("orphan.given_up", {}, {"batch": orphan.run.batch.hex()}))
-            if orphan.run.number in self._runs:
+            if orphan.run.number in self._table.by_number:
                 self._drop(now, orphan.run)
                 self._pump(now)
 
@@ -784,7 +624,7 @@ class Execution:
         now_ns = int(now * 1e9)
         for shape in self._ready.shapes(now_ns):
             while (head := self._ready.head(shape, now_ns)) is not None:
-                run = self._runs[head[0]]
+                run = self._table.by_number[head[0]]
                 if suspensions.count:
                     suspensions.resume_all(now, level(run.priority, run.queued_at, now))
                 worker = self._worker_for(now, shape, run)
@@ -792,13 +632,8 @@ class Execution:
                     break
                 self._hand(now, worker, run, shape)
         suspensions.resume_all(now)
-        if (
-            self._spares < self.config.spare_workers
-            and self._spare_at is None
-            and not self.draining
-            and self._suspensions.is_taken(now)
-        ):
-            self._spare_at = now + SPARE_AFTER_S
+        if self._crew.lacks_spares and not self.draining and self._suspensions.is_taken(now):
+            self._crew.want_spares(now)
 
     def _worker_for(self, now: float, shape: Shape, run: Run) -> Worker | None:
         """The worker to hand a slice of this shape to, or None while it has to wait."""
@@ -823,42 +658,27 @@ class Execution:
             if idle is not None:
                 return idle
             if granted is None:
-                self._start_if_short(now, shape, alive)
+                self._crew.start_if_short(now, shape, self._ready.waiting_of(shape))
         elif run.priority >= Priority.HIGH:
             found = self._suspensions.victims(now, shape, run)
             if found and idle is not None:
                 fits = self._suspensions.suspend(now, found, shape, run)
-                self._replace(now)
+                self._crew.replace(now)
                 if fits:
                     return idle
             elif found:
-                self._start_if_short(now, shape, alive)
+                self._crew.start_if_short(now, shape, self._ready.waiting_of(shape))
         if granted is not None:
-            self._revoke(granted)
+            self._grants.revoke(granted)
         if busy is None or busy.page is None or run.spec.stream or not run.spec.rerun:
             return None
         mean = self.runtimes.mean_s(run.raw)
         return busy if mean is not None and mean < PIPELINE_BELOW_S else None
 
-    def _start_if_short(self, now: float, shape: Shape, alive: int) -> None:
-        """Resources are free but no worker is: start one, within bounds, for this interpreter."""
-        starting = sum(1 for one in self._workers.values() if one.state == "starting" and one.python == shape.python)
-        if starting >= self._ready.waiting_of(shape) or starting >= max(self.slots, 1):
-            return
-        if len(self._workers) >= self.slots + WORKERS_EXTRA_MAX:
-            spare = next(
-                (one for one in self._workers.values() if one.state == "ready" and not one.slices and not one.granted),
-                None,
-            )
-            if spare is None or spare.python == shape.python:
-                return
-            self._retire(now, spare, "another interpreter is needed")
-        self._start_worker(now, shape.python)
-
     def _hand(self, now: float, worker: Worker, run: Run, shape: Shape) -> None:
         limit = self._slice_tasks(run, shape, worker)
-        self._token += 1
-        taken = run.columns.take(limit, self._token)
+        self._slice_token += 1
+        taken = run.columns.take(limit, self._slice_token)
         assert taken is not None, (run.number, run.columns.ready)
         start = run.first + taken[0]
         stop = start + taken[1]
@@ -871,7 +691,7 @@ class Execution:
         slot = 0
         while slot in worker.slices:
             slot += 1
-        part = Slice(run, slot, self._token, start, stop, now)
+        part = Slice(run, slot, self._slice_token, start, stop, now)
         worker.slices[slot] = part
         if worker.page is not None:
             worker.page.offer(slot, stop - start)
@@ -895,7 +715,7 @@ class Execution:
         if run.spec.timeout_s is not None and self._observe_at is None:
             self._observe_at = now + min(OBSERVE_EVERY_S, run.spec.timeout_s)
         if not run.spec.rerun or run.spec.kind == "command":
-            self._tell_event(run, start, "started", None)
+            self._reports.event(run, start, "started", None)
         wait = now - run.queued_at
         self._effects.append(
             Fact("slice.handed", {"class": CLASSES[run.priority]}, {"wait_s": wait, "tasks": stop - start}, wait)
@@ -914,12 +734,8 @@ class Execution:
     def _emit(self, effect: ExecutionEffect) -> None:
         self._effects.append(effect)
 
-    def _tell_event(self, run: Run, index: int, name: str, value: Any) -> None:
-        header = {"b": run.batch, "d": run.dispatch, "i": index, "e": name, "v": value}
-        self._effects.append(Tell(run.owner, Kind.EVENT, header))
-
     def _resumed(self, now: float, worker: Worker) -> None:
-        if self._observe_at is None and any(part.run.spec.timeout_s is not None for part in worker.slices.values()):
+        if self._observe_at is None and is_timed(worker):
             self._observe_at = now + OBSERVE_EVERY_S
 
     def _let_go(self, worker: Worker) -> None:
@@ -928,54 +744,12 @@ class Execution:
                 self.account.give(worker.shape)
             worker.shape = None
 
-    def _start_worker(self, now: float, python: str) -> None:
-        self._worker_number += 1
-        worker = Worker(self._worker_number, python, None, started_at=now)
-        self._workers[worker.number] = worker
-        self._effects.append(StartWorker(worker.number, python))
-
-    def _replace(self, now: float) -> None:
-        """Keep as many home workers as there are slots, not counting those whose task waits for another."""
-        if self._retry_start_at is not None:
-            return
-        count = sum(1 for one in self._workers.values() if not one.python and one.state in ("starting", "ready"))
-        room = self.slots + WORKERS_EXTRA_MAX - len(self._workers)
-        for _ in range(min(self.slots + self._spares - count, room)):
-            self._start_worker(now, "")
-
-    def _retire(self, now: float, worker: Worker, reason: str) -> None:
-        worker.state = "stopping"
-        worker.reason = reason
-        self._effects.append(StopWorker(worker.number, "finish", reason))
-        self._replace(now)
-
-    def _start_failed(self, now: float, worker: Worker, why: str) -> None:
-        """A worker died before it was ready. After a few in a row wait longer; a guest's tasks are refused."""
-        self._start_failures += 1
-        self._effects.append(
-            Fact("worker.start_failed", {}, {"worker": worker.number, "python": worker.python, "why": why})
-        )
-        if worker.python and self._start_failures >= START_FAILURES_MAX:
-            self._start_failures = 0
-            for run in [run for run in self._runs.values() if run.spec.python == worker.python]:
-                self._refuse(run, f"the interpreter {worker.python!r} does not start a worker ({why})")
-        elif not worker.python:
-            self._retry_start_at = now + min(30.0, 0.1 * 2**self._start_failures)
-
-    def _refuse(self, run: Run, message: str) -> None:
-        import msgpack
-
-        body = b"F" + msgpack.packb({"message": message, "hint": "look at the node's log", "facts": {}})
-        builder, count = OutcomeBuilder(), 0
-        for start, stop in run.pending():
-            for index in range(start, stop):
-                if run.finish(index):
-                    builder.add(index, Status.REFUSED, 0, body)
-                    count += 1
-        self._ready.remove(run.shape, run.number)
-        if count:
-            self._tell_outcomes(run, count, builder.take())
-        self._forget(run)
+    def _refuse_all(self, python: str, why: str) -> None:
+        """An interpreter starts no worker: what is to run under it ends."""
+        for run in [run for run in self._table if run.spec.python == python]:
+            self._ready.remove(run.shape, run.number)
+            self._reports.refused(run, f"the interpreter {python!r} does not start a worker ({why})")
+            self._table.forget(run)
 
     def _recall_from(self, now: float, worker: Worker) -> None:
         """Take back whatever a worker has not begun, and queue it again."""
@@ -1002,7 +776,7 @@ class Execution:
         self._pump(now)
 
     def _requeue(self, run: Run, start: int, stop: int) -> None:
-        if run.number not in self._runs:
+        if run.number not in self._table.by_number:
             return  # Its owner was lost meanwhile: nobody wants them.
         for index in range(start, stop):
             run.columns.release(index - run.first)
@@ -1022,10 +796,10 @@ class Execution:
         waiting = self._ready.remove(run.shape, run.number) - len(back)
         if waiting > 0:
             self._push(run, waiting)
-        self._gone(run)
-        self._tell_back(run.owner, run.dispatch, run.batch, back, Status.RETURNED)
+        self._table.gone(run)
+        self._reports.back(run.owner, run.dispatch, run.batch, back)
         if columns.done == run.calls.count:
-            self._forget(run)
+            self._table.forget(run)
 
     def _kill_running(self, worker: Worker, run: Run, ranges: list[tuple[int, int]], verdict: int, reason: str) -> None:
         """End a worker if it runs, or may run, a task of these ranges; they are reported with `verdict`."""
@@ -1060,7 +834,7 @@ class Execution:
     ) -> None:
         """A worker died with this slice: say of each task in it what that means."""
         run = part.run
-        if run.number not in self._runs:
+        if run.number not in self._table.by_number:
             return
         claimed = part.start + (worker.page.progress(part.slot)[0] if worker.page else part.stop - part.start)
         ours = worker.reason if worker.state == "stopping" else ""
@@ -1076,16 +850,16 @@ class Execution:
                     blamed = index == running or worker.page is None
                     status = Status.CRASHED if blamed and not (ours and verdict_used) else Status.LOST
                 run.finish(index)
-                builder.add(index, status, 0, _ended(status, ours or why, run.spec))
+                builder.add(index, status, 0, ended(status, ours or why, run.spec))
                 count += 1
         if count:
-            self._tell_outcomes(run, count, builder.take())
+            self._reports.outcomes(run, count, builder.take())
         if run.columns.done == run.calls.count:
-            self._forget(run)
+            self._table.forget(run)
 
     def _drop(self, now: float, run: Run) -> None:
         self._ready.remove(run.shape, run.number)
-        self._forget(run)
+        self._table.forget(run)
         for worker in list(self._workers.values()):
             parts = [part for part in worker.slices.values() if part.run is run]
             if not parts:
@@ -1100,100 +874,8 @@ class Execution:
                 self._recall_from(now, worker)
                 self._kill(worker, "the owner of its task is gone")
 
-    def _observe(self, now: float) -> None:
-        """Look at what runs under a timeout, and when to look again."""
-        soonest: float | None = None
-        for worker in list(self._workers.values()):
-            if worker.state not in ("ready", "blocked"):
-                continue
-            timed = [part for part in worker.slices.values() if part.run.spec.timeout_s is not None]
-            if not timed:
-                continue
-            current = worker.current()
-            if current is None or current[0].run.spec.timeout_s is None:
-                soonest = min(soonest or now + OBSERVE_EVERY_S, now + OBSERVE_EVERY_S)
-                continue
-            part, timeout_s = current[0], current[0].run.spec.timeout_s
-            ends = current[2] + timeout_s
-            if worker.paused[0] == (part.run.number, current[1]):
-                ends += worker.paused[1]  # only running counts
-            if now < ends:
-                soonest = min(soonest, ends) if soonest is not None else ends
-                continue
-            self._recall_from(now, worker)
-            part.run.verdicts[current[1]] = Status.TIMEOUT
-            self._kill(worker, f"its task ran longer than {timeout_s:g} s")
-        self._observe_at = soonest
-
-    def _tell_outcomes(self, run: Run, count: int, body: Bytes, stood_us: int = 0) -> None:
-        header = {"b": run.batch, "n": count, "d": run.dispatch}
-        if stood_us:
-            header["s"] = stood_us
-        self._gone(run)
-        if run in self._orphans:
-            if not self._orphans.keep(run, count, body):
-                self._effects.append(Fact("orphan.lost", {}, {"batch": run.batch.hex()}, count))
-            return
-        if run.owner != self.me:
-            header["l"] = self.load(run.owner)
-        self._effects.append(Tell(run.owner, Kind.OUTCOMES, header, (body,)))
-
-    def _tell_back(self, owner: bytes, dispatch: int, batch: bytes, indices: range | list[int], status: Status) -> None:
-        builder = OutcomeBuilder()
-        for index in indices:
-            builder.add(index, status, 0, b"")
-        header = {"b": batch, "n": len(indices), "d": dispatch, "l": self.load(owner)}
-        self._effects.append(Tell(owner, Kind.OUTCOMES, header, (builder.take(),)))
-
-    def _gone(self, run: Run, left: int | None = None) -> None:
-        """Count out what of a run is over; `left` of its tasks are not, by default those not reported."""
-        if left is None:
-            left = run.calls.count - run.columns.done
-        gone, run.left = run.left - left, left
-        self._here -= gone
-        self._count_out(self._of, run.owner, gone)
-        if run.priority >= Priority.HIGH:
-            self._count_out(self._urgent_of, run.owner, gone)
-
-    def _count_in(self, run: Run, count: int) -> None:
-        self._of[run.owner] = self._of.get(run.owner, 0) + count
-        if run.priority >= Priority.HIGH:
-            self._urgent_of[run.owner] = self._urgent_of.get(run.owner, 0) + count
-
-    @staticmethod
-    def _count_out(of: dict[bytes, int], owner: bytes, count: int) -> None:
-        left = of.get(owner, 0) - count
-        if left:
-            of[owner] = left
-        else:
-            of.pop(owner, None)
-
-    def _forget(self, run: Run) -> None:
-        if self._runs.pop(run.number, None) is not None and run.left:
-            self._gone(run, 0)
-        self._by_dispatch.pop((run.owner, run.dispatch), None)
-
 
 def _is_token(value: Any) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
     return all(type(part) is int and 0 <= part < TOKEN_END for part in value)
-
-
-def _ended(status: int, why: str, spec: Spec) -> bytes:
-    """The payload of an outcome that the node, not the task, has to tell."""
-    import msgpack
-
-    if status == Status.TIMEOUT:
-        message, hint = (
-            f"{spec.name or 'the task'} ran longer than its timeout of {spec.timeout_s:g} s",
-            "raise timeout_s",
-        )
-    elif status == Status.CANCELLED:
-        message, hint = f"{spec.name or 'the task'} was cancelled", ""
-    elif status == Status.RETURNED:
-        message, hint = f"{spec.name or 'the task'} stood still and is run again: {why}", ""
-    else:
-        message = f"the worker process died while it ran {spec.name or 'the task'} ({why})"
-        hint = "swarm task logs shows its last output"
-    return b"F" + bytes(msgpack.packb({"message": message, "hint": hint, "facts": {"why": why}}))

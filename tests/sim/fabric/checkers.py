@@ -98,7 +98,7 @@ def owner_sound(node: SimNode) -> None:
             inflight[one.batch.shape] += one.left
         assert executor.inflight == dict(inflight), f"{node.name}: in flight at {executor.name}"
         assert executor.others >= 0 and executor.blocked >= 0
-    for run in node.execution._runs.values():
+    for run in node.execution.runs:
         one = dispatches.get(run.dispatch) if run.owner == node.id else None
         if one is not None and one.sent:
             assert (run.priority, run.nice) == (one.priority, one.nice), (
@@ -157,7 +157,7 @@ def executor_sound(node: SimNode) -> None:
     execution = node.execution
     waiting = here = 0
     of: Counter[bytes] = Counter()
-    for run in execution._runs.values():
+    for run in execution.runs:
         columns = run.columns
         where = f"{node.name}, run {run.number}"
         assert columns.ready + columns.dispatched + columns.done + columns.held == columns.count, where

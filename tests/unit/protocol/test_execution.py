@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kernels.batch import OutcomeBuilder, Outcomes
-from swarm.protocol.execution import START_FAILURES_MAX, WORKERS_EXTRA_MAX
+from swarm.protocol.executor.crew import START_FAILURES_MAX, WORKERS_EXTRA_MAX
 from swarm.protocol.executor.effects import HandInput, HandSpec
 from swarm.protocol.messages import Kind
 from swarm.protocol.states import Status
