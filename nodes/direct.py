@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nodes.fabric import Fabric, client_key
+from nodes.fabric import Fabric
+from nodes.incoming import client_key
 from nodes.queries import Switchboard
 from swarm.errors import SwarmError
 from swarm.protocol import ids

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kernels.batch import Calls, Outcomes
 from kernels.clock import boottime_ns
 from kernels.histogram import Histogram
 from nodes.arriving import Arriving
 from nodes.door import Doorway
+from nodes.headers import held_row, ranges
+from nodes.incoming import client_key, take
 from nodes.pool import Pool, PoolConfig
-from nodes.relay import ANSWERS, Relay
+from nodes.ports import Grants, Queries, States, Surroundings, WorkerRequests
+from nodes.relay import Relay
 from nodes.standing import Standing
 from nodes.task_logs import TaskLogs
 from swarm.protocol import ids
@@ -35,14 +37,12 @@ from swarm.protocol.executor.effects import (
     SuspendWorker,
 )
 from swarm.protocol.executor.leases import OWNER_LEASE_S
-from swarm.protocol.ledger.records import Token
-from swarm.protocol.messages import Kind, MessageError, decode, encode, field
+from swarm.protocol.messages import Kind, MessageError, encode
 from swarm.protocol.outbound import Tell
-from swarm.protocol.owner.batches import Adopt, AskHeld, Dispatch, Learn
-from swarm.protocol.owner.leading import Held
+from swarm.protocol.owner.batches import Adopt, AskHeld, Learn
 from swarm.protocol.ownership import Connect, MoveOver, Ownership, ToExecutor
 from swarm.protocol.resources import Capacity
-from swarm.protocol.spec import Spec, SpecError, parse_spec
+from swarm.protocol.spec import SpecError
 from swarm.protocol.states import Priority
 from transport.links import Link, LinkClosed, LinkOverflow
 
@@ -57,82 +57,12 @@ UNDELIVERED_COUNT_MAX = 4096
 LOAD_EVERY_S = 0.02
 SUM_EVERY_S = 0.25
 """How often what happens with every slice is counted."""
-RANGES_MAX = 65536
-CLIENT_KEY_BYTES_MAX = 64
-USER_CHARACTERS_MAX = 256
-RETENTION_S_MAX = 10 * 365 * 86400.0
-INPUTS = {"in": 1 << 63, "heard": 1 << 63, "again": 1 << 63, "signal": 1 << 31, "ack": 1 << 31}
-"""What may be given to a task that runs, with the bound of its number: input at an offset, the offset up to which output
-was consumed, the one from which it is wanted again, a signal, and credit for so many items of a stream."""
-
 Now = Callable[[], float]
-
-
-class WorkerRequests(Protocol):
-    """Who answers what workers ask for (code, blobs, segments)."""
-
-    def worker_request(self, worker: int, number: int, method: str, args: list[Any]) -> None: ...
-    def queued(self, owner: bytes, dispatch: int, spec: Spec, calls: Calls, extra: Mapping[str, Any]) -> None: ...
-    def worker_gone(self, worker: int) -> None: ...
-    def with_needs(self, raw: bytes, count: int, columns: memoryview, then: Callable[[], None]) -> None: ...
-
-
-class Queries(Protocol):
-    """Who answers what people and peers ask."""
-
-    def query(self, link: Link, number: int, method: str, args: Mapping[str, Any], body: memoryview) -> None: ...
-    def reply(self, link: Link, number: int, header: Mapping[str, Any], body: memoryview) -> None: ...
-
-
-class Grants(Protocol):
-    """Who grants workers' slots to clients (`nodes.direct.DirectSlots`)."""
-
-    def revoke(self, worker: int) -> None: ...
-    def ready(self, worker: int) -> None: ...
-    def over(self, worker: int) -> None: ...
-    def recorded(self, worker: int, records: list[Any]) -> None: ...
-    def output(self, worker: int, stream: str, data: bytes) -> bool: ...
-    def client_gone(self, client: bytes) -> None: ...
-
-
-class States(Protocol):
-    """Who sees to the large states of tasks that are moved (`nodes.saved_states.SavedStates`)."""
-
-    def wrote(self, outcomes: Outcomes) -> None: ...
-    def holds_back(
-        self, executor: bytes, dispatch: Dispatch, count: int, body: memoryview, take: Callable[[memoryview], None]
-    ) -> bool: ...
-    def with_coming(
-        self, executor: bytes, held: dict[int, list[tuple[int, int]]]
-    ) -> dict[int, list[tuple[int, int]]]: ...
-    @property
-    def unfetched(self) -> bool: ...
-
-
-class Surroundings(Protocol):
-    """What the fabric needs of the rest of the node."""
-
-    def connect(self, node: bytes) -> None:
-        """Open a link to a member."""
-
-    def peer_reset(self, node: bytes) -> None:
-        """A link to a member broke: have it probed at once."""
-
-    def fact(self, fact: Fact) -> None:
-        """Something worth knowing."""
-
-    def load_changed(self) -> None:
-        """Free slots or queue changed."""
 
 
 def boottime_s() -> float:
     """Seconds of the clock that goes on while the machine sleeps; the `now` of every core of a node."""
     return boottime_ns() / 1e9
-
-
-def client_key(link: Link) -> bytes:
-    """What names a client's process: its id and boot. The same after it reconnects."""
-    return link.identity.id + link.boot
 
 
 class Fabric:
@@ -190,7 +120,7 @@ class Fabric:
             Learn: lambda it: self.learn(it),
         }
         self._now = now
-        self._wall = wall or time.time
+        self.wall = wall or time.time
         self.door = Doorway(self, surroundings.fact, loop, now)
         self._local = ownership.executors[me]
         self._local.ask_load = lambda: execution.load(me)
@@ -198,7 +128,7 @@ class Fabric:
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
-        self._arriving = Arriving()
+        self.arriving = Arriving()
         self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self.where)
         self.standing = Standing(
             me, execution, lambda: self.pool, self._nodes, self.ask, self._turn, loop, now,
@@ -361,7 +291,7 @@ class Fabric:
         """Messages from a peer. One that breaks the protocol costs it the link."""
         try:
             for message in self.door.heard(link, messages):
-                self._message(link, message)
+                take(self, link, message)
         except (MessageError, SpecError, ValueError, TypeError, KeyError, OverflowError) as error:
             self._around.fact(
                 Fact("peer.violation", {"role": link.identity.role}, {"peer": link.identity.name, "error": str(error)})
@@ -369,127 +299,9 @@ class Fabric:
             link.close(f"violation: {error}"[:200])
         self._turn()
 
-    def _message(self, link: Link, message: bytes) -> None:
-        kind, header, body = decode(message)
-        now = self._now()
-        is_node = link.identity.role == "node"
-        peer = link.identity.id if is_node else client_key(link)
-        if is_node and kind in ANSWERS and "o" in header:
-            self.relay.answer(kind, header, body)
-        elif kind == Kind.OUTCOMES and is_node:
-            self._outcomes(
-                peer, field(header, "d", int), field(header, "n", int), body, header.get("l"), header.get("s")
-            )
-        elif kind == Kind.SUBMIT:
-            if not is_node and "D" in header and self.relay.submit(link, peer, field(header, "b", bytes), header, body):
-                return
-            author, granted = link.identity.name, "code" in link.identity.grants
-            if is_node and "o" in header:
-                peer, author, granted = _for_client(peer, header), field(header, "u", str), header.get("g") is True
-            raw, level = field(header, "s", bytes), _level(header.get("D"))
-            key, deps = field(header, "b", bytes), _task_ids(header.get("d"))
-            submit = partial(
-                self.ownership.submit, now, self._wall(), peer, author, granted, key, raw,
-                field(header, "n", int), body, attempts=header.get("w", 0) or 0, deps=deps,
-                ended=_ranges(header.get("k")), durability=level, soft=header.get("F") is True,
-                retention_s=_retention_s(header.get("R")),
-            )  # fmt: skip
-            if level and granted and self.requests is not None:
-                # What it is made of is written into the log with it.
-                bring = partial(self.requests.with_needs, raw, field(header, "n", int), body)
-                self._arriving.take(key, deps or (), bring, submit)
-            else:
-                submit()
-        elif kind == Kind.DISPATCH and is_node:
-            raw, number, extra = field(header, "s", bytes), field(header, "d", int), header.get("x") or {}
-            spec, calls = parse_spec(raw), Calls(body, field(header, "n", int))
-            if not isinstance(extra, dict):
-                raise MessageError("what a dispatch adds is not a map")
-            self.execution.dispatch(
-                now, peer, dispatch=number, batch=field(header, "b", bytes), spec=spec, raw=raw,
-                granted=header.get("g") is True, calls=calls, first=field(header, "a", int),
-                attempts=field(header, "w", int), extra=extra, urgency=_urgency(header.get("y")),
-                user=str(header.get("u") or "")[:USER_CHARACTERS_MAX],
-            )  # fmt: skip
-            if self.requests is not None:
-                self.requests.queued(peer, number, spec, calls, extra)
-        elif kind == Kind.EVENT and is_node:
-            self.ownership.event(
-                now,
-                peer,
-                field(header, "d", int),
-                field(header, "i", int),
-                field(header, "e", str),
-                header.get("v"),
-                body,
-            )
-        elif kind == Kind.CANCEL:
-            batch = self.ownership.batches.get(field(header, "b", bytes))
-            peer = _for_client(peer, header) if is_node else peer
-            if batch is not None and (batch.client == peer or batch.durable is not None):
-                wanted = _ranges(header.get("r"))
-                self.ownership.cancel(now, batch.key, wanted, kill=header.get("k") is not False)
-            elif batch is None and self._arriving.after(header["b"], partial(self._message, link, message)):
-                pass
-            elif batch is None and not is_node:
-                self.relay.pass_on(peer, kind, header["b"], header, body)
-        elif kind == Kind.RECALL and is_node:
-            save = header.get("c")
-            self.execution.recall(
-                now, peer, field(header, "d", int), _ranges(header.get("r")), header.get("k") is True,
-                save if isinstance(save, bool) else None,
-            )  # fmt: skip
-        elif kind == Kind.REPRIORITIZE and is_node:
-            urgency = _urgency([header.get("p"), header.get("n")])
-            assert urgency is not None
-            self.execution.reprioritize(now, peer, field(header, "d", int), _ranges(header.get("r")), *urgency)
-            self._tell_who_waits()
-        elif kind == Kind.GRANT_START:
-            batch = self.ownership.batches.get(field(header, "b", bytes))
-            if batch is not None and batch.client == peer:
-                self.ownership.grant_start(now, batch.key, _ranges(header.get("r")) or [])
-        elif kind == Kind.INPUT:
-            key, index = field(header, "b", bytes), field(header, "i", int)
-            what, value = _input(header)
-            if is_node and "o" in header:
-                self.ownership.give_input(key, index, what, value, bytes(body))
-            elif is_node:
-                self.execution.give_input(peer, key, index, what, value, bytes(body))
-            else:
-                batch = self.ownership.batches.get(key)
-                if batch is not None and batch.client == peer:
-                    self.ownership.give_input(key, index, what, value, bytes(body))
-                elif batch is None:
-                    self.relay.pass_on(peer, kind, key, header, body)
-        elif kind == Kind.RELEASE:
-            key = field(header, "b", bytes)
-            if key in self.ownership.batches:
-                self.ownership.delivered(key)
-            elif not is_node:
-                self.relay.pass_on(peer, kind, key, header, body)
-        elif kind == Kind.QUERY and self.queries is not None:
-            arguments = header.get("a") or {}
-            if not isinstance(arguments, dict):
-                raise MessageError("arguments of a query are not a map")
-            self.queries.query(link, field(header, "q", int), field(header, "m", str), arguments, body)
-        elif kind == Kind.REPLY and self.queries is not None:
-            self.queries.reply(link, field(header, "q", int), header, body)
-        elif kind == Kind.LEDGER and is_node:
-            if self.ledger is not None:
-                self.ledger.receive(peer, body)
-        elif kind == Kind.KNOWLEDGE and is_node:
-            if self.knowledge is not None:
-                self.knowledge(peer, body)
-        elif kind == Kind.LOAD and is_node:
-            self.ownership.executor_load(now, peer, field(header, "l", dict))
-        elif kind == Kind.TWIN and is_node:
-            self.door.message(link, header)
-        elif kind == Kind.GOODBYE:
-            pass  # The link goes down next, and says so.
-        else:
-            self._around.fact(Fact("message.unknown", {}, {"kind": kind, "peer": link.identity.name}))
-
-    def _outcomes(self, executor: bytes, number: int, count: int, body: memoryview, load: Any, stood_us: Any) -> None:
+    def take_outcomes(
+        self, executor: bytes, number: int, count: int, body: memoryview, load: Any, stood_us: Any
+    ) -> None:
         """An executor reports. States that it wrote down have to be here before they count."""
         dispatch = self.ownership.dispatches.get(number)
         if (
@@ -575,7 +387,7 @@ class Fabric:
 
         def answered(value: Any, error: Any) -> None:
             if error is None and isinstance(value, dict) and isinstance(value.get("held"), list):
-                held = {number: _ranges(parts) or [] for number, parts in value["held"]}
+                held = {number: ranges(parts) or [] for number, parts in value["held"]}
                 if self.states is not None:
                     held = self.states.with_coming(peer, held)
                 self.ownership.executor_relinked(self._now(), peer, held, sent)
@@ -600,11 +412,11 @@ class Fabric:
         def answered(value: Any, error: Any) -> None:
             runs = value.get("runs") if error is None and isinstance(value, dict) else None
             if isinstance(runs, list):
-                self.ownership.held(self._now(), it.group, it.epoch, it.executor, [_held(run) for run in runs])
+                self.ownership.held(self._now(), it.group, it.epoch, it.executor, [held_row(run) for run in runs])
                 self._turn()
 
         if it.executor == self.me:
-            found = [_held(list(run)) for run in self.execution.held_of(frozenset(it.batches))]
+            found = [held_row(list(run)) for run in self.execution.held_of(frozenset(it.batches))]
             self.ownership.held(self._now(), it.group, it.epoch, self.me, found)
             return
         link = self._nodes.get(it.executor)
@@ -622,7 +434,7 @@ class Fabric:
             return
 
         def answered(value: Any, error: Any) -> None:
-            left = _ranges(value.get("left")) if error is None and isinstance(value, dict) else None
+            left = ranges(value.get("left")) if error is None and isinstance(value, dict) else None
             if left is not None:
                 self.ownership.executor_relinked(self._now(), it.executor, {it.number: left}, frozenset((it.number,)))
                 self._turn()
@@ -684,10 +496,10 @@ class Fabric:
             self.execution.worker_blocked(self._now(), worker)
         else:
             self.execution.worker_unblocked(self._now(), worker)
-        self._tell_who_waits()
+        self.tell_who_waits()
         self.ownership.executor_load(self._now(), self.me, self.execution.load())
 
-    def _tell_who_waits(self) -> None:
+    def tell_who_waits(self) -> None:
         """Which tasks here wait for others, and how urgent they are: what they submitted is as urgent."""
         waiting = self.execution.waiting_tasks()
         now = self._now()
@@ -746,7 +558,7 @@ class Fabric:
         if not self.closed:
             self.execution.worker_exited(self._now(), worker, why)
             if self._who_waits:
-                self._tell_who_waits()
+                self.tell_who_waits()
             self._turn()
 
     def _keep_output(self, worker: int, run: int, index: int, name: str, data: bytes) -> None:
@@ -891,7 +703,7 @@ class Fabric:
         now, header = self._now(), it.header
         body: Any = it.parts[0] if it.parts else b""
         if it.kind == Kind.OUTCOMES:
-            self._outcomes(self.me, header["d"], header["n"], memoryview(body), None, header.get("s"))
+            self.take_outcomes(self.me, header["d"], header["n"], memoryview(body), None, header.get("s"))
         elif it.kind == Kind.EVENT:
             self.ownership.event(now, self.me, header["d"], header["i"], header["e"], header["v"], body)
         elif it.kind == Kind.RECALL:
@@ -900,7 +712,7 @@ class Fabric:
         elif it.kind == Kind.REPRIORITIZE:
             wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
             self.execution.reprioritize(now, self.me, header["d"], wanted, header["p"], header["n"])
-            self._tell_who_waits()
+            self.tell_who_waits()
         elif it.kind == Kind.INPUT:
             self.execution.give_input(self.me, header["b"], header["i"], header["e"], header["v"], body)
         else:
@@ -941,88 +753,3 @@ class Fabric:
             if load != self._load_sent.get(node):
                 self._load_sent[node] = load
                 self._tell(Tell(node, Kind.LOAD, {"l": load}))
-
-
-def _ranges(value: Any) -> list[tuple[int, int]] | None:
-    """Ranges from a header; None means all. MessageError for anything else."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) > RANGES_MAX:
-        raise MessageError("ranges are not a list of a sensible length")
-    found: list[tuple[int, int]] = []
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, int) for part in pair):
-            raise MessageError("a range is not a pair of whole numbers")
-        start, stop = pair
-        if not 0 <= start <= stop < 1 << 32:
-            raise MessageError("a range is out of bounds")
-        if found and start < found[-1][1]:
-            raise MessageError("ranges overlap or are not in order")
-        found.append((start, stop))
-    return found
-
-
-def _urgency(value: Any) -> tuple[int, int] | None:
-    """(class, nice) from a header; None where nothing is said. MessageError when it is malformed."""
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(type(part) is int for part in value):
-        raise MessageError("an urgency is no pair of whole numbers")
-    priority, nice = value
-    if not 0 <= priority <= 3 or not -20 <= nice <= 19:
-        raise MessageError("there is no such class or nice")
-    return priority, nice
-
-
-def _for_client(node: bytes, header: dict[str, Any]) -> bytes:
-    """What the owner calls the client that a node speaks for."""
-    client: bytes = field(header, "o", bytes)
-    if not 0 < len(client) <= CLIENT_KEY_BYTES_MAX:
-        raise MessageError("a client is named by its id and boot")
-    return node + client
-
-
-def _held(run: Any) -> Held:
-    """One row of the answer to "held". MessageError when it is malformed."""
-    if not isinstance(run, list | tuple) or len(run) != 5:
-        raise MessageError("what is held is not told in five fields")
-    batch, owner, dispatch, token, parts = run
-    if not isinstance(batch, bytes) or not isinstance(owner, bytes) or type(dispatch) is not int:
-        raise MessageError("what is held has no batch, owner or dispatch")
-    if not isinstance(token, list | tuple) or len(token) != 2 or not all(type(part) is int for part in token):
-        raise MessageError("what is held has no token")
-    return batch, owner, dispatch, Token(*token), _ranges([list(pair) for pair in parts]) or []
-
-
-def _input(header: dict[str, Any]) -> tuple[str, int]:
-    """What is given to a task that runs, and its number: see `INPUTS`. MessageError when it is anything else."""
-    what, value = field(header, "e", str), field(header, "v", int)
-    if not 0 <= value < INPUTS.get(what, 0):
-        raise MessageError("a task is given input, a signal or credit, with a number that fits")
-    return what, value
-
-
-def _level(value: Any) -> int:
-    if value is None:
-        return 0
-    if type(value) is not int or not 0 <= value <= 255:
-        raise MessageError("durability is no level")
-    return value
-
-
-def _retention_s(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= RETENTION_S_MAX:
-        raise MessageError("a retention is no time")
-    return float(value)
-
-
-def _task_ids(value: Any) -> list[bytes] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) > 4096:
-        raise MessageError("dependencies are not a list of a sensible length")
-    if not all(isinstance(task, bytes) and len(task) == ids.TASK_ID_BYTES for task in value):
-        raise MessageError("a dependency is not a task id")
-    return value

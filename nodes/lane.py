@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from nodes.blobs import ID_BYTES, SEGMENT, BlobStore
-from nodes.fabric import client_key
+from nodes.incoming import client_key
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import SwarmError
 from swarm.protocol.effects import Fact

@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from kernels.batch import Calls, Outcomes
 from nodes.blobs import SEGMENT, TIDY_EVERY_S, open_store, shared_memory_directory
-from nodes.fabric import Fabric, client_key
+from nodes.fabric import Fabric
+from nodes.incoming import client_key
 from nodes.lane import Lane, Place
 from nodes.prefetch import Prefetch, needs_of, outputs_of
 from nodes.queries import AskFailed, Switchboard

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import swarm
-from nodes.fabric import INPUTS
+from nodes.headers import INPUTS
 from swarm.client.sync import Fleet
 from swarm.exit_codes import ExitCode
 from swarm.protocol import ids
