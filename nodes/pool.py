@@ -25,6 +25,7 @@ from kernels.slots import SlotPage
 from nodes.leavings import Leavings
 from nodes.niceness import Niceness
 from nodes.standing import resident_bytes
+from nodes.strays import Strays
 from nodes.worker import channel as wire
 from swarm.protocol.executor.effects import HandInput, HandSlice
 
@@ -93,6 +94,8 @@ class _Process:
     """Number of the last order to hold them."""
     holding: asyncio.TimerHandle | None = None
     """Until this, they may reach one."""
+    stopped: bool = False
+    """It was stopped where it stands."""
     low: bool = False
     """All that it was handed last is LOW: it has a lower share of the processors."""
 
@@ -106,6 +109,7 @@ class Pool:
         self._loop = loop
         self._processes: dict[int, _Process] = {}
         self.niceness = Niceness(loop)
+        self._strays = Strays(loop)
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -190,7 +194,7 @@ class Pool:
         """Stop a worker where it stands, with all that it runs; coroutines at their next await, if they reach it in time."""
         process = self._processes.get(worker)
         if process is None or process.closed or not process.holdable or self._config.hold_s <= 0:
-            self._signal(worker, signal.SIGSTOP)
+            self._stop(worker)
             return
         process.order += 1
         self._send(process, wire.pack(wire.HOLD, flags=wire.HELD_ON, run=process.order))
@@ -199,6 +203,7 @@ class Pool:
     def resume(self, worker: int) -> None:
         """Let a suspended worker go on."""
         process = self._processes.get(worker)
+        self._strays.go_on(worker)
         self._signal(worker, signal.SIGCONT)
         if process is not None and not process.closed and process.order:
             if process.holding is not None:
@@ -211,7 +216,7 @@ class Pool:
         if process.holding is not None:
             process.holding.cancel()
             process.holding = None
-            self._signal(process.number, signal.SIGSTOP)
+            self._stop(process.number)
 
     def memory(self, workers: Collection[int]) -> dict[int, int]:
         """What workers, and the commands that they run, have in memory for themselves, in bytes by worker."""
@@ -223,11 +228,28 @@ class Pool:
         found = resident_bytes([group for mine in groups.values() for group in mine])
         return {worker: sum(found.get(group, 0) for group in mine) for worker, mine in groups.items()}
 
+    def _stop(self, worker: int) -> None:
+        """Stop a worker, and then what else it has started: what it made way for need not wait for that."""
+        self._signal(worker, signal.SIGSTOP)
+        process = self._processes.get(worker)
+        if process is not None and not process.closed:
+            self._loop.call_soon(self._stop_strays, process, process.order)
+            process.stopped = True
+
+    def _stop_strays(self, process: _Process, order: int) -> None:
+        if process.stopped and process.order == order and not process.closed:
+            self._strays.stop(process.number, process.popen.pid, self._groups(process))
+
+    @staticmethod
+    def _groups(process: _Process) -> tuple[int, ...]:
+        return (process.popen.pid, process.command) if process.commands else (process.popen.pid,)
+
     def _signal(self, worker: int, number: signal.Signals) -> None:
         process = self._processes.get(worker)
         if process is None or process.closed:
             return
-        for group in (process.popen.pid, process.command) if process.commands else (process.popen.pid,):
+        process.stopped = False
+        for group in self._groups(process):
             try:
                 os.killpg(group, number)
             except (ProcessLookupError, PermissionError):
@@ -236,6 +258,7 @@ class Pool:
     def kill_all(self) -> None:
         """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
         self.niceness.close()
+        self._strays.close()
         for process in list(self._processes.values()):
             self._kill(process)
         until = time.monotonic() + KILLED_MAX_S
@@ -304,6 +327,7 @@ class Pool:
 
     def _release(self, process: _Process) -> None:
         process.closed = True
+        self._strays.ended(process.number)
         for timer in (process.timer, process.holding):
             if timer is not None:
                 timer.cancel()

@@ -89,14 +89,15 @@ def test_what_is_displaced_uses_no_processor_and_ends_as_if_nothing_had_been(nod
 def test_a_command_stands_still_with_all_its_processes(nodes: Nodes, tmp_path: Path) -> None:
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        loop = f"echo $$ >{tmp_path}/sh; (while [ ! -e {tmp_path}/stop ]; do :; done) & wait; echo over"
+        forever = f"while [ ! -e {tmp_path}/stop ]; do :; done"
+        loop = f"echo $$ >{tmp_path}/sh; ({forever}) & setsid sh -c '{forever}' & wait; echo over"
         low = fleet.submit_command(["sh", "-c", loop], priority=LOW)
         until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 60)
         shell = psutil.Process(int((tmp_path / "sh").read_text()))
-        until(shell.children, 60, "it has one process more")
+        until(lambda: len({os.getsid(one.pid) for one in shell.children()}) == 2, 60, "one is in a session of its own")
         urgent = fleet.submit(holds, str(tmp_path / "go"), priority=HIGH)
         family = [shell, *shell.children(recursive=True)]
-        until(lambda: len(standing(family)) == len(family) > 1, 60, "all of it stands still")
+        until(lambda: len(standing(family)) == len(family) > 2, 60, "all of it stands still")
         (tmp_path / "go").touch()
         assert urgent.result(60) == "held"
         until(lambda: not standing(family), 60)
