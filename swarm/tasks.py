@@ -247,6 +247,8 @@ class Running(Protocol):
     def restore(self, default: Any) -> Any: ...
     def checkpoint(self, state: Any) -> None: ...
     def waiting(self, begins: bool) -> None: ...
+    def places_to_stand(self, begins: bool) -> None: ...
+    def stand(self) -> float: ...
 
 
 _running: Running | None = None
@@ -352,6 +354,29 @@ def told() -> list[bytes]:
     Each letter comes at most once: what was sent while a connection was down, or before the generator began, is lost.
     """
     return _running.told() if _running is not None else []
+
+
+@contextmanager
+def places_to_stand() -> Iterator[None]:
+    """While this is open the current task stands still only where it calls `stand`, when more urgent work has its slot.
+
+    It has `node.hold_s` to come to such a place; then it is stopped where it is, as any other task. For callables of one call at a time
+    in a home worker, in their own thread; elsewhere it does nothing.
+    """
+    running = _running
+    if running is None:
+        yield
+        return
+    running.places_to_stand(True)
+    try:
+        yield
+    finally:
+        running.places_to_stand(False)
+
+
+def stand() -> float:
+    """The current task may stand still here. For how many seconds it did: 0.0 unless more urgent work had its slot."""
+    return _running.stand() if _running is not None else 0.0
 
 
 @contextmanager

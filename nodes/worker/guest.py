@@ -692,6 +692,12 @@ class Guest:
     def told(self) -> list[bytes]:
         return []  # home workers alone hear
 
+    def places_to_stand(self, begins: bool) -> None:
+        """It is stopped where it stands."""
+
+    def stand(self) -> float:
+        return 0.0
+
     def waiting(self, begins: bool) -> None:
         if self.current is not None:
             self.channel.send(BLOCKED if begins else UNBLOCKED, slot=self.current[2], run=self.current[0])

@@ -40,6 +40,7 @@ from nodes.worker.report import Reporter
 from nodes.worker.runs import Context, Run, WorkerSpec, transaction_of
 from nodes.worker.safe_points import SafePoints
 from nodes.worker.segments import Segments
+from nodes.worker.stands import Stands
 from swarm import tasks
 from transport.bounds import WORKER_SPECS_COUNT_MAX
 
@@ -56,6 +57,7 @@ class Home:
         self._reporter = Reporter(self._channel, self._segments, node, limit)
         self._context = Context(self._channel, node)
         self._safe_points = self._context.safe_points = SafePoints(self._channel, self._reporter, self._segments)
+        self._stands = self._context.stands = Stands(self._channel)
         self._calls = Calls(self._channel, self._page, self._reporter, self._segments, self._context)
         self._calls.await_value = lambda coroutine: self._coroutines().await_value(coroutine)
         modules = [name for name in options.get("modules", "").split(",") if name]
@@ -170,9 +172,11 @@ class Home:
             self._segments.drop()
             return True
         if frame.kind == HOLD:
-            # What runs no coroutines is stopped by the node, and need not know.
+            # What runs no coroutines, and has no places of its own to stand at, is stopped by the node, and need not know.
+            order = frame.run if frame.flags & HELD_ON else 0
+            self._stands.hold(order)
             if self._loop is not None:
-                self._loop.hold(frame.run if frame.flags & HELD_ON else 0)
+                self._loop.hold(order)
             return True
         if self._command is not None and self._command.takes(frame):
             return True

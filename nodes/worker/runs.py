@@ -17,6 +17,7 @@ from swarm.tasks import options_of
 if TYPE_CHECKING:
     from nodes.worker.direct import DirectRun
     from nodes.worker.safe_points import SafePoints
+    from nodes.worker.stands import Stands
 
 PROGRESS_INTERVAL_S = 0.05
 """Progress reports of one task that come closer together are left out, except the last."""
@@ -134,6 +135,7 @@ class Context:
         self.run: Run | DirectRun | None = None
         self.index = -1
         self.safe_points: SafePoints | None = None
+        self.stands: Stands | None = None
         self.coroutine: ContextVar[tuple[Run | DirectRun, int] | None] = ContextVar("swarm_task", default=None)
         self.letters: dict[tuple[int, int], list[bytes]] = {}
         """What tasks were told and did not look at yet, by run and index."""
@@ -220,6 +222,15 @@ class Context:
         kept = self.letters.setdefault((run, index), [])
         kept.append(letter)
         del kept[:-LETTERS_COUNT_MAX]
+
+    def places_to_stand(self, begins: bool) -> None:
+        """The caller's task begins, or ends, to say where it may stand still."""
+        if self.stands is not None and self.coroutine.get() is None and isinstance(self.run, Run):
+            self.stands.places(begins)
+
+    def stand(self) -> float:
+        """The caller's task may stand still here; for how many seconds it did."""
+        return self.stands.stand() if self.stands is not None and self.coroutine.get() is None else 0.0
 
     def waiting(self, begins: bool) -> None:
         """The caller's task begins or ends to wait for another task."""

@@ -27,8 +27,8 @@ from swarm.nano.sources import Source, put
 from transport.mesh import Mesh
 
 PROGRESS_S: Final = 0.2
-SLICE_S: Final = 0.05
-"""About how long a population runs before it looks whether it was told something."""
+SLICE_S: Final = 0.02
+"""About how long a population runs before it looks whether it was told something; well below `node.hold_s`."""
 START_S: Final = 60.0
 """How long the parts of a population wait for one another to begin."""
 FAILURES_MAX: Final = 16
@@ -87,7 +87,7 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
         raise NanoError("a plan is wanted", hint="this is what swarm.nano.submit calls; call that")
     running = tasks.current_task()
     node = running.node if running is not None else ""
-    with put(plan.sources):
+    with put(plan.sources), contextlib.ExitStack() as stack:
         try:
             flock = load(blob)
         except SchemaMismatch as error:
@@ -97,6 +97,8 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
                 **{**error.facts, "node": node},
             ) from None
         runner = _Runner(plan, flock, node)
+        # what makes way for urgent work stands still between two passes, where real time stands still with it
+        stack.enter_context(tasks.places_to_stand())
         if plan.parts == 1 and plan.bridge is not None:
             with Bridge(flock, plan.bridge, plan.topics) as bridge:
                 yield ("here", bridge.port)
@@ -107,16 +109,16 @@ def run_part(plan: Plan, blob: Any) -> Generator[tuple[str, Any], None, Ending]:
             yield ("begun", None)
             return (yield from runner.alone())
         if flock.time == "real":
-            with contextlib.ExitStack() as stack:
+            with contextlib.ExitStack() as links:
                 joined = {peer: runner.bridge(peer, each) for peer, each in plan.bridges.items() if peer > plan.part}
                 for each in joined.values():
                     if each is not None:
-                        stack.enter_context(each)
+                        links.enter_context(each)
                 yield ("here", {peer: each.port for peer, each in joined.items() if each is not None})
                 for peer, address in runner.told_where().items():
                     other = runner.bridge(peer, plan.bridges[peer].at(address))
                     if other is not None:
-                        joined[peer] = stack.enter_context(other)
+                        joined[peer] = links.enter_context(other)
                 yield ("begun", None)
                 runner.bridges = [each for each in joined.values() if each is not None]
                 return (yield from runner.alone())
@@ -222,6 +224,7 @@ class _Runner:
         plan, flock = self._plan, self._flock
         step = 1
         while True:
+            tasks.stand()
             self._look()
             if self._wanted:
                 yield ("saved", self._save())
@@ -283,6 +286,7 @@ class _Runner:
                 if plan.until_ns != NEVER and at_ns >= plan.until_ns:
                     flock.passes.run(plan.until_ns)  # nobody is due before it
                 break
+            tasks.stand()
             number += 1
             made = flock.passes.made
             began_s = time.perf_counter()

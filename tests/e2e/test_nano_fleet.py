@@ -382,3 +382,23 @@ def test_a_swarm_here_joins_a_population_there_and_follows_it(fleet):
     report = run.result(30)
     assert {stint.node for stint in report.stints} == {"elm", "ash"}
     assert report.load().cohorts[0][0].heard > 40
+
+
+def test_what_makes_way_stands_still_between_two_passes_and_real_time_with_it(tmp_path):
+    nodes = Nodes(tmp_path / "n", settings={"SWARM_HOLD_S": "30"})
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        flock = nano.NanoSwarm(seed=8, time="real")
+        flock.spawn(kinds_to_spread.Singer, 3, rate_hz=100)
+        run = nano.submit(fleet, flock, seconds=2, priority=swarm.LOW)
+        until(lambda: run.progress["passes"] > 0, 60, "progress")
+        began = time.monotonic()
+        urgent = fleet.submit(time.sleep, 4, priority=swarm.CRITICAL)
+        until(lambda: fleet.query("status")["tasks"]["suspended"] == 1, 60, "it makes way")
+        urgent.result(60)
+        report = run.result(60)
+        assert time.monotonic() - began > 4.0
+        assert report.now_ns == 2_000_000_000
+        (line,) = report.stints[0].report.cohorts
+        assert line.late_ns.quantile(1.0) < 3e9, "the seconds for which it stood are not its own"
+    assert set(nodes.stop_all().values()) == {0}

@@ -48,6 +48,11 @@ class Running:
 
     def waiting(self, begins: bool) -> None: ...
 
+    def places_to_stand(self, begins: bool) -> None: ...
+
+    def stand(self) -> float:
+        return 0.0
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
