@@ -13,6 +13,7 @@ from nodes.batch_answers import BatchAnswers, urgency_in
 from nodes.batch_views import BatchViews
 from nodes.direct import Record
 from nodes.fabric import boottime_s
+from nodes.machine import classes_from, info_of
 from nodes.moves import Moves
 from nodes.plans import Plans
 from nodes.queries import AskFailed
@@ -123,8 +124,6 @@ class Answers:
 
     def _members(self) -> list[dict[str, Any]]:
         node = self._node
-        from nodes.machine import info_of
-
         me = Member(
             node.credentials.id, node.name, node.credentials.certificate, node.addresses(), 0, node.boot,
             info_of(node.fabric.execution), State.ALIVE, node.addresses()[0],
@@ -154,6 +153,7 @@ class Answers:
             else 0,
             "queued": info.get("w", 0) if alive else 0,
             "withheld": info.get("o", 0) if alive else 0,
+            "classes": classes_from(info) if alive else {},
             "speed": round(executor.pace.speed, 2) if executor is not None else 1.0,
             "labels": [label for label in labels if ":" not in str(label)] if isinstance(labels, list | tuple) else [],
             "address": f"{member.address[0]}:{member.address[1]}",

@@ -14,7 +14,10 @@ from nodes.settings import NodeSettings
 from swarm.errors import SystemRefused
 from swarm.paths import Home
 from swarm.protocol.execution import Execution
+from swarm.protocol.membership_config import INFO_BYTES_MAX
+from swarm.protocol.membership_wire import write_info
 from swarm.protocol.resources import NODE_LABEL, Capacity
+from swarm.protocol.states import Priority
 from transport.fleet import host_name
 
 SEEDS_FILE = "seeds"
@@ -69,6 +72,9 @@ def info_of(execution: Execution) -> dict[str, object]:
         info["d"] = 1
     if "low" in load:
         info["y"] = load["low"]
+    classes = [count for _, *counts in execution.classes() for count in counts]
+    if any(classes):
+        info["k"] = classes
     # a member's name is known without this
     labels = sorted(label for label in capacity.labels if not label.startswith(NODE_LABEL))
     if labels:
@@ -76,6 +82,28 @@ def info_of(execution: Execution) -> dict[str, object]:
     if capacity.pythons:
         info["p"] = sorted(capacity.pythons)
     return info
+
+
+def fitted(info: dict[str, object]) -> dict[str, object]:
+    """What is gossiped of a node, without what only people look at where there is no room for it."""
+    if "k" in info and len(write_info(info)) > INFO_BYTES_MAX:
+        del info["k"]
+    return info
+
+
+def classes_from(info: Mapping[str, object]) -> dict[str, dict[str, int]]:
+    """(running, suspended) workers of a member by class, from its gossip; only classes of which there are some."""
+    counts = info.get("k")
+    if not isinstance(counts, list | tuple) or len(counts) != 2 * len(Priority):
+        return {}
+    if not all(type(count) is int and 0 <= count < 1 << 32 for count in counts):
+        return {}
+    found = {}
+    for priority in Priority:
+        running, suspended = counts[2 * priority : 2 * priority + 2]
+        if running or suspended:
+            found[priority.name.lower()] = {"running": running, "suspended": suspended}
+    return found
 
 
 def suspended_bytes_of(settings: NodeSettings, capacity: Capacity) -> int:

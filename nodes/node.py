@@ -30,6 +30,7 @@ from nodes.machine import (
     capacity_from,
     capacity_of,
     endpoint_of,
+    fitted,
     host_id,
     info_of,
     interface_addresses,
@@ -694,7 +695,7 @@ class Node:
             info |= self.ledger.info() | {"z": self._zone}
         if self.knowledge is not None:
             info |= self.knowledge.info()
-        return info
+        return fitted(info)
 
     # --- what the fabric asks -----------------------------------------------------------------------------------------
 

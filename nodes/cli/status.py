@@ -96,6 +96,7 @@ def _ledger(ledger: dict[str, Any]) -> str:
 
 def members_table(members: list[dict[str, Any]]) -> str:
     """One line a node: what it is, what it does, where it is."""
+    busy = any(member.get("classes") for member in members)
     rows = [
         (
             member.get("name", ""),
@@ -103,12 +104,24 @@ def members_table(members: list[dict[str, Any]]) -> str:
             member.get("state", ""),
             f"{member.get('busy', 0):g}/{float(member.get('slots', 0)) - float(member.get('withheld', 0)):g}",
             f"{member.get('queued', 0):,}",
+            *((_classes(member.get("classes") or {}),) if busy else ()),
             " ".join(map(str, member.get("labels", ()))),
             member.get("address", ""),
         )
         for member in sorted(members, key=lambda each: str(each.get("name", "")))
     ]
-    return table(("NODE", "ID", "STATE", "BUSY>", "WAITING>", "LABELS", "ADDRESS"), rows)
+    titles = ("NODE", "ID", "STATE", "BUSY>", "WAITING>", *(("RUNNING",) if busy else ()), "LABELS", "ADDRESS")
+    return table(titles, rows)
+
+
+def _classes(classes: dict[str, dict[str, int]]) -> str:
+    """What runs on a node by class, the most urgent first, and how many of it stand still."""
+    said = []
+    for name, counts in reversed(list(classes.items())):
+        running, suspended = int(counts.get("running", 0)), int(counts.get("suspended", 0))
+        still = f"({suspended:,} suspended)" if suspended else ""
+        said.append(" ".join(part for part in (f"{running:,} {name}" if running else f"0 {name}", still) if part))
+    return ", ".join(said)
 
 
 def _states(states: dict[str, Any]) -> str:

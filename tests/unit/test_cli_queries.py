@@ -89,6 +89,16 @@ def test_status_at_a_glance(fleet: CommandFleet, capsys: pytest.CaptureFixture[s
     assert json.loads(said(capsys)) == fleet.answers["status"]
 
 
+def test_status_tells_the_classes_of_each_node(fleet: CommandFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    oak, elm = MEMBERS[1], MEMBERS[0]
+    classes = {"low": {"running": 0, "suspended": 2}, "critical": {"running": 1, "suspended": 0}}
+    fleet.answers["status"] = {"fleet": "lab", "members": [oak, elm | {"classes": classes}]}
+    assert main(["status"]) == ExitCode.OK
+    lines = said(capsys).splitlines()
+    assert lines[2].split()[:6] == ["NODE", "ID", "STATE", "BUSY", "WAITING", "RUNNING"]
+    assert "1 critical, 0 low (2 suspended)" in next(line for line in lines if line.startswith(elm["name"]))
+
+
 def test_members_and_their_certificates(fleet: CommandFleet, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["members"]) == ExitCode.OK
     assert said(capsys).splitlines()[2].split()[:5] == ["oak", "3kf9x2", "alive", "2/4", "1,200"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodes.machine import capacity_from
+from nodes.machine import capacity_from, classes_from, fitted
 from swarm.protocol.placement import Executor, judge, rank
 from swarm.protocol.ranking import Rankings
 from swarm.protocol.resources import PLAIN
@@ -24,3 +24,14 @@ def test_a_machine_of_a_great_many_slots_overflows_nothing() -> None:
     for mean_s in (None, 1e-6, 3.0):
         assert ranking.verdicts(mean_s) == rank([it], PLAIN, mean_s)
         assert ranking.best(mean_s, 1 << 40, 1000)[:2] == (it, 1000)
+
+
+def test_classes_go_with_the_gossip_where_there_is_room() -> None:
+    info: dict[str, object] = {"f": 1.0, "k": [0, 2, 0, 0, 1, 0, 3, 0]}
+    assert classes_from(fitted(dict(info))) == {
+        "low": {"running": 0, "suspended": 2}, "high": {"running": 1, "suspended": 0}, "critical": {"running": 3, "suspended": 0},
+    }  # fmt: skip
+    full = fitted(info | {"l": ["x" * 170]})
+    assert "k" not in full and full["f"] == 1.0
+    for odd in (None, [1] * 7, [-1] * 8, ["1"] * 8, [1 << 32] * 8, [0] * 8):
+        assert classes_from({"k": odd}) == {}
