@@ -176,21 +176,20 @@ class SimWorker:
     def _after(self, delay_s: float, what: Any, *args: Any) -> None:
         # A worker goes on while its node stands still: it has its own process.
         world = self.pool.node.world
-        attempt, stood_s = self.attempt, self.stood_s
+        attempt, at_s = self.attempt, world.sim.now + delay_s - self.stood_s
 
         def due() -> None:
-            nonlocal stood_s
             if not self.alive or self.attempt is not attempt:
                 return
             if self.stopped_at is not None:
                 self.held.append(due)
-            elif self.stood_s > stood_s:
-                late_s, stood_s = self.stood_s - stood_s, self.stood_s
-                world.sim.at(world.sim.now + late_s, due)
+            elif at_s + self.stood_s > world.sim.now:
+                # Later by as long as it stood still, and by no more: what was left to do when it was stopped.
+                world.sim.at(at_s + self.stood_s, due)
             else:
                 what(*args)
 
-        world.sim.at(world.sim.now + delay_s, due)
+        world.sim.at(at_s + self.stood_s, due)
 
     def suspend(self) -> None:
         """Stop where it stands."""
