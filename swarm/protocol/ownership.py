@@ -586,7 +586,7 @@ class Ownership:
         placing.settle(dispatch, count, max(0, report.run_us_total - dispatch.stood_us) / 1e6)
         if report.all_ok and columns.accepts(report, number):
             columns.settle(report, number)
-            placing.ran(dispatch, report.run_us_total, count)
+            placing.ran(now, dispatch, report, count)
             self._ending.settled(now, batch, report, body, dispatch.token)
             self._ending.count(batch, Status.OK, count, report)
             placing.returned(dispatch, count)

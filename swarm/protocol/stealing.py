@@ -199,7 +199,7 @@ def lots(
     ages = _ages(execution, now)
     expected = {run.number: expected_s(execution, run, ages) for run, _ in waiting}
     width = max(1, execution.slots)
-    ahead = first_free_s(execution, ages)
+    ahead = first_free_s(execution, ages, still_s(execution, [run for run, _ in waiting], now))
     ahead += sum(expected[run.number] * len(indices) for run, indices in waiting) / width
     found: list[Lot] = []
     seconds = slots * HORIZON_S
@@ -245,15 +245,29 @@ def expected_s(execution: Execution, run: Run, ages: Mapping[bytes, list[float]]
     return sum(known) / len(known) if known else 0.0
 
 
-def first_free_s(execution: Execution, ages: Mapping[bytes, list[float]]) -> float:
-    """In how many seconds a slot is free here. What has run for longer than its kind does is expected to run as long again."""
+def first_free_s(execution: Execution, ages: Mapping[bytes, list[float]], still_s: float) -> float:
+    """In how many seconds a slot is free here. What has run for longer than its kind does is expected to run as long again; and where
+    that is not known, of a slot that was granted to a client or of a worker that has not begun, a queue in which nothing has moved for
+    `still_s` seconds is expected to stand for as long again."""
     if execution.account.free_cpu >= 1.0:
-        return 0.0
+        return still_s
     left = []
     for raw, each in ages.items():
         mean = execution.runtimes.mean_s(raw)
         left += [age if mean is None or age >= mean else mean - age for age in each]
-    return min(left, default=0.0)
+    taken = sum(1 for worker in execution.workers.values() if worker.state == "ready" and worker.shape is not None)
+    if len(left) < taken:
+        left.append(still_s)
+    return min(left, default=still_s)
+
+
+def still_s(execution: Execution, waiting: Collection[Run], now: float) -> float:
+    """For how long these wait, and nothing was handed to a worker nor begun by one."""
+    since = min(run.queued_at for run in waiting)
+    for worker in execution.workers.values():
+        current = worker.current() if worker.state == "ready" else None
+        since = max(since, *(part.handed_at for part in worker.slices.values()), current[2] if current else since)
+    return max(0.0, now - since)
 
 
 def _ages(execution: Execution, now: float) -> dict[bytes, list[float]]:

@@ -39,9 +39,6 @@ def test_idle_nodes_pull_what_waits_behind_long_tasks(nodes: Nodes, tmp_path: Pa
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
         # Short tasks are sent far ahead; then come long ones of the same kind, to the only node that there is.
-        fleet.submit(abs, -1).result(
-            30
-        )  # what a worker takes for its first task would make it seem to be many times faster later on
         for _ in range(3):
             assert {one.result(30) for one in [fleet.submit(waits_for, "", number) for number in range(100)]} == {"oak"}
         futures = [fleet.submit(waits_for, str(tmp_path / "go"), number) for number in range(30)]

@@ -431,6 +431,36 @@ def test_a_faster_node_runs_in_proportion() -> None:
     assert paces["node1"] / paces["node0"] > 2, paces
 
 
+def behind_a_cold_start(believed: float | None = None) -> tuple[World, Any]:
+    """A lone node ran short tasks of a kind, the first of them slowly; then come long ones, and two idle nodes."""
+    world = World(0)
+    world.start(0, Capacity({"cpu": 1.0}))
+    world.run(1.0)
+    client = world.client(0)
+    world.run(0.1)
+    spec = Spec("call", ("name", "m:f", "f"), "f")
+    for run_s in [0.5] + [0.0001] * 299:
+        client.submit(spec, [Program("fine", run_s).encode()])
+    world.run_until_done(10.0)
+    (it,) = world.nodes[0].ownership.executors.values()
+    assert it.pace.speed == 1.0, "of a kind that ran on one node alone nobody can tell how fast it is"
+    if believed is not None:
+        it.pace.speed = believed
+    for _ in range(30):
+        client.submit(spec, [Program("fine", 20.0).encode()])
+    world.run(0.05)
+    world.start(1, Capacity({"cpu": 5.0}))
+    world.start(2, Capacity({"cpu": 5.0}))
+    world.run(3.0)
+    return world, client
+
+
+@pytest.mark.parametrize("believed", [None, 16.0, 1 / 16])
+def test_idle_nodes_are_not_left_idle_by_a_wrong_speed(believed: float | None) -> None:
+    world, _ = behind_a_cold_start(believed)
+    assert [world.nodes[number].execution.running for number in (0, 1, 2)] == [1, 5, 5]
+
+
 def test_what_is_stolen_is_cancelled_where_it_went() -> None:
     world, client, batch = skewed()
     while not stolen(world):

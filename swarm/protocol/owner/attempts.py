@@ -81,9 +81,7 @@ class Attempts:
             ended.append((index, final, payload))
         self._placing.returned(dispatch, left)
         if report.count and left:
-            self._placing.ran(
-                dispatch, report.run_us_total, sum(1 for row in range(report.count) if report.run_us(row))
-            )
+            self._placing.ran(now, dispatch, report, sum(1 for row in range(report.count) if report.run_us(row)))
         if fine and batch.untied:
             self.went_well(now, dispatch)
         self._ending.finish(now, batch, ended, dispatch.token)

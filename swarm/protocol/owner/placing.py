@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from kernels.batch import Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
 from swarm.protocol.fair import GUESS_S
@@ -13,10 +14,12 @@ from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, Lane, ToExecutor
+from swarm.protocol.pace import Paces
 from swarm.protocol.placement import Brief, Executor, judge
 from swarm.protocol.ranking import Ranked, Ranking, Rankings
 from swarm.protocol.resources import Capacity, ReadyShapes, Shape
 from swarm.protocol.runtimes import Runtimes
+from swarm.protocol.states import Status
 
 WINDOW_STEP = 1024
 """Tasks in one dispatch at most, so that a recall or a loss concerns few."""
@@ -48,6 +51,7 @@ class Placing:
         self._holdings = holdings
         self._me = me
         self.runtimes = Runtimes()
+        self._paces = Paces()
         local = Executor(me, name, capacity, local=True, linked=True, free=capacity.totals.get("cpu", 0.0))
         self.executors: dict[bytes, Executor] = {me: local}
         self._rankings = Rankings(self.executors)
@@ -89,6 +93,7 @@ class Placing:
         else:
             del self.executors[node]
             self._rankings.gone(it)
+            self._paces.gone(node)
         for number in sorted(it.dispatches):
             dispatch = it.dispatches[number]
             self.dispatches.pop(number, None)
@@ -424,15 +429,20 @@ class Placing:
         dispatch = self.dispatches.get(number)
         return dispatch if dispatch is not None and dispatch.executor.id == executor else None
 
-    def ran(self, dispatch: Dispatch, run_us: int, count: int) -> None:
-        """So many tasks of a dispatch have run for so long together, in microseconds; what stood still meanwhile is counted out."""
-        run_us = max(0, run_us - dispatch.stood_us)
-        dispatch.stood_us = 0
-        mean = self.runtimes.mean_s(dispatch.batch.raw)
-        if mean is not None:
-            dispatch.executor.pace.observe(mean * count, run_us * 1e-6, count)
-            dispatch.executor.changed()
-        self.runtimes.observe(dispatch.batch.raw, run_us, count)
+    def ran(self, now: float, dispatch: Dispatch, report: Outcomes, count: int) -> None:
+        """So many tasks of a dispatch have run, as reported; what stood still meanwhile is counted out."""
+        stood_us, dispatch.stood_us = dispatch.stood_us, 0
+        it, kind = dispatch.executor, dispatch.batch.raw
+        self.runtimes.observe(kind, max(0, report.run_us_total - stood_us), count)
+        if stood_us:
+            return  # which of them stood still is not known
+        run_us, status = report.run_us, report.status
+
+        def took_s(row: int) -> float:
+            return run_us(row) * 1e-6 if status(row) == Status.OK else 0.0
+
+        if self._paces.observe(now, it.id, it.pace, it.slots, kind, report.count, took_s):
+            it.changed()
 
     def returned(self, dispatch: Dispatch, count: int) -> None:
         """`count` tasks of a dispatch are out no more."""

@@ -124,7 +124,7 @@ class Fleet:
 
 
 def paced(it: Executor, speed: float) -> None:
-    it.pace.observe(speed * 100, 100.0, 400)
+    it.pace.speed = speed
     it.changed()
 
 

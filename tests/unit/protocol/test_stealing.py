@@ -97,6 +97,36 @@ def test_what_is_less_urgent_goes_first_and_what_does_not_fit_stays() -> None:
     assert [lot.dispatch for lot in told(node, 2.0, fits=lambda shape: shape == PLAIN)] == [2, 1]
 
 
+def test_behind_a_call_that_the_node_does_not_see_the_wait_is_as_long_as_nothing_has_moved() -> None:
+    # A client that was granted the slot sends its calls to the worker itself, so that there is no page to tell what it runs.
+    node = Executor(1.0)
+    node.dispatch(1, 20)
+    while parts := node.slices():
+        for part in parts:
+            node.run(part, run_us=100)
+    assert node.it.grant(b"client") is not None
+    node.dispatch(2, 30)
+    assert not node.slices()
+    node.wait(0.005)
+    assert max(lot.wait_s for lot in told(node, 5.0)) < 2 * WAYS_S, "it may end at any moment"
+    node.wait(3.0)
+    (lot,) = told(node, 5.0)
+    assert lot.wait_s > 3.0 and pays(lot, lambda blob: True)
+
+
+def test_behind_a_worker_that_does_not_begin_the_wait_is_as_long_as_nothing_has_moved() -> None:
+    node = Executor(1.0)
+    node.dispatch(1, 20)
+    while parts := node.slices():
+        for part in parts:
+            node.run(part, run_us=100)
+    node.dispatch(2, 5000)
+    assert node.slices()
+    node.wait(3.0)
+    (lot,) = told(node, 5.0)
+    assert lot.wait_s > 3.0 and pays(lot, lambda blob: True)
+
+
 def test_nothing_is_told_where_nothing_waits_and_blobs_are_bounded() -> None:
     assert told(Executor(2.0)) == []
     blobs = {bytes([number]) * 32: 1000 for number in range(BLOBS_MAX + 3)}
