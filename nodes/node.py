@@ -295,6 +295,7 @@ class Node:
         if not settings.enabled:
             return
         from nodes.knowledge.answers import KnowledgeAnswers
+        from nodes.knowledge.keeping import Keeping
         from nodes.knowledge.shell import KnowledgeShell
 
         shell = KnowledgeShell(
@@ -304,10 +305,16 @@ class Node:
         self._stack.push_async_callback(shell.close)
         self.knowledge = shell
         self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard)
+        self.keeping = Keeping(
+            self.directory, self.name, self.fleet, self.credentials, shell, self.knowledge_answers, settings,
+            self.switchboard, self.fact,
+        )  # fmt: skip
+        self._stack.push_async_callback(self.keeping.close)
         self.fabric.knowledge = shell.receive
         self.neighbourhood.revoked = shell.revoked
         self.twin.on_refused = shell.halt
         shell.start()
+        self.keeping.start()
         if self.settings.lessons.mode != "off":
             from nodes.lessons import Lessons
             from swarm.protocol.lessons.heeding import Mode
@@ -786,6 +793,9 @@ class Node:
             watch("knowledge.entries", lambda: float(knowledge.desk.entries))
             watch("lessons.known", lambda: float(len(ownership.heeding.known)))
             watch("knowledge.bytes", lambda: float(knowledge.desk.bytes))
+            shelf = self.keeping.shelf
+            watch("snapshots.kept", lambda: float(shelf.count))
+            watch("snapshots.newest", lambda: shelf.newest_ms / 1000)
         watch("members", lambda: float(self.neighbourhood.live_count), state="alive")
         for state in ("starting", "ready", "blocked", "suspended", "stopping"):
             watch("workers", partial(_count_state, execution, state), state=state)

@@ -242,6 +242,18 @@ TABLE: Final[dict[str, Row]] = {
     "knowledge.author_refused": Row(
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),
+    "snapshot.created": Row("info", (_seconds("snapshot_writing", "How long snapshots of knowledge took.", "why"),)),
+    "snapshot.failed": Row("error", (_counter("snapshots_failed", "Snapshots of knowledge that could not be taken.", of="#"),)),
+    "snapshot.damaged": Row("error", (_counter("snapshots_damaged", "Snapshots that were found damaged.", of="#"),)),
+    "snapshot.repaired": Row("info", (_counter("snapshot_chunks_repaired", "Damaged chunks that were made whole."),)),
+    "snapshot.unrepaired": Row(
+        "error", (_counter("snapshots_unrepaired", "Snapshots that stay damaged: nobody has what is lacking.", of="#"),)
+    ),
+    "snapshot.joining": Row("info"),
+    "snapshot.joined": Row(
+        "info", (_seconds("knowledge_joining", "How long it took to have the knowledge of a fleet that was joined."),)
+    ),
+    "snapshot.join_failed": Row("warning"),
     "lesson.learned": Row(
         "info",
         (
@@ -333,6 +345,8 @@ GAUGES: Final[dict[str, Series]] = {
     "kept.bytes": _gauge("kept_bytes", "Bytes of large arguments and results that are kept beside the journal."),
     "kept.missing": _gauge("kept_missing", "Large arguments and results that logs name and that are not here yet."),
     "knowledge.entries": _gauge("knowledge_entries", "Entries of the knowledge that this node holds."),
+    "snapshots.kept": _gauge("snapshots", "Snapshots of knowledge that are on this node's disk."),
+    "snapshots.newest": _gauge("snapshot_timestamp_seconds", "When the newest of them was made, since 1970."),
     "knowledge.bytes": _gauge("knowledge_bytes", "Bytes of knowledge on this node's disk."),
     "lessons.known": _gauge("lessons_known", "Lessons that this node knows."),
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),

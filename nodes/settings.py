@@ -245,6 +245,13 @@ class KnowledgeSection:
     sync_every_s: float = _setting(
         "seconds", 10.0, "how often it is compared with that of another node", low=0.1, high=3600
     )
+    snapshot_every_s: float = _setting(
+        "seconds", 86_400.0, "how often a snapshot of it is taken where something is new; 0: never", low=0
+    )
+    snapshot_keep: int = _setting("whole", 7, "snapshots kept of those taken so", low=1, high=1000)
+    check_every_s: float = _setting(
+        "seconds", 21_600.0, "how often its snapshots and its file are read to see whether they are whole; 0: never", low=0
+    )
 
 
 @dataclass(frozen=True, slots=True)

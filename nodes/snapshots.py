@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from blake3 import blake3
 
@@ -15,7 +15,7 @@ from swarm.snapshots.errors import SnapshotError, SnapshotUntrusted
 from swarm.snapshots.manifest import MANIFEST, Manifest
 from swarm.snapshots.snapshot import read_manifest
 from transport.fleet import Fleet
-from transport.identity import Identity, Untrusted
+from transport.identity import Credentials, Identity, Untrusted
 
 CERTIFICATE: Final = "certificate"
 """What a manifest of a member has beside: the certificate of the key that signed it."""
@@ -29,6 +29,11 @@ class Signing:
     sign: Callable[[bytes], bytes]
     certificate: bytes
 
+    @classmethod
+    def of(cls, own: Credentials) -> Self:
+        """What a client or a node signs with."""
+        return cls(own.identity.sign_key, lambda body: own.keys.sign(body, "snapshot"), own.certificate)
+
 
 def directory(home: Home) -> Path:
     """Where snapshots of this user are."""
@@ -40,7 +45,7 @@ def signing(home: Home) -> Signing:
     from swarm.client.finder import client_credentials
 
     _, own = client_credentials(home)
-    return Signing(own.identity.sign_key, lambda body: own.keys.sign(body, "snapshot"), own.certificate)
+    return Signing.of(own)
 
 
 def fleet_key(home: Home) -> bytes:
@@ -51,6 +56,11 @@ def fleet_key(home: Home) -> bytes:
             "no fleet is known here, so there is no key",
             hint="`swarm fleet init` makes one, `swarm fleet join` enters one",
         )
+    return key_of(fleet)
+
+
+def key_of(fleet: Fleet) -> bytes:
+    """The same, of a fleet that is known."""
     return blake3(fleet.trust.secret, derive_key_context="swarm snapshots 2026-11 fleet key").digest()
 
 
@@ -87,12 +97,29 @@ def require_member(manifest: Manifest, fleet: Fleet | None, where: Path) -> None
         )  # fmt: skip
 
 
-def found(name: str, folder: Path) -> Path:
-    """The folder of a snapshot: a path, or a name in the folder of snapshots. NotFound."""
-    path = Path(name) if "/" in name else folder / name
-    if not (path / MANIFEST).is_file():
-        raise NotFound(f"there is no snapshot {path}", hint="`swarm snapshot list` shows what there is")
-    return path
+def of_node(home: Home, node: str) -> Path:
+    """Where the snapshots of a node of this home are."""
+    return home.node_dir(node) / "snapshots"
+
+
+def all_folders(home: Home) -> list[tuple[str, Path]]:
+    """(node, folder) of all folders of snapshots of this home; that of its user, of no node, comes first."""
+    nodes = sorted(path for path in home.nodes_dir.glob("*/snapshots")) if home.nodes_dir.is_dir() else []
+    return [("", directory(home)), *((path.parent.name, path) for path in nodes)]
+
+
+def found(name: str, folders: Sequence[Path]) -> Path:
+    """The folder of a snapshot: a path, or a name in one of the folders of snapshots. NotFound when it is in none, or in several."""
+    paths = [Path(name)] if "/" in name else [folder / name for folder in folders]
+    there = [path for path in paths if (path / MANIFEST).is_file()]
+    if not there:
+        raise NotFound(f"there is no snapshot {paths[0]}", hint="`swarm snapshot list` shows what there is")
+    if len(there) > 1:
+        raise NotFound(
+            f"{name} is the name of {len(there)} snapshots: {', '.join(map(str, there))}", hint="--of NODE, or its path",
+            matches=list(map(str, there)),
+        )  # fmt: skip
+    return there[0]
 
 
 def listed(folder: Path) -> list[tuple[Path, Manifest | SnapshotError]]:

@@ -6,6 +6,7 @@
   swarm knowledge watch facts --current          # what changes, as it does
   swarm knowledge count tallies visits --up 3
   swarm knowledge drop facts room/7
+  swarm knowledge get facts room/7 --at 2026-11-22T09:00:00Z      # what was known then
 
 KIND is lessons, facts or policies (one value a key), marks (a set), tallies (counted) or beliefs (evidence that adds up).
 VALUE is JSON; what is none is taken as text.
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     get = actions.add_parser("get", help="what is known under a key; status 6 if nothing is")
     get.add_argument("kind", metavar="KIND")
     get.add_argument("key", metavar="KEY")
+    get.add_argument("--at", metavar="TIME", help="what was known then: a time, or the stamp of an entry")
     query = actions.add_parser("query", help="what is known of a kind, in the order of keys")
     query.add_argument("kind", metavar="KIND")
     query.add_argument("--prefix", default="", metavar="TEXT", help="keys that begin with it")
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", metavar="WORDS", help="what has all these words, the best first; room* for a beginning"
     )
     query.add_argument("--reverse", action="store_true", help="the last key first")
+    query.add_argument("--at", metavar="TIME", help="what was known then: a time, or the stamp of an entry")
     query.add_argument("--limit", type=whole(1), metavar="N", help="at most so many")
     watch = actions.add_parser("watch", help="print what changes, one a line, until it is interrupted")
     watch.add_argument("kind", metavar="KIND")
@@ -81,9 +84,10 @@ def _put(args: argparse.Namespace, knowledge: Any) -> int:
 
 
 def _get(args: argparse.Namespace, knowledge: Any) -> int:
-    value = knowledge.get(args.kind, args.key, _NOTHING)
+    value = knowledge.get(args.kind, args.key, _NOTHING, at=args.at)
     if value is _NOTHING:
-        raise NotFound(f"nothing is known under {args.key!r} of kind {args.kind}", hint="swarm knowledge query KIND")
+        was = "is" if args.at is None else f"was at {args.at}"
+        raise NotFound(f"nothing {was} known under {args.key!r} of kind {args.kind}", hint="swarm knowledge query KIND")
     if args.json:
         print_json({"kind": args.kind, "key": args.key, "value": value})
     else:
@@ -94,7 +98,7 @@ def _get(args: argparse.Namespace, knowledge: Any) -> int:
 def _query(args: argparse.Namespace, knowledge: Any) -> int:
     found = knowledge.query(
         args.kind, prefix=args.prefix, start=args.start, stop=args.stop, tag=args.tag, text=args.text,
-        reverse=args.reverse, limit=args.limit,
+        reverse=args.reverse, limit=args.limit, at=args.at,
     )  # fmt: skip
     if args.json:
         for key, value in found:

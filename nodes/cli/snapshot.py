@@ -1,5 +1,8 @@
 """Snapshots on this machine: make them, see what is there, check, compare, restore and mend them.
 
+  swarm snapshot create                              # of what the fleet knows, by a node here
+  swarm snapshot restore --at 2026-11-22T09:00:00Z --to then
+  swarm snapshot restore --at 2026-11-22T09:00:00Z --fleet --dry-run
   swarm snapshot create monday --from records/       # one SHARD.jsonl a shard; shares what the last one has
   swarm snapshot verify monday                       # status 0: whole; 1: damaged, and where
   swarm snapshot diff monday tuesday
@@ -7,7 +10,7 @@
   swarm snapshot repair monday --from /mnt/copy/monday
   swarm snapshot push monday --to /mnt/copy
 
-A SNAPSHOT is the name of one in the folder of snapshots (--dir), or a path with a slash.
+A SNAPSHOT is the name of one in this user's folder of snapshots or in that of a node here (--of NODE, --dir DIR), or a path with a slash.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from nodes.cli.arguments import add_common_arguments
+from nodes.cli.arguments import add_client_arguments, add_common_arguments
 from nodes.cli.screen import Progress, ago, print_json, say, table
 from swarm.errors import FleetNotFound, UsageError
 from swarm.exit_codes import ExitCode
@@ -32,9 +35,9 @@ _ACTIONS: Final = "create|list|verify|diff|restore|repair|pull|push"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `swarm snapshot`."""
     actions = parser.add_subparsers(dest="action", metavar=_ACTIONS, required=True)
-    create = actions.add_parser("create", help="write a snapshot of the records in a folder")
-    create.add_argument("snapshot", metavar="NAME", help="what it is to be called")
-    create.add_argument("--from", dest="source", required=True, metavar="DIR", help="records: one SHARD.jsonl a shard")
+    create = actions.add_parser("create", help="a snapshot of what a node knows, or of the records in a folder")
+    create.add_argument("snapshot", nargs="?", metavar="NAME", help="what it is to be called (auto-TIME)")
+    create.add_argument("--from", dest="source", metavar="DIR", help="not of a node: records, one SHARD.jsonl a shard")
     create.add_argument("--base", metavar="SNAPSHOT", help="share unchanged chunks with this one (the newest)")
     create.add_argument("--full", action="store_true", help="share nothing")
     create.add_argument("--encrypt", action="store_true", help="readable with the fleet's key alone")
@@ -47,10 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     diff = actions.add_parser("diff", help="which records differ")
     diff.add_argument("before", metavar="SNAPSHOT")
     diff.add_argument("after", metavar="SNAPSHOT")
-    restore = actions.add_parser("restore", help="write the records out again")
-    restore.add_argument("snapshot", metavar="SNAPSHOT")
-    restore.add_argument("--to", required=True, metavar="DIR", help="a folder that is not there yet")
-    restore.add_argument("--at", metavar="TIME", help="as they were then: 2026-11-22T08:00:00+00:00, or ms since 1970")
+    restore = actions.add_parser("restore", help="write out what is in a snapshot, or what a node knew at any moment")
+    restore.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help="without one a node is asked for its past")
+    restore.add_argument("--to", metavar="DIR", help="a folder that is not there yet")
+    restore.add_argument(
+        "--at", metavar="TIME", help="as it was then: 2026-11-22T09:00:00Z, ms since 1970, or the stamp of an entry"
+    )
+    restore.add_argument("--fleet", action="store_true", help="set the fleet back to it, by new entries")
+    restore.add_argument("--kind", action="append", default=[], metavar="KIND", help="with --fleet: this kind alone")
+    restore.add_argument("--dry-run", action="store_true", help="show what would differ, and change nothing")
+    restore.add_argument("--yes", action="store_true", help="with --fleet: do not ask")
     restore.add_argument("--log", metavar="FILE", help="the changes since: lines with stamp, shard, key and value")
     repair = actions.add_parser("repair", help="take what is damaged from another copy")
     repair.add_argument("snapshot", metavar="SNAPSHOT")
@@ -66,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for each in (create, listing, verify, diff, restore, repair, pull, push):
         each.add_argument("--dir", metavar="DIR", help="the folder of snapshots (that of this user)")
         add_common_arguments(each, action=True)
+        each.add_argument("--of", metavar="NODE", help="the node that is meant, and its folder of snapshots")
+    for each in (create, restore):
+        add_client_arguments(each)
     for each in (restore, repair, pull):
         each.add_argument("--any-signer", action="store_true", help="whoever signed it, or nobody")
 
@@ -76,15 +88,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    from nodes.snapshots import directory
+    from nodes.snapshots import directory, of_node
 
-    return Path(args.dir) if args.dir else directory(Home.resolve())
+    if args.dir:
+        return Path(args.dir)
+    home = Home.resolve()
+    return of_node(home, args.of) if args.of else directory(home)
+
+
+def _folders(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """(node, folder) of all that are looked into: this user's is nobody's."""
+    from nodes.snapshots import all_folders
+
+    return [(args.of or "", _folder(args))] if args.dir or args.of else all_folders(Home.resolve())
 
 
 def _named(args: argparse.Namespace, name: str) -> Path:
     from nodes.snapshots import found
 
-    return found(name, _folder(args))
+    return found(name, [folder for _, folder in _folders(args)])
 
 
 def _fresh(args: argparse.Namespace, name: str) -> Path:
@@ -103,6 +125,12 @@ def _create(args: argparse.Namespace) -> int:
     from nodes.snapshots import CERTIFICATE, fleet_key, newest, signing
     from swarm.snapshots import create
 
+    if args.source is None:
+        from nodes.cli.knowledge_snapshot import create as create_of_node
+
+        return create_of_node(args)
+    if args.snapshot is None:
+        raise UsageError("how is it to be called?", hint="swarm snapshot create NAME --from DIR")
     home = Home.resolve()
     files = shard_files(Path(args.source))
     target = _fresh(args, args.snapshot)
@@ -149,18 +177,18 @@ def _list(args: argparse.Namespace) -> int:
     fleet = known_fleet(Home.resolve())
     rows: list[tuple[str, ...]] = []
     lines: list[dict[str, Any]] = []
-    for path, found in listed(_folder(args)):
+    for node, path, found in ((node, *each) for node, folder in _folders(args) for each in listed(folder)):
         if not isinstance(found, Manifest):
-            rows.append((path.name, "", "", "", "", "DAMAGED"))
-            lines.append({"name": path.name, "folder": str(path), "damaged": str(found)})
+            rows.append((path.name, node, "", "", "", "", "DAMAGED"))
+            lines.append({"name": path.name, "node": node, "folder": str(path), "damaged": str(found)})
             continue
         size = sum(line.file_bytes + sum(size for _, size in line.files) for line in found.shards)
         member = signer_of(found, fleet)
         who = member.name if member is not None else "unknown key" if found.signer else "nobody"
         age = ago(time.time() - found.created_ms / 1000)
-        rows.append((path.name, age, f"{len(found.shards):,}", f"{found.records:,}", format_bytes(size), who))
+        rows.append((path.name, node, age, f"{len(found.shards):,}", f"{found.records:,}", format_bytes(size), who))
         lines.append(
-            {"name": path.name, "folder": str(path), "id": found.id.hex(), "created": _instant(found.created_ms),
+            {"name": path.name, "node": node, "folder": str(path), "id": found.id.hex(), "created": _instant(found.created_ms),
              "created_ms": found.created_ms, "shards": {line.name: line.records for line in found.shards},
              "records": found.records, "bytes": size, "parent": found.parent.hex(), "signer": found.signer.hex(),
              "member": member.name if member is not None else None}
@@ -168,7 +196,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(lines)
     elif rows:
-        print(table(("SNAPSHOT", "MADE", "SHARDS>", "RECORDS>", "BYTES>", "SIGNED BY"), rows))
+        print(table(("SNAPSHOT", "NODE", "MADE", "SHARDS>", "RECORDS>", "BYTES>", "SIGNED BY"), rows))
     else:
         say(f"no snapshots in {_folder(args)}")
     return ExitCode.OK
@@ -235,21 +263,31 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    if args.snapshot is None:
+        from nodes.cli.knowledge_snapshot import restore as restore_past
+
+        return restore_past(args)
+    if args.to is None or args.fleet:
+        raise UsageError("where to is not said", hint="--to DIR; --fleet goes with --at TIME alone")
+    from nodes.cli.knowledge_snapshot import restore_snapshot
+    from nodes.knowledge.snapshot_files import about as is_of_node
     from nodes.record_files import SUFFIX, read_log, write_records
     from swarm.snapshots import Snapshot
     from swarm.snapshots.publishing import publishing
     from swarm.snapshots.replaying import replay
 
     path = _named(args, args.snapshot)
-    if bool(args.at) != bool(args.log):
-        raise UsageError(
-            "--at and --log go together",
-            hint="--log FILE has the changes since the snapshot, --at TIME says up to when",
-        )
-    until = _stamp(args.at) if args.at else None
     count = 0
     with Snapshot.open(path, key=_key_for(path)) as snapshot:
         _believe(args, snapshot.manifest, path)
+        if is_of_node(snapshot.manifest) and not args.log:
+            return restore_snapshot(args, snapshot, path)
+        if bool(args.at) != bool(args.log):
+            raise UsageError(
+                "--at and --log go together",
+                hint="--log FILE has the changes since the snapshot, --at TIME says up to when",
+            )
+        until = _stamp(args.at) if args.at else None
         since = snapshot.manifest.created_ms
         with publishing(Path(args.to)) as folder, Progress(snapshot.manifest.records) as progress:
             for shard in snapshot:

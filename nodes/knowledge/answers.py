@@ -21,6 +21,7 @@ from swarm.protocol.knowledge.views import GONE
 from transport.links import Link
 
 if TYPE_CHECKING:
+    from nodes.knowledge.snapshot_answers import SnapshotAnswers
     from nodes.knowledge.texts import Texts
 
 ROWS_MAX: Final = 1000
@@ -36,6 +37,8 @@ class KnowledgeAnswers:
     def __init__(self, shell: KnowledgeShell, switchboard: Switchboard) -> None:
         self._shell = shell
         self.watches = Watches(shell)
+        self.past: SnapshotAnswers | None = None
+        """What is asked ``at`` a moment goes there."""
         self._texts: Texts | None = None
         """The desk's thread alone uses it."""
         methods = {
@@ -75,6 +78,8 @@ class KnowledgeAnswers:
 
     async def _get(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         kind, key = str(args["kind"]), _text(args["key"])
+        if args.get("at") is not None:
+            return await self._then().get(kind, key, args["at"])
         value = await self._shell.ask(lambda keeper: keeper.knowledge.get(kind, key, GONE))
         return {"found": value is not GONE}, b"" if value is GONE else _packed(value)
 
@@ -95,22 +100,30 @@ class KnowledgeAnswers:
 
         text = _text_or_none(args.get("text"))
         if text is not None:
-            if any(asked[name] for name in ("prefix", "start", "stop", "tag", "reverse")):
+            if any(asked[name] for name in ("prefix", "start", "stop", "tag", "reverse")) or args.get("at"):
                 raise SwarmError(
-                    "a search for words takes no prefix, start, stop, tag or order", hint="say one of them"
+                    "a search for words takes no prefix, start, stop, tag, order or moment", hint="say one of them"
                 )
             # One part: who wants more than the best thousand looks for other words.
             found = await self._shell.ask(
                 lambda keeper: self._search(keeper, kind, text, min(asked["limit"], ROWS_MAX))
             )
-            return {"more": False}, _joined(_part(found, list))
+            return {"more": False}, joined(part_of(found, list))
+
+        if args.get("at") is not None:
+            return await self._then().query(kind, args["at"], asked)
 
         def job(keeper: Keeper) -> list[tuple[str, Any]]:
             return keeper.knowledge.query(kind, **asked)
 
         rows = await self._shell.ask(job)
-        part = _part(rows, lambda row: [row[0], row[1]])
-        return {"more": len(part) < len(rows)}, _joined(part)
+        part = part_of(rows, lambda row: [row[0], row[1]])
+        return {"more": len(part) < len(rows)}, joined(part)
+
+    def _then(self) -> SnapshotAnswers:
+        if self.past is None:
+            raise SwarmError("this node reads no past", hint="ask another one")
+        return self.past
 
     def _search(self, keeper: Keeper, kind: str, text: str, limit: int) -> list[tuple[str, Any]]:
         """In the desk's thread."""
@@ -133,17 +146,17 @@ class KnowledgeAnswers:
         if lost:
             watch.waiting.clear()
         rows = [watch.waiting[at] for at in range(min(ROWS_MAX, len(watch.waiting)))]
-        part = _part(rows, lambda row: [row.key, None, True] if row.value is GONE else [row.key, row.value, False])
+        part = part_of(rows, lambda row: [row.key, None, True] if row.value is GONE else [row.key, row.value, False])
         for _ in part:
             watch.waiting.popleft()
-        return {"lost": lost, "more": bool(watch.waiting)}, _joined(part)
+        return {"lost": lost, "more": bool(watch.waiting)}, joined(part)
 
     async def _unwatch(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         self.watches.end(self.watches.of(link, args["watch"]))
         return {}
 
 
-def _part(rows: list[Any], shown: Callable[[Any], list[Any]]) -> list[bytes]:
+def part_of(rows: list[Any], shown: Callable[[Any], list[Any]]) -> list[bytes]:
     """As many rows, packed, as go into one answer."""
     found, size = list[bytes](), 0
     for row in rows[:ROWS_MAX]:
@@ -155,7 +168,7 @@ def _part(rows: list[Any], shown: Callable[[Any], list[Any]]) -> list[bytes]:
     return found
 
 
-def _joined(parts: list[bytes]) -> bytes:
+def joined(parts: list[bytes]) -> bytes:
     """A list of these, as `encode_plain` would pack it: one tag, then MessagePack (array 32)."""
     return _TAG + b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(part[1:] for part in parts)
 

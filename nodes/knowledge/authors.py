@@ -78,3 +78,8 @@ class Authors:
         """Of these authors, as far as they are known."""
         found = ((author, self._known.get(author)) for author in authors)
         return {author: known[1] for author, known in found if known is not None}
+
+    def all(self) -> dict[bytes, bytes]:
+        """Id -> certificate, of all that are known."""
+        with self._lock:
+            return {author: known[1] for author, known in self._known.items()}

@@ -102,6 +102,8 @@ class Desk:
         self._full = False
         self._counted: Counter[str] = Counter()
         self._loading = False
+        self.store: Store | None = None
+        """For jobs alone: it is used in the thread."""
         self.entries = 0
         self.segments = 0
         self.bytes = 0
@@ -143,6 +145,7 @@ class Desk:
     def _run(self) -> None:
         try:
             store, keeper = self._opened()
+            self.store = store
         except BaseException as error:
             self._refuse_all(error)
             return
@@ -290,7 +293,7 @@ class Desk:
         for number, shard in keeper.knowledge.shards.items():
             if len(shard) != store.counts.get(number, 0):
                 try:
-                    store.keep_only(number, set(shard.tree.places()))
+                    store.keep_only(number, set(shard.tree.places()), _wall_ms())
                 except NotWritten as error:
                     done.facts.append(Fact("knowledge.full", {}, {"error": str(error)}))
                     return
@@ -310,6 +313,7 @@ class Desk:
             facts.append(Fact("knowledge.damaged", {}, {"error": store.why, "aside": str(store.aside)}))
         elif damaged:
             facts.append(Fact("knowledge.damaged", {}, {"error": f"{damaged} segments are not what was written"}))
+        store.since_ms(_wall_ms())
         clean = store.begin() and not damaged
         knowledge = Knowledge(
             self._author, self._sign, shards, self._shards, HybridClock(last), self._shard, clean=clean

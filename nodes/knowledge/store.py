@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 
 from swarm.errors import SystemRefused
+from swarm.protocol.knowledge.bounds import FUTURE_MS, RETENTION_MS
 from swarm.protocol.knowledge.entries import BODY_AT, read, read_proof
 from swarm.protocol.knowledge.rules import STRIKE, strike_place
 
@@ -29,6 +30,13 @@ _SCHEMA: Final = (
     "CREATE TABLE authors (id BLOB PRIMARY KEY, certificate BLOB) WITHOUT ROWID",
     "CREATE TABLE numbers (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID",
 )
+_PAST: Final = (
+    "CREATE TABLE IF NOT EXISTS past (shard INTEGER, place BLOB, payload BLOB, checksum BLOB, gone_ms INTEGER, UNIQUE (shard, place))",
+    "CREATE INDEX IF NOT EXISTS past_gone ON past (gone_ms)",
+)
+"""Beside the segments those that were let go, so that the past can be read. A release that does not know it leaves it alone."""
+PAST_KEPT_MS: Final = RETENTION_MS + FUTURE_MS
+"""What was let go was in force until then, or, by a clock that ran ahead, that much longer."""
 
 
 class NotWritten(SystemRefused):
@@ -106,6 +114,8 @@ class Store:
                     db.execute(table)
                 db.execute(f"PRAGMA user_version = {FORMAT}")
                 db.execute("COMMIT")
+            for table in _PAST:
+                db.execute(table)
         except BaseException:
             db.close()
             raise
@@ -133,6 +143,21 @@ class Store:
         """The last stamp that was kept."""
         found = self._db.execute("SELECT value FROM numbers WHERE name = 'clock'").fetchone()
         return int.from_bytes(found[0], "big") if found else 0
+
+    def since_ms(self, now_ms: int) -> int:
+        """From when on all that was let go is in the past here; noted as `now_ms` where it never was."""
+        found = self._db.execute("SELECT value FROM numbers WHERE name = 'since'").fetchone()
+        if found:
+            return int.from_bytes(found[0], "big")
+        self.set_since(now_ms)
+        return now_ms
+
+    def set_since(self, since_ms: int) -> None:
+        """The past is all here from then on. A disk that takes nothing is no error: it is said again at the next start."""
+        try:
+            self._db.execute("INSERT OR REPLACE INTO numbers VALUES ('since', ?)", (since_ms.to_bytes(8, "big"),))
+        except sqlite3.DatabaseError:
+            pass
 
     def begin(self) -> bool:
         """Whether the last stop was in order: if not, this may be an older state of the file than others have seen, as of a machine
@@ -164,12 +189,16 @@ class Store:
             raise self._not_written(error) from error
         self.counts, self.bytes = counts, size
 
-    def keep_only(self, shard: int, places: set[bytes]) -> None:
-        """Removes what a shard does not hold any more. NotWritten."""
+    def keep_only(self, shard: int, places: set[bytes], now_ms: int) -> None:
+        """What a shard does not hold any more goes into the past. NotWritten."""
         try:
             held = self._db.execute("SELECT place, length(payload) FROM segments WHERE shard = ?", (shard,)).fetchall()
             gone = [(place, size) for place, size in held if place not in places]
             self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO past SELECT shard, place, payload, checksum, ? FROM segments WHERE shard = ? AND place = ?",
+                ((now_ms, shard, place) for place, _ in gone),
+            )
             self._db.executemany(
                 "DELETE FROM segments WHERE shard = ? AND place = ?", ((shard, place) for place, _ in gone)
             )
@@ -179,6 +208,46 @@ class Store:
             raise self._not_written(error) from error
         self.counts[shard] = len(held) - len(gone)
         self.bytes -= sum(size for _, size in gone)
+
+    def add_past(self, rows: Iterable[tuple[int, bytes, int]]) -> None:
+        """What another node has let go: (shard, payload, when, in milliseconds). NotWritten."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO past VALUES (?, ?, ?, ?, ?)",
+                ((shard, place_of(payload), payload, check(payload), gone_ms) for shard, payload, gone_ms in rows),
+            )
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            raise self._not_written(error) from error
+
+    def trim_past(self, now_ms: int, bytes_max: int) -> None:
+        """Forgets what was let go too long ago, and of what is more than so many bytes the oldest: the past begins later then."""
+        try:
+            self._db.execute("DELETE FROM past WHERE gone_ms < ?", (now_ms - PAST_KEPT_MS,))
+            size = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0]
+            while size > bytes_max:
+                last = self._db.execute("SELECT gone_ms FROM past ORDER BY gone_ms LIMIT 1 OFFSET 999").fetchone()
+                until = last[0] if last else now_ms
+                self._db.execute("BEGIN IMMEDIATE")
+                self.set_since(max(until + FUTURE_MS, self.since_ms(now_ms)))
+                self._db.execute("DELETE FROM past WHERE gone_ms <= ?", (until,))
+                self._db.execute("COMMIT")
+                size = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            raise self._not_written(error) from error
+
+    def mend(self, shard: int, payload: bytes) -> None:
+        """Writes a segment again that is not what was written. NotWritten."""
+        try:
+            self._db.execute(
+                "UPDATE segments SET payload = ?, checksum = ? WHERE shard = ? AND place = ?",
+                (payload, check(payload), shard, place_of(payload)),
+            )
+        except sqlite3.DatabaseError as error:
+            raise self._not_written(error) from error
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -25,6 +26,16 @@ AGAIN_S: Final = 0.2
 """Between questions while no node is there."""
 REPLY_BYTES_MAX: Final = 1 << 30
 _ABSENT: Final[Any] = object()
+
+
+Moment = datetime | str | int
+"""A time (a text in ISO 8601, UTC where it names no zone), milliseconds since 1970, or the stamp that `put` returned."""
+
+
+def _moment(at: Moment | None) -> str | int | None:
+    if isinstance(at, datetime):
+        return at.astimezone(UTC).isoformat()
+    return at
 
 
 class Entry(NamedTuple):
@@ -78,9 +89,10 @@ class Knowledge:
         """Counts (tallies). Returns the stamp."""
         return int(self._ask("count", {"kind": kind, "key": key, "up": up, "down": down})[0]["stamp"])
 
-    def get(self, kind: str, key: str, default: Any = None) -> Any:
-        """What is known under a key: a value, a list of elements, or a sum; `default` if nothing is."""
-        found, value = self._ask("get", {"kind": kind, "key": key})
+    def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None) -> Any:
+        """What is known under a key: a value, a list of elements, or a sum; `default` if nothing is. ``at`` a moment of the past (30 days):
+        what was known then, to the entry. SwarmError for a moment that is not kept."""
+        found, value = self._ask("get", {"kind": kind, "key": key, "at": _moment(at)})
         return value if found["found"] else default
 
     def query(
@@ -94,10 +106,12 @@ class Knowledge:
         text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        at: Moment | None = None,
     ) -> Iterator[Entry]:
         """What is known of a kind, in the order of keys: under a prefix, from `start` on and before `stop`, with a tag. Or, alone, what has
-        all words of a `text` in its key, tags or value, the best first (1000 at most); ``room*`` stands for all that begin so."""
-        about = {"start": start, "stop": stop, "text": text, "reverse": reverse}
+        all words of a `text` in its key, tags or value, the best first (1000 at most); ``room*`` stands for all that begin so. ``at`` a
+        moment of the past: what was known then."""
+        about = {"start": start, "stop": stop, "text": text, "reverse": reverse, "at": _moment(at)}
         pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             yield from pages.take(*self._ask("query", args))
@@ -257,9 +271,9 @@ class AsyncKnowledge:
         """As `Knowledge.count`."""
         return int((await self._ask("count", {"kind": kind, "key": key, "up": up, "down": down}))[0]["stamp"])
 
-    async def get(self, kind: str, key: str, default: Any = None) -> Any:
+    async def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None) -> Any:
         """As `Knowledge.get`."""
-        found, value = await self._ask("get", {"kind": kind, "key": key})
+        found, value = await self._ask("get", {"kind": kind, "key": key, "at": _moment(at)})
         return value if found["found"] else default
 
     async def query(
@@ -273,9 +287,10 @@ class AsyncKnowledge:
         text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        at: Moment | None = None,
     ) -> AsyncIterator[Entry]:
         """As `Knowledge.query`: ``async for key, value in fleet.knowledge.query("facts")``."""
-        about = {"start": start, "stop": stop, "text": text, "reverse": reverse}
+        about = {"start": start, "stop": stop, "text": text, "reverse": reverse, "at": _moment(at)}
         pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             for entry in pages.take(*await self._ask("query", args)):

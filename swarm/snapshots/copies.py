@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from blake3 import blake3
 
 from swarm.errors import NotFound
-from swarm.snapshots.checking import manifest_of
+from swarm.snapshots.checking import Copy, manifest_of
 from swarm.snapshots.errors import SnapshotError
-from swarm.snapshots.format import HEADER_BYTES, file_name, unpack_entry
+from swarm.snapshots.format import HEADER_BYTES, file_name, root_of, unpack_entry
 from swarm.snapshots.manifest import decode
 from swarm.snapshots.mapping import Mapped, read_table
 
@@ -85,3 +86,43 @@ class FolderCopy:
                 except (OSError, SnapshotError):
                     continue  # what can be had from the others is had from them
         return found
+
+
+class AnyCopy:
+    """Several copies as one: each is asked in turn until one has it. Those that fail are passed over."""
+
+    def __init__(self, copies: Sequence[Copy]) -> None:
+        self._copies = list(copies)
+
+    def manifest(self) -> bytes | None:
+        """Of the first that has one. They may be of other snapshots, so there is none where there is more than one copy."""
+        return self._copies[0].manifest() if len(self._copies) == 1 else None
+
+    def head(self, shard: str, root: bytes) -> bytes | None:
+        """Header and table of the file with this root."""
+        for copy in self._copies:
+            try:
+                found = copy.head(shard, root)
+            except OSError:
+                continue
+            if found is not None and root_of(found[:HEADER_BYTES]) == root:
+                return found
+        return None
+
+    def chunk(self, hash: bytes) -> bytes | None:
+        """A chunk as it is stored."""
+        for copy in self._copies:
+            try:
+                found = copy.chunk(hash)
+            except OSError:
+                continue
+            if found is not None and blake3(found).digest() == hash:
+                return found
+        return None
+
+    def close(self) -> None:
+        """Give all of them back."""
+        for copy in self._copies:
+            close = getattr(copy, "close", None)
+            if close is not None:
+                close()

@@ -160,7 +160,7 @@ def test_what_was_written_is_there_again_and_rot_is_told_from_it(tmp_path: Path,
         store.close()
     store = Store(tmp_path)
     assert len(list(store.rows())) == 2
-    store.keep_only(SHARD, {one.place})
+    store.keep_only(SHARD, {one.place}, 0)
     assert [row.place for row in store.rows()] == [one.place]
     assert (store.counts, store.bytes) == ({SHARD: 1}, len(one.raw))
     store.close()

@@ -172,6 +172,12 @@ class Knowledge:
             self.flush()
         return entry.time
 
+    @property
+    def sealed_until(self) -> int:
+        """All that this node said up to this stamp is in segments."""
+        first = min((said[0].time for said in self._pending.values() if said), default=1 << 64)
+        return first - 1
+
     def flush(self) -> None:
         """Signs what was said since; `take` has it then."""
         for number in sorted(self._pending):

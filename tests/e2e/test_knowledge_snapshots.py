@@ -1,0 +1,191 @@
+"""Snapshots of what the fleet knows, and its past: taken from nodes that run and from one that does not, read at any moment, set back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodes.cli.command_line import run
+from nodes.record_files import read_records
+from swarm.errors import SwarmError
+from swarm.exit_codes import ExitCode
+from swarm.snapshots.checking import verify
+from tests.e2e.fleets import Nodes, until
+from tests.e2e.test_knowledge import known
+
+SETTINGS = {
+    "SWARM_HTTP_ENABLED": "false", "SWARM_WORKERS": "0", "SWARM_KNOWLEDGE_SYNC_EVERY_S": "1",
+    "SWARM_KNOWLEDGE_SNAPSHOT_EVERY_S": "0", "SWARM_KNOWLEDGE_CHECK_EVERY_S": "0",
+}  # fmt: skip
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path / "home", settings=SETTINGS)
+    yield made
+    assert set(made.stop_all().values()) <= {0}
+
+
+def command(nodes: Nodes, *words: str) -> tuple[int, str, str]:
+    """`swarm` in this process, which is quicker: (status, output, errors)."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors)
+    ):  # fmt: skip
+        patch.setenv("SWARM_HOME", str(nodes.root))
+        patch.delenv("SWARM_NODE_SOCKET", raising=False)
+        status = run(list(words))
+    return status, out.getvalue(), errors.getvalue()
+
+
+def said(nodes: Nodes, *words: str) -> Any:
+    status, out, errors = command(nodes, *words, "--json")
+    assert status == 0, errors
+    return json.loads(out)
+
+
+def test_the_past_to_the_entry_and_back_to_it(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("ash")
+    nodes.start("oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        until(lambda: len(ash.members()) == 2, 20, "members")
+        knowledge = ash.knowledge
+        stamps = [knowledge.put("facts", "door", number, tags=["n"] if number else []) for number in range(5)]
+        knowledge.put("facts", "kept", "the same")
+        knowledge.put("marks", "seen", "a")
+        knowledge.put("marks", "seen", "b")
+        knowledge.count("tallies", "visits", up=7)
+        oak.knowledge.put("beliefs", "rain", 2.0)
+        known(ash, "rain", 2.0, "beliefs")
+        moment = knowledge.put("facts", "gone", {"deep": [1, 2]}, tags=["old"])
+        time.sleep(0.01)  # a moment is a millisecond: what follows is of a later one
+        before = {kind: dict(knowledge.query(kind)) for kind in ("facts", "marks", "tallies", "beliefs")}
+        # Each entry has its moment, and times name the same.
+        for number, stamp in enumerate(stamps):
+            assert knowledge.get("facts", "door", at=stamp) == number
+            assert knowledge.get("facts", "door", at=stamp - 1) == (number - 1 if number else None)
+        assert [key for key, _ in knowledge.query("facts", tag="n", at=stamps[0])] == []
+        assert [key for key, _ in knowledge.query("facts", tag="n", at=stamps[1])] == ["door"]
+        knowledge.drop("facts", "gone")
+        knowledge.put("facts", "door", "after")
+        knowledge.put("facts", "new", 1)
+        knowledge.drop("marks", "seen", "a")
+        knowledge.put("marks", "seen", "c")
+        knowledge.count("tallies", "visits", up=1, down=3)
+        knowledge.put("beliefs", "rain", -5.0)
+        later = {kind: dict(knowledge.query(kind)) for kind in before}
+        assert {kind: dict(knowledge.query(kind, at=moment)) for kind in before} == before
+        known(oak, "rain", -3.0, "beliefs")
+        assert {kind: dict(oak.knowledge.query(kind, at=moment)) for kind in ("facts", "marks")} == {
+            kind: before[kind] for kind in ("facts", "marks")
+        }, "every node has the same past"
+        for wrong in ("yesterday", 1 << 63, "2001-01-01", int(time.time() * 1000) + 3_600_000):
+            with pytest.raises(SwarmError) as refused:
+                knowledge.get("facts", "door", at=wrong)
+            assert refused.value.hint
+
+        # As a user: files, then what would be set back, then set back.
+        _, found, _ = command(nodes, "knowledge", "get", "facts", "gone", "--at", str(moment))
+        assert json.loads(found) == {"deep": [1, 2]}
+        assert command(nodes, "knowledge", "get", "facts", "new", "--at", str(moment))[0] == ExitCode.NOT_FOUND
+        out = tmp_path / "then"
+        assert said(nodes, "snapshot", "restore", "--at", str(moment), "--to", str(out))["records"] == 6
+        assert dict(read_records(out / "facts.jsonl")).keys() == {b"door", b"gone", b"kept"}
+        refused_words = ("snapshot", "restore", "--at", str(moment), "--fleet")
+        assert command(nodes, *refused_words)[0] == ExitCode.USAGE, "nobody agreed"
+        dry = said(nodes, *refused_words, "--dry-run")
+        assert (dry["differences"], dry["set_back"]) == (6, 0)
+        assert {(row["kind"], row["key"]) for row in dry["rows"]} == {
+            ("facts", "door"), ("facts", "gone"), ("facts", "new"), ("marks", "seen"), ("tallies", "visits"), ("beliefs", "rain"),
+        }  # fmt: skip
+        assert {kind: dict(knowledge.query(kind)) for kind in before} == later, "a dry run changes nothing"
+        assert said(nodes, *refused_words, "--kind", "tallies", "--yes")["set_back"] == 1
+        assert knowledge.get("tallies", "visits") == 7 and knowledge.get("facts", "new") == 1
+        done = said(nodes, *refused_words, "--yes")
+        assert (done["set_back"], done["partly"]) == (5, 0)
+        assert {kind: dict(knowledge.query(kind)) for kind in before} == before
+        assert [key for key, _ in knowledge.query("facts", tag="old")] == ["gone"], "tags come back, too"
+        until(lambda: {kind: dict(oak.knowledge.query(kind)) for kind in before} == before, 15, "oak is set back")
+        assert said(nodes, *refused_words, "--yes")["differences"] == 0
+
+
+def test_snapshots_of_a_running_node_and_of_one_that_stopped(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("ash")
+    with nodes.connect("ash") as ash:
+        for number in range(200):
+            ash.knowledge.put("facts", f"room/{number:03}", {"n": number, "x": "y" * number})
+        first = said(nodes, "snapshot", "create", "monday")
+        assert first["records"] >= 200 and first["base"] is None
+        ash.knowledge.put("facts", "room/000", "changed")
+        second = said(nodes, "snapshot", "create", "tuesday")
+        assert second["base"] == "monday"
+        assert "there already" in command(nodes, "snapshot", "create", "monday")[2]
+        assert command(nodes, "snapshot", "create", "../x")[0] == ExitCode.CONFIG
+    listed = {line["name"]: line for line in said(nodes, "snapshot", "list")}
+    assert listed.keys() == {"monday", "tuesday"}
+    assert all((line["node"], line["member"]) == ("ash", "ash") for line in listed.values()), "signed by the node"
+    assert command(nodes, "snapshot", "verify", "tuesday", "--deep")[0] == 0
+    assert nodes.stop("ash") == 0
+    third = said(nodes, "snapshot", "create", "--of", "ash")
+    assert third["base"] == "tuesday" and third["new_bytes"] < first["new_bytes"]
+    assert command(nodes, "snapshot", "create", "--of", "nobody")[0] == ExitCode.NOT_FOUND
+    for name, value in (("monday", {"n": 0, "x": ""}), ("tuesday", "changed"), (Path(third["folder"]).name, "changed")):
+        assert said(nodes, "snapshot", "restore", name, "--to", str(tmp_path / name))["records"] == 200
+        rows = {}
+        for line in (tmp_path / name / "facts.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            rows[record["key"]] = record["value"]
+        assert rows["room/000"] == value and rows["room/199"]["n"] == 199
+    # A snapshot has the past in it: the moment of the first can be had from the second.
+    at = str(first["stamp"])
+    assert said(nodes, "snapshot", "restore", "tuesday", "--at", at, "--to", str(tmp_path / "back"))["records"] == 200
+    assert (tmp_path / "back" / "facts.jsonl").read_text() == (tmp_path / "monday" / "facts.jsonl").read_text()
+    nodes.start("ash")
+    with nodes.connect("ash") as ash:
+        assert ash.knowledge.get("facts", "room/000") == "changed", "looking at a stopped node's file changed nothing"
+        ash.knowledge.put("facts", "room/000", "again")
+        assert ash.knowledge.get("facts", "room/000") == "again"
+
+
+def test_automatic_ones_come_and_go(tmp_path: Path) -> None:
+    nodes = Nodes(
+        tmp_path / "home",
+        settings=SETTINGS | {"SWARM_KNOWLEDGE_SNAPSHOT_EVERY_S": "0.2", "SWARM_KNOWLEDGE_SNAPSHOT_KEEP": "3"},
+    )
+    nodes.start("ash")
+    try:
+        folder = nodes.home.node_dir("ash") / "snapshots"
+        with nodes.connect("ash") as ash:
+            mine = said(nodes, "snapshot", "create", "mine")
+
+            def names() -> list[str]:
+                return sorted(path.name for path in folder.glob("auto-*"))
+
+            seen = set[str]()
+            deadline = time.monotonic() + 30
+            number = 0
+            while len(seen) < 5:
+                assert time.monotonic() < deadline
+                ash.knowledge.put("facts", "n", number)
+                number += 1
+                seen |= set(names())
+                time.sleep(0.05)
+            until(lambda: len(names()) <= 3, 10, "the oldest go")
+            assert Path(mine["folder"]).exists(), "those that somebody asked for stay"
+            until(lambda: verify(folder / names()[-1]).whole, 10)
+
+            def rests() -> bool:
+                there = names()
+                time.sleep(0.8)  # four times the interval
+                return names() == there
+
+            until(rests, 20, "nothing new is known: nothing is taken")
+    finally:
+        assert set(nodes.stop_all().values()) <= {0}
