@@ -19,6 +19,7 @@ from swarm.snapshots.manifest import MANIFEST, MANIFEST_BYTES_MAX, Manifest, Sha
 from swarm.snapshots.mapping import Mapped, read_table
 from swarm.snapshots.publishing import sync
 from swarm.snapshots.snapshot import Snapshot, Trusted, read_manifest
+from swarm.transactions.whole_writes import write_all
 
 BATCH_BYTES: Final = 2 << 20
 """What one thread hashes at a time."""
@@ -363,11 +364,7 @@ def _write(path: Path, parts: list[tuple[int, bytes]], size: int | None) -> None
         if size is not None and os.fstat(fd).st_size != size:
             os.ftruncate(fd, size)
         for offset, data in parts:
-            view = memoryview(data)
-            while view:
-                count = os.pwrite(fd, view, offset)
-                view = view[count:]
-                offset += count
+            write_all(fd, data, offset)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -22,6 +22,7 @@ from swarm.snapshots.mapping import Mapped, damaged
 from swarm.snapshots.publishing import link_or_copy, publishing, write_file
 from swarm.snapshots.reading import Shard
 from swarm.snapshots.snapshot import Trusted
+from swarm.transactions.whole_writes import write_all
 
 STREAMS: Final = 4
 """Chunks that are asked for at a time, of each copy."""
@@ -175,7 +176,7 @@ class _File:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.posix_fallocate(self._fd, 0, header.file_bytes)
         os.pwrite(self._fd, head[:HEADER_BYTES], 0)
-        _pwrite(self._fd, head[HEADER_BYTES:], header.table_offset)
+        write_all(self._fd, head[HEADER_BYTES:], header.table_offset)
         self._mapped = Mapped(path)
 
     def entries(self) -> Iterator[Entry]:
@@ -203,7 +204,7 @@ class _File:
                     str(self.path), "no copy has one of its chunks", shard=self.header.shard, offset=entry.offset,
                     bytes=entry.stored_bytes, hash=entry.stored_hash,
                 )  # fmt: skip
-            _pwrite(self._fd, found, entry.offset)
+            write_all(self._fd, found, entry.offset)
             self._here.add(entry.offset)
         return self._mapped.view[entry.offset : stop]
 
@@ -278,11 +279,3 @@ def _whole(path: Path, root: bytes) -> bool:
         return False
     finally:
         mapped.close()
-
-
-def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view = view[count:]
-        offset += count

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from swarm.snapshots.errors import SnapshotExists
+from swarm.transactions.whole_writes import write_synced
 
 BEGUN: Final = ".begun-by-swarm"
 
@@ -97,10 +98,7 @@ def write_file(path: Path, data: bytes) -> None:
     """A new file with this content, synced. OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        write_synced(fd, (data,))
     finally:
         os.close(fd)
 

@@ -34,6 +34,7 @@ from swarm.snapshots.format import (
 from swarm.snapshots.key_runs import RUN_KEYS, KeyRuns
 from swarm.snapshots.ordering import Record
 from swarm.snapshots.sealing import Sealer
+from swarm.transactions.whole_writes import write_all
 
 IN_FLIGHT_BYTES: Final = 64 << 20
 GROUP_BYTES: Final = 1 << 20
@@ -286,14 +287,6 @@ class _Chunks:
         self._flush(header.file_bytes)
         if self._syncing is not None:
             self._syncing.result()
-        _write_at(self._fd, header.pack(), 0)
+        write_all(self._fd, header.pack(), 0)
         os.fsync(self._fd)
         return header
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view = view[count:]
-        offset += count

@@ -13,6 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .whole_writes import write_synced
+
 PRIVATE = ".swarm-transaction"
 """The folder inside the directory in which transactions keep what is theirs."""
 
@@ -166,10 +168,7 @@ class Disk:
         with self._folder(parent_of(name)) as folder:
             fd = os.open(name.rpartition("/")[2], flags, 0o600, dir_fd=folder)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            write_synced(fd, (data,))
         finally:
             os.close(fd)
 
@@ -216,12 +215,8 @@ class Disk:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 target = os.open(making.rpartition("/")[2], flags, 0o600, dir_fd=folder)
             try:
-                while block := os.read(source, _BLOCK_BYTES):
-                    view = memoryview(block)
-                    while view:
-                        view = view[os.write(target, view) :]
                 os.fchmod(target, stat.S_IMODE(os.fstat(source).st_mode))
-                os.fsync(target)
+                write_synced(target, iter(lambda: os.read(source, _BLOCK_BYTES), b""))
             finally:
                 os.close(target)
         finally:
