@@ -351,19 +351,26 @@ def _pull(args: argparse.Namespace) -> int:
         _believe(args, read_manifest(sources[0]), sources[0])
         target = _fresh(args, args.snapshot)
     copies = [FolderCopy(each) for each in sources]
-    try:
-        manifest, progress = pull(target, copies, have=[path for path, _ in listed(target.parent)])
-    finally:
-        for each in copies:
-            each.close()
+    with Progress() as screen:
+
+        def told(progress: Any) -> None:
+            screen.total = progress.bytes_total
+            screen.update(progress.bytes, note=f"{format_bytes(progress.bytes)}")
+
+        try:
+            manifest, progress = pull(target, copies, have=[path for path, _ in listed(target.parent)], told=told)
+        finally:
+            for each in copies:
+                each.close()
     facts = {
         "folder": str(target), "id": manifest.id.hex(), "chunks": progress.chunks, "bytes": progress.bytes,
-        "reused_bytes": progress.reused_bytes, "wrong": progress.wrong,
+        "reused_bytes": progress.reused_bytes, "kept_bytes": progress.kept_bytes, "wrong": progress.wrong,
     }  # fmt: skip
     if args.json:
         print_json(facts)
     else:
-        reused = f", {format_bytes(progress.reused_bytes)} were here" if progress.reused_bytes else ""
+        here = progress.reused_bytes + progress.kept_bytes
+        reused = f", {format_bytes(here)} were here" if here else ""
         print(
             f"{target}: {progress.chunks:,} chunks, {format_bytes(progress.bytes)} from {len(sources)} cop{'y' if len(sources) == 1 else 'ies'}{reused}"
         )

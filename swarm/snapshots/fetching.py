@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
@@ -19,7 +20,7 @@ from swarm.snapshots.errors import SnapshotDamaged
 from swarm.snapshots.format import HEADER_BYTES, TABLE, Entry, Header, file_name, unpack_entry
 from swarm.snapshots.manifest import MANIFEST, Manifest, ShardLine, decode
 from swarm.snapshots.mapping import Mapped, damaged
-from swarm.snapshots.publishing import link_or_copy, publishing, write_file
+from swarm.snapshots.publishing import link_or_copy, publishing_on, write_file
 from swarm.snapshots.reading import Shard
 from swarm.snapshots.snapshot import Trusted
 from swarm.transactions.whole_writes import write_all
@@ -37,7 +38,11 @@ class Progress:
     chunks: int = 0
     chunks_total: int = 0
     bytes: int = 0
+    bytes_total: int = 0
     reused_bytes: int = 0
+    """Of files that another snapshot here has."""
+    kept_bytes: int = 0
+    """Of chunks that had come before an interruption."""
     wrong: int = 0
     """Answers that were not what was asked for."""
 
@@ -45,7 +50,14 @@ class Progress:
 class Arriving:
     """A snapshot that is being fetched. `shard` opens any of its shards at once; what has not come yet is fetched when it is asked for."""
 
-    def __init__(self, manifest: Manifest, folder: Path, copies: Sequence[Copy], key: bytes | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        copies: Sequence[Copy],
+        key: bytes | None,
+        told: Callable[[Progress], None] | None = None,
+    ) -> None:
         self.manifest = manifest
         self.progress = Progress()
         self.complete = False
@@ -55,6 +67,8 @@ class Arriving:
         self._key = key
         self._files: dict[bytes, _File] = {}
         self._lock = threading.Lock()
+        self._told = told
+        self._turns = itertools.count()
 
     def shard(self, name: str) -> Shard:
         """A shard, to be read by one thread. NotFound; SnapshotDamaged where no copy has what is needed."""
@@ -77,7 +91,7 @@ class Arriving:
         """A chunk, checked, from any copy, that in place ``first`` asked before the others."""
         for turn in range(len(self._copies)):
             at = (first + turn) % len(self._copies)
-            if self._failures[at] >= FAILURES_MAX:
+            if self._failures[at] >= FAILURES_MAX or not self._may_have(at, hash):
                 continue
             found = self._asked(at, lambda copy: copy.chunk(hash))
             if found is not None and len(found) == size and blake3(found).digest() == hash:
@@ -87,6 +101,15 @@ class Arriving:
             self._failures[at] += 1
         return None
 
+    def turn(self) -> int:
+        """Which copy is to be asked first: each in its turn."""
+        return next(self._turns)
+
+    def _may_have(self, at: int, hash: bytes) -> bool:
+        """A copy that knows what it has not, as that of another snapshot, is not asked for it."""
+        has: Callable[[bytes], bool] | None = getattr(self._copies[at], "has", None)
+        return has is None or has(hash)
+
     def fetch_all(self, have: Sequence[Path] = (), threads: int | None = None) -> None:
         """Fetch what is missing, the tables of keys first, so that keys are found. SnapshotDamaged when no copy has a chunk."""
         wanted: list[tuple[_File, Entry]] = []
@@ -95,9 +118,14 @@ class Arriving:
                 if self._reused(line, root, size, have):
                     continue
                 file = self.file(line, root)
-                wanted += [(file, entry) for entry in file.entries()]
+                wanted += [(file, entry) for entry in file.entries() if not file.has(entry)]
         wanted.sort(key=lambda each: each[1].kind != TABLE)
-        self.progress.chunks_total = len(wanted)
+        for copy in self._copies:
+            want = getattr(copy, "want", None)
+            if want is not None:
+                want([(entry.stored_hash, entry.stored_bytes) for _, entry in wanted])
+        self.progress.chunks_total = self.progress.chunks + len(wanted)
+        self.progress.bytes_total = self.progress.bytes + sum(entry.stored_bytes for _, entry in wanted)
         ahead: queue.SimpleQueue[tuple[_File, Entry]] = queue.SimpleQueue()
         for each in wanted:
             ahead.put(each)
@@ -108,8 +136,13 @@ class Arriving:
         ]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        try:
+            for worker in workers:
+                worker.join()
+        except BaseException as error:  # interrupted: what has come is kept
+            failed.append(error)
+            for worker in workers:
+                worker.join()
         if failed:
             raise failed[0]
         self.complete = True
@@ -127,11 +160,16 @@ class Arriving:
                 except queue.Empty:
                     return
                 file.have(entry, self, number)
-                with self._lock:
-                    self.progress.chunks += 1
-                    self.progress.bytes += entry.stored_bytes
         except BaseException as error:
             failed.append(error)
+
+    def came(self, entry: Entry) -> None:
+        """A chunk was fetched."""
+        with self._lock:
+            self.progress.chunks += 1
+            self.progress.bytes += entry.stored_bytes
+            if self._told is not None:
+                self._told(self.progress)
 
     def _asked(self, at: int, ask: Callable[[Copy], bytes | None]) -> bytes | None:
         try:
@@ -145,15 +183,23 @@ class Arriving:
             head = self._asked(at, lambda copy: copy.head(line.name, root))
             header = checked_head(head, root, str(path))
             if head is not None and header is not None and (header.shard, header.file_bytes) == (line.name, size):
-                return _File(path, header, head)
+                file = _File(path, header, head)
+                self.progress.kept_bytes += file.kept_bytes
+                return file
             self._failures[at] += head is not None
         raise damaged(str(path), "no copy has its header and table", shard=line.name, offset=0, bytes=0)
 
     def _reused(self, line: ShardLine, root: bytes, size: int, have: Sequence[Path]) -> bool:
         """Whether the very file is in another snapshot here: its name is its hash."""
         path = self._folder / file_name(line.name, root)
-        if root in self._files or path.exists():
-            return path.exists() and root not in self._files
+        if root in self._files:
+            return False
+        if path.exists():
+            if path.stat().st_size == size and _whole(path, root):
+                return True
+            if path.stat().st_nlink > 1:  # another snapshot's, which is damaged: that one is not to be written to
+                path.unlink()
+            return False
         for folder in have:
             there = folder / path.name
             if there.is_file() and there.stat().st_size == size and _whole(there, root):
@@ -173,11 +219,27 @@ class _File:
         self._table = memoryview(head)[HEADER_BYTES:]
         self._here: set[int] = set()
         """Offsets of chunks that have come: they are checked, and need not be again."""
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.kept_bytes = 0
+        before = path.exists()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, header.file_bytes)
         os.posix_fallocate(self._fd, 0, header.file_bytes)
         os.pwrite(self._fd, head[:HEADER_BYTES], 0)
         write_all(self._fd, head[HEADER_BYTES:], header.table_offset)
         self._mapped = Mapped(path)
+        if before:
+            self._look()
+
+    def _look(self) -> None:
+        """What had come of it before."""
+        for entry in self.entries():
+            if blake3(self._mapped.read(entry.offset, entry.stored_bytes)).digest() == entry.stored_hash:
+                self._here.add(entry.offset)
+                self.kept_bytes += entry.stored_bytes
+
+    def has(self, entry: Entry) -> bool:
+        """Whether a chunk of this file is here."""
+        return entry.offset in self._here
 
     def entries(self) -> Iterator[Entry]:
         """Of the chunks that stand in this file."""
@@ -206,6 +268,7 @@ class _File:
                 )  # fmt: skip
             write_all(self._fd, found, entry.offset)
             self._here.add(entry.offset)
+            arriving.came(entry)
         return self._mapped.view[entry.offset : stop]
 
     def close(self) -> None:
@@ -221,7 +284,7 @@ class _ArrivingChunks:
         self._files = files
 
     def stored(self, number: int, entry: Entry) -> Any:
-        return self._files[entry.file].have(entry, self._arriving, number)
+        return self._files[entry.file].have(entry, self._arriving, self._arriving.turn())
 
     def close(self) -> None:
         """The files are closed by who fetches."""
@@ -229,16 +292,24 @@ class _ArrivingChunks:
 
 @contextmanager
 def fetching(
-    target: Path, manifest: bytes, copies: Sequence[Copy], *, trusted: Trusted | None = None, key: bytes | None = None
+    target: Path,
+    manifest: bytes,
+    copies: Sequence[Copy],
+    *,
+    trusted: Trusted | None = None,
+    key: bytes | None = None,
+    told: Callable[[Progress], None] | None = None,
 ) -> Iterator[Arriving]:
     """Fetch a snapshot by its manifest into the folder ``target``; inside the block it can be read, and `fetch_all` completes it.
 
     ``target`` appears, whole, when the block ends well, and everything is fetched by then at the latest. Nothing that a copy says is
-    believed. SnapshotDamaged when no copy has something, SnapshotUntrusted, SnapshotMalformed, SnapshotExists, OSError.
+    believed. When the block ends badly, or the process is killed, what has come is kept, and the next attempt at the same snapshot does
+    not fetch it again. ``told`` is called, in any thread, as chunks come. SnapshotDamaged when no copy has something, SnapshotUntrusted, SnapshotMalformed, SnapshotExists, OSError.
     """
     said = decode(manifest, "the manifest that was given", trusted)
-    with publishing(target) as folder:
-        arriving = Arriving(said, folder, copies, key)
+    with publishing_on(target, said.id.hex()[:16]) as folder:
+        (folder / MANIFEST).unlink(missing_ok=True)
+        arriving = Arriving(said, folder, copies, key, told)
         try:
             yield arriving
             if not arriving.complete:
@@ -249,14 +320,19 @@ def fetching(
 
 
 def pull(
-    target: Path, copies: Sequence[Copy], *, trusted: Trusted | None = None, have: Sequence[Path] = ()
+    target: Path,
+    copies: Sequence[Copy],
+    *,
+    trusted: Trusted | None = None,
+    have: Sequence[Path] = (),
+    told: Callable[[Progress], None] | None = None,
 ) -> tuple[Manifest, Progress]:
     """Fetch a snapshot from the first copy that has a manifest, and from all of them its chunks. ``have`` are folders of snapshots here
     whose files need not come again. Raises as `fetching`; NotFound when no copy has a manifest."""
     data = next((data for data in (copy.manifest() for copy in copies) if data is not None), None)
     if data is None:
         raise NotFound("no copy has a manifest", hint="`swarm snapshot list` shows what there is")
-    with fetching(target, data, copies, trusted=trusted) as arriving:
+    with fetching(target, data, copies, trusted=trusted, told=told) as arriving:
         arriving.fetch_all(have)
     return arriving.manifest, arriving.progress
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ from swarm.snapshots.errors import SnapshotExists
 from swarm.transactions.whole_writes import write_synced
 
 BEGUN: Final = ".begun-by-swarm"
+KEPT: Final = ".coming-by-swarm"
+KEPT_S: Final = 7 * 86_400.0
+"""So long what was interrupted waits for somebody to go on with it."""
 
 
 @contextlib.contextmanager
@@ -35,21 +39,58 @@ def publishing(target: Path) -> Iterator[Path]:
     folder, lock = _begun(target)
     try:
         yield folder
-        for path in sorted(folder.iterdir()):
-            sync(path)
-        os.fsync(lock)
-        try:
-            os.rename(folder, target)
-        except OSError:
-            if target.exists():
-                raise _exists(target) from None
-            raise
-        sync(target.parent)
+        _published(folder, lock, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def publishing_on(target: Path, tag: str) -> Iterator[Path]:
+    """As `publishing`, but what is in the folder stays when the block ends badly or the process is killed: whoever publishes under the same
+    ``tag`` goes on with it, and has to look what is good of it. What nobody goes on with for a week is removed.
+
+    SnapshotExists also when somebody is at it at this moment.
+    """
+    target = Path(os.path.abspath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        raise _exists(target)
+    sweep(target.parent)
+    folder = target.parent / f".{target.name}.{tag}{KEPT}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SnapshotExists(
+                f"{target} is on its way already, by another process", hint="wait for it", path=str(target)
+            ) from None
+        os.utime(folder)
+        yield folder
+        _published(folder, lock, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing has come
+        raise
+    finally:
+        os.close(lock)
+
+
+def _published(folder: Path, lock: int, target: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        sync(path)
+    os.fsync(lock)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if target.exists():
+            raise _exists(target) from None
+        raise
+    sync(target.parent)
 
 
 def _begun(target: Path) -> tuple[Path, int]:
@@ -67,9 +108,10 @@ def _begun(target: Path) -> tuple[Path, int]:
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Remove what the dead have begun here; what was removed."""
+    """Remove what the dead have begun here, and what was interrupted too long ago; what was removed."""
     removed = []
-    for folder in sorted(parent.glob(f".*{BEGUN}")):
+    old = [path for path in parent.glob(f".*{KEPT}") if time.time() - path.stat().st_mtime > KEPT_S]
+    for folder in sorted([*parent.glob(f".*{BEGUN}"), *old]):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):

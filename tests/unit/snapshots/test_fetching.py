@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from swarm.snapshots import SnapshotDamaged, SnapshotError, SnapshotUntrusted, c
 from swarm.snapshots.checking import verify
 from swarm.snapshots.copies import FolderCopy
 from swarm.snapshots.fetching import fetching, pull
+from swarm.snapshots.publishing import sweep
 
 RECORDS = {b"k%05d" % i: random.Random(i).randbytes(250) for i in range(6000)}
 
@@ -75,7 +77,7 @@ def test_copies_that_lie_or_are_gone_are_done_without(source, tmp_path, answer):
     assert verify(tmp_path / "s", deep=True).whole
     with pytest.raises(SnapshotDamaged):
         pull(tmp_path / "t", [bad])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".coming-by-swarm"] == ["s"]
 
 
 def test_copies_that_have_but_a_part_make_a_whole_together(source, tmp_path):
@@ -137,3 +139,47 @@ def test_a_header_of_another_size_than_the_manifest_says_is_not_taken(source, tm
     with pytest.raises(SnapshotError):
         pull(tmp_path / "s", [Other(source / "2")])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_had_come_before_an_interruption_is_not_fetched_again(source, tmp_path):
+    came = 0
+
+    def some(found):
+        nonlocal came
+        came += 1
+        if came > 20:
+            raise KeyError("a mistake of ours ends it at once")
+        return found
+
+    with pytest.raises(KeyError):
+        pull(tmp_path / "here", [Asked(source / "2", some)])
+    assert not (tmp_path / "here").exists()
+    (coming,) = tmp_path.iterdir()
+    # Of what is kept nothing is believed: a flipped bit, and a file that was cut, come again.
+    for number, path in enumerate(sorted(coming.glob("s-*"))):
+        data = bytearray(path.read_bytes())
+        data[300] ^= 1
+        path.write_bytes(data[: len(data) // 2] if number else data)
+    again = Asked(source / "2")
+    _, progress = pull(tmp_path / "here", [again])
+    assert verify(tmp_path / "here", deep=True).whole
+    assert progress.kept_bytes > 0 and progress.chunks == len(again.asked) == progress.chunks_total
+    _, whole = pull(tmp_path / "other", [FolderCopy(source / "2")])
+    assert progress.bytes + progress.kept_bytes + progress.reused_bytes == whole.bytes
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_do_not_fetch_into_one_place_at_once(source, tmp_path):
+    with fetching(tmp_path / "here", (source / "1" / "manifest").read_bytes(), [FolderCopy(source / "1")]):
+        with pytest.raises(SnapshotError, match="on its way"):
+            pull(tmp_path / "here", [FolderCopy(source / "1")])
+    assert verify(tmp_path / "here").whole
+
+
+def test_what_nobody_goes_on_with_is_removed_in_time(source, tmp_path):
+    with pytest.raises(SnapshotDamaged):
+        pull(tmp_path / "here", [Asked(source / "1", lambda found: None)])
+    (coming,) = tmp_path.iterdir()
+    assert sweep(tmp_path) == []
+    os.utime(coming, (0, 0))
+    assert sweep(tmp_path) == [coming] and not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from swarm.errors import NotFound
 from swarm.snapshots import Snapshot, create
 from swarm.snapshots.checking import repair, verify
 from swarm.snapshots.copies import FolderCopy
+from swarm.snapshots.fetching import pull
 from tests.unit.snapshots.killed import AFTER, BEFORE, KILLED, prepare, work
 
 ROOT = Path(__file__).parents[3]
@@ -64,7 +65,7 @@ def test_restore(tmp_path):
 
 
 def test_pull(tmp_path):
-    there = []
+    there, kept = [], []
     for folder in killed("pull", tmp_path):
         there.append((folder / "pulled").exists())
         if there[-1]:
@@ -72,7 +73,13 @@ def test_pull(tmp_path):
         else:
             with pytest.raises(NotFound):
                 Snapshot.open(folder / "pulled")
+            # It goes on where it was, and nothing of the first attempt is left.
+            _, progress = pull(folder / "pulled", [FolderCopy(folder / "base")])
+            kept.append(progress.kept_bytes)
+            assert verify(folder / "pulled", deep=True).whole
+            assert sorted(os.listdir(folder)) == ["base", "damaged", "pulled"]
     assert there[-1] and not there[0]
+    assert max(kept) > 0
 
 
 def test_repair_can_be_done_again(tmp_path):
