@@ -63,21 +63,26 @@ def publishing_on(target: Path, tag: str) -> Iterator[Path]:
     folder.mkdir(mode=0o700, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnapshotExists(
-                f"{target} is on its way already, by another process", hint="wait for it", path=str(target)
-            ) from None
+        _locked_at_once(lock, target)
         os.utime(folder)
-        yield folder
-        _published(folder, lock, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing has come
-        raise
+        try:
+            yield folder
+            _published(folder, lock, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing has come
+            raise
     finally:
         os.close(lock)
+
+
+def _locked_at_once(lock: int, target: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SnapshotExists(
+            f"{target} is on its way already, by another process", hint="wait for it", path=str(target)
+        ) from None
 
 
 def _published(folder: Path, lock: int, target: Path) -> None:
