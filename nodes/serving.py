@@ -8,6 +8,7 @@ import os
 import signal
 from typing import Any
 
+from nodes.garbage import Garbage
 from nodes.node import Node
 from nodes.settings import Loaded
 from swarm.exit_codes import ExitCode
@@ -73,7 +74,10 @@ async def _serve(loaded: Loaded, home: Home) -> int:
         )
     )
     service.ready(node.summary())
+    garbage = Garbage(loop, lambda: node.fabric.quiet)
+    garbage.start()
     await stopping
+    garbage.close()
     service.stopping("draining")  # from here on the summary begins with that, too
     node.fact(Fact("node.draining", {}, {"timeout_s": loaded.settings.node.drain_timeout_s}))
     draining = loop.create_task(node.drain(loaded.settings.node.drain_timeout_s))
