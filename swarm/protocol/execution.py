@@ -45,6 +45,8 @@ SLICE_TASKS_MAX = 512
 PIPELINE_BELOW_S = 0.020
 """A worker is given a second slice ahead of time when its tasks are shorter than this: the gap would be felt."""
 PIPELINE_DEPTH = 2
+SLICES_MAX = 8
+"""Slices in a worker's hands, counting those that it does not know to be empty yet. Its page has room for 16."""
 SHARE_AFTER_S = 0.050
 """What waits in a worker's hands behind a task that runs for so long is taken back, for whoever has time."""
 CLASSES = tuple(priority.name.lower() for priority in Priority)
@@ -640,7 +642,8 @@ class Execution:
         idle: Worker | None = None
         busy: Worker | None = None
         granted: Worker | None = None
-        alive = 0
+        through: Worker | None = None
+        alive, low = 0, run.priority == Priority.LOW
         for worker in self._workers.values():
             if worker.granted and worker.state == "ready":
                 granted = worker if granted is None or granted.revoked else granted
@@ -651,9 +654,19 @@ class Execution:
             if worker.state != "ready":
                 continue
             if not worker.slices:
-                idle = idle or worker
-            elif worker.shape == shape and len(worker.slices) < PIPELINE_DEPTH and not worker.slow:
+                # One whose share of the processors need not be changed first, if there is one.
+                if idle is None or (idle.low is not low and worker.low is low):
+                    idle = worker
+            elif worker.shape is None:
+                # All of it was taken back before it began, and it has not seen that yet.
+                through = worker if len(worker.slices) < SLICES_MAX else through
+            elif worker.shape != shape or len(worker.slices) >= PIPELINE_DEPTH or worker.slow:
+                pass
+            elif not self._suspensions.count or class_of(worker) <= run.priority:
+                # Behind urgent work nothing goes while others stand still for it: its slot is theirs.
                 busy = worker if busy is None or len(worker.slices) < len(busy.slices) else busy
+        if idle is None and run.priority >= Priority.HIGH:
+            idle = through
         if self.account.fits(shape):
             if idle is not None:
                 return idle
@@ -661,12 +674,14 @@ class Execution:
                 self._crew.start_if_short(now, shape, self._ready.waiting_of(shape))
         elif run.priority >= Priority.HIGH:
             found = self._suspensions.victims(now, shape, run)
-            if found and idle is not None:
+            # One that has begun nothing of what it was handed can run it as well as an idle one.
+            taker = idle or next((worker for worker in found if worker.current() is None), None)
+            if found and taker is not None:
                 fits = self._suspensions.suspend(now, found, shape, run)
                 self._crew.replace(now)
-                if fits:
-                    return idle
-            elif found:
+                if fits and taker.state == "ready":
+                    return taker
+            if found and idle is None:
                 self._crew.start_if_short(now, shape, self._ready.waiting_of(shape))
         if granted is not None:
             self._grants.revoke(granted)
@@ -706,7 +721,7 @@ class Execution:
             extra |= run.extra
             if "saved" in extra:
                 extra["saved"] = saved_within(extra["saved"], start, stop)
-        low = run.spec.priority == Priority.LOW and class_of(worker) == Priority.LOW
+        low = worker.low = run.spec.priority == Priority.LOW and class_of(worker) == Priority.LOW
         self._effects.append(
             HandSlice(worker.number, slot, run.number, start, stop - start, number, extra, lengths, payloads, low)
         )

@@ -121,6 +121,8 @@ class Worker:
     """That client's time is over; the call that runs may end."""
     slow: bool = False
     """What it runs takes longer than was thought: nothing is put behind it."""
+    low: bool = False
+    """What it was handed last is LOW: it has a lower share of the processors, and has to be raised for anything else."""
 
     suspension: Suspension | None = None
     """Since when it is suspended, and for whom."""

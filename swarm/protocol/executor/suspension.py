@@ -90,7 +90,8 @@ def victims(
 ) -> list[Worker]:
     """The fewest workers, of the lowest classes, whose suspension makes room for one task of a shape; none where that is not enough.
 
-    Among equals the one goes that began last: it has the least in its caches, and the others are nearer to their ends.
+    Among equals the one goes that has nothing begun, and after it the one that began last: it has the least in its caches, and the
+    others are nearer to their ends.
     """
     short = {
         name: lack
@@ -101,9 +102,14 @@ def victims(
         return []
     found = []
     running = [(worker, worker.current()) for worker in suspendable(workers, now) if yields(class_of(worker), urgent)]
-    candidates = [(worker, current) for worker, current in running if current is not None and worker.shape is not None]
-    candidates.sort(key=lambda pair: (class_of(pair[0]), pair[0].evictions, -pair[1][2], pair[0].number))
-    for worker, _ in candidates:
+    candidates = [
+        (class_of(worker), 0, 0.0, worker.number, worker)
+        if current is None
+        else (class_of(worker), 1 + worker.evictions, -current[2], worker.number, worker)
+        for worker, current in running
+        if worker.shape is not None
+    ]
+    for *_, worker in sorted(candidates, key=lambda one: one[:4]):
         assert worker.shape is not None
         gives = {name: amount for name, amount in worker.shape.needs if name in releasable and amount > 0}
         if any(name in gives for name in short):

@@ -8,7 +8,7 @@ from typing import Any
 
 from swarm.protocol.effects import Fact
 from swarm.protocol.executor.effects import ExecutionEffect, ResumeWorker, SuspendWorker
-from swarm.protocol.executor.runs import Run, Worker
+from swarm.protocol.executor.runs import Run, Slice, Worker
 from swarm.protocol.executor.suspension import Suspension, class_of, immune_for_s, level, suspendable, victims
 from swarm.protocol.resources import Account, Shape
 from swarm.protocol.states import Priority
@@ -49,13 +49,15 @@ class Suspensions:
         return victims(self._workers.values(), self._account, self._releasable, shape, urgent.priority, now)
 
     def suspend(self, now: float, found: list[Worker], shape: Shape, urgent: Run) -> bool:
-        """Stop workers where they stand; what they had not begun goes to others. Whether the urgent task fits now: one of them may
-        just have been between two tasks, and is through at once then."""
+        """Stop workers where they stand; what they had not begun goes to others, and who had begun nothing gives up its slot
+        without being stopped. Whether the urgent task fits now."""
         for worker in found:
             assert worker.state == "ready" and worker.shape is not None, (worker.number, worker.state)
             self._recall(now, worker)
-            current = worker.current()
+            current = worker.current() or _between(worker, now)
             if current is None:
+                self._account.give(worker.shape)
+                worker.shape = None
                 continue
             part, index, began = current
             task = (part.run.number, index)
@@ -140,3 +142,12 @@ class Suspensions:
         if any(one.state == "starting" or (one.state == "ready" and not one.slices) for one in self._workers.values()):
             return False
         return any(class_of(worker) < Priority.CRITICAL for worker in suspendable(self._workers.values(), now))
+
+
+def _between(worker: Worker, now: float) -> tuple[Slice, int, float] | None:
+    """As `Worker.current` of one that has taken a task and does not say so: it has just begun it, or just ended it and not told
+    yet. None where all that it took is reported."""
+    for part in worker.slices.values():
+        for start, _ in part.run.outstanding(part.token):
+            return part, start, now
+    return None
