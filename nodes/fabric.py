@@ -128,6 +128,7 @@ class Fabric:
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
         self._clients: dict[bytes, Link] = {}
+        ownership.is_behind = lambda client: (link := self._clients.get(client)) is not None and link.behind
         self.arriving = Arriving()
         self.relay = Relay(me, ownership, self._nodes, self._clients, surroundings.connect, self.where)
         self.standing = Standing(

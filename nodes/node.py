@@ -161,6 +161,7 @@ class Node:
                 OwnershipConfig(
                     tasks_max=limits.queue_tasks,
                     bytes_max=limits.queue_bytes,
+                    retained_bytes_max=limits.outcome_bytes,
                     durable_retention_s=settings.ledger.retention_s,
                     shares=settings.node.shares,
                 ),

@@ -186,6 +186,12 @@ class LimitsSection:
 
     queue_tasks: int = _setting("whole", 1_000_000, "tasks waiting here", low=64, high=100_000_000)
     queue_bytes: int = _setting("bytes", 1 << 30, "bytes of waiting tasks, arguments included", low=1 << 20)
+    outcome_bytes: int = _setting(
+        "bytes",
+        32 << 20,
+        "bytes of outcomes, and of what is known of their tasks, that are kept in memory for 15 minutes; the oldest go first",
+        low=1 << 20,
+    )
     blob_bytes: int = _setting("bytes", 8 << 30, "bytes of stored blobs; the longest unused go first", low=1 << 20)
     result_bytes: int = _setting("bytes", 2 << 30, "bytes of one result", low=1 << 10)
     worker_memory_bytes: int = _setting(

@@ -238,6 +238,10 @@ class Channel:
         return self._flow.congested
 
     @property
+    def behind(self) -> bool:
+        return self._flow.behind
+
+    @property
     def queued_bytes(self) -> int:
         return self._flow.queued_bytes
 

@@ -68,6 +68,11 @@ class Flow:
         """Set when more than the window is outstanding, cleared at half of it, so that it does not flicker."""
         return self._was_congested
 
+    @property
+    def behind(self) -> bool:
+        """Whether more than a quarter of the window is outstanding: more than a peer owes that tells what it has consumed."""
+        return 4 * self.outstanding_bytes > self.window_bytes or 4 * self.outstanding_count > self.window_count
+
     def queue(self, size: int) -> bool:
         """Account for one more message that waits to be sent. False, and nothing changed, beyond the hard bound."""
         outstanding_bytes = self.queued_bytes + self.sent_bytes - self.acked_bytes + size

@@ -109,6 +109,10 @@ class Link(Protocol):
         clears."""
 
     @property
+    def behind(self) -> bool:
+        """More than a quarter of the window waits here or is not consumed by the peer."""
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of messages that wait here for the peer's credit or for the socket."""
 

@@ -103,6 +103,9 @@ class Ownership:
         self._recording.refused = self._dependencies.refused
         self._recording.unkept = self._run_unkept
         self._placing.may_start = self._clients.may_start
+        self.is_behind: Callable[[bytes], bool] = lambda client: False
+        """Whether a client has not taken much of what it was told."""
+        self._ending.waits = lambda client: self._clients.is_away(client) or self.is_behind(client)
         self._placing.lost = self._attempts.lost
         self._ending.known = self._known
         self._dependencies.waits = self._urgency.waits

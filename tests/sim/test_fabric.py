@@ -598,7 +598,7 @@ def test_the_checker_sees_a_node_that_takes_all_that_it_is_given(monkeypatch: py
 
 def test_the_checker_sees_room_of_urgent_work_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "RESERVE", 1 << 20)
-    some_run_fails("flood", "batches that are not urgent", 24)
+    some_run_fails("flood", "batches that are not urgent", 48)
 
 
 def test_the_checker_sees_the_value_of_a_stale_attempt() -> None:

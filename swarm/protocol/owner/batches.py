@@ -17,6 +17,7 @@ from swarm.protocol.effects import Fact
 from swarm.protocol.fair import EQUAL
 from swarm.protocol.ledger.records import Record, Token
 from swarm.protocol.outbound import Bytes, Tell
+from swarm.protocol.owner.put_away import Event, PutAway
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Shape
 from swarm.protocol.spec import Spec
@@ -36,7 +37,8 @@ class OwnershipConfig:
     """Unfinished ones: each takes some KiB beside its calls."""
     retention_s: float = 900.0
     retained_batches_max: int = 10_000
-    retained_bytes_max: int = 256 << 20
+    retained_bytes_max: int = 32 << 20
+    """For outcomes of what has ended, with all that is known of its tasks (`swarm.protocol.owner.put_away`)."""
     client_lease_s: float = 10.0
     refuse_after_s: float = 0.2
     durable_retention_s: float = 86_400.0
@@ -216,7 +218,7 @@ class Batch:
     dep_order: list[bytes] = field(default_factory=list)
     outcomes: list[tuple[Outcomes, Bytes]] = field(default_factory=list)
     outcome_bytes: int = 0
-    trace: deque[tuple[float, str, int, int, str, Any]] = field(default_factory=lambda: deque(maxlen=TRACE_KEPT_MAX))
+    trace: deque[Event] | PutAway = field(default_factory=lambda: deque(maxlen=TRACE_KEPT_MAX))
     finished_at: float | None = None
     counts: dict[int, int] = field(default_factory=dict)
     last_words: dict[int, str] = field(default_factory=dict)
@@ -362,7 +364,7 @@ class Holdings:
         self.batches: OrderedDict[bytes, Batch] = OrderedDict()
         self.by_number: dict[int, Batch] = {}
         self.retained: OrderedDict[bytes, int] = OrderedDict()
-        """Finished batches, the oldest first -> bytes of their outcomes."""
+        """Finished batches, the oldest first -> bytes that they take."""
         self.retained_bytes = 0
         self.wanted: OrderedDict[bytes, float] = OrderedDict()
         """Batches that are kept, if they have ended, until then: what depends on them was refused, and shall come again."""

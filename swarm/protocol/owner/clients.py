@@ -135,9 +135,13 @@ class Clients:
 
     def lost(self, now: float, client: bytes) -> None:
         """A client's link is down: its lease runs."""
-        if any(batch.client == client for batch in self._holdings.batches.values() if batch.finished_at is None):
+        if any(batch.client == client for batch in self._holdings.batches.values()):
             self._gone[client] = now
             self._holdings.timers.at(now + self._holdings.config.client_lease_s, CLIENT, client)
+
+    def is_away(self, client: bytes) -> bool:
+        """Whether a client that has something here is gone, and may come back for it."""
+        return client in self._gone
 
     def lease_over(self, now: float, client: bytes) -> list[Batch]:
         """A client's lease is over: the batches that nobody wants any more."""

@@ -12,6 +12,7 @@ from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner.batches import Batch, Holdings
+from swarm.protocol.owner.put_away import put_away
 from swarm.protocol.states import Status
 
 WORDS = {int(status): status.name.lower() for status in Status}
@@ -19,6 +20,8 @@ FORGET = 1
 """The timer of what is kept long enough."""
 EXPIRE = 4
 """The timer of a batch's deadline."""
+SPARED_MAX = 64
+"""So many that are still wanted are passed over at one look."""
 LOOK_S = 1.0
 """How often to look whether what is kept for somebody may go."""
 RETENTION = 5
@@ -40,6 +43,8 @@ class Ending:
         """Told of every batch that is finished, by its number."""
         self.record: Callable[[float, Batch, Token | None, Outcomes, Bytes], None]
         """Writes outcomes of a durable batch into its log; `reveal` follows when they are committed."""
+        self.waits: Callable[[bytes], bool] = lambda client: False
+        """Whether a client is still to take what it was told: its link is behind, or it is away and may come back."""
 
     def settled(self, now: float, batch: Batch, report: Outcomes, body: Bytes, token: Token | None = None) -> None:
         """Final outcomes. Those of a durable batch nobody hears of before they are committed."""
@@ -104,8 +109,9 @@ class Ending:
         # What is kept is kept for its outcomes; of its calls only how many there were is asked then.
         batch.calls = Calls(bytes(4 * batch.calls.count), batch.calls.count)
         if batch.durable is None:
-            holdings.retained[batch.key] = batch.outcome_bytes
-            holdings.retained_bytes += batch.outcome_bytes
+            taken = put_away(batch)
+            holdings.retained[batch.key] = taken
+            holdings.retained_bytes += taken
             self._shed(now)
         else:
             batch.calls = without_arguments(batch.calls.count)
@@ -126,11 +132,19 @@ class Ending:
     def _oldest(self, now: float) -> tuple[bytes, float] | None:
         """What goes next, and when its time is over: the oldest, but for what somebody is to come back for."""
         holdings = self._holdings
-        wanted = holdings.wanted
+        wanted, spared = holdings.wanted, []
+        found: tuple[bytes, float] | None = None
         for key in holdings.retained:
-            if not wanted or wanted.get(key, now) <= now:
-                return key, (holdings.batches[key].finished_at or now) + holdings.config.retention_s
-        return None
+            batch = holdings.batches[key]
+            if wanted.get(key, now) <= now and not any(self.waits(client) for client in batch.clients):
+                found = key, (batch.finished_at or now) + holdings.config.retention_s
+                break
+            spared.append(key)
+            if len(spared) == SPARED_MAX:
+                break
+        for key in spared:
+            holdings.retained.move_to_end(key)  # not looked at each time
+        return found
 
     def _shed(self, now: float) -> None:
         """Keep what is kept within its bounds; the oldest go first."""
