@@ -54,6 +54,7 @@ from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.moving import MOVE, Moving
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
+from swarm.protocol.owner.relief import RELIEF, Relief
 from swarm.protocol.owner.urgency import Urgency
 from swarm.protocol.owner.words import merged, said, why_it_stood
 from swarm.protocol.placement import Executor
@@ -93,6 +94,7 @@ class Ownership:
         )  # fmt: skip
         self._keeping = Keeping(self._holdings, self._placing, self._recording, self._attempts)
         self._moving = Moving(self._holdings, self._placing)
+        self._relief = Relief(self._holdings, self._placing, self._moving)
         self._attempts.saved = self._moving.saved
         self._recording.keep = lambda batch, ids, then: self._keeping.want(batch, ids, None, then)
         self._recording.withdrawn = self._keeping.withdraw
@@ -174,6 +176,7 @@ class Ownership:
         """A member said what it has and how busy it is."""
         self._placing.seen(node, name, capacity, load)
         self._moving.heard(now, self._placing.executors[node])
+        self._relieved(now)
         self._placing.pump(now)
 
     def executor_load(self, now: float, node: bytes, load: Mapping[str, Any]) -> None:
@@ -182,6 +185,7 @@ class Ownership:
         if it is not None:
             it.heard(load)
             self._moving.heard(now, it)
+            self._relieved(now)
             self._placing.pump(now)
 
     def executor_linked(self, now: float, node: bytes) -> None:
@@ -338,6 +342,7 @@ class Ownership:
             self._placing.push(batch, now, batch.columns.ready)
         self._urgency.child(now, batch)
         self._ending.close_if_done(now, batch)
+        self._relief.arm(now)
         self._placing.pump(now)
 
     def _run_unkept(self, now: float, batch: Batch, refusal: Refusal) -> None:
@@ -477,16 +482,23 @@ class Ownership:
         self._moved(now)
         self._placing.pump(now)
 
-    def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float) -> int:
-        """Have a task that runs go on at another node, from its next safe point. `MoveOver` says under this ticket what came of it."""
-        ticket = self._moving.move(now, key, index, node, within_s)
+    def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float, by: str = "") -> int:
+        """Have a task that runs go on at another node, from its next safe point. `MoveOver` says under this ticket what came of it.
+        `by` is who asks."""
+        ticket = self._moving.move(now, key, index, node, within_s, by)
         self._placing.pump(now)
         return ticket
 
     def _moved(self, now: float) -> None:
-        """Something may have come back that was asked to move."""
+        """Something may have come back that was asked to move, and a slot be free for what stands still."""
         if self._moving:
             self._moving.look(now)
+        self._relief.look(now)
+
+    def _relieved(self, now: float) -> None:
+        """Somebody said how busy he is."""
+        self._relief.arm(now)
+        self._relief.look(now)
 
     def reprioritize(
         self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, priority: int | None, nice: int | None
@@ -616,6 +628,7 @@ class Ownership:
             return
         elif name in ("suspended", "resumed"):
             batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
+            self._relief.stood(now, dispatch, index, name == "suspended", value)
         elif name == "unsaved":
             self._moving.unsaved(now, batch, index, str(value))
             return
@@ -647,6 +660,8 @@ class Ownership:
                 self.heeding.over(now, value)
             elif what == MOVE:
                 self._moving.late(now, *value)
+            elif what == RELIEF:
+                self._relief.due(now)
         self._moved(now)
         self._placing.pump(now)
 

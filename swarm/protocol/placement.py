@@ -56,6 +56,8 @@ class Executor:
     """Tasks there that wait for other tasks: their slots are lent."""
     withheld: float = 0.0
     """Slots that it has and does not offer now."""
+    over: float = 0.0
+    """Slots in use there beyond those that it offers."""
     others: float = 0.0
     """Slots there that tasks of other owners take, or wait for."""
     inflight: dict[Shape, int] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Executor:
         free, waiting, others = _amount(load.get("free")), _amount(load.get("wait")), _amount(load.get("others"))
         if free is not None:
             self.free = free
-        self.withheld = _amount(load.get("off")) or 0.0
+        self.withheld, self.over = _amount(load.get("off")) or 0.0, _amount(load.get("over")) or 0.0
         if waiting is not None:
             self.waiting = int(waiting)
         blocked = _amount(load.get("blocked"))

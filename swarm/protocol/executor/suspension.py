@@ -42,6 +42,8 @@ class Suspension:
     """(number of the run, index) of what it was running."""
     began: float
     """When that had begun."""
+    name: str = ""
+    """Of what it made way for."""
 
 
 def yields(running: int, urgent: int) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from swarm.protocol.effects import Fact
 from swarm.protocol.executor.effects import ExecutionEffect, ResumeWorker, SuspendWorker
+from swarm.protocol.executor.memory import LEAVE_S
 from swarm.protocol.executor.runs import Run, Slice, Worker
 from swarm.protocol.executor.suspension import Suspension, class_of, immune_for_s, level, suspendable, victims
-from swarm.protocol.resources import Account, Shape
+from swarm.protocol.resources import SLACK, Account, Shape
 from swarm.protocol.states import Priority
 
 ANY = -1
@@ -41,6 +42,8 @@ class Suspensions:
         self._may_go_on = may_go_on
         self.count = 0
         """How many stand still."""
+        self._leaving: dict[int, tuple[float, Suspension]] = {}
+        """Workers that go on to leave -> until when, and as what they stood still."""
 
     def victims(self, now: float, shape: Shape, urgent: Run) -> list[Worker]:
         """Who would be suspended for one task of a run; nobody where its class takes nothing from others, or that is not enough."""
@@ -62,16 +65,57 @@ class Suspensions:
             part, index, began = current
             task = (part.run.number, index)
             priority = class_of(worker)
-            worker.suspension, worker.state = Suspension(now, priority, urgent.batch, task, began), "suspended"
+            it = Suspension(now, priority, urgent.batch, task, began, urgent.spec.name)
             if worker.paused[0] != task:
                 worker.paused, worker.evictions = (task, 0.0), 0
             worker.evictions += 1
-            self._account.lend(worker.shape, self._releasable)
-            self.count += 1
-            self._emit(SuspendWorker(worker.number))
-            self._tell(part.run, index, "suspended", {"by": urgent.batch, "name": urgent.spec.name})
-            self._emit(Fact("task.suspended", {"class": Priority(priority).name.lower()}))
+            self._stop(worker, part.run, it)
         return self._account.fits(shape)
+
+    def _stop(self, worker: Worker, run: Run, it: Suspension) -> None:
+        assert worker.shape is not None, worker.number
+        worker.suspension, worker.state = it, "suspended"
+        self._account.lend(worker.shape, self._releasable)
+        self.count += 1
+        self._emit(SuspendWorker(worker.number))
+        self._tell(run, it.task[1], "suspended", {"by": it.displaced_by, "name": it.name})
+        self._emit(Fact("task.suspended", {"class": Priority(it.priority).name.lower()}))
+
+    # --- leaving for another node ---------------------------------------------------------------------------------------
+
+    def leave(self, now: float, worker: Worker) -> None:
+        """A worker that stands still goes on to its next safe point, beside what has its slot, for a bounded time."""
+        it = worker.suspension
+        if it is not None:
+            self.resume(now, worker)
+            worker.immune_until = max(worker.immune_until, now + LEAVE_S)
+            self._leaving[worker.number] = (now + LEAVE_S, it)
+
+    def stay(self, now: float, worker: Worker) -> None:
+        """It is not to leave any more, or had its time for it: it stands still again, unless there is room for it by now."""
+        _, it = self._leaving.pop(worker.number, (0.0, None))
+        if it is None or worker.state != "ready" or worker.shape is None:
+            return
+        current = worker.current()
+        if current is None or (current[0].run.number, current[1]) != it.task:
+            return
+        used, limit = self._account.used, self._account.limit
+        if any(used.get(name, 0.0) > limit(name) + SLACK for name, _ in worker.shape.needs if name in self._releasable):
+            self._recall(now, worker)
+            self._stop(worker, current[0].run, replace(it, since=now))
+
+    def leave_at(self) -> float | None:
+        """When the time of the first of them is over."""
+        return min((until for until, _ in self._leaving.values()), default=None)
+
+    def left(self, now: float) -> None:
+        """Whose time is over stands still again."""
+        for number in [number for number, (until, _) in self._leaving.items() if until <= now]:
+            worker = self._workers.get(number)
+            if worker is None:
+                del self._leaving[number]
+            else:
+                self.stay(now, worker)
 
     def end(self, now: float, worker: Worker) -> float:
         """A worker stands still no longer, as far as the accounts are concerned. For how long it did, in seconds."""

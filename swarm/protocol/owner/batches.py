@@ -18,6 +18,7 @@ from swarm.protocol.fair import EQUAL
 from swarm.protocol.ledger.records import Record, Token
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner.put_away import Event, PutAway
+from swarm.protocol.owner.relief_bounds import ReliefBounds
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import Shape
 from swarm.protocol.spec import Spec
@@ -49,6 +50,8 @@ class OwnershipConfig:
     """Weights of users by name; 1 where nothing is said."""
     unknown_after_s: float = 0.25
     """When to ask again, where it is not known who leads a batch's log."""
+    relief: ReliefBounds | None = field(default_factory=ReliefBounds)
+    """When tasks that offer checkpoints are moved without being asked; None: never."""
 
 
 @dataclass(frozen=True, slots=True)

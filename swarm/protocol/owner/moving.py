@@ -8,6 +8,7 @@ goes on from there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -25,13 +26,16 @@ MOVES_MAX = 4096
 NOT_RUNNING, NO_CHECKPOINT, THERE, UNFIT = "not-running", "no-checkpoint", "there", "unfit"
 BUSY, MOVING, LATE, ENDED, UNSAVED, GONE = "busy", "moving", "late", "ended", "unsaved", "gone"
 
+ASKED, DRAIN = "asked", "drain"
+"""Why a task is moved: somebody asked for it, or its node drains. See `swarm.protocol.owner.relief` for the others."""
+
 
 @dataclass(slots=True, eq=False)
 class Move:
     """A task that was asked to end at its next safe point."""
 
     ticket: int
-    """0 for one that nobody waits for."""
+    """No two have the same."""
     batch: Batch
     index: int
     dispatch: Dispatch
@@ -41,7 +45,12 @@ class Move:
     until: float
     where: str
     """Name of the target."""
+    why: str = ASKED
+    words: str = ""
+    """The same for people."""
     saved: bool = False
+    nbytes: int = 0
+    """Of its state, as it was reported."""
 
 
 class Moving:
@@ -54,14 +63,25 @@ class Moving:
         self._tickets = 0
         self._emptied: set[bytes] = set()
         """Executors that drain."""
+        self.ended: Callable[[float, Move, str], None] = lambda now, it, reason: None
+        """Told what came of a move: "" when the task goes on elsewhere."""
 
     def __len__(self) -> int:
         return len(self._moves)
 
     # --- one task -----------------------------------------------------------------------------------------------------
 
-    def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float) -> int:
-        """Have a task go on at another node. `MoveOver` says under this ticket what came of it, at once or later."""
+    def under_way(self) -> Iterable[Move]:
+        """Those that are under way."""
+        return self._moves.values()
+
+    def is_moving(self, batch: Batch, index: int) -> bool:
+        """Whether a task was asked to move."""
+        return (batch.key, index) in self._moves
+
+    def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float, by: str = "") -> int:
+        """Have a task go on at another node. `MoveOver` says under this ticket what came of it, at once or later; `by` is who
+        asks."""
         self._tickets += 1
         ticket = self._tickets
         batch, target = self._holdings.batches.get(key), self._placing.executors.get(node)
@@ -71,10 +91,26 @@ class Moving:
             return ticket
         assert batch is not None and target is not None
         dispatch = self._placing.dispatches[batch.columns.token(index)]
-        target.sent(batch.shape, 1, batch.spec.priority)  # the slot is its from here on
-        self._ask(Move(ticket, batch, index, dispatch, target, now, now + within_s, target.name))
-        self._holdings.timers.at(now + within_s, MOVE, (key, index, ticket))
+        words = f"asked for by {by}" if by else "asked for"
+        self._begin(Move(ticket, batch, index, dispatch, target, now, now + within_s, target.name, ASKED, words))
         return ticket
+
+    def relieve(
+        self, now: float, dispatch: Dispatch, index: int, target: Executor, within_s: float, why: str, words: str
+    ) -> None:
+        """Have a task that runs go on at another node where there is room for it, without being asked."""
+        self._tickets += 1
+        batch = dispatch.batch
+        assert not self.is_moving(batch, index) and target is not dispatch.executor, (batch.number, index)
+        batch.log(now, "leaves", index, index + 1, dispatch.executor.name, f"for {target.name}: {words}")
+        self._begin(Move(self._tickets, batch, index, dispatch, target, now, now + within_s, target.name, why, words))
+
+    def _begin(self, it: Move) -> None:
+        assert it.target is not None
+        it.target.sent(it.batch.shape, 1, it.batch.spec.priority)  # the slot is its from here on
+        self._ask(it)
+        if it.until < inf:
+            self._holdings.timers.at(it.until, MOVE, (it.batch.key, it.index, it.ticket))
 
     def _why_not(self, batch: Batch | None, index: int, target: Executor | None) -> tuple[str, str] | None:
         if batch is None or not 0 <= index < batch.calls.count:
@@ -113,7 +149,7 @@ class Moving:
         batch.saved[index] = (moved, bytes(state))
         it = self._moves.get((batch.key, index))
         if it is not None:
-            it.saved = True
+            it.saved, it.nbytes = True, len(state)
         fields = {"batch": batch.key.hex(), "index": index, "node": node, "bytes": len(state)}
         self._holdings.emit(Fact("task.saved", {}, fields))
 
@@ -121,6 +157,7 @@ class Moving:
         """A task came to a safe point, but its state cannot be sent: it goes on where it is."""
         it = self._moves.get((batch.key, index))
         if it is not None:
+            self._placing.recall(it.dispatch, [(index, index + 1)], False, save=False)
             self._over(now, it, UNSAVED, f"its state cannot be sent: {why}")
 
     def look(self, now: float) -> None:
@@ -144,9 +181,10 @@ class Moving:
         source = it.dispatch.executor.name
         self._give_back(it)
         if target is None or not target.linked or target.draining or target.suspect:
-            self._over(now, it, GONE if it.ticket else "", "the node is gone; it goes on wherever there is room")
+            self._over(now, it, GONE if it.why != DRAIN else "", "the node is gone; it goes on wherever there is room")
             return
         what = f"from {source}, after {now - it.asked_at:.3f} s" + ("" if it.saved else "; it begins there")
+        what += f"; {it.words}" if it.words else ""
         batch.log(now, "moved", it.index, it.index + 1, target.name, what)
         self._placing.send(now, batch, it.index, target)
         self._over(now, it, "", what)
@@ -159,10 +197,11 @@ class Moving:
     def _over(self, now: float, it: Move, reason: str, message: str) -> None:
         self._give_back(it)
         self._moves.pop((it.batch.key, it.index), None)
-        if it.ticket:
+        if it.why == ASKED:
             self._holdings.emit(MoveOver(it.ticket, reason, message, it.where, now - it.asked_at))
-        labels = {"why": "asked" if it.ticket else "drain", "result": reason or "moved"}
+        labels = {"why": it.why, "result": reason or "moved"}
         self._holdings.emit(Fact("move.over", labels, {"batch": it.batch.key.hex(), "index": it.index, "to": it.where}))
+        self.ended(now, it, reason)
 
     def late(self, now: float, key: bytes, index: int, ticket: int) -> None:
         """The time of a move is over: it stays where it is."""
@@ -217,6 +256,7 @@ class Moving:
             if target is source or not target.linked or target.draining:
                 continue
             if judge(target, batch.shape, None).room > 0:
-                target.sent(batch.shape, 1, batch.spec.priority)
-                self._ask(Move(0, batch, index, dispatch, target, now, inf, target.name))
+                self._tickets += 1
+                words = f"{source.name} drains"
+                self._begin(Move(self._tickets, batch, index, dispatch, target, now, inf, target.name, DRAIN, words))
                 return

@@ -62,6 +62,8 @@ class Placing:
         self._lanes: dict[int, Lane] = {}
         self.adopted: Callable[[Dispatch], None] = lambda dispatch: None
         """Told of a dispatch that is this owner's from now on."""
+        self.checkpointable: Callable[[Batch], None] = lambda batch: None
+        """Told of a batch that offers checkpoints, when tasks of it are ready, or out."""
         self.heeding: Heeds | None = None
         """Is asked before ready tasks are placed; None while there are no lessons."""
         self.may_start: MayStart
@@ -138,6 +140,8 @@ class Placing:
         """So many tasks of a batch are ready."""
         if self.heeding is not None:
             self.heeding.pushed(batch)
+        if batch.spec.checkpoint:
+            self.checkpointable(batch)
         if batch.apart:
             self._set_apart(batch, since)
             self.ready.remove(batch.queued, batch.number)
@@ -381,6 +385,8 @@ class Placing:
         self, now: float, batch: Batch, it: Executor, rows: list[tuple[int, int]], token: Token | None
     ) -> Dispatch:
         """Put held ranges of a batch down as being out at an executor already, under a new number and their old token."""
+        if batch.spec.checkpoint:
+            self.checkpointable(batch)
         self._number += 1
         number, count, columns = self._number, 0, batch.columns
         # What was adopted before and is lost again may be ready by now: that is not here, and waits on.

@@ -1,0 +1,330 @@
+"""Relief: tasks that offer checkpoints go on at another node, without being asked, where that pays.
+
+Two things call for it, and both end in a move as anybody may ask for (`swarm.protocol.owner.moving`): the task is asked to
+end at its next safe point, and only then handed out again, under a greater number.
+
+* *Preemption.* A task stands still, since urgent work has its slot, and has done so for longer than a bound. As soon as a slot is
+  free anywhere where it fits, it goes on there; before what has not begun, of its class, as on its own node.
+* *Balance.* A node runs more than it offers slots now (it became hot, went on battery, its owner works on it), or is markedly slower
+  than one that is idle: a task that has run for some time goes to a free slot elsewhere.
+
+It pays where what is won is a multiple of what moves of such tasks were seen to cost. Against ping-pong and cascades:
+
+* Only slots that are free are taken, and each is kept for its task before that is asked. So no move displaces anything.
+* A task that was moved is left alone for a time that doubles with each move, and so is one that could not be moved.
+* One that somebody moved by hand stays where it was put.
+* A node that something left is nobody's target for a time, and from each node one task leaves at a time.
+
+The bounds are those of `swarm.protocol.owner.relief_bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from swarm.protocol.executor.suspension import level
+from swarm.protocol.owner.batches import Batch, Dispatch, Holdings
+from swarm.protocol.owner.moving import ASKED, ENDED, MOVES_MAX, Move, Moving
+from swarm.protocol.owner.placing import Placing
+from swarm.protocol.placement import Executor, judge
+from swarm.protocol.resources import SLACK, Shape
+from swarm.protocol.runtimes import Runtimes
+from swarm.protocol.states import Priority
+
+RELIEF = 23
+"""The timer of the next look at who should be relieved."""
+STANDS = 24
+"""The timer of what will have stood still for long."""
+PREEMPTION, SLOTS, SPEED = "preemption", "slots", "speed"
+"""Why a task is moved: it stands still; its node offers fewer slots than it runs; an idle node is faster."""
+
+Task = tuple[bytes, int]
+
+
+@dataclass(slots=True)
+class Standing:
+    """A task that stands still."""
+
+    since: float
+    dispatch: Dispatch
+    name: str
+    """Of what has its slot."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a task that was moved, or could not be."""
+
+    count: int = 0
+    until: float = 0.0
+    """It is left alone until then."""
+    ran_s: float = 0.0
+    """How long it ran where it was before."""
+    by_hand: bool = False
+
+
+class Relief:
+    """Sees who should go on elsewhere, and has him moved."""
+
+    def __init__(self, holdings: Holdings, placing: Placing, moving: Moving) -> None:
+        self._holdings = holdings
+        self._placing = placing
+        self._moving = moving
+        self.bounds = holdings.config.relief
+        moving.ended = self._ended
+        placing.checkpointable = self.watch
+        self._costs = Runtimes()
+        """What moves cost, by the spec of what was moved."""
+        self._batches: dict[bytes, Batch] = {}
+        """Unfinished ones that offer checkpoints."""
+        self._standing: dict[Task, Standing] = {}
+        self._records: dict[Task, Record] = {}
+        self._left: dict[bytes, float] = {}
+        """Nodes that something left -> until when nothing goes there."""
+        self._over_since: dict[bytes, float] = {}
+        """Nodes that run more than they offer -> since when."""
+        self._under_way: set[Task] = set()
+        self._try_at = inf
+        """When it is tried next whether there is room for what stands still."""
+        self._armed = False
+        self._new: list[Batch] = []
+
+    @property
+    def standing(self) -> int:
+        """Tasks of this owner that stand still, and offer checkpoints."""
+        return len(self._standing)
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def watch(self, batch: Batch) -> None:
+        """There are tasks of a batch that offers checkpoints."""
+        if self.bounds is not None:
+            self._batches[batch.key] = batch
+
+    def arm(self, now: float) -> None:
+        """Look at them from now on. Cheap: called in every turn of the owner."""
+        if self._batches and not self._armed and self.bounds is not None:
+            self._armed = True
+            self._holdings.timers.at(now + self.bounds.look_s, RELIEF)
+
+    def stood(self, now: float, dispatch: Dispatch, index: int, suspended: bool, value: Any) -> None:
+        """A task was suspended, or goes on."""
+        if self.bounds is None or not dispatch.batch.spec.checkpoint:
+            return
+        task = (dispatch.batch.key, index)
+        if not suspended:
+            self._standing.pop(task, None)
+        elif len(self._standing) < MOVES_MAX:
+            name = value.get("name") if isinstance(value, dict) else None
+            self._standing[task] = Standing(now, dispatch, str(name or "a task")[:80])
+            self._try_at = min(self._try_at, now + self.bounds.stood_s)
+            self._holdings.timers.at(now + self.bounds.stood_s, STANDS)
+
+    def _ended(self, now: float, it: Move, reason: str) -> None:
+        """A move is over, whoever wanted it."""
+        if self.bounds is None:
+            return
+        task = (it.batch.key, it.index)
+        self._under_way.discard(task)
+        if reason == ENDED:
+            self._records.pop(task, None)
+            return
+        if not reason and it.saved:
+            self._costs.observe(it.batch.raw, int((now - it.asked_at) * 1e6), 1)
+        record = self._records.get(task)
+        if record is None:
+            if len(self._records) >= self.bounds.tasks_max:
+                return
+            record = self._records[task] = Record()
+        record.count += 1
+        record.until = now + min(self.bounds.again_s_max, self.bounds.again_s * 2 ** min(record.count - 1, 16))
+        if not reason:
+            record.ran_s += max(0.0, now - it.dispatch.sent_at)
+            record.by_hand = it.why == ASKED
+            self._standing.pop(task, None)
+            if it.why in (SLOTS, SPEED):
+                self._left[it.dispatch.executor.id] = now + self.bounds.rest_s
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def _cost_s(self, batch: Batch) -> float:
+        """What a move of such a task costs: to the owner, as it was measured, and as much from there on."""
+        assert self.bounds is not None
+        seen = self._costs.mean_s(batch.raw)
+        return self.bounds.cost_guess_s if seen is None else 2 * seen
+
+    def _pays(self, won_s: float, batch: Batch) -> bool:
+        assert self.bounds is not None
+        return won_s >= self.bounds.pays_factor * self._cost_s(batch)
+
+    def _is_free(self, now: float, dispatch: Dispatch, index: int) -> bool:
+        """Whether a task may be moved by itself now."""
+        assert self.bounds is not None
+        batch = dispatch.batch
+        if not dispatch.sent or not batch.columns.holds(index, dispatch.number) or batch.is_cancelled(index):
+            return False
+        if self._moving.is_moving(batch, index) or len(self._under_way) >= self.bounds.under_way_max:
+            return False
+        record = self._records.get((batch.key, index))
+        if record is None:
+            return len(self._records) < self.bounds.tasks_max
+        return record.until <= now and record.count < self.bounds.moves_max and not record.by_hand
+
+    def _with_room(self, now: float, shape: Shape, but: Executor | None) -> Iterator[Executor]:
+        """Nodes with a free slot for one more of a shape."""
+        for node in sorted(self._placing.executors):
+            it = self._placing.executors[node]
+            if it is but or not it.linked or it.draining or it.suspect or self._left.get(node, 0.0) > now:
+                continue
+            if it.over > SLACK or it.waiting or judge(it, shape, None).room < 1:
+                continue
+            yield it
+
+    def _move(
+        self, now: float, dispatch: Dispatch, index: int, target: Executor, within_s: float, why: str, words: str
+    ) -> None:
+        self._under_way.add((dispatch.batch.key, index))
+        self._moving.relieve(now, dispatch, index, target, within_s, why, words)
+
+    # --- preemption ---------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Something came back: what has stood still for long takes the slot. Cheap where nothing has."""
+        if now < self._try_at or self.bounds is None:
+            return
+        bounds = self.bounds
+        self._try_at = inf
+        for task, it in sorted(self._standing.items(), key=lambda pair: (pair[1].since, pair[0])):
+            dispatch, index = it.dispatch, task[1]
+            batch = dispatch.batch
+            if not batch.columns.holds(index, dispatch.number) or self._holdings.batches.get(batch.key) is not batch:
+                del self._standing[task]
+                continue
+            stood_s = now - it.since
+            due_at = it.since + max(bounds.stood_s, bounds.pays_factor * self._cost_s(batch))
+            if now < due_at:
+                self._try_at = min(self._try_at, due_at)
+                self._holdings.timers.at(due_at, STANDS)
+                continue
+            if not self._is_free(now, dispatch, index):
+                record = self._records.get(task)
+                self._try_at = min(self._try_at, max(now + bounds.try_s, record.until if record is not None else 0.0))
+                continue
+            self._try_at = min(self._try_at, now + bounds.try_s)
+            standing_as = level(batch.urgency(index)[0], it.since, now)
+            if any(self._placing.ready.waiting(priority) for priority in range(standing_as + 1, len(Priority))):
+                continue
+            target = self._fastest(self._with_room(now, batch.queued, dispatch.executor))
+            if target is not None:
+                words = f"it had stood still for {stood_s:.1f} s, since {it.name} is more urgent"
+                self._move(now, dispatch, index, target, bounds.leave_s, PREEMPTION, words)
+
+    @staticmethod
+    def _fastest(found: Iterator[Executor]) -> Executor | None:
+        return min(found, key=lambda it: (it.withheld > 0, -it.pace.speed, not it.local, it.id), default=None)
+
+    # --- balance ------------------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> None:
+        """The timer: who runs more than he offers, and who is slow."""
+        self.look(now)
+        if self.bounds is None:
+            return
+        self._armed = False
+        for key in [key for key, batch in self._batches.items() if self._is_over(batch)]:
+            del self._batches[key]
+        if not self._batches:
+            self._records.clear()
+            self._over_since.clear()
+            return
+        self._records = {task: it for task, it in self._records.items() if task[0] in self._batches}
+        self._left = {node: until for node, until in self._left.items() if until > now}
+        self.arm(now)
+        for node in sorted(self._placing.executors):
+            source = self._placing.executors[node]
+            if source.ask_load is not None:
+                source.heard(source.ask_load())
+            if source.over <= SLACK:
+                self._over_since.pop(node, None)
+            elif now - self._over_since.setdefault(node, now) >= self.bounds.over_s:
+                self._lighten(now, source)
+        self._hasten(now)
+
+    def _is_over(self, batch: Batch) -> bool:
+        return batch.finished_at is not None or self._holdings.batches.get(batch.key) is not batch
+
+    def _candidates(self, now: float, source: Executor) -> Iterator[tuple[float, Dispatch, int]]:
+        """(expected to run so long yet, dispatch, index) of what runs there and may leave."""
+        assert self.bounds is not None
+        for number in sorted(source.dispatches):
+            dispatch = source.dispatches[number]
+            batch = dispatch.batch
+            if not batch.spec.checkpoint or now - dispatch.sent_at < self.bounds.ran_s:
+                continue
+            for start, stop in batch.outstanding(number):
+                for index in range(start, stop):
+                    if (batch.key, index) not in self._standing and self._is_free(now, dispatch, index):
+                        yield self._left_s(now, dispatch, index), dispatch, index
+
+    def _left_s(self, now: float, dispatch: Dispatch, index: int) -> float:
+        """For how long a task is expected to run yet: to the mean of its kind; as long again where it has run for longer, or
+        that is not known."""
+        record = self._records.get((dispatch.batch.key, index))
+        ran_s = now - dispatch.sent_at + (record.ran_s if record is not None else 0.0)
+        mean_s = self._placing.runtimes.mean_s(dispatch.batch.raw)
+        return mean_s - ran_s if mean_s is not None and mean_s > ran_s else ran_s
+
+    def _leaves(self, source: Executor) -> bool:
+        """Whether a task is leaving a node already."""
+        return any(it.dispatch.executor is source for it in self._moving.under_way())
+
+    def _lighten(self, now: float, source: Executor) -> None:
+        """A node runs more than it offers: what is expected to run longest leaves it."""
+        assert self.bounds is not None
+        if self._leaves(source):
+            return
+        for left_s, dispatch, index in sorted(
+            self._candidates(now, source), key=lambda one: (-one[0], one[1].number, one[2])
+        ):
+            if not self._pays(left_s, dispatch.batch):
+                return
+            target = self._fastest(self._with_room(now, dispatch.batch.queued, source))
+            if target is not None:
+                offered = max(0.0, source.slots - source.withheld)
+                words = f"{source.name} offers {offered:g} slots now, and ran {offered + source.over:g}"
+                self._move(now, dispatch, index, target, self.bounds.within_s, SLOTS, words)
+                return
+
+    def _hasten(self, now: float) -> None:
+        """A node is idle, and markedly faster than another: of what runs on the slow ones that goes there which wins most."""
+        assert self.bounds is not None
+        executors = [self._placing.executors[node] for node in sorted(self._placing.executors)]
+        most = max(it.pace.speed for it in executors)
+        slow = [it for it in executors if it.dispatches and most >= self.bounds.faster_factor * it.pace.speed]
+        targets: dict[Shape, Executor | None] = {}
+        best: tuple[float, int, int] | None = None
+        chosen: tuple[Dispatch, int, Executor, float] | None = None
+        for source in slow:
+            if self._leaves(source):
+                continue
+            for left_s, dispatch, index in self._candidates(now, source):
+                shape = dispatch.batch.queued
+                if shape not in targets:
+                    targets[shape] = self._fastest(self._with_room(now, shape, None))
+                target = targets[shape]
+                if target is None or target.withheld:
+                    continue
+                ratio = target.pace.speed / source.pace.speed
+                won_s = left_s * (1 - 1 / ratio)
+                if ratio < self.bounds.faster_factor or not self._pays(won_s, dispatch.batch):
+                    continue
+                rank = (-won_s, dispatch.number, index)
+                if best is None or rank < best:
+                    best, chosen = rank, (dispatch, index, target, ratio)
+        if chosen is not None:
+            dispatch, index, target, ratio = chosen
+            words = f"{target.name} was idle, and is {ratio:.1f} times as fast"
+            self._move(now, dispatch, index, target, self.bounds.within_s, SPEED, words)
