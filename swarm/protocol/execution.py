@@ -129,6 +129,7 @@ class Execution:
                     crew.spare_at,
                     self._orphans.next_deadline(),
                     self._evictions.next_deadline(),
+                    self._suspensions.leave_at(),
                 )
                 if at is not None
             ),
@@ -400,7 +401,10 @@ class Execution:
         if run is None:
             return
         if save is False:
-            self._effects += asked(self._workers.values(), run, ranges, False)
+            for effect in asked(self._workers.values(), run, ranges, False):
+                self._effects.append(effect)
+                self._suspensions.stay(now, self._workers[effect.worker])
+            self._pump(now)
             return
         wanted = ranges if ranges is not None else [(run.first, run.first + run.calls.count)]
         for worker in list(self._workers.values()):
@@ -411,7 +415,7 @@ class Execution:
         self._return_waiting(run, wanted)
         if save:
             for effect in asked(self._workers.values(), run, ranges, True):
-                self._suspensions.resume(now, self._workers[effect.worker])  # who stands still comes to no safe point
+                self._suspensions.leave(now, self._workers[effect.worker])  # who stands still comes to no safe point
                 self._effects.append(effect)
         self._pump(now)
 
@@ -593,6 +597,7 @@ class Execution:
         if self._observe_at is not None and now >= self._observe_at:
             self._observe_at = end_what_is_over(now, list(self._workers.values()), self._recall_from, self._kill)
         self._evictions.on_timer(now)
+        self._suspensions.left(now)
         for orphan in self._orphans.over(now):
             self._orphans.take(orphan)
             self._effects.append(Fact("orphan.given_up", {}, {"batch": orphan.run.batch.hex()}))

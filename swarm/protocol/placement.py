@@ -133,14 +133,14 @@ class Executor:
         free, waiting, others = _amount(load.get("free")), _amount(load.get("wait")), _amount(load.get("others"))
         if free is not None:
             self.free = free
-        self.withheld, self.over = _amount(load.get("off")) or 0.0, _amount(load.get("over")) or 0.0
+        self.withheld = _amount(load.get("off")) or 0.0
         if waiting is not None:
             self.waiting = int(waiting)
         blocked = _amount(load.get("blocked"))
         if blocked is not None:
             self.blocked = int(blocked)
         if others is not None:
-            self.others = others
+            self.others, self.over = others, _amount(load.get("over")) or 0.0
         elif not self.linked and waiting is not None:
             # Gossip, which says nothing of whose tasks they are: none of ours, where there is no link.
             theirs = self.slots - self.withheld - self.free + self.blocked + int(waiting)

@@ -168,6 +168,11 @@ class Account:
         """Slots not taken."""
         return max(0.0, self.limit("cpu") - self.used.get("cpu", 0.0))
 
+    @property
+    def over_cpu(self) -> float:
+        """Slots taken beyond those that are offered."""
+        return max(0.0, self.used.get("cpu", 0.0) - self.limit("cpu"))
+
 
 class ReadyShapes:
     """Run queues by shape: what is ready, most urgent shape first."""

@@ -9,7 +9,7 @@ from swarm.protocol import ids
 from swarm.protocol.executor.runs import Worker
 from swarm.protocol.executor.suspension import class_of, slots_that_yield
 from swarm.protocol.executor.table import RunTable
-from swarm.protocol.resources import Account, ReadyShapes
+from swarm.protocol.resources import SLACK, Account, ReadyShapes
 from swarm.protocol.states import Priority
 
 
@@ -24,7 +24,7 @@ def load_of(
     draining: bool,
 ) -> dict[str, Any]:
     """Free slots ("free"), tasks waiting ("wait"), tasks that wait for other tasks ("blocked"), slots withheld ("off"), slots
-    that yield to more urgent work ("low").
+    in use beyond those that are offered ("over"), slots that yield to more urgent work ("low").
 
     To an owner also how many tasks of others are here ("others"): its own it counts itself, and better, since a
     report of what is free is older than what it has sent or taken back since.
@@ -38,6 +38,8 @@ def load_of(
     }
     if account.withheld:
         load["off"] = account.withheld
+    if account.over_cpu > SLACK:
+        load["over"] = round(account.over_cpu, 3)
     if owner is not None:
         load["others"] = runs.others(owner)
     if any(yields):

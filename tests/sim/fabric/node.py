@@ -20,6 +20,7 @@ from swarm.protocol.spec import parse_spec
 from tests.sim.fabric import checkers
 from tests.sim.fabric.host import Handle, Host
 from tests.sim.fabric.links import End, PeerIdentity
+from tests.sim.fabric.relief import watch_relief
 from tests.sim.fabric.workers import Ailments, SimPool
 from transport.links import reconnect_delays
 
@@ -84,11 +85,12 @@ class SimNode:
         ownership = WatchedOwnership(
             OwnershipConfig(
                 tasks_max=bounds.tasks_max, batches_max=bounds.batches_max, retention_s=bounds.retention_s,
-                retained_batches_max=bounds.retained_max,
+                retained_batches_max=bounds.retained_max, relief=bounds.relief,
             ),
             self.id, self.name, capacity, epoch=number * EPOCHS_PER_NODE + boot,
         )  # fmt: skip
         ownership.node = self
+        watch_relief(self, ownership)
         self.ownership = ownership
         self.execution = Execution(
             ExecutionConfig(
@@ -238,4 +240,7 @@ class SimNode:
         """Count it; some may not be."""
         facts = self.world.truth.facts
         facts[fact.name] = facts.get(fact.name, 0) + 1
+        if fact.name == "move.over":
+            moves = self.world.truth.moves_of
+            moves[fact.labels["why"], fact.labels["result"]] += 1
         assert fact.name not in NEVER, f"{self.name}: {fact}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kernels.tasks import TaskColumns
+from swarm.protocol.owner.relief_bounds import ReliefBounds
 from swarm.protocol.resources import Capacity
 from tests.sim.fabric import checkers
 from tests.sim.fabric.links import LinkWeather
@@ -23,6 +24,11 @@ DONE_S = 60.0
 """All faults are over: until every client has every outcome. Verdicts, leases, backoffs and the work itself."""
 REST_S = 25.0
 """Until what clients left behind is over, too: a lease of ten seconds, and what hung."""
+SOON = ReliefBounds(
+    stood_s=0.1, ran_s=0.2, over_s=0.1, cost_guess_s=0.05, again_s=1.0, again_s_max=4.0, rest_s=0.5, leave_s=1.5, within_s=3.0,
+    look_s=0.1,
+)  # fmt: skip
+"""Tasks are moved by themselves after tenths of the usual times."""
 PLAIN = Mix(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -41,6 +47,9 @@ class Schedule:
     dies: float = 0.0
     bounds: Bounds = field(default_factory=Bounds)
     real_members: bool = False
+    uneven: bool = False
+    """Nodes differ in speed."""
+    done_s: float = DONE_S
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -91,6 +100,20 @@ SCHEDULES: dict[str, Schedule] = {
         },
         nodes=(2, 5), seconds=8.0, batches_per_s=2.5, dies=0.01, bounds=Bounds(suspended_bytes=100),
     ),
+    "relief": Schedule(
+        Mix(once=0.2, counting=0.6, hanging=0.02, streams=0.02, crashing=0.0, cancelled=0.05, reprioritized=0.1, nested=0.02, run_s=3.0),
+        {"heat": 0.6, "memory": 2.0}, nodes=(3, 5), seconds=10.0, batches_per_s=2.0, bounds=Bounds(relief=SOON), uneven=True,
+        done_s=4 * DONE_S,
+    ),
+    "relieving": Schedule(
+        Mix(once=0.2, counting=0.6, hanging=0.02, streams=0.02, cancelled=0.2, nested=0.05, run_s=3.0),
+        {
+            "heat": 1.0, "move": 1.0, "break": 0.3, "again": 0.2, "cut": 0.1, "one-way": 0.1, "mend": 0.3, "kill": 0.2, "start": 0.5,
+            "pause": 0.15, "drain": 0.2, "weather": 0.2, "client": 0.1,
+        },
+        nodes=(3, 5), clients=(2, 3), seconds=10.0, batches_per_s=1.5, dies=0.01, bounds=Bounds(relief=SOON), uneven=True,
+        done_s=4 * DONE_S,
+    ),
     "storm": Schedule(
         faults={
             "break": 0.5, "again": 0.2, "cut": 0.15, "one-way": 0.15, "mend": 0.3, "kill": 0.15, "power": 0.05,
@@ -125,7 +148,7 @@ class Run:
         self._suffer()
         self._heal()
         world = self.world
-        world.run_until_done(DONE_S)
+        world.run_until_done(self.schedule.done_s)
         checkers.all_ended(world)
         for client in world.clients:
             if client.link is not None:
@@ -142,7 +165,8 @@ class Run:
                 # Whatever is asked for, one machine has it.
                 totals |= {"cpu": 2.0 + int(rng.random() * 2), "gpu": 1.0}
                 pythons = frozenset(("guest",))
-            world.start(number, Capacity(totals, pythons=pythons))
+            speed = (0.5, 1.0, 2.0)[int(rng.random() * 3)] if self.schedule.uneven else 1.0
+            world.start(number, Capacity(totals, pythons=pythons), speed)
         for _ in range(self._between(self.schedule.clients)):
             home = int(rng.random() * self.count)
             world.client(home, ("node", home) if rng.random() < 0.5 else None)

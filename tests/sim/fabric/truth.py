@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,9 @@ class Truth:
         self.facts: dict[str, int] = {}
         self.suspensions = 0
         self.moves: dict[str, int] = {}
-        """How many moves came to what."""
+        """How many moves that were asked for came to what."""
+        self.moves_of: Counter[tuple[str, str]] = Counter()
+        """The same of all, by why."""
         self.resumed = 0
         """Attempts that went on from a state."""
         self.events: list[tuple[float, str]] = []

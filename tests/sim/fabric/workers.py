@@ -236,7 +236,8 @@ class SimWorker:
         else:
             # Now and then a step is long: then it is late for its safe point.
             long = self.pool.rng.random() < 0.1
-            self._after(program.run_s * (1.0 if long else 0.1), self._step, part, index, program, steps + 1)
+            step_s = program.run_s * (1.0 if long else 0.1) / self.pool.node.speed
+            self._after(step_s, self._step, part, index, program, steps + 1)
 
     def leave(self, run: int, index: int, value: int) -> None:
         """A task is to end at its next safe point, or not any more."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from swarm.protocol.owner.relief_bounds import ReliefBounds
 from swarm.protocol.resources import Capacity
 from swarm.protocol.states import Status
 from tests.sim.fabric import checkers
@@ -37,6 +38,7 @@ class Bounds:
     recycle_tasks: int = 0
     recycle_age_s: float = 0.0
     suspended_bytes: int = 0
+    relief: ReliefBounds | None = field(default_factory=ReliefBounds)
 
 
 class Members:
