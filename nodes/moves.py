@@ -18,6 +18,7 @@ WITHIN_S = 30.0
 WITHIN_S_MAX = 3600.0
 PEER_SLACK_S = 2.0
 NO_NODE = "no-node"
+BY_CHARACTERS_MAX = 256
 
 
 class Asked(Protocol):
@@ -64,18 +65,19 @@ class Moves:
         within_s = float(args.get("within_s", WITHIN_S))
         if not 0 < within_s <= WITHIN_S_MAX:
             raise UsageError(f"a task is given more than 0 and at most {WITHIN_S_MAX:g} s to come to a safe point")
+        by = str(args.get("by") or "")[:BY_CHARACTERS_MAX] if link.identity.role == "node" else link.identity.name
         found = self._node.fabric.ownership.find(prefix)
         if len(found) > 1:
             raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
         if found:
-            return await self._moved(*found[0], name, within_s)
+            return await self._moved(*found[0], name, within_s, by)
         if not args.get("here"):
-            answer = await self._elsewhere(args, within_s)
+            answer = await self._elsewhere({**args, "by": by}, within_s)
             if answer is not None:
                 return answer
         raise NotFound(f"no task {prefix!r} is known", hint="swarm task list shows what is there")
 
-    async def _moved(self, batch: Batch, index: int, name: str, within_s: float) -> dict[str, Any]:
+    async def _moved(self, batch: Batch, index: int, name: str, within_s: float, by: str) -> dict[str, Any]:
         fabric = self._node.fabric
         executors = fabric.ownership.executors
         target = next((id for id in sorted(executors) if executors[id].name == name), None)
@@ -84,7 +86,7 @@ class Moves:
         if target is None:
             text, hint = f"no node {name!r} takes tasks", "swarm fleet members lists them"
             return shown | {"moved": False, "reason": NO_NODE, "message": text, "hint": hint, "took_s": 0.0}
-        ticket = fabric.ownership.move(boottime_s(), batch.key, index, target, within_s)
+        ticket = fabric.ownership.move(boottime_s(), batch.key, index, target, within_s, by)
         fabric.turn()
         over = self._over.pop(ticket, None)
         if over is None:

@@ -61,6 +61,7 @@ from swarm.protocol.executor.offer import Offer, Rules
 from swarm.protocol.ledger.config import VOTERS
 from swarm.protocol.ledger.homes import fleet_group
 from swarm.protocol.member import Member, State
+from swarm.protocol.owner.relief_bounds import ReliefBounds
 from swarm.protocol.ownership import Ownership, OwnershipConfig
 from transport.fleet import Fleet, create_fleet, enroll
 from transport.hints import Address, Hint
@@ -164,6 +165,7 @@ class Node:
                     retained_bytes_max=limits.outcome_bytes,
                     durable_retention_s=settings.ledger.retention_s,
                     shares=settings.node.shares,
+                    relief=ReliefBounds() if settings.node.move_tasks else None,
                 ),
                 self.credentials.id,
                 self.name,

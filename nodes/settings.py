@@ -135,6 +135,11 @@ class NodeSection:
     yield_to_owner: bool = _setting(
         "switch", False, "offer no slots for processors that are used by what is not this node's"
     )
+    move_tasks: bool = _setting(
+        "switch",
+        True,
+        "tasks submitted here that offer checkpoints go on elsewhere by themselves, off nodes where they stand still, or that are too busy or slow",
+    )
     suspended_bytes: int | None = _setting(
         "bytes",
         None,

@@ -96,6 +96,7 @@ class Ownership:
         self._moving = Moving(self._holdings, self._placing)
         self._relief = Relief(self._holdings, self._placing, self._moving)
         self._attempts.saved = self._moving.saved
+        self._moving.write = self._recording.saved
         self._recording.keep = lambda batch, ids, then: self._keeping.want(batch, ids, None, then)
         self._recording.withdrawn = self._keeping.withdraw
         self._keeping.take = self._take_outcomes
@@ -686,6 +687,7 @@ class Ownership:
     def committed(self, now: float, ticket: int, copies: int, hosts: int, applied: Applied) -> None:
         """A record that was proposed is committed, on so many disks of so many hosts; `applied` is what it came to."""
         self._recording.committed(now, ticket, copies, hosts, applied)
+        self._moved(now)
         self._placing.pump(now)
 
     def dropped(self, now: float, ticket: int, why: str = "", unknown: bool = True) -> None:

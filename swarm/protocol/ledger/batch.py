@@ -24,6 +24,8 @@ from swarm.protocol.states import FINAL_BELOW
 _U32 = 1 << 32
 ARGUMENTS_BYTES_MIN = 256
 """Arguments of a batch that has ended are given up from here on; less is not worth it."""
+SAVED_OVERHEAD_BYTES = 32
+"""Of a state beside its content, in a snapshot, at most."""
 ROW_OVERHEAD_BYTES = 13
 """Of an outcome beside its payload: index, length, run time, status."""
 
@@ -55,7 +57,7 @@ class BatchState:
 
     __slots__ = (
         "_columns", "_tokens", "calls", "cancelled", "counts", "epoch", "finished_wall", "index", "kept", "killed", "last_token",
-        "outcome_bytes", "outcomes", "raw_record", "submitted", "urgencies",
+        "outcome_bytes", "outcomes", "raw_record", "saved", "saved_bytes", "submitted", "urgencies",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +91,9 @@ class BatchState:
         """Those of them that are to be ended where they run."""
         self.urgencies: list[tuple[int, int, int, int]] = []
         """(start, stop, class, nice) as they were changed, the latest last."""
+        self.saved: dict[int, tuple[int, Token, bytes]] = {}
+        """index -> (how often it was moved, token of the attempt, its state), of rows without an outcome that left at a safe point."""
+        self.saved_bytes = 0
         self.finished_wall: float | None = submitted.wall if not submitted.count else None
         """When the last outcome came, ledger's time."""
 
@@ -120,7 +125,7 @@ class BatchState:
     @property
     def nbytes(self) -> int:
         """What it takes in a snapshot, but for some bytes a grant, a count and a range."""
-        return len(self.raw_record) + self.outcome_bytes
+        return len(self.raw_record) + self.outcome_bytes + self.saved_bytes
 
     def ended(self, index: int) -> bool:
         """Whether a task has an outcome."""
@@ -218,10 +223,33 @@ class BatchState:
             held = builder.take()
             outcomes = Outcomes(held, count)
         self.keep(token, outcomes, held)
+        if self.saved:
+            for index in [index for index in self.saved if self.ended(index)]:
+                self.saved_bytes -= len(self.saved.pop(index)[2]) + SAVED_OVERHEAD_BYTES
         if not self.unfinished:
             self.finished_wall = record.wall
             self.give_up_arguments()
         return outcomes.count, outcomes
+
+    def save(self, index: int, moved: int, token: Token, state: Bytes) -> bool:
+        """A row's attempt ended with a state. False if that attempt does not count."""
+        if not self.accepts(index, token):
+            return False
+        self.keep_saved(index, moved, token, state)
+        return True
+
+    def keep_saved(self, index: int, moved: int, token: Token, state: Bytes) -> None:
+        """Puts a state that counts with the others."""
+        before = self.saved.get(index)
+        if before is not None:
+            self.saved_bytes -= len(before[2]) + SAVED_OVERHEAD_BYTES
+        self.saved[index] = (moved, token, bytes(state))
+        self.saved_bytes += len(state) + SAVED_OVERHEAD_BYTES
+
+    def left(self, index: int) -> bool:
+        """Whether the attempt that was granted last has left at a safe point, so that nobody runs the row."""
+        saved, token = self.saved.get(index), self.token(index)
+        return saved is not None and (token is None or saved[1] == token)
 
     def give_up_arguments(self) -> None:
         """All tasks have ended: what they were given is of no more use. That it was the same is told by the digest."""

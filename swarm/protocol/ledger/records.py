@@ -19,6 +19,7 @@ FORGOTTEN   6    b [key…]
 BLOB        7    x blob id                                                                      its content
 KEPT        8    b key, y [[blob id, size, digest]…]
 REPRIORIT.  9    b key, r [[start, stop]…], p class, n nice
+SAVED       10   b key, i row, m how often it was moved, t [epoch, number]                      state
 =========== ==== ============================================================================== =====================
 """
 
@@ -69,6 +70,7 @@ class Kind(IntEnum):
     BLOB = 7
     KEPT = 8
     REPRIORITIZED = 9
+    SAVED = 10
 
 
 class Durability(IntEnum):
@@ -197,6 +199,17 @@ class Reprioritized:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """An attempt with this token ended at a safe point, with this state: whoever runs the row next goes on from there."""
+
+    key: bytes
+    index: int
+    moved: int
+    token: Token
+    state: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a later version, or one that is malformed: `raw` is all of it."""
 
@@ -205,7 +218,7 @@ class Unknown:
     raw: Bytes
 
 
-Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob | Kept | Reprioritized
+Record = Submitted | Granted | Ended | Counted | Cancelled | Forgotten | Blob | Kept | Reprioritized | Saved
 AnyRecord = Record | Unknown
 
 
@@ -263,6 +276,9 @@ def pack(record: Record) -> bytes:
         case Reprioritized():
             header = {"b": record.key, "r": record.ranges, "p": record.priority, "n": record.nice}
             return _record(Kind.REPRIORITIZED, header)
+        case Saved():
+            header = {"b": record.key, "i": record.index, "m": record.moved, "t": record.token}
+            return _record(Kind.SAVED, header, record.state)
 
 
 def pack_entry(records: Iterable[bytes]) -> bytes:
@@ -445,6 +461,13 @@ def _reprioritized(header: dict[str, Any], body: memoryview) -> Reprioritized:
     return Reprioritized(_key(header.get("b")), _ranges(header.get("r")), priority, nice)
 
 
+def _saved(header: dict[str, Any], body: memoryview) -> Saved:
+    moved = _whole(header.get("m"))
+    if not moved:
+        raise RecordError("saved")
+    return Saved(_key(header.get("b")), _whole(header.get("i")), moved, _token(header.get("t")), body)
+
+
 _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.SUBMITTED): _submitted,
     int(Kind.GRANTED): _granted,
@@ -455,6 +478,7 @@ _READERS: Final[dict[int, Callable[[dict[str, Any], memoryview], Record]]] = {
     int(Kind.BLOB): _blob,
     int(Kind.KEPT): _kept,
     int(Kind.REPRIORITIZED): _reprioritized,
+    int(Kind.SAVED): _saved,
 }
 
 

@@ -24,7 +24,9 @@ from swarm.protocol.ledger.records import (
     Kept,
     RecordError,
     Reprioritized,
+    Saved,
     Submitted,
+    Token,
     Unknown,
     kept_of,
     split_entry,
@@ -160,6 +162,9 @@ class LedgerState:
                     batch.cancel(record.ranges, record.kill)
                 case Reprioritized():
                     batch.reprioritize(record.ranges, record.priority, record.nice)
+                case Saved():
+                    rows = self._saved(batch, record)
+                    return Applied(Verdict.DONE if rows else Verdict.STALE, record.key, record, rows)
             return Applied(Verdict.DONE, record.key, record)
         except ValueError:
             return Applied(Verdict.MALFORMED, getattr(record, "key", None), record)
@@ -221,6 +226,12 @@ class LedgerState:
         batch.kept += fresh
         self.nbytes += self.pins.add(fresh)
 
+    def _saved(self, batch: BatchState, record: Saved) -> int:
+        before = batch.nbytes
+        saved = batch.save(record.index, record.moved, record.token, record.state)
+        self.nbytes += batch.nbytes - before
+        return int(saved)
+
     def _let_go(self, id: bytes) -> None:
         left = self._named.get(id, 0) - 1
         if left > 0:
@@ -247,6 +258,11 @@ class LedgerState:
                 "x": [(id, len(content)) for id, content in self._blobs.items()],
                 "k": [(batch.key, batch.kept) for batch in self._batches.values() if batch.kept],
                 "u": [(batch.key, batch.urgencies) for batch in self._batches.values() if batch.urgencies],
+                "s": [
+                    (batch.key, index, *saved)
+                    for batch in self._batches.values()
+                    for index, saved in sorted(batch.saved.items())
+                ],
             }
         )
         return b"".join((_HEAD.pack(_FORMAT, len(header)), header, *bodies))
@@ -305,6 +321,10 @@ class LedgerState:
         for key, urgencies in header.get("u", ()):
             for start, stop, priority, nice in urgencies:
                 self._batches[key].reprioritize(((start, stop),), priority, nice)
+        for key, index, moved, token, content in header.get("s", ()):
+            batch, before = self._batches[key], self._batches[key].nbytes
+            batch.keep_saved(index, moved, Token(*token), content)
+            self.nbytes += batch.nbytes - before
         self._restore_kept(header.get("k", ()))
 
     def _restore_kept(self, rows: tuple[tuple[bytes, Any], ...]) -> None:
@@ -317,7 +337,7 @@ class LedgerState:
                 record = unpack(raw)
             except RecordError:
                 record = Unknown(raw[0], raw[1], raw)
-            if not isinstance(record, Kept | Reprioritized):
+            if not isinstance(record, Kept | Reprioritized | Saved):
                 self.foreign.append((index, term, raw))
                 continue
             self.nbytes -= len(raw)
@@ -326,3 +346,5 @@ class LedgerState:
                 self._kept(batch, record)
             elif batch is not None and isinstance(record, Reprioritized):
                 batch.reprioritize(record.ranges, record.priority, record.nice)
+            elif batch is not None and isinstance(record, Saved):
+                self._saved(batch, record)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kernels.batch import Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.lessons.heeding import Retry
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
@@ -33,8 +34,9 @@ class Attempts:
         """Told that tasks went well, of a batch that has lessons."""
         self.redirect: Callable[[float, Dispatch, Outcomes], None]
         """Hands what came back unbegun, and was approved to be stolen, to who asked for it."""
-        self.saved: Callable[[float, Batch, int, memoryview, str], None]
-        """Told of a task (now, batch, index, state, node) that ended itself at a safe point."""
+        self.saved: Callable[[float, Batch, int, memoryview, str, Token | None], bool]
+        """Told of a task (now, batch, index, state, node, its token in a log) that ended itself at a safe point; whether it may
+        run again at once."""
         self.counted: Callable[[Batch, list[tuple[int, int, int]]], None]
         """Writes (index, crashes, retries) of tasks of a durable batch, that run again, into its log."""
 
@@ -69,7 +71,7 @@ class Attempts:
                 counted.append((index, crashes, batch.retries.get(index, 0)))
                 continue
             if final is None:
-                ready += self._again(now, batch, index, status, report.payload(row), node)
+                ready += self._again(now, batch, index, status, report.payload(row), node, None, dispatch.token)
                 counted.append((index, crashes, batch.retries.get(index, 0)))
                 continue
             payload = report.payload(row)
@@ -92,7 +94,7 @@ class Attempts:
 
     def _again(
         self, now: float, batch: Batch, index: int, status: int, payload: memoryview, node: str,
-        given: Retry | None = None,
+        given: Retry | None = None, token: Token | None = None,
     ) -> int:  # fmt: skip
         """A task runs again: at once (1), or after its backoff (0). `given` because of a lesson."""
         batch.log(now, Status(status).name.lower(), index, index + 1, node, words_of(payload))
@@ -107,7 +109,8 @@ class Attempts:
             self._holdings.emit(Fact("task.retried", {}, {"batch": batch.key.hex(), "index": index, "wait_s": wait}))
             return 0
         if status == Status.SAVED:
-            self.saved(now, batch, index, payload, node)
+            if not self.saved(now, batch, index, payload, node, token if batch.durable is not None else None):
+                return 0
         elif status != Status.RETURNED:
             self._holdings.emit(
                 Fact("task.rerun", {"why": Status(status).name.lower()}, {"batch": batch.key.hex(), "index": index})

@@ -228,6 +228,8 @@ class Batch:
     progress: dict[int, Any] = field(default_factory=dict)
     saved: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     """Index -> (how often it was moved while it ran, the state that it goes on from), until it has its outcome."""
+    unwritten: set[int] = field(default_factory=set)
+    """Tasks that have left with a state which is not in their log yet. They are HELD until then."""
     attempt: int = 0
     abandoned: bool = False
     """Cancelled because its client was gone for too long."""

@@ -147,6 +147,7 @@ class Leading:
         if state.count == 1:
             batch.priority, batch.nice = batch.own = batch.own_apart.get(0, batch.own)
         batch.retries = {index: retries for index, (_, retries) in state.counts.items() if retries}
+        batch.saved = {index: (moved, content) for index, (moved, _, content) in state.saved.items()}
         columns = batch.columns
         for index, (crashes, _) in state.counts.items():
             for _ in range(crashes):
@@ -243,7 +244,7 @@ class Leading:
                     continue
                 if batch.is_cancelled(index):
                     verdicts.append((index, Status.CANCELLED, cancelled))
-                elif not batch.spec.rerun and state.token(index) is not None:
+                elif not batch.spec.rerun and state.token(index) is not None and not state.left(index):
                     verdicts.append((index, Status.LOST, lost))
                 elif not waits:
                     columns.release(index)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings, MoveOver
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.placement import Executor, judge
@@ -65,6 +67,8 @@ class Moving:
         """Executors that drain."""
         self.ended: Callable[[float, Move, str], None] = lambda now, it, reason: None
         """Told what came of a move: "" when the task goes on elsewhere."""
+        self.write: Callable[[Batch, int, Token, Callable[[float], None]], None]
+        """Writes a state into the log of its batch."""
 
     def __len__(self) -> int:
         return len(self._moves)
@@ -143,8 +147,10 @@ class Moving:
         self._moves[move.batch.key, move.index] = move
         self._placing.recall(move.dispatch, [(move.index, move.index + 1)], False, save=True)
 
-    def saved(self, now: float, batch: Batch, index: int, state: memoryview, node: str) -> None:
-        """A task ended itself at a safe point."""
+    def saved(
+        self, now: float, batch: Batch, index: int, state: memoryview, node: str, token: Token | None = None
+    ) -> bool:
+        """A task ended itself at a safe point. False when it waits until its state is in the log."""
         moved = batch.saved[index][0] + 1 if index in batch.saved else 1
         batch.saved[index] = (moved, bytes(state))
         it = self._moves.get((batch.key, index))
@@ -152,6 +158,20 @@ class Moving:
             it.saved, it.nbytes = True, len(state)
         fields = {"batch": batch.key.hex(), "index": index, "node": node, "bytes": len(state)}
         self._holdings.emit(Fact("task.saved", {}, fields))
+        if token is None:
+            return True
+        batch.columns.hold(index)
+        batch.unwritten.add(index)
+        self.write(batch, index, token, partial(self._written, batch, index))
+        return False
+
+    def _written(self, batch: Batch, index: int, now: float) -> None:
+        """The log has a task's state, so that whoever leads it goes on from there: it may be handed out again."""
+        batch.unwritten.discard(index)
+        here = self._holdings.batches.get(batch.key) is batch
+        if here and batch.columns.state(index) == TaskColumns.HELD and not batch.waits_apart(index):
+            batch.columns.release(index)
+            self._placing.push(batch, batch.submitted_at, 1)
 
     def unsaved(self, now: float, batch: Batch, index: int, why: str) -> None:
         """A task came to a safe point, but its state cannot be sent: it goes on where it is."""
@@ -169,7 +189,7 @@ class Moving:
                 self._over(now, it, GONE, f"another node answers for {name} now")
             elif columns.state(it.index) == TaskColumns.DONE:
                 self._over(now, it, ENDED, f"{name} ended before it was moved")
-            elif columns.holds(it.index, it.dispatch.number):
+            elif columns.holds(it.index, it.dispatch.number) or it.index in batch.unwritten:
                 continue
             elif columns.state(it.index) == TaskColumns.READY or batch.waits_apart(it.index):
                 self._go_on(now, it)

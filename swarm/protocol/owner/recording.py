@@ -24,6 +24,7 @@ from swarm.protocol.ledger.records import (
     KeptBlob,
     Record,
     Reprioritized,
+    Saved,
     Submitted,
     Token,
     split_ranges,
@@ -246,6 +247,11 @@ class Recording:
             urgency = batch.own_apart.get(part[0][0], batch.own)
             self._propose(batch, Reprioritized(batch.key, part, *urgency))
 
+    def saved(self, batch: Batch, index: int, token: Token, then: Callable[[float], None]) -> None:
+        """A task left at a safe point: call `then` when its state is in the log."""
+        moved, state = batch.saved[index]
+        self._propose(batch, Saved(batch.key, index, moved, token, state), then)
+
     def delivered(self, batch: Batch) -> None:
         """The client has all outcomes: what is kept until then, and no longer, is forgotten. What nobody asked to be kept is,
         when there is no space for more."""
@@ -307,7 +313,7 @@ class Recording:
             durable.open -= what.count
             self._ending.reveal(now, batch, what, record.columns)
             self._ending.close_if_done(now, batch)
-        elif isinstance(record, Kept):
+        elif isinstance(record, Kept | Saved):
             if callable(what):
                 what(now)
         elif isinstance(record, Granted):
@@ -358,6 +364,8 @@ class Recording:
                 builder.add(what.index(row), Status.REFUSED, what.run_us(row), payload)
             part = builder.take()
             self.ended(now, batch, record.token, Outcomes(part, what.count), part)
+        elif isinstance(record, Saved) and refusal.reason is Reason.TOO_LARGE and callable(what):
+            what(now)  # then it goes on from there as long as this owner lives
         else:
             self._holdings.timers.at(now + WRITE_AGAIN_S, WRITE_AGAIN, (batch, record, what))
 

@@ -12,6 +12,8 @@ from swarm.protocol.states import Status
 if TYPE_CHECKING:
     from tests.sim.durable.world import DurableMember
 
+LEAVES_MAX = 3
+"""A task leaves so often at most."""
 ORPHAN_S = 8.0
 """How long what nobody asks for is kept."""
 Name = tuple[int, int]
@@ -48,8 +50,8 @@ class Executor:
     def heard(self, what: tuple[Any, ...]) -> None:
         """An owner says something."""
         match what:
-            case ("dispatch", owner, number, key, first, count, token):
-                self._begin((owner, number), key, range(first, first + count), Token(*token))
+            case ("dispatch", owner, number, key, first, count, token, saved):
+                self._begin((owner, number), key, range(first, first + count), Token(*token), saved)
             case ("recall", owner, number, ranges, kill):
                 run = self.runs.get((owner, number))
                 for start, stop in ranges if run is not None else ():
@@ -71,16 +73,19 @@ class Executor:
                     self.runs[owner, number] = run
                     run.heard_at = self._now
 
-    def _begin(self, name: Name, key: bytes, rows: range, token: Token) -> None:
+    def _begin(self, name: Name, key: bytes, rows: range, token: Token, saved: dict[int, int]) -> None:
         if name in self.runs or name in self.over:
             return
-        random = self.member.rng.random
+        random, world = self.member.rng.random, self.member.world
+        leaves = world.may_leave(key) and not world.quiet
         ends = {}
         for row in rows:
             drawn = random()
             how = Status.OK
             if drawn < 0.06 and not self.member.world.quiet:
                 how = (Status.CRASHED, Status.RETURNED, Status.FAILED)[int(drawn * 50)]
+            elif leaves and drawn < 0.4 and saved.get(row, 0) < LEAVES_MAX:
+                how = Status.SAVED
             ends[row] = (self._now + 0.02 + 1.2 * random() ** 3, int(how))
             if how != Status.RETURNED:
                 self.member.world.begins(key, row, token)

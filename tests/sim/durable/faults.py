@@ -37,7 +37,7 @@ FAULTS = {
         ("assertion", "stale-outcome"), 18,
     ),
     "lost-begins-again": Fault(
-        "leading", "elif not batch.spec.rerun and state.token(index) is not None:", "elif False:",
+        "leading", "elif not batch.spec.rerun and state.token(index) is not None and not state.left(index):", "elif False:",
         "A new leader begins what may not be repeated, and may have begun, once more.",
         ("twice",), 1,
     ),
@@ -55,6 +55,21 @@ FAULTS = {
         "recording", "        durable.unwritten = []\n", "",
         "Outcomes of a batch are proposed while what the batch needs is still being kept.",
         ("assertion",), 1,
+    ),
+    "state-not-written": Fault(
+        "moving", "        if token is None:\n            return True\n", "        if True:\n            return True\n",
+        "A task that left at a safe point is handed on before its state is in the log.",
+        ("state-lost",), 0,
+    ),
+    "state-forgotten": Fault(
+        "leading", "        batch.saved = {index: (moved, content) for index, (moved, _, content) in state.saved.items()}\n", "",
+        "A new leader begins anew what had left at a safe point.",
+        ("state-lost",), 0,
+    ),
+    "left-is-running": Fault(
+        "leading", "and not state.left(index):", "and not state.saved.get(index):",
+        "A new leader takes what went on from a state, and may not be repeated, for what has left.",
+        ("twice",), 0,
     ),
 }  # fmt: skip
 

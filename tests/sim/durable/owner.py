@@ -10,8 +10,8 @@ from blake3 import blake3
 from kernels.batch import Calls, Outcomes
 from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.effects import Committed, Dropped, Reason, Refusal
-from swarm.protocol.ledger.records import Forgotten, KeptBlob, Submitted, Token
-from swarm.protocol.ledger.state import LedgerState
+from swarm.protocol.ledger.records import Forgotten, KeptBlob, Saved, Submitted, Token
+from swarm.protocol.ledger.state import LedgerState, Verdict
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
 from swarm.protocol.owner.batches import Adopt, AskHeld, Keep, KeepNoMore, Propose
@@ -59,8 +59,10 @@ class Owner:
 
     def lead(self, group: bytes, epoch: int, state: LedgerState) -> None:
         """Its node leads a log."""
-        for key in state.batches:
+        for key, batch in state.batches.items():
             self.groups[key] = group
+            for index, (moved, token, content) in batch.saved.items():
+                self.member.world.left(Saved(key, index, moved, token, content), Verdict.DONE)
         self.it.lead(self.now, self.member.world.wall(self.member.number), group, epoch, state.batches, 2, 2)
 
     def follow(self, group: bytes) -> None:
@@ -74,6 +76,8 @@ class Owner:
         if isinstance(record, Submitted):
             forged = isinstance(ticket, tuple)
             self.member.world.accepted(self.member, effect, ticket[1] if forged else self.groups[record.key])
+        if isinstance(record, Saved):
+            self.member.world.left(record, effect.applied.verdict)
         if isinstance(ticket, int):
             self.it.committed(self.now, ticket, effect.copies, effect.hosts, effect.applied)
 
@@ -217,7 +221,10 @@ class Owner:
         token = Token(*it.extra["token"])
         rows = range(it.first, it.first + it.count)
         self.member.world.sent(self.groups[it.batch], it.batch, rows, token)
-        what = ("dispatch", self.member.number, it.dispatch, it.batch, it.first, it.count, tuple(token))
+        saved = {index: (moved, state) for index, moved, state in it.extra.get("saved", ())}
+        self.member.world.goes_on(self.groups[it.batch], it.batch, rows, token, saved)
+        counts = {index: moved for index, (moved, _) in saved.items()}
+        what = ("dispatch", self.member.number, it.dispatch, it.batch, it.first, it.count, tuple(token), counts)
         self.member.say(number_of(it.executor), what)
 
     def _tell(self, it: Tell) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from kernels.batch import CallBuilder
 from swarm.protocol.ledger import homes
-from swarm.protocol.ledger.records import Durability, Submitted, Token, digest_of
+from swarm.protocol.ledger.records import Durability, Saved, Submitted, Token, digest_of
+from swarm.protocol.ledger.state import Verdict
 from swarm.protocol.spec import Spec, parse_spec
 from tests.sim.durable.executor import Executor
 from tests.sim.durable.owner import Owner
@@ -69,6 +70,8 @@ class DurableWorld(LedgerWorld):
         """Tasks that may not be repeated and have begun."""
         self.copied: set[tuple[bytes, bytes]] = set()
         """(group, blob) of what a majority keeps beside a log."""
+        self.saved: dict[tuple[bytes, int], tuple[Token, int, bytes]] = {}
+        """Tasks that left at a safe point, as their log has it: (token, how often, state)."""
         super().__init__(plan, trace)
 
     def run(self) -> None:
@@ -103,6 +106,31 @@ class DurableWorld(LedgerWorld):
         if not parse_spec(want.record.raw).rerun and self.begun.setdefault((key, row), token) != token:
             raise Broken(f"twice: {key.hex()}/{row} may not be repeated, and begins under {token} again")
 
+    def may_leave(self, key: bytes) -> bool:
+        """Whether tasks of a batch offer checkpoints."""
+        return parse_spec(self.wants[key].record.raw).checkpoint
+
+    def left(self, record: Saved, verdict: Verdict) -> None:
+        """A log has a state."""
+        task = (record.key, record.index)
+        if verdict is Verdict.DONE:
+            before = self.saved.get(task)
+            if before is None or before[0] <= record.token:
+                self.saved[task] = (record.token, record.moved, bytes(record.state))
+            if self.begun.get(task) == record.token:
+                del self.begun[task]  # it is over, and may be begun once more
+
+    def goes_on(self, group: bytes, key: bytes, rows: range, token: Token, saved: dict[int, tuple[int, bytes]]) -> None:
+        """An attempt goes out. What left before, under a smaller token, goes on from the state that its log has."""
+        if (group, key) in self.history.dropped:
+            return
+        for row in rows:
+            before = self.saved.get((key, row))
+            if before is not None and before[0] < token and saved.get(row) != before[1:]:
+                raise Broken(f"state-lost: {key.hex()}/{row} goes on under {token} from {saved.get(row)}, not {before}")
+            if row in saved and before is None:
+                raise Broken(f"state-lost: {key.hex()}/{row} goes on from {saved[row]}, which its log does not have")
+
     def submit_new(self, group: bytes, count: int) -> None:
         """A client has something to be done."""
         home = homes.home_of(group)
@@ -112,7 +140,9 @@ class DurableWorld(LedgerWorld):
             builder.add_plain((row, self._counter), None)
         columns = builder.take()
         retention_s = (0.0, 1000.0, 1.5)[self._counter % 3]
-        raw = Spec("call", ("name", "m:f", "f"), "f", rerun=self._counter % 5 != 0).encode()
+        raw = Spec(
+            "call", ("name", "m:f", "f"), "f", rerun=self._counter % 5 != 0, checkpoint=self._counter % 2 == 0
+        ).encode()
         durability = Durability.NODE if homes.is_local(group) else Durability.FLEET
         digest = digest_of(raw, 1 + count, columns)
         record = Submitted(key, "client", True, raw, 1 + count, columns, EPOCH, retention_s, durability, digest)

@@ -12,6 +12,7 @@ from swarm.protocol.ledger.records import (
     Granted,
     RecordError,
     Reprioritized,
+    Saved,
     Submitted,
     Token,
     unpack_entry,
@@ -37,6 +38,7 @@ class ModelBatch:
     outcomes: dict[int, bytes] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     urgencies: dict[int, tuple[int, int]] = field(default_factory=dict)
+    saved: dict[int, tuple[int, Token, bytes]] = field(default_factory=dict)
 
 
 class Model:
@@ -71,6 +73,9 @@ class Model:
                     for start, stop in record.ranges:
                         for row in range(start, min(stop, self.batches[key].count)):
                             self.batches[key].urgencies[row] = (record.priority, record.nice)
+                case Saved(key=key) if key in self.batches:
+                    if self.valid(self.batches[key], record.index, record.token):
+                        self.batches[key].saved[record.index] = (record.moved, record.token, bytes(record.state))
                 case Cancelled(key=key) if key in self.batches:
                     for start, stop in record.ranges:
                         self.batches[key].cancelled |= set(range(start, min(stop, self.batches[key].count)))

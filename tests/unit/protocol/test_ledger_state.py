@@ -20,6 +20,7 @@ from swarm.protocol.ledger.records import (
     Record,
     RecordError,
     Reprioritized,
+    Saved,
     Submitted,
     Token,
     Unknown,
@@ -79,6 +80,7 @@ def outcomes(state: LedgerState, key: bytes) -> dict[int, bytes]:
         Counted(KEYS[0], ((1, 2, 3), (4, 0, 1))),
         Cancelled(KEYS[0], ((0, 4),), True),
         Reprioritized(KEYS[0], ((0, 4), (7, 9)), 3, -20),
+        Saved(KEYS[0], 3, 2, Token(1, 2), b"Mstate"),
         Forgotten((KEYS[0], KEYS[1])),
     ],
 )
@@ -220,6 +222,25 @@ def test_counts_grow_and_cancelled_ranges_are_merged() -> None:
     assert [batch.is_cancelled(row) for row in (0, 5, 6, 9)] == [True, True, False, True]
 
 
+def test_a_state_is_of_the_attempt_that_counts_and_goes_with_the_outcome() -> None:
+    state = LedgerState()
+    first, second = Token(5, 1), Token(5, 2)
+    assert applied(state, 5, submitted(), Granted(KEYS[0], ((0, 1),), first)) == [Verdict.DONE] * 2
+    empty = state.nbytes
+    assert applied(state, 5, Saved(KEYS[0], 0, 1, Token(4, 9), b"a")) == [Verdict.STALE]
+    assert applied(state, 5, Saved(KEYS[0], 0, 1, first, b"abc")) == [Verdict.DONE]
+    batch = state.batches[KEYS[0]]
+    assert batch.saved == {0: (1, first, b"abc")} and batch.left(0) and not batch.left(1)
+    assert applied(state, 5, Granted(KEYS[0], ((0, 1),), second)) == [Verdict.DONE]
+    assert not batch.left(0), "somebody may run it"
+    again = LedgerState.restore(state.snapshot())
+    assert again.batches[KEYS[0]].saved == batch.saved and again.nbytes == state.nbytes > empty
+    assert applied(state, 5, Saved(KEYS[0], 0, 1, first, b"late")) == [Verdict.STALE], "a zombie's"
+    before = state.nbytes - batch.saved_bytes
+    assert applied(state, 5, ended(KEYS[0], second, [0])) == [Verdict.DONE]
+    assert not batch.saved and state.nbytes == before + batch.outcome_bytes
+
+
 def test_columns_that_do_not_fit_change_nothing() -> None:
     state = LedgerState()
     assert applied(state, 3, replace(submitted(), count=5)) == [Verdict.MALFORMED]
@@ -272,6 +293,7 @@ histories = st.lists(
             ),
             st.builds(Cancelled, keys, ranges, st.booleans()),
             st.builds(Reprioritized, keys, ranges, st.integers(0, 3), st.integers(-20, 19)),
+            st.builds(Saved, keys, rows, st.integers(1, 3), tokens, st.binary(max_size=4)),
             st.builds(Counted, keys, st.lists(st.tuples(rows, rows, rows), max_size=3).map(tuple)),
             st.builds(Forgotten, st.lists(keys, max_size=2).map(tuple)),
         ),
@@ -320,6 +342,9 @@ def test_the_state_is_what_the_rules_say_and_the_same_from_any_snapshot_on(
                 for token in (None, Token(1, 1), Token(2, 3), batch.tokens.get(row)):
                     assert there.accepts(row, token) == model.valid(batch, row, token)
             open_rows = {row: urgency for row, urgency in batch.urgencies.items() if row not in batch.outcomes}
+            assert there.saved == {row: saved for row, saved in batch.saved.items() if row not in batch.outcomes}
+            for row, (_, token, _) in there.saved.items():
+                assert there.left(row) == (batch.tokens.get(row, token) == token)
             given, apart = there.urgency((1, 0))
             assert {row: apart.get(row, given) for row in range(batch.count) if row not in batch.outcomes} == {
                 row: open_rows.get(row, (1, 0)) for row in range(batch.count) if row not in batch.outcomes

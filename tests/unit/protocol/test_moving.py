@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from swarm.protocol.executor.effects import HandInput, ResumeWorker
+from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.owner import moving
 from swarm.protocol.owner.batches import MoveOver
 from swarm.protocol.states import Priority, Status
-from tests.unit.protocol.durable_owner import DurableOwner, Log, durable_key
+from tests.unit.protocol.durable_owner import GROUP, DurableOwner, Log, durable_key
 from tests.unit.protocol.executor import Executor
-from tests.unit.protocol.owner import ELM, ME, OAK, Owner, key_of, spec_of
+from tests.unit.protocol.owner import ELM, ME, OAK, Owner, key_of, report_of, spec_of
 
 SAVABLE = spec_of(checkpoint=True)
 
@@ -235,6 +236,10 @@ def test_a_durable_task_goes_on_when_the_log_has_granted_it_a_greater_token() ->
     owner.it.move(owner.now, durable_key(1), 0, OAK, 10.0)
     owner.take()
     owner.report(first, rows_of())
+    assert not owner.taken() and log.kinds() == ["Saved"], "first its state is in the log"
+    owner.wait(0.5)
+    assert not over(owner) and owner.it.batches[durable_key(1)].columns.held == 1
+    log.commit()
     assert not owner.taken() and log.kinds() == ["Granted"], "no second token before the log has it"
     log.commit_all()
     (second,) = owner.taken()
@@ -245,6 +250,58 @@ def test_a_durable_task_goes_on_when_the_log_has_granted_it_a_greater_token() ->
     owner.fine(second)
     log.commit_all()
     assert owner.ended(1, key=durable_key(1)) == {0: Status.OK}
+
+
+@pytest.mark.parametrize("rerun", [True, False])
+@pytest.mark.parametrize("when", ["asked", "reported", "saved", "granted", "ran"])
+def test_an_owner_that_dies_in_the_midst_of_a_move_leaves_one_attempt_and_the_state_that_its_log_has(
+    when: str, rerun: bool
+) -> None:
+    steps = ("asked", "reported", "saved", "granted", "ran").index(when)
+    log, spec = Log(), spec_of(checkpoint=True, rerun=rerun)
+    first, second = DurableOwner(0.0), DurableOwner(0.0, b"next" + bytes(12))
+    for owner in (first, second):
+        owner.executor(OAK, "oak", slots=1.0)
+        owner.executor(ELM, "elm", slots=1.0)
+    log.lead(first)
+    first.hand(1, 1, spec)
+    log.commit_all()
+    (old,) = first.taken()
+    target = OAK if old.executor == ELM else ELM
+    first.it.move(first.now, durable_key(1), 0, target, 10.0)
+    first.take()
+    running = old
+    if steps >= 1:
+        first.report(old, rows_of())
+    if steps >= 2:
+        log.commit()
+    if steps >= 3:
+        log.commit()
+        (running,) = first.taken()
+        assert running.executor == target
+    log.lead(second)
+    is_held = when == "asked" or steps >= 3
+    for node in sorted(second.it.executors):
+        rows = [(running.batch, ME, running.dispatch, Token(*running.extra["token"]), [(0, 1)])]
+        found = rows if is_held and node == running.executor and when != "ran" else []
+        second.it.held(second.now, GROUP, log.term, node, found)
+        second.take()
+    log.commit_all()
+    if when in ("asked", "granted"):
+        assert not second.taken() and len(second.adopts) == 1, "it goes on where it is"
+        second.it.outcomes(second.now, running.executor, second.adopts[0].number, *report_of({0: Status.OK}))
+        second.take()
+        log.commit_all()
+        assert log.state.batches[durable_key(1)].unfinished == 0
+    elif not rerun and when in ("reported", "ran"):
+        assert not second.taken()
+        found = log.state.batches[durable_key(1)].outcome(0)
+        assert found is not None and found[0] == Status.LOST, "it may have run, and nobody knows"
+    else:
+        (again,) = second.taken()
+        assert Token(*again.extra["token"]) > Token(*old.extra["token"])
+        kept = [] if when == "reported" else [[0, 1, b"F\x80"]]
+        assert again.extra["saved"] == kept, "from what was acknowledged, or from the beginning"
 
 
 # --- the executor -----------------------------------------------------------------------------------------------------
