@@ -39,7 +39,7 @@ FAULTS = {
     "lost-begins-again": Fault(
         "leading", "elif not batch.spec.rerun and state.token(index) is not None and not state.left(index):", "elif False:",
         "A new leader begins what may not be repeated, and may have begun, once more.",
-        ("twice",), 1,
+        ("twice",), 10,
     ),
     "nobody-goes-on": Fault(
         "leading", "                    columns.release(index)\n                    ready += 1\n", "                    pass\n",
@@ -64,12 +64,12 @@ FAULTS = {
     "state-forgotten": Fault(
         "leading", "        batch.saved = {index: (moved, content) for index, (moved, _, content) in state.saved.items()}\n", "",
         "A new leader begins anew what had left at a safe point.",
-        ("state-lost",), 0,
+        ("state-lost",), 30,
     ),
     "left-is-running": Fault(
         "leading", "and not state.left(index):", "and not state.saved.get(index):",
         "A new leader takes what went on from a state, and may not be repeated, for what has left.",
-        ("twice",), 0,
+        ("twice",), 10,
     ),
 }  # fmt: skip
 
