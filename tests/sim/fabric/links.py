@@ -45,7 +45,7 @@ class LinkWeather:
 class End:
     """One side of a link."""
 
-    congested = False
+    congested = behind = False
     queued_bytes = 0
     reach = "sim"
     version = 1
