@@ -16,8 +16,9 @@ RETENTION_MS: Final = 30 * 86_400_000
 
 KEY_BYTES_MAX: Final = 512
 KIND_BYTES_MAX: Final = 32
-VALUE_BYTES_MAX: Final = 16 * 1024
+VALUE_BYTES_MAX: Final = 64 * 1024
 """Larger values are blobs, and the entry has their id."""
+BLOB_BYTES_MAX: Final = 16 << 20
 TAGS_MAX: Final = 16
 TAG_BYTES_MAX: Final = 64
 TASK_BYTES: Final = 16
@@ -37,6 +38,11 @@ SHARDS: Final = 16
 QUOTA_BURST: Final = 100_000
 QUOTA_PER_S: Final = 50.0
 """Entries that an author may have made on one line: so many at once, and so many a second since the line began."""
+AUTHOR_BYTES_MAX: Final = 16 << 20
+AUTHOR_ENTRIES_MAX: Final = 100_000
+"""What of one author is held in one shard: of more the last. Authors that keep the rules say no more than that."""
+AUTHOR_BYTES_PER_S: Final = 16 * 1024
+"""What a node takes of one author in one shard, after as much at once as is held."""
 LINES_MAX: Final = 16
 """Lines of one author in one shard; the last begun stay."""
 
@@ -61,4 +67,5 @@ WAITING_MAX: Final = 1024
 
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX + TAGS_MAX * (TAG_BYTES_MAX + 2) + 256 <= SEGMENT_BYTES_MAX
 assert 2 * SEGMENT_BYTES_MAX <= MESSAGE_BYTES_MAX
+assert SEGMENT_BYTES_MAX <= AUTHOR_BYTES_MAX and SEGMENT_ENTRIES_MAX <= AUTHOR_ENTRIES_MAX
 assert LOG_ODDS_MAX <= LOG_ODDS_SUM_MAX

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
+from math import fsum
 from typing import Any, Final, NamedTuple
 
 from kernels.plain import encode_plain
@@ -93,9 +94,8 @@ def by_author(slot: Slot) -> dict[bytes, Said]:
 
 
 def evidence(slot: Slot) -> float:
-    """The sum of log-odds, bounded. Added in a fixed order, so that it is the same float everywhere."""
-    last = by_author(slot)
-    found = sum(float(last[author].value) for author in sorted(last))
+    """The sum of log-odds, bounded. Rounded once, so that it is the same float everywhere (`sum` differs between releases of Python)."""
+    found = fsum(float(said.value) for said in by_author(slot).values())
     return max(-LOG_ODDS_SUM_MAX, min(LOG_ODDS_SUM_MAX, found))
 
 

@@ -35,7 +35,7 @@ from swarm.protocol.knowledge.bounds import (
     TASK_BYTES,
     VALUE_BYTES_MAX,
 )
-from swarm.protocol.knowledge.kinds import KINDS, Crdt, malformed
+from swarm.protocol.knowledge.kinds import KINDS, SPREAD_BY, Crdt, malformed
 
 VERSION: Final = 1
 SIGNED: Final = b"knowledge segment 1\0"
@@ -92,7 +92,12 @@ class Entry:
 
 def shard_of(kind: str, key: str, shards: int) -> int:
     """In which of the fleet's shards a key is."""
-    return zlib.crc32(key.encode("utf-8", "surrogatepass"), zlib.crc32(kind.encode())) % shards
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"), start_of(kind)) % shards
+
+
+def start_of(kind: str) -> int:
+    """Where the checksum of a key of this kind begins."""
+    return zlib.crc32(SPREAD_BY.get(kind, kind).encode())
 
 
 class Segment:

@@ -45,6 +45,8 @@ class Kind:
     crdt: Crdt
     check: Callable[[Any], str | None] = _anything
     """What is wrong with a value that is to be put, in words after "the value"; None if nothing is."""
+    beside: str = ""
+    """The kind by whose shards its keys are spread, if not by its own: what is said of the same key is then on the same nodes."""
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -56,10 +58,13 @@ KINDS: Final[dict[str, Kind]] = {
         Kind("beliefs", Crdt.LOG_ODDS),
         Kind("tallies", Crdt.COUNTER),
         Kind("marks", Crdt.SET),
-        Kind("uses", Crdt.LOG_ODDS),
-        Kind("pruned", Crdt.REGISTER),
+        Kind("uses", Crdt.LOG_ODDS, beside="facts"),
+        Kind("pruned", Crdt.REGISTER, beside="facts"),
     )
 }
+
+SPREAD_BY: Final = {kind.name: kind.beside for kind in KINDS.values() if kind.beside}
+"""Kinds that are in the shards of another one."""
 
 
 def _count(value: object) -> bool:

@@ -13,21 +13,28 @@ from typing import Any, Final
 
 from kernels.plain import decode_plain, encode_plain
 from swarm.errors import SwarmError
-from swarm.protocol.knowledge import bounds, kinds
+from swarm.protocol.knowledge import bounds, fading, kinds
 from swarm.protocol.knowledge.entries import Entry, Op, Segment, Sign, seal, shard_of, too_long
+from swarm.protocol.knowledge.fading import Fading
 from swarm.protocol.knowledge.kinds import KINDS, Crdt, Kind
 from swarm.protocol.knowledge.rules import Outcome
 from swarm.protocol.knowledge.shard import Shard
-from swarm.protocol.knowledge.stamps import HybridClock, ms_of
+from swarm.protocol.knowledge.stamps import HybridClock, ms_of, time_of
 from swarm.protocol.knowledge.views import GONE, Views, Watch, after_prefix
 
 SKIPPED: Final = bounds.SEGMENT_ENTRIES_MAX
 """Numbers that are left out after a stop that may have lost the end of the own line: none is used twice."""
 FLUSH_BYTES: Final = bounds.SEGMENT_BYTES_MAX // 2
+SEAL_BYTES: Final = 1024
+"""What an entry and its segment take besides what it says, at most."""
 
 
 class BadEntry(SwarmError, ValueError):
     """Something that cannot be put: an unknown kind, a value that is not plain or too long, a key or tag out of bounds."""
+
+
+class SaidTooMuch(BadEntry):
+    """This author has said as much as one may: in all, or at a time."""
 
 
 class Knowledge:
@@ -50,6 +57,8 @@ class Knowledge:
         self.shards_count = shards_count
         self.clock = clock
         self.views = Views(shards)
+        self.fading = Fading()
+        """How facts fade; `weights` keeps it to the policy."""
         self._sign = sign
         self._open = open_shard
         self._lines: dict[int, tuple[int, int, int]] = {}
@@ -124,6 +133,7 @@ class Knowledge:
         shard = self.shards.get(number)
         if shard is None:
             shard = self.shards[number] = self._open(number)
+            shard.fade_by(self.fading)
         return shard
 
     def _say(
@@ -159,9 +169,15 @@ class Knowledge:
         wrong = kinds.malformed(kind.crdt, op, value) or (kind.check(value) if op == Op.PUT else None)
         if wrong:
             raise BadEntry(f"the value of {key!r} {wrong}", kind=kind.name, key=key)
-        number = self._shard(kind.name, key).number
+        if kind.name == fading.POLICIES and key == fading.POLICY and op == Op.PUT:
+            wrong = fading.wrong_policy(value)
+            if wrong:
+                raise BadEntry(f"the value of {key!r} {wrong}", kind=kind.name, key=key)
+        shard = self._shard(kind.name, key)
+        number = shard.number
         if self._pending_bytes.get(number, 0) + len(raw) > FLUSH_BYTES:
             self.flush()
+        self._keep_within(shard, len(raw), wall_ms)
         # A copy, as it will be read: the caller may change its own.
         value = decode_plain(raw)[2]  # type: ignore[index]
         entry = Entry(self.clock.stamp(wall_ms), kind.name, key, op, value, tags, task, attempt)
@@ -177,6 +193,25 @@ class Knowledge:
         """All that this node said up to this stamp is in segments."""
         first = min((said[0].time for said in self._pending.values() if said), default=1 << 64)
         return first - 1
+
+    def _keep_within(self, shard: Shard, size: int, wall_ms: int) -> None:
+        """SaidTooMuch where an entry more would be over what peers take of one author."""
+        number, pending = shard.number, len(self._pending.get(shard.number, ()))
+        size += self._pending_bytes.get(number, 0) + SEAL_BYTES
+        if not shard.has_room(self.author, size, pending + 1, wall_ms):
+            raise SaidTooMuch(
+                f"this node has said as much as the fleet keeps of one ({bounds.AUTHOR_BYTES_MAX >> 20} MiB or "
+                f"{bounds.AUTHOR_ENTRIES_MAX:,} entries in each of {self.shards_count} shards), or too much in a short time",
+                hint="wait: what was replaced is forgotten after 30 days; or say it on another node, or put larger things into files",
+                shard=number,
+            )
+        life, first, last = self._lines.get(number, (0, 0, 0))
+        if life and not shard.quota.within(life, first + pending + 1, max(self.clock.last, time_of(wall_ms), last)):
+            raise SaidTooMuch(
+                f"this node has said more than {shard.quota.burst:,} entries at once and {shard.quota.per_s:g} a second in one shard",
+                hint="say less often, or put several things under one key",
+                shard=number,
+            )
 
     def flush(self) -> None:
         """Signs what was said since; `take` has it then."""

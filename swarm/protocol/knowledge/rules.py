@@ -33,7 +33,11 @@ class Outcome(Enum):
     LINES = "lines"
     """Its author has begun so many lines since that this one is not kept."""
     QUOTA = "quota"
-    """Its author has said more than it may."""
+    """Its author has said more than it may on one line."""
+    ALLOWANCE = "allowance"
+    """Of its author more is held already that is later: this one does not fit beside it."""
+    RATE = "rate"
+    """Its author says too much at a time: to be offered again."""
     FUTURE = "future"
     """Its stamps are too far ahead: to be offered again when their time has come."""
     UNKNOWN_AUTHOR = "unknown-author"
@@ -45,7 +49,7 @@ class Outcome(Enum):
     WRONG_SHARD = "wrong-shard"
 
 
-WAITS: Final = frozenset((Outcome.FUTURE, Outcome.UNKNOWN_AUTHOR))
+WAITS: Final = frozenset((Outcome.FUTURE, Outcome.UNKNOWN_AUTHOR, Outcome.RATE))
 """Not for good."""
 VIOLATIONS: Final = frozenset((Outcome.SIGNATURE, Outcome.MALFORMED, Outcome.WRONG_SHARD))
 """No correct node hands such a thing on."""
@@ -64,8 +68,11 @@ class Quota:
 
     def allows(self, segment: Segment) -> bool:
         """Whether the line may have come so far by the time of the segment."""
-        age_s = (ms_of(segment.last_time) - ms_of(segment.life)) / 1000
-        return segment.first + segment.count <= self.burst + self.per_s * age_s
+        return self.within(segment.life, segment.first + segment.count, segment.last_time)
+
+    def within(self, life: int, end: int, time: int) -> bool:
+        """Whether a line that began at `life` may have come to number `end` by a stamp."""
+        return end <= self.burst + self.per_s * (ms_of(time) - ms_of(life)) / 1000
 
 
 def by_number(segment: Segment) -> tuple[int, bytes]:

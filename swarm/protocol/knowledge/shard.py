@@ -15,15 +15,18 @@ from typing import Any
 
 from blake3 import blake3
 
-from swarm.protocol.knowledge import bounds, crdts, entries
+from swarm.protocol.knowledge import bounds, crdts, entries, fading
+from swarm.protocol.knowledge.allowance import Allowance, Spoken
 from swarm.protocol.knowledge.crdts import Elements, Held, Line, Said, Slot
 from swarm.protocol.knowledge.entries import BODY_AT, Entry, FormatError, Segment
+from swarm.protocol.knowledge.fading import FACTS, PRUNED, USES, Fading
 from swarm.protocol.knowledge.kinds import KINDS, Crdt
 from swarm.protocol.knowledge.merkle import Tree
 from swarm.protocol.knowledge.rules import STRIKE, Outcome, Quota, Verify, by_number, contradict, strike_place
 from swarm.protocol.knowledge.stamps import ms_of
 
 _new_said = tuple.__new__
+BESIDE_FACTS = frozenset((USES, PRUNED))
 
 
 class Shard:
@@ -37,6 +40,7 @@ class Shard:
         quota: Quota | None = None,
         future_ms: int = bounds.FUTURE_MS,
         lines_max: int = bounds.LINES_MAX,
+        allowance: Allowance | None = None,
     ) -> None:
         assert 0 <= number < shards <= bounds.SHARDS_MAX
         self.number = number
@@ -46,8 +50,14 @@ class Shard:
         """What was out of date before this stamp is forgotten (`expire`)."""
         self.dirty: dict[str, set[str]] = {}
         """Kind -> keys that something was said about since a view has looked (`views`)."""
+        self.fading = Fading()
+        """How facts fade; `fade_by` changes it."""
+        self.evicted = 0
+        """Segments that were let go since their author said too much."""
         self._verify = verify
-        self._quota = quota or Quota()
+        self.quota = quota or Quota()
+        self._allowance = allowance or Allowance()
+        self._spoken: dict[bytes, Spoken] = {}
         self._future_ms = future_ms
         self._lines_max = lines_max
         self._lines: dict[tuple[bytes, int], Line] = {}
@@ -91,6 +101,13 @@ class Shard:
             return Outcome.MALFORMED
         if not self._all_here(rows):
             return Outcome.WRONG_SHARD
+        spoken = self._spoken.get(segment.author)
+        if spoken is None:
+            spoken = Spoken()
+        elif not spoken.fits(segment, self._allowance):
+            return Outcome.ALLOWANCE
+        elif not spoken.in_time(len(segment.raw), wall_ms, self._allowance):
+            return Outcome.RATE
         line = self._lines.get(segment.line)
         if line is None:
             if not self._begins(segment):
@@ -107,13 +124,19 @@ class Shard:
         self._held[segment.id] = held
         self.tree.add(segment.place)
         self.entries += segment.count
+        self._spoken[segment.author] = spoken
+        spoken.add(segment, wall_ms, self._allowance)
         self._merge(held, rows)
         if held.live == 0:
             self._spent[segment.id] = held
+        else:  # it may have been at 0 when its first entries were out of date and the rest was not merged yet
+            self._spent.pop(segment.id, None)
         if segment.first_time < self.horizon:
             for row in rows:
                 self._settle(row[1], row[2])
             self._let_go_spent()
+        for id in spoken.over(self._allowance):
+            self._evict(self._held[id])
         return Outcome.NEW if segment.id in self._held else Outcome.OLD
 
     def _refuses(self, segment: Segment, wall_ms: int) -> Outcome | None:
@@ -123,7 +146,7 @@ class Shard:
             return Outcome.STRUCK
         if segment.life < self._floors.get(segment.author, 0):
             return Outcome.LINES
-        if not self._quota.allows(segment):
+        if not self.quota.allows(segment):
             return Outcome.QUOTA
         if ms_of(segment.last_time) > wall_ms + self._future_ms:
             return Outcome.FUTURE
@@ -138,7 +161,7 @@ class Shard:
         for row in rows:
             if row[1] != kind:
                 kind = row[1]
-                start = crc32(kind.encode())
+                start = entries.start_of(kind)
             if crc32(row[2].encode(), start) % shards != number:
                 return False
         return True
@@ -214,7 +237,14 @@ class Shard:
                     loose.add((kind, key))
             live += 1
             changed.add(key)
+            if kind in BESIDE_FACTS:
+                self._stir_fact(kind, key)
         held.live += live
+
+    def _stir_fact(self, kind: str, key: str) -> None:
+        """Something was said about a fact by which it may be pruned, or be so no more."""
+        if kind == PRUNED or key in self._slots.get(PRUNED, ()):
+            self.dirty.setdefault(FACTS, set()).add(key)
 
     def _merge_element(self, kind: str, key: str, said: Said) -> None:
         sets = self._sets.setdefault(kind, {})
@@ -262,8 +292,13 @@ class Shard:
         for place in [place for place in self.tree.places() if place[:8] < end]:
             held = self._held.get(place[8:])
             if held is not None:
-                self._take_out(held.line, [held])
-                self._let_go(held)
+                self._evict(held)
+
+    def _evict(self, held: Held) -> None:
+        """What a segment says does not count any more, and it is not held."""
+        self.evicted += 1
+        self._take_out(held.line, [held])
+        self._let_go(held)
 
     def _settle(self, kind: str, key: str) -> None:
         """Forgets what was out of date about a key before the horizon."""
@@ -316,15 +351,20 @@ class Shard:
         """A segment is not held any longer."""
         segment, line = held.segment, held.line
         self._spent.pop(segment.id, None)
-        del self._held[segment.id]
-        self.tree.remove(segment.place)
-        self.entries -= segment.count
+        self._drop(segment)
         at = bisect_right(line.firsts, segment.first) - 1
         assert line.held[at] is held
         del line.firsts[at], line.held[at]
         if not line.held:
             del self._lines[segment.line]
             self._lives[segment.author].remove(segment.life)
+
+    def _drop(self, segment: Segment) -> None:
+        del self._held[segment.id]
+        self.tree.remove(segment.place)
+        self.entries -= segment.count
+        spoken = self._spoken[segment.author]
+        spoken.remove(segment)
 
     # --- authors --------------------------------------------------------------------------------------------------------
 
@@ -336,6 +376,11 @@ class Shard:
         for line in sorted(self._struck):
             if line[0] == author:
                 self._forget_strike(line)
+        self._spoken.pop(author, None)
+
+    def has_room(self, author: bytes, size: int, count: int, wall_ms: int) -> bool:
+        """Whether an author may say so many bytes and entries more here without losing what it said before."""
+        return self._spoken.get(author, Spoken()).room(size, count, wall_ms, self._allowance)
 
     def _forget_strike(self, line: tuple[bytes, int]) -> None:
         place = strike_place(line)
@@ -381,9 +426,7 @@ class Shard:
         self._take_out(line, line.held)
         for held in line.held:
             self._spent.pop(held.segment.id, None)
-            del self._held[held.segment.id]
-            self.tree.remove(held.segment.place)
-            self.entries -= held.segment.count
+            self._drop(held.segment)
         line.firsts.clear()
         line.held.clear()
         del self._lines[line.author, line.life]
@@ -395,6 +438,8 @@ class Shard:
         kept = set(line.held) - set(some)
         for kind, key in sorted({(row[1], row[2]) for held in some for row in held.segment.rows()}):
             self.dirty.setdefault(kind, set()).add(key)
+            if kind in BESIDE_FACTS:
+                self._stir_fact(kind, key)
             elements = self._sets.get(kind, {}).get(key)
             if elements is not None:
                 elements.take_out(line, kept)
@@ -421,8 +466,25 @@ class Shard:
             return default
         if known_kind.crdt is Crdt.REGISTER:
             said = crdts.winner(slot)
-            return default if said.op else said.value
+            return default if said.op or (kind == FACTS and self.is_pruned(key)) else said.value
         return crdts.total(slot) if known_kind.crdt is Crdt.COUNTER else crdts.evidence(slot)
+
+    def is_pruned(self, key: str) -> bool:
+        """Whether a fact is here and is not to be found (`fading`)."""
+        pruned = self._slots.get(PRUNED, {}).get(key)
+        if pruned is None:
+            return False
+        return fading.is_pruned(self.slot(FACTS, key), self.slot(USES, key), pruned, self.fading)
+
+    def slot(self, kind: str, key: str) -> Slot | None:
+        """What each line said about a key; not of sets."""
+        return self._slots.get(kind, {}).get(key)
+
+    def fade_by(self, policy: Fading) -> None:
+        """Facts fade otherwise from now on."""
+        if policy != self.fading:
+            self.fading = policy
+            self.dirty.setdefault(FACTS, set()).update(self._slots.get(PRUNED, ()))
 
     def tags(self, kind: str, key: str) -> tuple[str, ...]:
         """By which tags a key is found, in order: of a register those of the last entry, else those of all that count."""

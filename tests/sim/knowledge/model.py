@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 from swarm.protocol.knowledge.crdts import packed
@@ -91,10 +92,7 @@ def _evidence(said: list[Statement]) -> Any:
         author = one.line[0]
         if author not in last or (last[author].time, last[author].line) < (one.time, one.line):
             last[author] = one
-    total = 0.0
-    for author in sorted(last):
-        total += float(last[author].value)
-    return max(-40.0, min(40.0, total))
+    return max(-40.0, min(40.0, fsum(float(one.value) for one in last.values())))
 
 
 _VALUE = {Crdt.REGISTER: _register, Crdt.SET: _elements, Crdt.COUNTER: _counter, Crdt.LOG_ODDS: _evidence}

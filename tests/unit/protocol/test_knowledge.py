@@ -198,7 +198,7 @@ def test_a_node_whose_store_is_old_loses_nothing_that_it_says_now() -> None:
         ("facts", "", 1, (), "a key is a text"),
         ("facts", "k" * 513, 1, (), "a key is a text"),
         ("facts", "k", object(), (), "not plain"),
-        ("facts", "k", "x" * 20_000, (), "longer than 16384 bytes"),
+        ("facts", "k", "x" * 70_000, (), "longer than 65536 bytes"),
         ("facts", "k", 1, ["t" * 65], "tags are"),
         ("facts", "k", 1, ["t"] * 17, "tags are"),
         ("lessons", "k", 1, (), "is not a map"),

@@ -62,6 +62,14 @@ def test_merge_is_associative(segments: list[Segment], i: int, j: int) -> None:
     assert state(merged(merged(a, b), c)) == state(merged(a, merged(b, c))) == state(applied(segments))
 
 
+def test_a_segment_whose_first_entry_is_out_of_date_when_it_comes_is_kept_for_the_others() -> None:
+    both = segment(0, 0, [fact(LIFE + 1, "s", 1, kind="marks"), fact(LIFE + 2, "s", 0, kind="marks")])
+    again = segment(0, 2, [fact(LIFE + 3, "s", 1, kind="marks")])
+    made = applied([again, both])
+    made.expire(LIFE + 10)
+    assert made.get("marks", "s") == [0, 1] and state(made) == state(applied([both, again]))
+
+
 @QUICK
 @given(histories(), st.randoms(use_true_random=False), st.integers(0, 60))
 def test_forgetting_is_not_seen_and_does_not_depend_on_when_it_is_done(
