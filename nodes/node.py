@@ -299,7 +299,9 @@ class Node:
             return
         from nodes.knowledge.answers import KnowledgeAnswers
         from nodes.knowledge.keeping import Keeping
+        from nodes.knowledge.large import LargeValues
         from nodes.knowledge.shell import KnowledgeShell
+        from nodes.knowledge.weighing import Weighing
 
         shell = KnowledgeShell(
             self.directory, self.credentials, self.fleet.trust, settings, self.switchboard, self.fabric.node_links, self,
@@ -307,7 +309,11 @@ class Node:
         )  # fmt: skip
         self._stack.push_async_callback(shell.close)
         self.knowledge = shell
-        self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard)
+        weighing = Weighing(shell, self.loop)
+        large = LargeValues(self.directory, settings.blob_bytes, shell, self.switchboard, self.loop)
+        self._stack.push_async_callback(large.close)
+        self._stack.push_async_callback(weighing.close)
+        self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard, weighing, large)
         self.keeping = Keeping(
             self.directory, self.name, self.fleet, self.credentials, shell, self.knowledge_answers, settings,
             self.switchboard, self.fact,
@@ -318,6 +324,8 @@ class Node:
         self.twin.on_refused = shell.halt
         shell.start()
         self.keeping.start()
+        weighing.start()
+        large.start()
         if self.settings.lessons.mode != "off":
             from nodes.lessons import Lessons
             from swarm.protocol.lessons.heeding import Mode

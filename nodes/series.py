@@ -239,6 +239,17 @@ TABLE: Final[dict[str, Row]] = {
     "knowledge.unsent": Row(
         "debug", (_counter("knowledge_unsent", "Messages about knowledge that a link did not take."),)
     ),
+    "knowledge.pruned": Row(
+        "info", (_counter("knowledge_pruned", "Facts that this node pruned: nobody used them for long."),)
+    ),
+    "knowledge.untended": Row("warning"),
+    "knowledge.blob_damaged": Row(
+        "error", (_counter("knowledge_blobs_damaged", "Large values on the disk that were not what they had been."),)
+    ),
+    "knowledge.blob_fetched": Row(
+        None, (_counter("knowledge_blobs_fetched", "Large values that came from another node."),)
+    ),
+    "knowledge.blob_lacking": Row("warning"),
     "knowledge.author_refused": Row(
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),

@@ -261,8 +261,19 @@ class KnowledgeSection:
     )
     snapshot_keep: int = _setting("whole", 7, "snapshots kept of those taken so", low=1, high=1000)
     check_every_s: float = _setting(
-        "seconds", 21_600.0, "how often its snapshots and its file are read to see whether they are whole; 0: never", low=0
+        "seconds",
+        21_600.0,
+        "how often its snapshots and its file are read to see whether they are whole; 0: never",
+        low=0,
     )
+    whole_nodes: int = _setting(
+        "whole", 16, "up to so many nodes each holds all of it; in a larger fleet each part is on some. The same on all nodes",
+        low=1, high=65536,
+    )  # fmt: skip
+    replicas: int = _setting(
+        "whole", 5, "in a larger fleet, on how many nodes each part is. The same on all nodes", low=2, high=64
+    )
+    blob_bytes: int = _setting("bytes", 1 << 30, "bytes of values over 64 KiB that are kept here", low=16 << 20)
 
 
 @dataclass(frozen=True, slots=True)

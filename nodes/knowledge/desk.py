@@ -32,7 +32,7 @@ from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of
 from swarm.units import format_bytes
 
-JOBS_MAX: Final = 256
+JOBS_MAX: Final = 1024
 """Done together, before what they said is written."""
 IDLE_S: Final = 3600.0
 RETRY_S: Final = 2.0
@@ -40,7 +40,7 @@ RETRY_S: Final = 2.0
 HEARD_BYTES_MAX: Final = 16 << 20
 """Messages of peers that wait for the thread; more are left out, and what was in them is compared later."""
 WHOLE_NODES_MAX: Final = 1 << 16
-"""Every node holds everything, so each answers for the whole fleet."""
+"""Unless another replication is given, every node holds everything."""
 
 Job = Callable[[Keeper], Any]
 
@@ -79,6 +79,7 @@ class Desk:
         config: KeeperConfig | None = None,
         store: Callable[[Path], Store] = Store,
         retry_s: float = RETRY_S,
+        replication: Replication | None = None,
     ) -> None:
         """`settled` is called in the thread."""
         self._directory = directory
@@ -92,6 +93,7 @@ class Desk:
         self._config = config
         self._open_store = store
         self._retry_s = retry_s
+        self._replication = replication or Replication(whole_nodes_max=WHOLE_NODES_MAX)
         self._jobs: queue.SimpleQueue[tuple[Job | None, Future[Any] | None, bool]] = queue.SimpleQueue()
         self._heard_bytes = 0
         self._heard_lock = threading.Lock()
@@ -320,7 +322,7 @@ class Desk:
         )
         keeper = Keeper(
             self._now(), knowledge, random.Random(), lambda now: _wall_ms(), self._config,
-            Replication(whole_nodes_max=WHOLE_NODES_MAX),
+            self._replication,
         )  # fmt: skip
         self._settled(Settled(facts=facts, certificates=sorted(self._saved_authors.values())))
         return store, keeper

@@ -22,6 +22,7 @@ from nodes.settings import KnowledgeSection
 from swarm.protocol.effects import Fact
 from swarm.protocol.knowledge.bounds import SHARDS
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig
+from swarm.protocol.knowledge.replicas import Replication, holders
 from swarm.protocol.member import Member
 from swarm.protocol.messages import Kind, encode
 from transport.identity import Credentials, Trust, Untrusted
@@ -60,19 +61,24 @@ class KnowledgeShell:
         now: Callable[[], float],
     ) -> None:
         self._links = links
-        self._around = around
+        self.around = around
         self._loop = loop
         self._now = now
         self._switchboard = switchboard
         self.authors = Authors(trust, credentials.identity, credentials.certificate)
         self.shards = SHARDS
+        self.id = credentials.id
+        self._replication = Replication(settings.replicas, settings.whole_nodes)
         self._partners: dict[bytes, Member] = {}
+        self._holders: dict[int, list[bytes]] = {}
+        """Of each shard who holds it; empty while this node holds all, as in a small fleet."""
         self._asking: asyncio.Task[None] | None = None
         self._stirred: set[asyncio.Future[None]] = set()
         self._closing = False
         self.desk = Desk(
             directory, credentials.id, credentials.sign, self.authors, self.shards, settings.bytes, now,
             self._settled_in_thread, KeeperConfig(sync_every_s=settings.sync_every_s),
+            replication=self._replication,
         )  # fmt: skip
         switchboard.serve(AUTHORS_METHOD, self._tell_authors)
 
@@ -85,7 +91,7 @@ class KnowledgeShell:
         self._closing = True
         if self._asking is not None:
             self._asking.cancel()
-        self._stir()
+        self.stir()
         await asyncio.to_thread(self.desk.close)
 
     @property
@@ -133,10 +139,34 @@ class KnowledgeShell:
     def receive(self, source: bytes, payload: memoryview) -> None:
         """A message of a peer."""
         if not self._closing and not self.desk.heard(source, bytes(payload)):
-            self._around.fact(Fact("knowledge.left_out"))
+            self.around.fact(Fact("knowledge.left_out"))
+
+    def holders(self, shard: int) -> list[bytes]:
+        """Who holds a shard that this node does not hold, the first to be asked first; empty if this node holds it."""
+        return self._holders.get(shard, [])
+
+    def link_to(self, node: bytes) -> Link | None:
+        """A link to a member that is up; None, and one is opened, if there is none."""
+        link = self._links.get(node)
+        if link is not None and link.up:
+            return link
+        if node in self._partners:
+            self.around.connect(node)
+        return None
+
+    def partners(self) -> list[bytes]:
+        """The members that keep knowledge, but for this one."""
+        return sorted(node for node in self._partners if node != self.id)
 
     def _tell_members(self) -> None:
         nodes = sorted(self._partners)
+        known = {*nodes, self.id}
+        self._holders = {}
+        if len(known) > self._replication.whole_nodes_max:
+            for shard in range(self.shards):
+                there = holders(shard, known, self._replication)
+                if self.id not in there:
+                    self._holders[shard] = there
         self.desk.post(lambda keeper: keeper.members(self._now(), nodes))
 
     # --- asking ---------------------------------------------------------------------------------------------------------
@@ -154,7 +184,8 @@ class KnowledgeShell:
             future.set_result(None)
         return future
 
-    def _stir(self) -> None:
+    def stir(self) -> None:
+        """Whoever waits for news looks."""
         for future in list(self._stirred):
             if not future.done():
                 future.set_result(None)
@@ -169,7 +200,7 @@ class KnowledgeShell:
 
     def _settled(self, settled: Settled) -> None:
         for fact in settled.facts:
-            self._around.fact(fact)
+            self.around.fact(fact)
         if settled.certificates:
             self._learn(settled.certificates)
         if not self._closing:
@@ -179,25 +210,25 @@ class KnowledgeShell:
                 link = self._links.get(violation.peer)
                 if link is not None:
                     facts = {"peer": link.identity.name, "error": violation.why}
-                    self._around.fact(Fact("peer.violation", {"role": link.identity.role}, facts))
+                    self.around.fact(Fact("peer.violation", {"role": link.identity.role}, facts))
                     link.close(f"violation: {violation.why}"[:200])
             if settled.unknown and self._asking is None:
                 self._asking = self._loop.create_task(self._ask_authors(settled.unknown))
         for answer, value, error in settled.answers:
             _answer(answer, value, error)
         if settled.news:
-            self._stir()
+            self.stir()
 
     def _send(self, node: bytes, message: bytes) -> None:
         link = self._links.get(node)
         if link is None or not link.up:
             if node in self._partners:
-                self._around.connect(node)
+                self.around.connect(node)
             return
         try:
             link.send(encode(Kind.KNOWLEDGE, {}), message)
         except (LinkClosed, LinkOverflow):
-            self._around.fact(Fact("knowledge.unsent"))  # it is compared again later
+            self.around.fact(Fact("knowledge.unsent"))  # it is compared again later
 
     # --- whose word it is -----------------------------------------------------------------------------------------------
 
@@ -208,7 +239,7 @@ class KnowledgeShell:
             try:
                 news |= self.authors.learn(certificate, time.time())
             except Untrusted as error:
-                self._around.fact(Fact("knowledge.author_refused", {"reason": error.reason}))
+                self.around.fact(Fact("knowledge.author_refused", {"reason": error.reason}))
         return news
 
     async def _ask_authors(self, unknown: list[bytes]) -> None:

@@ -27,15 +27,16 @@ class Texts:
         self._rows: dict[tuple[str, str], int] = {}
         self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
 
-    def search(self, kind: str, text: str, limit: int) -> list[tuple[str, Any]]:
-        """(key, value) of what has all of these words, the best first; a word that ends in ``*`` stands for all that begin with it."""
+    def search(self, kind: str, text: str, limit: int) -> list[tuple[str, Any, float]]:
+        """(key, value, rank) of what has all of these words, the best (of least rank) first; a word that ends in ``*`` stands for all that begin
+        with it."""
         wanted = _wanted(text)
         self._follow(kind)
         found = self._db.execute(
-            f"SELECT key FROM {_table(kind)} WHERE words MATCH ? ORDER BY rank, key LIMIT ?",  # noqa: S608
+            f"SELECT key, rank FROM {_table(kind)} WHERE words MATCH ? ORDER BY rank, key LIMIT ?",  # noqa: S608
             (wanted, limit),
         ).fetchall()
-        return [(key, self._knowledge.get(kind, key)) for (key,) in found]
+        return [(key, self._knowledge.get(kind, key), rank) for key, rank in found]
 
     def _follow(self, kind: str) -> None:
         watch = self._watches.get(kind)

@@ -3,6 +3,8 @@
 Kinds and what they hold are those of `swarm.protocol.knowledge`: lessons, facts and policies have one value a key, marks are sets of elements,
 tallies are counted, beliefs are evidence that adds up. What one node was told, all have within a moment; no node has to
 be asked first, and two that say different things at once agree afterwards.
+
+Facts fade: 50 cycles (of an hour) without use halve what one weighs, and what weighs less than 1/64 is pruned, and may be brought back for 30 days.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from kernels.plain import decode_plain, encode_plain
 from swarm.errors import ConfigError, FleetNotFound, NotFound, SwarmError
+from swarm.protocol.knowledge.beliefs import probability_of
+from swarm.protocol.knowledge.bounds import BLOB_BYTES_MAX
 
 if TYPE_CHECKING:
     from swarm.client.engine import Engine
@@ -45,6 +49,44 @@ class Entry(NamedTuple):
     value: Any
 
 
+class Weighed(NamedTuple):
+    """A fact, and what it weighs now."""
+
+    key: str
+    value: Any
+    weight: float
+
+
+class LargeValue(NamedTuple):
+    """In place of a value over 64 KiB in a list of them: `Knowledge.get` has it."""
+
+    bytes: int
+    id: str
+    """BLAKE3 of the packed value."""
+
+
+class Pruned(NamedTuple):
+    """A fact that nobody used for long. Seconds since 1970."""
+
+    key: str
+    pruned_at: float
+    restorable_until: float
+
+
+class Belief(NamedTuple):
+    """What the nodes together say of something now; what each said counts half 50 cycles later."""
+
+    log_odds: float
+    """The sum; 0 is even odds."""
+    probability: float
+    evidence_for: float
+    """Log-odds, at least 0."""
+    evidence_against: float
+    """Log-odds, at most 0."""
+    authors: int
+    """Nodes that say something."""
+
+
 class Change(NamedTuple):
     """A key of which something else is known now. ``gone``: nothing is."""
 
@@ -53,12 +95,29 @@ class Change(NamedTuple):
     gone: bool
 
 
+def _shown(value: Any) -> Any:
+    """A value as it stands in a list."""
+    if isinstance(value, dict) and value.get("") == "blob" and isinstance(value.get("id"), bytes):
+        return LargeValue(value["bytes"], value["id"].hex())
+    return value
+
+
+def _belief(header: Mapping[str, Any]) -> Belief:
+    log_odds, evidence_for, evidence_against, authors = header.get("belief") or (0.0, 0.0, 0.0, 0)
+    return Belief(log_odds, probability_of(log_odds), evidence_for, evidence_against, authors)
+
+
 def _packed(value: Any) -> bytes:
-    raw = encode_plain(value)
+    raw = encode_plain(value, REPLY_BYTES_MAX)
+    if raw is not None and len(raw) > BLOB_BYTES_MAX:
+        raise ConfigError(
+            f"a value of {len(raw)} bytes is more than the {BLOB_BYTES_MAX >> 20} MiB that may be known under one key",
+            hint="put it into a file, and the file's name here",
+        )
     if raw is None:
         raise ConfigError(
             "only plain values can be known: None, bool, int, float, str, bytes, lists and dicts",
-            hint="put what is large or of another type into a blob or a file, and its name here",
+            hint="put what is of another type into a file, and its name here",
         )
     return raw
 
@@ -89,11 +148,38 @@ class Knowledge:
         """Counts (tallies). Returns the stamp."""
         return int(self._ask("count", {"kind": kind, "key": key, "up": up, "down": down})[0]["stamp"])
 
-    def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None) -> Any:
-        """What is known under a key: a value, a list of elements, or a sum; `default` if nothing is. ``at`` a moment of the past (30 days):
-        what was known then, to the entry. SwarmError for a moment that is not kept."""
-        found, value = self._ask("get", {"kind": kind, "key": key, "at": _moment(at)})
+    def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None, use: bool = True) -> Any:
+        """What is known under a key: a value, a list of elements, or a sum (of beliefs the log-odds now); `default` if nothing is. Whoever gets a
+        fact uses it, which keeps it from being pruned; not with ``use=False``. ``at`` a moment of the past (30 days): what was known then, to the
+        entry (of beliefs the sum, not faded). SwarmError for a moment that is not kept."""
+        found, value = self._ask("get", {"kind": kind, "key": key, "at": _moment(at), "use": use})
         return value if found["found"] else default
+
+    def weight(self, key: str) -> float:
+        """What a fact weighs now: 1 when it is put, 1 more with each use (at most 8 by one node), half of it after 50 idle cycles. 0 if there is none. A
+        pruned one weighs little."""
+        return float(self._ask("get", {"kind": "facts", "key": key, "use": False})[0]["weight"])
+
+    def use(self, key: str) -> float:
+        """Uses a fact, as `get` does, and says so at once; what it weighs then. NotFound."""
+        return float(self._ask("use", {"key": key})[0]["weight"])
+
+    def restore(self, key: str) -> float:
+        """Brings a pruned fact back, on all nodes; what it weighs then. NotFound if it is not pruned, or was for over 30 days."""
+        return float(self._ask("restore", {"key": key})[0]["weight"])
+
+    def pruned(self) -> Iterator[Pruned]:
+        """Facts that were pruned and may be brought back, in the order of keys: of those that the node of this connection holds."""
+        args: dict[str, Any] | None = {}
+        while args is not None:
+            header, rows = self._ask("pruned", args)
+            for key, at_ms, until_ms in rows:
+                yield Pruned(key, at_ms / 1000, until_ms / 1000)
+            args = {"after": rows[-1][0]} if rows and header["more"] else None
+
+    def belief(self, key: str) -> Belief:
+        """What is believed of something now, and what speaks for and against it; even odds if nobody said anything."""
+        return _belief(self._ask("get", {"kind": "beliefs", "key": key})[0])
 
     def query(
         self,
@@ -106,12 +192,14 @@ class Knowledge:
         text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        by_weight: bool = False,
+        weights: bool = False,
         at: Moment | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Iterator[Any]:
         """What is known of a kind, in the order of keys: under a prefix, from `start` on and before `stop`, with a tag. Or, alone, what has
-        all words of a `text` in its key, tags or value, the best first (1000 at most); ``room*`` stands for all that begin so. ``at`` a
-        moment of the past: what was known then."""
-        about = {"start": start, "stop": stop, "text": text, "reverse": reverse, "at": _moment(at)}
+        all words of a `text` in its key, tags or value, the best first (1000 at most); ``room*`` stands for all that begin so. Of facts
+        `by_weight` gives the heaviest first (1000 at most). Yields `Entry` (key, value), and with `weights` `Weighed` (key, value, weight). ``at`` a moment of the past: what was known then."""
+        about = _about(start, stop, text, reverse, by_weight, weights, at)
         pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             yield from pages.take(*self._ask("query", args))
@@ -125,6 +213,21 @@ class Knowledge:
         return Watch(self, kind, prefix, current)
 
 
+def _about(
+    start: str | None,
+    stop: str | None,
+    text: str | None,
+    reverse: bool,
+    by_weight: bool,
+    weights: bool,
+    at: Moment | None,
+) -> dict[str, Any]:
+    about: dict[str, Any] = {"start": start, "stop": stop, "text": text, "reverse": reverse, "at": _moment(at)}
+    if by_weight:
+        about["order"] = "weight"
+    return about | ({"weights": True} if weights else {})
+
+
 class _Pages:
     """A long answer in parts."""
 
@@ -136,8 +239,12 @@ class _Pages:
     def next_args(self) -> dict[str, Any] | None:
         return {**self._args, "limit": self._left} if self._more else None
 
-    def take(self, header: Mapping[str, Any], rows: list[list[Any]]) -> list[Entry]:
-        found = [Entry(*row) for row in rows]
+    def take(self, header: Mapping[str, Any], rows: list[list[Any]]) -> list[Any]:
+        found: list[Any]
+        if self._args.get("weights"):
+            found = [Weighed(row[0], _shown(row[1]), row[2]) for row in rows]
+        else:
+            found = [Entry(row[0], _shown(row[1])) for row in rows]
         if self._left is not None:
             self._left -= len(found)
         self._more = bool(found) and header["more"] and self._left != 0
@@ -171,7 +278,7 @@ class _Following:
         """An answer about changes."""
         if header["lost"]:
             self.number, self.all_wanted = None, True
-        changes = [Change(*row) for row in rows]
+        changes = [Change(key, _shown(value), gone) for key, value, gone in rows]
         for change in changes:
             (self.keys.discard if change.gone else self.keys.add)(change.key)
         return changes
@@ -271,10 +378,35 @@ class AsyncKnowledge:
         """As `Knowledge.count`."""
         return int((await self._ask("count", {"kind": kind, "key": key, "up": up, "down": down}))[0]["stamp"])
 
-    async def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None) -> Any:
+    async def get(self, kind: str, key: str, default: Any = None, *, at: Moment | None = None, use: bool = True) -> Any:
         """As `Knowledge.get`."""
-        found, value = await self._ask("get", {"kind": kind, "key": key, "at": _moment(at)})
+        found, value = await self._ask("get", {"kind": kind, "key": key, "at": _moment(at), "use": use})
         return value if found["found"] else default
+
+    async def weight(self, key: str) -> float:
+        """As `Knowledge.weight`."""
+        return float((await self._ask("get", {"kind": "facts", "key": key, "use": False}))[0]["weight"])
+
+    async def use(self, key: str) -> float:
+        """As `Knowledge.use`."""
+        return float((await self._ask("use", {"key": key}))[0]["weight"])
+
+    async def restore(self, key: str) -> float:
+        """As `Knowledge.restore`."""
+        return float((await self._ask("restore", {"key": key}))[0]["weight"])
+
+    async def pruned(self) -> AsyncIterator[Pruned]:
+        """As `Knowledge.pruned`."""
+        args: dict[str, Any] | None = {}
+        while args is not None:
+            header, rows = await self._ask("pruned", args)
+            for key, at_ms, until_ms in rows:
+                yield Pruned(key, at_ms / 1000, until_ms / 1000)
+            args = {"after": rows[-1][0]} if rows and header["more"] else None
+
+    async def belief(self, key: str) -> Belief:
+        """As `Knowledge.belief`."""
+        return _belief((await self._ask("get", {"kind": "beliefs", "key": key}))[0])
 
     async def query(
         self,
@@ -287,10 +419,12 @@ class AsyncKnowledge:
         text: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        by_weight: bool = False,
+        weights: bool = False,
         at: Moment | None = None,
-    ) -> AsyncIterator[Entry]:
+    ) -> AsyncIterator[Any]:
         """As `Knowledge.query`: ``async for key, value in fleet.knowledge.query("facts")``."""
-        about = {"start": start, "stop": stop, "text": text, "reverse": reverse, "at": _moment(at)}
+        about = _about(start, stop, text, reverse, by_weight, weights, at)
         pages = _Pages({"kind": kind, "prefix": prefix, "tag": tag, **about}, limit)
         while (args := pages.next_args()) is not None:
             for entry in pages.take(*await self._ask("query", args)):

@@ -221,7 +221,7 @@ def test_bad_words_get_clear_errors_and_the_command_prints_json(nodes: Nodes) ->
         for wrong, words in (
             (lambda: fleet.knowledge.put("rumours", "k", 1), "no kind of knowledge"),
             (lambda: fleet.knowledge.put("facts", "", 1), "a key is a text"),
-            (lambda: fleet.knowledge.put("facts", "k", "x" * 20_000), "longer than"),
+            (lambda: fleet.knowledge.put("marks", "k", "x" * 70_000), "longer than"),
             (lambda: fleet.knowledge.put("facts", "k", object()), "only plain values"),
             (lambda: fleet.knowledge.put("tallies", "k", 1), "are counted"),
             (lambda: fleet.knowledge.put("facts", "k", 1, tags=["t"] * 17), "tags are at most"),
@@ -240,7 +240,7 @@ def test_bad_words_get_clear_errors_and_the_command_prints_json(nodes: Nodes) ->
     put = nodes.cli("knowledge", "put", "facts", "k", '{"a": [1, "two"]}', "--tag", "t", "--json")
     assert (put.returncode, json.loads(put.stdout)["key"]) == (0, "k")
     got = nodes.cli("knowledge", "get", "facts", "k", "--json")
-    assert json.loads(got.stdout) == {"kind": "facts", "key": "k", "value": {"a": [1, "two"]}}
+    assert json.loads(got.stdout) == {"kind": "facts", "key": "k", "value": {"a": [1, "two"]}, "weight": 1.0}
     assert json.loads(nodes.cli("knowledge", "query", "facts", "--json").stdout)["key"] == "k"
     assert nodes.cli("knowledge", "watch", "facts", "--current", "--count", "1").stdout.startswith(b"k  ")
     assert nodes.cli("knowledge", "drop", "facts", "k").returncode == 0

@@ -35,7 +35,7 @@ from swarm.protocol.knowledge.bounds import (
     TASK_BYTES,
     VALUE_BYTES_MAX,
 )
-from swarm.protocol.knowledge.kinds import KINDS, SPREAD_BY, Crdt, malformed
+from swarm.protocol.knowledge.kinds import HELD_BY_ALL, KINDS, SPREAD_BY, WHOLE, Crdt, malformed
 
 VERSION: Final = 1
 SIGNED: Final = b"knowledge segment 1\0"
@@ -92,6 +92,8 @@ class Entry:
 
 def shard_of(kind: str, key: str, shards: int) -> int:
     """In which of the fleet's shards a key is."""
+    if kind in HELD_BY_ALL:
+        return WHOLE
     return zlib.crc32(key.encode("utf-8", "surrogatepass"), start_of(kind)) % shards
 
 

@@ -20,7 +20,7 @@ from kernels.plain import decode_plain, encode_plain
 from swarm.protocol.knowledge import bounds
 from swarm.protocol.knowledge.entries import FormatError, Segment
 from swarm.protocol.knowledge.knowledge import Knowledge
-from swarm.protocol.knowledge.replicas import Replication, holders
+from swarm.protocol.knowledge.replicas import Replication, holders, weight
 from swarm.protocol.knowledge.rules import STRIKE, VIOLATIONS, Outcome
 from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import FarFuture, time_of
@@ -117,6 +117,16 @@ class Keeper:
     def holds(self, shard: int) -> bool:
         """Whether this node keeps a shard for others."""
         return not self._holders or self.knowledge.author in self._holders[shard]
+
+    def leads(self, shard: int) -> bool:
+        """Whether this node does for a shard what one of its holders has to do: the heaviest of them that is a member now."""
+        there = self._holders.get(shard)
+        me = self.knowledge.author
+        return not there or max(there, key=lambda node: (weight(shard, node), node)) == me
+
+    def holders_of(self, shard: int) -> list[bytes]:
+        """Who holds a shard among the members, the heaviest first; this node alone where it knows no others."""
+        return self._holders.get(shard) or [self.knowledge.author]
 
     def revoked(self, author: bytes) -> None:
         """Nothing that an author said counts any more; `Verify` refuses it from now on."""

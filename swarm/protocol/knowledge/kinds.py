@@ -45,6 +45,8 @@ class Kind:
     crdt: Crdt
     check: Callable[[Any], str | None] = _anything
     """What is wrong with a value that is to be put, in words after "the value"; None if nothing is."""
+    whole: bool = False
+    """All nodes of a fleet of any size hold it: it is in shard `WHOLE`."""
     beside: str = ""
     """The kind by whose shards its keys are spread, if not by its own: what is said of the same key is then on the same nodes."""
 
@@ -52,9 +54,9 @@ class Kind:
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind
     for kind in (
-        Kind("lessons", Crdt.REGISTER, _a_map),
+        Kind("lessons", Crdt.REGISTER, _a_map, whole=True),
         Kind("facts", Crdt.REGISTER),
-        Kind("policies", Crdt.REGISTER, _a_map),
+        Kind("policies", Crdt.REGISTER, _a_map, whole=True),
         Kind("beliefs", Crdt.LOG_ODDS),
         Kind("tallies", Crdt.COUNTER),
         Kind("marks", Crdt.SET),
@@ -63,6 +65,9 @@ KINDS: Final[dict[str, Kind]] = {
     )
 }
 
+WHOLE: Final = 0
+"""The shard that every node holds, however many there are."""
+HELD_BY_ALL: Final = frozenset(kind.name for kind in KINDS.values() if kind.whole)
 SPREAD_BY: Final = {kind.name: kind.beside for kind in KINDS.values() if kind.beside}
 """Kinds that are in the shards of another one."""
 

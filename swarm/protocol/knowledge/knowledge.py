@@ -300,8 +300,29 @@ class Knowledge:
         tag: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        only: frozenset[int] | None = None,
     ) -> list[tuple[str, Any]]:
-        """(key, value) of a kind in the order of keys: under a prefix, from `start` on and before `stop`, with a tag; at most `limit`."""
+        """(key, value) of a kind in the order of keys: under a prefix, from `start` on and before `stop`, with a tag; at most `limit`. With `only`
+        those of these shards."""
+        found: list[tuple[str, Any]] = []
+        for key in self.keys(kind, prefix=prefix, start=start, stop=stop, tag=tag, reverse=reverse, only=only):
+            if limit is not None and len(found) >= limit:
+                break
+            found.append((key, own_copy(self._shard(kind, key).get(kind, key))))
+        return found
+
+    def keys(
+        self,
+        kind: str,
+        *,
+        prefix: str = "",
+        start: str | None = None,
+        stop: str | None = None,
+        tag: str | None = None,
+        reverse: bool = False,
+        only: frozenset[int] | None = None,
+    ) -> Iterable[str]:
+        """The keys of what `query` gives. Nothing may be said before all are read."""
         self._kind(kind)
         self.flush()
         low, high = max(prefix, start or ""), after_prefix(prefix)
@@ -313,12 +334,18 @@ class Knowledge:
             keys = reversed(keys) if reverse else keys
         else:
             keys = self.views.between(kind, low, high, reverse)
-        found: list[tuple[str, Any]] = []
-        for key in keys:
-            if limit is not None and len(found) >= limit:
-                break
-            found.append((key, own_copy(self._shard(kind, key).get(kind, key))))
-        return found
+        if only is None:
+            return keys
+        return (key for key in keys if shard_of(kind, key, self.shards_count) in only)
+
+    def stamp(self, kind: str, key: str) -> int:
+        """The last stamp of what was said about a key, of a fact also of its uses and its pruning; 0 if nothing was."""
+        self.flush()
+        shard = self.shards.get(shard_of(kind, key, self.shards_count))
+        if shard is None:
+            return 0
+        about = (kind, fading.USES, fading.PRUNED) if kind == fading.FACTS else (kind,)
+        return max((said.time for of in about for said in shard.said(of, key)[:1]), default=0)
 
     def watch(self, kind: str, prefix: str = "") -> Watch:
         """Tells what changes of a kind under a prefix from now on; `Views.refresh` brings it up to date."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from swarm.protocol.knowledge.kinds import WHOLE
+
 
 @dataclass(frozen=True, slots=True)
 class Replication:
@@ -27,8 +29,8 @@ def weight(shard: int, node: bytes) -> bytes:
 
 
 def holders(shard: int, nodes: Iterable[bytes], replication: Replication) -> list[bytes]:
-    """The nodes that hold a shard, the heaviest first; all of them in a small fleet, in order."""
+    """The nodes that hold a shard, the heaviest first; all of them in a small fleet, or of the shard `kinds.WHOLE`, in order."""
     known = sorted(set(nodes))
-    if len(known) <= max(replication.whole_nodes_max, replication.factor):
+    if shard == WHOLE or len(known) <= max(replication.whole_nodes_max, replication.factor):
         return known
     return sorted(known, key=lambda node: (weight(shard, node), node), reverse=True)[: replication.factor]

@@ -20,7 +20,7 @@ from swarm.protocol.knowledge.allowance import Allowance, Spoken
 from swarm.protocol.knowledge.crdts import Elements, Held, Line, Said, Slot
 from swarm.protocol.knowledge.entries import BODY_AT, Entry, FormatError, Segment
 from swarm.protocol.knowledge.fading import FACTS, PRUNED, USES, Fading
-from swarm.protocol.knowledge.kinds import KINDS, Crdt
+from swarm.protocol.knowledge.kinds import HELD_BY_ALL, KINDS, WHOLE, Crdt
 from swarm.protocol.knowledge.merkle import Tree
 from swarm.protocol.knowledge.rules import STRIKE, Outcome, Quota, Verify, by_number, contradict, strike_place
 from swarm.protocol.knowledge.stamps import ms_of
@@ -162,7 +162,9 @@ class Shard:
             if row[1] != kind:
                 kind = row[1]
                 start = entries.start_of(kind)
-            if crc32(row[2].encode(), start) % shards != number:
+                if kind in HELD_BY_ALL and number != WHOLE:
+                    return False
+            if crc32(row[2].encode(), start) % shards != number and kind not in HELD_BY_ALL:
                 return False
         return True
 

@@ -1,0 +1,211 @@
+"""Facts that fade, beliefs, large values and parts of the knowledge that a node does not hold: real nodes, as people use them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.client.sync import Fleet
+from swarm.errors import NotFound, SwarmError
+from tests.e2e.fleets import Nodes, until
+
+NAMES = ("ash", "oak", "elm", "fir")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    settings = {"SWARM_HTTP_ENABLED": "false", "SWARM_WORKERS": "0", "SWARM_KNOWLEDGE_SYNC_EVERY_S": "1"}
+    made = Nodes(tmp_path / "home", settings=settings)
+    yield made
+    assert set(made.stop_all().values()) <= {0}
+
+
+def begin(nodes: Nodes, *names: str, flags: tuple[str, ...] = ()) -> None:
+    for name in names:
+        nodes.start(name, *flags)
+    with nodes.connect(names[0]) as fleet:
+        until(lambda: len(fleet.members()) == len(names), 20, "members")
+
+
+def known(fleet: Fleet, key: str, value: Any, kind: str = "facts") -> None:
+    until(lambda: fleet.knowledge.get(kind, key, use=False) == value, 15, f"{key} is {value!r}")
+
+
+def test_what_nobody_uses_is_pruned_everywhere_and_brought_back(nodes: Nodes) -> None:
+    begin(nodes, "ash", "oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        ash.knowledge.put("facts", "seldom", {"n": 1}, tags=["t"])
+        ash.knowledge.put("facts", "often", 2)
+        for fleet in (ash, oak):
+            known(fleet, "often", 2)
+        assert oak.knowledge.use("often") == 2.0
+        until(lambda: ash.knowledge.weight("often") == 2.0, 15, "the use is known at ash")
+        assert [row.key for row in ash.knowledge.query("facts", by_weight=True)] == ["often", "seldom"]
+        weighed = {row.key: row.weight for row in ash.knowledge.query("facts", weights=True)}
+        assert weighed == {"often": 2.0, "seldom": 1.0}
+        with oak.knowledge.watch("facts") as changes:
+            # A cycle of a second and a high threshold: the fleet forgets within seconds.
+            ash.knowledge.put("policies", "fading", {"cycle_s": 1, "threshold": 0.95})
+            assert next(iter(changes)) == ("seldom", None, True)
+            for fleet in (ash, oak):
+                until(lambda fleet=fleet: [one.key for one in fleet.knowledge.pruned()] == ["seldom"], 15, "pruned")
+                assert fleet.knowledge.get("facts", "seldom") is None and fleet.knowledge.get("facts", "often") == 2
+                assert [key for key, _ in fleet.knowledge.query("facts")] == ["often"]
+                assert list(fleet.knowledge.query("facts", tag="t")) == []
+                assert list(fleet.knowledge.query("facts", text="seldom")) == []
+            assert nodes.cli("knowledge", "get", "facts", "seldom").returncode == 6
+            assert b"swarm knowledge restore seldom" in nodes.cli("knowledge", "get", "facts", "seldom").stderr
+            shown = json.loads(nodes.cli("knowledge", "pruned", "--json").stdout)
+            assert shown["key"] == "seldom" and shown["pruned_at"] < shown["restorable_until"]
+            assert oak.knowledge.restore("seldom") > 1.0
+            assert next(iter(changes)) == ("seldom", {"n": 1}, False)
+        for fleet in (ash, oak):
+            known(fleet, "seldom", {"n": 1})
+            assert list(fleet.knowledge.pruned()) == []
+        with pytest.raises(NotFound, match="no fact 'seldom' is pruned"):
+            ash.knowledge.restore("seldom")
+        with pytest.raises(NotFound, match="there is no fact"):
+            ash.knowledge.use("nothing")
+        with pytest.raises(SwarmError, match="cycle_s"):
+            ash.knowledge.put("policies", "fading", {"cycle_s": 0})
+    assert json.loads(nodes.cli("knowledge", "use", "often", "--json").stdout)["weight"] > 1
+    lines = nodes.cli("knowledge", "query", "facts", "--by", "weight").stdout.decode().splitlines()
+    assert lines[0].split() == ["KEY", "WEIGHT", "VALUE"] and lines[1].startswith("often")
+
+
+def test_getting_a_fact_is_using_it_and_is_said_when_the_node_stops(nodes: Nodes) -> None:
+    begin(nodes, "ash", "oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        for key in "ab":
+            oak.knowledge.put("facts", key, 1)
+            known(ash, key, 1)
+        for _ in range(3):
+            assert ash.knowledge.get("facts", "a") == 1
+        assert ash.knowledge.weight("a") == 1.0, "it is gathered, and not said yet"
+    assert nodes.stop("ash") == 0
+    nodes.start("ash")
+    with nodes.connect("oak") as oak:
+        until(lambda: oak.knowledge.weight("a") == 4.0, 15, "the uses are known")
+        assert oak.knowledge.weight("b") == 1.0
+
+
+def test_a_belief_has_a_probability_and_what_speaks_for_and_against_it(nodes: Nodes) -> None:
+    begin(nodes, "ash", "oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        ash.knowledge.put("beliefs", "rain", 2.0)
+        oak.knowledge.put("beliefs", "rain", -0.5)
+        for fleet in (ash, oak):
+            until(lambda fleet=fleet: fleet.knowledge.belief("rain").authors == 2, 15, "both are heard")
+            belief = fleet.knowledge.belief("rain")
+            assert (belief.log_odds, belief.evidence_for, belief.evidence_against) == (1.5, 2.0, -0.5)
+            assert 0.8175 < belief.probability < 0.8176
+        assert ash.knowledge.belief("snow").probability == 0.5 and ash.knowledge.belief("snow").authors == 0
+        ash.knowledge.put("policies", "fading", {"cycle_s": 1})
+        until(lambda: oak.knowledge.belief("rain").log_odds < 1.5, 15, "it fades")
+        assert next(iter(oak.knowledge.query("beliefs"))).value < 1.5
+        ash.knowledge.put("policies", "fading", {})
+    shown = json.loads(nodes.cli("knowledge", "get", "beliefs", "rain", "--json").stdout)
+    assert shown["log_odds"] == shown["value"] and shown["probability"] > 0.5 and shown["authors"] == 2
+    assert (
+        b"% probable  (for +2.000, against -0.500, by 2 nodes)"
+        in nodes.cli("knowledge", "get", "beliefs", "rain").stdout
+    )
+    assert b"PROBABILITY" in nodes.cli("knowledge", "query", "beliefs").stdout
+    assert nodes.cli("knowledge", "get", "beliefs", "snow").returncode == 6
+
+
+def blobs(nodes: Nodes, name: str) -> list[Path]:
+    return sorted((nodes.home.node_dir(name) / "knowledge-blobs").glob("*"))
+
+
+def test_a_large_value_is_a_blob_on_every_node_and_a_damaged_one_is_repaired(nodes: Nodes) -> None:
+    begin(nodes, "ash", "oak")
+    value = {"rows": [bytes([n % 256]) * 5000 for n in range(400)]}
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        ash.knowledge.put("facts", "large", value, tags=["t"])
+        known(oak, "large", value)
+        until(lambda: len(blobs(nodes, "oak")) == 1, 20, "it is on the other disk, too")
+        assert blobs(nodes, "ash")[0].stat().st_size > 2_000_000
+        listed = next(iter(oak.knowledge.query("facts", tag="t"))).value
+        assert listed.bytes == blobs(nodes, "ash")[0].stat().st_size and blobs(nodes, "oak")[0].name == listed.id
+        # Rot on one disk: it is seen when it is asked for, and comes again from the other.
+        file = blobs(nodes, "oak")[0]
+        rotten = bytearray(file.read_bytes())
+        rotten[1000] ^= 1
+        file.write_bytes(rotten)
+        assert oak.knowledge.get("facts", "large") == value
+        assert file.read_bytes() != rotten and "knowledge.blob_damaged" in nodes.log("oak")
+        blobs(nodes, "ash")[0].unlink()
+        assert ash.knowledge.get("facts", "large") == value
+        with pytest.raises(SwarmError, match="more than the 16 MiB"):
+            ash.knowledge.put("facts", "larger", b"x" * (17 << 20))
+        with pytest.raises(SwarmError, match="stands for a large value"):
+            ash.knowledge.put("facts", "k", {"": "blob", "id": bytes(32), "bytes": 1 << 20})
+        with pytest.raises(SwarmError, match="is not a map"):
+            ash.knowledge.put("lessons", "k", "x" * 70_000)
+    nodes.kill("ash")
+    with nodes.connect("oak") as oak:
+        assert oak.knowledge.get("facts", "large") == value
+        oak.knowledge.put("facts", "large", "small")
+        assert oak.knowledge.get("facts", "large") == "small"
+    shown = nodes.cli("knowledge", "query", "facts")
+    assert b"small" in shown.stdout
+
+
+def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nodes: Nodes) -> None:
+    begin(nodes, *NAMES, flags=("--knowledge-whole-nodes", "1", "--knowledge-replicas", "2"))
+    fleets = {name: nodes.connect(name) for name in NAMES}
+    try:
+        for fleet in fleets.values():
+            until(lambda fleet=fleet: len(fleet.members()) == len(NAMES), 20, "members")
+        time.sleep(0.5)  # what members say of themselves is known to all
+        keys = [f"room/{number:02}" for number in range(40)]
+        with fleets["fir"].knowledge.watch("facts", "room/") as changes:
+            for number, key in enumerate(keys):
+                fleets[NAMES[number % 4]].knowledge.put("facts", key, number, tags=["even"] if number % 2 == 0 else [])
+            assert sorted(change.key for change in islice(changes, 40)) == keys
+        fleets["oak"].knowledge.put("lessons", "l", {"a": 1})
+        for name, fleet in fleets.items():
+            assert [fleet.knowledge.get("facts", key) for key in keys] == list(range(40)), name
+            assert list(fleet.knowledge.query("facts", prefix="room/")) == list(zip(keys, range(40), strict=True)), name
+            assert [key for key, _ in fleet.knowledge.query("facts", reverse=True, limit=3)] == keys[:-4:-1]
+            assert [key for key, _ in fleet.knowledge.query("facts", start="room/07", limit=3)] == keys[7:10]
+            assert [key for key, _ in fleet.knowledge.query("facts", tag="even")] == keys[::2]
+            assert len(list(fleet.knowledge.query("facts", text="room"))) == 40
+            known(fleet, "l", {"a": 1}, "lessons")
+            for _ in range(2):
+                fleet.knowledge.count("tallies", "visits", up=1)
+        for name, fleet in fleets.items():
+            fleet.knowledge.put("marks", "seen", name)
+        for fleet in fleets.values():
+            known(fleet, "visits", 8, "tallies")
+            known(fleet, "seen", sorted(NAMES), "marks")
+        fleets["ash"].knowledge.drop("marks", "seen", "fir")
+        fleets["ash"].knowledge.drop("facts", "room/00")
+        for fleet in fleets.values():
+            known(fleet, "seen", sorted({*NAMES} - {"fir"}), "marks")
+            known(fleet, "room/00", None)
+        weight = fleets["elm"].knowledge.use("room/01")
+        assert weight > 2.0, "who got it before has used it, too"
+        for fleet in fleets.values():
+            until(lambda fleet=fleet: fleet.knowledge.weight("room/01") >= weight, 15, "weight")
+        large = bytes(300_000)
+        fleets["elm"].knowledge.put("facts", "large", large)
+        for fleet in fleets.values():
+            assert fleet.knowledge.get("facts", "large") == large
+        with pytest.raises(NotFound):
+            fleets["oak"].knowledge.use("nothing")
+        # One of the four holds about half of it, and no shard is on fewer than two.
+        nodes.kill("elm")
+        for name in ("ash", "oak", "fir"):
+            for number, key in enumerate(keys[1:], 1):
+                known(fleets[name], key, number)
+    finally:
+        for fleet in fleets.values():
+            fleet.close()
