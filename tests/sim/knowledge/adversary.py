@@ -12,7 +12,7 @@ from swarm.protocol.knowledge.rules import Quota
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.node import name_of, signature
 
-WAYS = ("forged", "broken", "future", "flood", "twice", "turned", "misplaced", "garbage", "lure")
+WAYS = ("forged", "broken", "future", "flood", "twice", "turned", "misplaced", "garbage", "lure", "prunes", "hoards")
 
 
 class Adversary:
@@ -100,6 +100,18 @@ class Adversary:
             self.contradict.append((a.id, b.id))
             self._tell(one, a.raw)
             self._tell(other, b.raw)
+        elif way == "prunes":
+            # What others know is said to be pruned, and to weigh less than nothing.
+            key, life = f"k{int(random() * 6)}", time_of(wall_ms, 3)
+            said = [Entry(life + n, kind, key, Op.PUT, -8.0 * n) for n, kind in enumerate(("pruned", "uses"))]
+            self._tell(one, seal(self.id, life, shard_of("facts", key, self.shards), 0, said, self._sign).raw)
+        elif way == "hoards":
+            # More than anybody may say, at once and one after the other.
+            key, life = f"evil/{int(random() * 8)}", time_of(wall_ms, 5)
+            shard = shard_of("facts", key, self.shards)
+            for n in range(6):
+                said = [Entry(life + n, "facts", key, Op.PUT, bytes(60_000))]
+                self._tell(one if n % 2 else other, seal(self.id, life, shard, n, said, self._sign).raw)
         elif way == "lure":
             salt = bytes(32)
             children = "".join(sorted("0123456789abcdef"))

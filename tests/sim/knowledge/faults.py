@@ -47,6 +47,27 @@ FAULTS = {
         "A single segment that is lacking under a leaf is not asked for.",
         ("convergence", "values"), 8,
     ),
+    "pruning-believed": Fault(
+        "fading", "return weight_in(strengths(facts, uses, fading), fading.cycle_of(said.time)) < fading.threshold",
+        "return True",
+        "Who says that a fact is pruned is believed, whatever it weighs.",
+        ("values",), 6,
+    ),
+    "policy-unheard": Fault(
+        "weights", "self.fade_by(fading_of(policy))", "pass",
+        "Facts fade as they always did, whatever the policy says.",
+        ("values",), 0,
+    ),
+    "uses-of-the-first": Fault(
+        "fading", "last = crdts.by_author(uses)", "last = dict(list(crdts.by_author(uses).items())[:1])",
+        "Of the uses those of one author count: who was heard first.",
+        ("values",), 4,
+    ),
+    "hoard-kept": Fault(
+        "shard", "for id in spoken.over(self._allowance):", "for id in ():",
+        "Of an author that says too much all is kept.",
+        WRONG, 24,
+    ),
     "numbers-again": Fault(
         "knowledge", "ranges[-1][1] + (0 if clean else SKIPPED), clock.last", "0, clock.last",
         "After a restart a node numbers its entries from the first again.",

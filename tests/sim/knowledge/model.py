@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
+from kernels.reference.decay import single, weight
 from swarm.protocol.knowledge.crdts import packed
 from swarm.protocol.knowledge.kinds import KINDS, Crdt
 
@@ -22,6 +23,10 @@ class Statement:
     key: str
     op: int
     value: Any
+
+
+_About = dict[tuple[str, str], list[Statement]]
+_NOTHING = Statement((b"", 0), 0, "", "", 1, None)
 
 
 class Model:
@@ -48,9 +53,52 @@ class Model:
         found = {}
         for (kind, key), said in about.items():
             value = _VALUE[KINDS[kind].crdt](said)
+            if kind == "facts" and self._is_pruned(key, about, self.fading()):
+                continue
             if value is not None:
                 found[kind, key] = value
         return found
+
+    def fading(self) -> tuple[int, float]:
+        """(milliseconds of a cycle, threshold) of the policy, as far as it says them."""
+        policy = (
+            _register([one for one in self.said if (one.kind, one.key) == ("policies", "fading")] or [_NOTHING]) or {}
+        )
+        return int(1000 * policy.get("cycle_s", 3600)), single(policy.get("threshold", 1 / 64))
+
+    def weight(self, key: str, ms: int) -> float:
+        """What a fact weighs at an instant, by the twin of the kernel."""
+        about: dict[tuple[str, str], list[Statement]] = {}
+        for one in self.said:
+            about.setdefault((one.kind, one.key), []).append(one)
+        return _weight(key, about, ms, self.fading()[0])
+
+    def _is_pruned(self, key: str, about: _About, fading: tuple[int, float]) -> bool:
+        pruned, facts = about.get(("pruned", key)), about.get(("facts", key), [])
+        if not pruned or max(pruned, key=_order).op:
+            return False
+        at = max(pruned, key=_order).time
+        if any(one.time >= at for one in (*_last(about.get(("uses", key), [])), max(facts, key=_order))):
+            return False
+        return _weight(key, about, at >> 16, fading[0]) < fading[1]
+
+
+def _order(one: Statement) -> tuple[int, Line]:
+    return one.time, one.line
+
+
+def _last(said: list[Statement]) -> list[Statement]:
+    authors = {one.line[0] for one in said}
+    return [max((one for one in said if one.line[0] == author), key=_order) for author in sorted(authors)]
+
+
+def _weight(key: str, about: _About, ms: int, cycle_ms: int) -> float:
+    facts = about.get(("facts", key))
+    if not facts or max(facts, key=_order).op:
+        return 0.0
+    rows = [(1.0, max(facts, key=_order).time)]
+    rows += [(max(0.0, float(one.value)), one.time) for one in _last(about.get(("uses", key), []))]
+    return fsum(weight(strength, (time >> 16) // cycle_ms, ms // cycle_ms) for strength, time in rows)
 
 
 def _register(said: list[Statement]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from swarm.protocol.knowledge.allowance import Allowance
 from swarm.protocol.knowledge.bounds import SIGNATURE_BYTES
 from swarm.protocol.knowledge.entries import read
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig
@@ -16,6 +17,7 @@ from swarm.protocol.knowledge.replicas import Replication
 from swarm.protocol.knowledge.rules import STRIKE, Outcome, Quota
 from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock
+from swarm.protocol.knowledge.weights import Weights
 
 LOADED_MS = 1 << 47
 """What is on the own disk was believed before, whatever the clock says now."""
@@ -53,6 +55,7 @@ class KnowledgeNode:
         shards: int,
         quota: Quota,
         revoked: set[bytes],
+        allowance: Allowance | None = None,
     ) -> None:
         self.number = number
         self.id = name_of(number)
@@ -67,7 +70,7 @@ class KnowledgeNode:
             return None if signed == signature(author, message) else Outcome.SIGNATURE
 
         def open_shard(shard: int) -> Shard:
-            return Shard(shard, shards, verify, quota)
+            return Shard(shard, shards, verify, quota, allowance=allowance)
 
         opened: dict[int, Shard] = {}
         last = 0
@@ -81,6 +84,7 @@ class KnowledgeNode:
         self.knowledge = Knowledge(
             self.id, lambda message: signature(self.id, message), opened, shards, clock, open_shard, clean=False
         )
+        self.weights = Weights(self.knowledge)
         self.keeper = Keeper(now, self.knowledge, rng, lambda _: self.wall_ms, config, replication)
 
     @property

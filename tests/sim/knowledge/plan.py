@@ -11,7 +11,10 @@ from tests.sim.knowledge.adversary import WAYS
 from tests.sim.raft.plan import Step
 
 DAY_S = 86400.0
-WORK = ("put", "put", "put", "again", "drop", "add", "add", "take-out", "count", "believe", "many")
+WORK = (
+    "put", "put", "put", "again", "drop", "add", "add", "take-out", "count", "believe", "many",
+    "use", "use", "prune", "prune", "prune", "bring-back", "policy",
+)  # fmt: skip
 FAULTS = (
     "crash",
     "crash",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from swarm.protocol.knowledge.allowance import Allowance
 from swarm.protocol.knowledge.entries import FormatError, read, shard_of, signature_of, signed
 from swarm.protocol.knowledge.replicas import holders
 from swarm.protocol.knowledge.rules import STRIKE, Quota
 from swarm.protocol.knowledge.stamps import time_of
 from tests.sim.knowledge.adversary import Adversary
-from tests.sim.knowledge.model import Line, Model
+from tests.sim.knowledge.model import Line, Model, Statement
 from tests.sim.knowledge.node import Disk, KnowledgeNode, name_of, signature
 from tests.sim.knowledge.plan import DAY_S, KnowledgePlan, way_of
 from tests.sim.network import Network, Weather
@@ -20,8 +21,15 @@ from tests.sim.simulator import Simulator
 
 START_S = 1.7e9
 QUOTA = Quota(100_000, 50.0)
+ALLOWANCE = Allowance(bytes_max=256 * 1024)
+"""More than honest nodes say."""
 SETTLE_ROUNDS = 40
 """So many of its intervals anti-entropy may take at most after the last fault is over."""
+
+
+def author_of(payload: bytes) -> bytes:
+    """Whose segment this is; nobody's if it is a proof."""
+    return b"" if payload[0] == STRIKE else payload[3:19]
 
 
 class Trace:
@@ -66,7 +74,7 @@ class KnowledgeWorld:
         node = KnowledgeNode(
             number, self.sim.now, self.disks[number], Random(f"{self.plan.seed} {number} {self.sim.now}"),
             lambda: START_S + self.sim.now + self.skews[number], self.plan.config, self.plan.replication,
-            self.plan.shards, QUOTA, self.revoked[number],
+            self.plan.shards, QUOTA, self.revoked[number], ALLOWANCE,
         )  # fmt: skip
         self.nodes[number] = node
         node.keeper.members(self.sim.now, self.ids)
@@ -143,6 +151,19 @@ class KnowledgeWorld:
                 self.say(number, lambda it: it.count("tallies", f"c{int(b * 3)}", wall_ms, int(c * 5), int(b * 3)))
             case "believe":
                 self.say(number, lambda it: it.put("beliefs", f"b{int(b * 3)}", 16 * c - 8, wall_ms))
+            case "use":
+                self.say(number, lambda it: self._use(self.nodes[number], key, wall_ms))
+            case "prune":
+                self.say(number, lambda it: self._prune(self.nodes[number], wall_ms, b < 0.5))
+            case "bring-back":
+                self.say(number, lambda it: self._bring_back(self.nodes[number], wall_ms))
+            case "policy":
+                # Facts are pruned within minutes, or within days.
+                cycle_s = (3600.0 if self.plan.week else 1.0) * (1 + int(3 * b))
+                self.say(
+                    number,
+                    lambda it: it.put("policies", "fading", {"cycle_s": cycle_s, "threshold": 0.4 + c / 2}, wall_ms),
+                )
             case "crash":
                 if node is not None:
                     self.stop(number)
@@ -176,6 +197,24 @@ class KnowledgeWorld:
             case "restore":
                 self._restore(number)
         self.sim.trace_in(step.name.encode())
+
+    def _use(self, node: KnowledgeNode, key: str, wall_ms: int) -> None:
+        for _ in range(3):
+            node.weights.use(key)
+        node.weights.say_uses(wall_ms)
+
+    def _prune(self, node: KnowledgeNode, wall_ms: int, anybody: bool) -> None:
+        """The steward does, or any holder: several that do may not matter."""
+        there = node.keeper.holds if anybody else node.keeper.leads
+        pruned = node.weights.prune(wall_ms, there, self.plan.config.retention_ms)
+        if any(node.knowledge.get("facts", key) is not None for key in pruned):
+            raise Broken(f"values: node {node.number} has pruned {pruned}, and still finds some")
+
+    def _bring_back(self, node: KnowledgeNode, wall_ms: int) -> None:
+        for key, _ in node.weights.pruned()[:1]:
+            node.weights.restore(key, wall_ms)
+            if node.knowledge.get("facts", key) is None:
+                raise Broken(f"values: node {node.number} has brought back {key}, and does not find it")
 
     def _for_s(self, share: float) -> float:
         return share * (7 * DAY_S if self.plan.week else 60.0)
@@ -298,6 +337,9 @@ class KnowledgeWorld:
                 for one, other in self.evil.contradict:
                     if shard.has(one) and shard.has(other):
                         raise Broken(f"refusal: node {number} holds two segments that contradict each other")
+                liars = sum(len(payload) for payload in shard.segments() if author_of(payload) == self.evil.id)
+                if liars > ALLOWANCE.bytes_max:
+                    raise Broken(f"refusal: node {number} holds {liars} bytes of the one that lies")
                 for author, _ in shard.struck():
                     if author != self.evil.id and author not in self.restored:
                         raise Broken(
@@ -319,6 +361,19 @@ class KnowledgeWorld:
                     if segment.author in self.banned:
                         raise Broken(f"refusal: node {number} holds what a revoked author said: {segment}")
 
+    def _add_liar(self, model: Model) -> None:
+        """What the liar said of facts that others have put, and has neither contradicted nor been banned for, counts as what anybody says."""
+        for shard in range(self.plan.shards):
+            for node in self._holders(shard)[:1]:
+                mine = node.knowledge.shard(shard)
+                for kind in ("uses", "pruned"):
+                    for key in mine.keys(kind):
+                        model.said += [
+                            Statement((said.line.author, said.line.life), said.time, kind, key, said.op, said.value)
+                            for said in mine.said(kind, key)
+                            if said.line.author == self.evil.id
+                        ]
+
     def _check_values(self, struck: dict[int, set[Line]]) -> None:
         """All holders know what follows from what honest nodes have said."""
         honest = Model()
@@ -328,7 +383,22 @@ class KnowledgeWorld:
             if one.line not in struck.get(shard_of(one.kind, one.key, self.plan.shards), ())
             and one.line[0] not in self.banned
         ]
+        self._add_liar(honest)
         expected = honest.values()
+        wall_ms = int((START_S + self.sim.now) * 1000)
+        facts = {key for kind, key in expected if kind == "facts"}
+        weights = {key: honest.weight(key, wall_ms) for key in sorted(facts)}
+        for number, node in sorted(self.nodes.items()):
+            cycle_ms, threshold = honest.fading()
+            if (node.weights.fading.cycle_ms, node.weights.fading.threshold) != (cycle_ms, threshold):
+                raise Broken(
+                    f"values: node {number} goes by {node.weights.fading}, the policy says {cycle_ms} {threshold}"
+                )
+            for key, wanted in weights.items():
+                if node.keeper.holds(shard_of("facts", key, self.plan.shards)):
+                    found = node.weights.weight(key, wall_ms)
+                    if found != wanted:
+                        raise Broken(f"values: at node {number} {key} weighs {found}, it should weigh {wanted}")
         for number, node in sorted(self.nodes.items()):
             for shard in range(self.plan.shards):
                 if node not in self._holders(shard):
