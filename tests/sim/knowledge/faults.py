@@ -38,7 +38,7 @@ FAULTS = {
         WRONG, 4,
     ),
     "quota-unchecked": Fault(
-        "shard", "if not self._quota.allows(segment):", "if False:",
+        "shard", "if not self.quota.allows(segment):", "if False:",
         "An author may say as much as it likes.",
         WRONG, 4,
     ),
