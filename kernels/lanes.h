@@ -21,6 +21,7 @@
 
 #include "atomics.h"
 #include "nano.h"
+#include "soon.h"
 
 enum {
     LANE_LINE = 64,
@@ -30,6 +31,7 @@ enum {
     LANE_TAIL_AT = LANE_APART,
     LANE_HEAD_AT = 2 * LANE_APART,
     LANE_DATA_AT = 3 * LANE_APART,
+    LANE_AHEAD = 8, /* lines that a producer asks for before it comes to them: see soon_mine() */
     LANE_DAMAGED = -1
 };
 
@@ -329,6 +331,8 @@ static inline int64_t lane_mpmc_put_many(lane_mpmc *lane, const void *lines, siz
     const uint8_t *from = (const uint8_t *)lines;
     if (taken <= 0)
         return taken;
+    /* Each of its stores would wait for a line that the consumer has, and each compare-and-swap waits for all stores before it. */
+    soon_mine(&lane->slots[(first + (uint64_t)taken + LANE_AHEAD) & (lane->capacity - 1)]);
     for (uint64_t i = 0; i < (uint64_t)taken; i++)
         memcpy(&lane->slots[(first + i) & (lane->capacity - 1)].line, from + i * LANE_LINE, LANE_LINE);
     lane_mpmc_hand_over(lane, first, (size_t)taken, 1);
