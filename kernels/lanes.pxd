@@ -40,9 +40,13 @@ cdef class Lane:
     cdef bint held
     cdef uint8_t* base
     cdef readonly uint64_t capacity
+    cdef bint claimed                    # lines of the producer's are being written where they lie,
+    cdef bint peeked                     # and of the consumer's read
 
     cdef int take_buffer(self, object buffer) except -1
     cdef int check(self) except -1
+    cdef int check_put(self) except -1
+    cdef int check_get(self) except -1
     cdef object damaged(self)
     cdef object counted(self)
     cdef int64_t put_lines(self, const void* lines, size_t n) noexcept nogil
@@ -50,6 +54,17 @@ cdef class Lane:
 
 cdef class SpscLane(Lane):
     cdef lane_spsc* lane                 # for loops that run without the GIL; lives as long as this object
+
+cdef class Span:
+    cdef SpscLane lane
+    cdef bint writes
+    cdef bint open
+    cdef size_t wanted
+    cdef size_t lines
+    cdef size_t left
+    cdef const nano_line* start
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
 
 cdef class MpmcLane(Lane):
     cdef lane_mpmc lane

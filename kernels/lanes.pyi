@@ -1,6 +1,7 @@
 """Bounded lock-free rings of 64-byte lines over any writable buffer."""
 
 from mmap import mmap
+from types import TracebackType
 from typing import Self
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -27,6 +28,21 @@ class SpscLane(Lane):
     def nbytes(capacity: int) -> int: ...
     @classmethod
     def create(cls, buffer: bytearray | memoryview | mmap) -> Self: ...
+
+    def claim(self, lines: int) -> Span: ...
+    def peek(self, lines: int) -> Span: ...
+
+class Span:
+    """Lines of a ring where they lie: inside its `with` a buffer of bytes."""
+
+    used: int
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class MpmcLane(Lane):
     """The ring in this buffer, for any number of producers and consumers: threads of one process."""

@@ -2,11 +2,11 @@
 for processes.
 
 A batch is claimed, copied and published at once, which is what makes it fast: a line of the cache that both sides need
-crosses between the cores once a batch. See kernels/lanes.h, which loops without the GIL use directly.
+crosses between the cores once a batch. `SpscLane.claim` and `SpscLane.peek` leave the copy away, too. See kernels/lanes.h, which loops without the GIL use directly.
 """
 
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -17,6 +17,9 @@ cdef extern from "atomics.h" nogil:
 
 cdef enum:
     LONG_COPY = 4096                    # lines: from here on a copy lasts longer than giving the GIL away and back
+
+
+cdef char* BYTES = b"B"
 
 
 cdef inline uint8_t* aligned(void* at) noexcept nogil:
@@ -52,6 +55,18 @@ cdef class Lane:
             raise ValueError("no lane was opened")
         return 0
 
+    cdef int check_put(self) except -1:
+        self.check()
+        if self.claimed:
+            raise RuntimeError("lines of this ring are claimed: they come first, at the end of their `with`")
+        return 0
+
+    cdef int check_get(self) except -1:
+        self.check()
+        if self.peeked:
+            raise RuntimeError("lines of this ring are being read in place: they are released at the end of their `with`")
+        return 0
+
     cdef int64_t put_lines(self, const void* lines, size_t n) noexcept nogil:
         return LANE_DAMAGED
 
@@ -76,7 +91,7 @@ cdef class Lane:
         """Append a line; False when the ring is full. ValueError unless it is 64 bytes, or when the ring is damaged."""
         cdef Py_buffer raw
         cdef int64_t taken
-        self.check()
+        self.check_put()
         PyObject_GetBuffer(line, &raw, PyBUF_SIMPLE)
         try:
             if raw.len != LANE_LINE:
@@ -93,7 +108,7 @@ cdef class Lane:
         cdef Py_buffer raw
         cdef int64_t taken
         cdef size_t n
-        self.check()
+        self.check_put()
         PyObject_GetBuffer(lines, &raw, PyBUF_SIMPLE)
         try:
             if raw.len % LANE_LINE:
@@ -114,7 +129,7 @@ cdef class Lane:
         """The oldest line, or None. ValueError when the ring is damaged."""
         cdef uint8_t[64] line
         cdef int64_t taken
-        self.check()
+        self.check_get()
         taken = self.get_lines(line, 1)
         if taken < 0:
             raise self.damaged()
@@ -128,7 +143,7 @@ cdef class Lane:
         cdef Py_buffer raw
         cdef int64_t taken
         cdef size_t n
-        self.check()
+        self.check_get()
         PyObject_GetBuffer(into, &raw, PyBUF_WRITABLE)
         try:
             if raw.len % LANE_LINE:
@@ -198,6 +213,112 @@ cdef class SpscLane(Lane):
 
     cdef int64_t get_lines(self, void* lines, size_t n) noexcept nogil:
         return lane_spsc_get(self.lane, lines) if n == 1 else lane_spsc_get_many(self.lane, lines, n)
+
+    def claim(self, size_t lines):
+        """Of the producer: up to so many free lines, to be written where they lie and published together, as a `Span`.
+
+        `with lane.claim(n) as rows:`; as many as lie side by side, so fewer before the ring's end, and none when it is full.
+        """
+        self.check()
+        return Span.__new__(Span, self, lines, True)
+
+    def peek(self, size_t lines):
+        """Of the consumer: up to so many of the lines that wait, to be read where they lie and then released, as a `Span`.
+
+        `with lane.peek(n) as rows:`; as many as lie side by side, so fewer before the ring's end, and none when it is empty.
+        """
+        self.check()
+        return Span.__new__(Span, self, lines, False)
+
+
+cdef class Span:
+    """Lines of a ring where they lie: inside its `with` a buffer of bytes, which NumPy and memoryview look through.
+
+    `SpscLane.claim` and `SpscLane.peek` make one; each `with` takes lines anew, so that one can be kept for a loop. At its end the
+    first `used` lines, all unless that was set, are published or released together; after an exception none are: what was claimed
+    is free again, and what was read is read again. Views that somebody keeps longer show later messages.
+    RuntimeError for a second span of the same end at a time, ValueError when the ring is damaged.
+    """
+
+    def __cinit__(self, SpscLane lane not None, size_t wanted, bint writes):
+        self.lane = lane
+        self.wanted = wanted
+        self.writes = writes
+        self.strides[0] = 1
+
+    def __enter__(self):
+        cdef int64_t n
+        cdef nano_line* free_lines = NULL
+        if self.writes:
+            self.lane.check_put()
+            n = lane_spsc_claim(self.lane.lane, self.wanted, &free_lines)
+            self.start = free_lines
+        else:
+            self.lane.check_get()
+            n = lane_spsc_peek(self.lane.lane, self.wanted, &self.start)
+        if n < 0:
+            raise self.lane.damaged()
+        if self.writes:
+            self.lane.claimed = True
+        else:
+            self.lane.peeked = True
+        self.open = True
+        self.lines = self.left = <size_t> n
+        self.shape[0] = <Py_ssize_t> n * LANE_LINE
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if not self.open:
+            raise RuntimeError("this span is not open")
+        self.open = False
+        if self.writes:
+            self.lane.claimed = False
+        else:
+            self.lane.peeked = False
+        if kind is None and self.left:
+            if self.writes:
+                lane_spsc_publish(self.lane.lane, self.left)
+            else:
+                lane_spsc_release(self.lane.lane, self.left)
+
+    def __dealloc__(self):
+        if self.open and self.writes:
+            self.lane.claimed = False
+        elif self.open:
+            self.lane.peeked = False
+
+    def __len__(self):
+        return <Py_ssize_t> self.lines if self.open else 0
+
+    @property
+    def used(self):
+        """How many lines, the first ones, are published or released at the end. ValueError for more than there are."""
+        return self.left if self.open else 0
+
+    @used.setter
+    def used(self, Py_ssize_t lines):
+        if not self.open or not 0 <= lines <= <Py_ssize_t> self.lines:
+            raise ValueError(f"{lines} of {len(self)} lines")
+        self.left = <size_t> lines
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if not self.open:
+            raise BufferError("the lines of a span are seen inside its `with`")
+        if flags & PyBUF_WRITABLE and not self.writes:
+            raise BufferError("lines that are read in place are read-only")
+        view.buf = <void*> self.start
+        view.obj = self
+        view.len = self.shape[0]
+        view.itemsize = 1
+        view.readonly = not self.writes
+        view.ndim = 1
+        view.format = NULL
+        if flags & PyBUF_FORMAT:
+            view.format = BYTES
+        view.shape = self.shape if flags & PyBUF_ND else NULL
+        view.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
 
 
 cdef class MpmcLane(Lane):

@@ -24,7 +24,7 @@ import tempfile
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from kernels.lanes import SpscLane
+from kernels.lanes import Span, SpscLane
 from transport import bounds
 
 if TYPE_CHECKING:
@@ -169,6 +169,14 @@ class MappedLane:
     def get_many(self, into: WriteableBuffer) -> int:
         """Take as many lines as there are, or as this writable buffer holds; how many. ValueError as get()."""
         return self._as("get").get_many(into)
+
+    def claim(self, lines: int) -> Span:
+        """Up to so many free lines, written where they lie inside a `with` and published together at its end. ValueError as put()."""
+        return self._as("put").claim(lines)
+
+    def peek(self, lines: int) -> Span:
+        """Up to so many waiting lines, read where they lie inside a `with` and released at its end. ValueError as get()."""
+        return self._as("get").peek(lines)
 
     def close(self) -> None:
         """Give the end up: another may take it."""

@@ -10,9 +10,10 @@ LINE = 64
 class Lane:
     """A ring of so many lines; both kinds behave alike as long as one thing happens at a time."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, start: int = 0) -> None:
         self.capacity = capacity
         self._lines: deque[bytes] = deque()
+        self._head = start % capacity
 
     @property
     def waiting(self) -> int:
@@ -31,6 +32,7 @@ class Lane:
 
     def get(self) -> bytes | None:
         """The oldest line, or None."""
+        self._head = (self._head + bool(self._lines)) % self.capacity
         return self._lines.popleft() if self._lines else None
 
     def get_many(self, into: bytearray) -> int:
@@ -38,4 +40,14 @@ class Lane:
         taken = min(len(into) // LINE, len(self._lines))
         for at in range(taken):
             into[at * LINE : (at + 1) * LINE] = self._lines.popleft()
+        self._head = (self._head + taken) % self.capacity
         return taken
+
+    def claimable(self, lines: int) -> int:
+        """How many of so many lines can be claimed: free ones, up to the ring's end."""
+        tail = (self._head + len(self._lines)) % self.capacity
+        return min(lines, self.capacity - len(self._lines), self.capacity - tail)
+
+    def peekable(self, lines: int) -> list[bytes]:
+        """The oldest lines, up to so many and up to the ring's end."""
+        return list(self._lines)[: min(lines, self.capacity - self._head)]

@@ -164,6 +164,42 @@ def test_what_was_written_and_not_published_is_never_seen(file):
         assert list(iter(reader.get, None)) == [line(1, 1), line(1, 2)]
 
 
+IN_PLACE = """
+import os, struct, sys
+from transport.mapped_lanes import MappedLane
+lane = MappedLane(int(sys.argv[1]), "put")
+os.write(1, b"!")
+generation, number = int(sys.argv[2]), 0
+span = lane.claim(200)
+while True:
+    with span as rows:
+        view = memoryview(rows)
+        for i in range(len(rows)):
+            view[64 * i : 64 * i + 64] = struct.pack("<II", generation, number + i) * 8
+        number += len(rows)
+        if not rows:
+            os.sched_yield()
+"""
+
+
+def test_producers_killed_while_they_write_in_place_leave_nothing_half_written(file):
+    chance = random.Random(7)
+    with MappedLane(file, "get") as lane:
+        for generation in range(KILLS // 2):
+            process = started(IN_PLACE, file, arguments=(str(generation),))
+            expected, enough = 0, chance.randrange(1, 20_000)
+            deadline = time.monotonic() + 60
+            while expected < enough or lane.waiting:
+                assert time.monotonic() < deadline, "the ring stands still"
+                with lane.peek(100) as rows:
+                    wanted = b"".join(line(generation, expected + i) for i in range(len(rows)))
+                    assert bytes(rows) == wanted
+                    expected += len(rows)
+                if expected >= enough and process.returncode is None:
+                    killed(process)
+            assert not lane.peer_alive
+
+
 def test_an_end_is_held_by_one(file):
     with MappedLane(file, "put") as lane, MappedLane(file, "get") as reader:
         for end in ("put", "get"):
@@ -174,6 +210,10 @@ def test_an_end_is_held_by_one(file):
             lane.get()
         with pytest.raises(ValueError, match="this is the put end"):
             lane.get_many(bytearray(64))
+        with pytest.raises(ValueError, match="this is the put end"):
+            lane.peek(1)
+        with pytest.raises(ValueError, match="this is the get end"):
+            reader.claim(1)
         with pytest.raises(ValueError, match="this is the get end"):
             reader.put(line(0, 0))
         with pytest.raises(ValueError, match="this is the get end"):

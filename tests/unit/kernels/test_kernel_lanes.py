@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.lanes import Lane, MpmcLane, SpscLane
+from kernels.lanes import Lane, MpmcLane, Span, SpscLane
 from kernels.reference import lanes as reference
 
 KERNELS = Path(__file__).resolve().parents[3] / "kernels"
@@ -68,6 +69,131 @@ def test_a_lane_does_what_the_reference_does(kind, capacity, start, steps):
             sent += len(lines) // 64
             assert getattr(producer, name)(lines) == getattr(twin, name)(lines)
         assert producer.waiting == consumer.waiting == twin.waiting
+
+
+SPANS = st.lists(
+    st.tuples(st.sampled_from(["claim", "peek"]), st.integers(0, 40), st.integers(0, 40), st.booleans())
+    | st.tuples(st.sampled_from(["put", "get"]), st.none(), st.none(), st.just(False)),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(capacity=st.sampled_from([8, 16, 32]), start=STARTS, steps=SPANS)
+def test_spans_do_what_the_reference_does(capacity, start, steps):
+    """What a span does not use, or leaves by an exception, is as if it had never been taken."""
+    memory, producer = made(SpscLane, capacity, start)
+    consumer, twin = SpscLane(memory), reference.Lane(capacity, start)
+    sent = 0
+    for name, count, used, fails in steps:
+        if name == "put":
+            assert producer.put(numbered(sent, 1)) == twin.put(numbered(sent, 1))
+            sent += 1
+        elif name == "get":
+            assert consumer.get() == twin.get()
+        else:
+            span = producer.claim(count) if name == "claim" else consumer.peek(count)
+            lines = numbered(sent, twin.claimable(count)) if name == "claim" else b"".join(twin.peekable(count))
+            with contextlib.suppress(ZeroDivisionError), span as rows:
+                assert len(rows) == rows.used == len(lines) // 64
+                used = min(used, len(rows))
+                view = memoryview(rows)
+                if name == "claim":
+                    view[:] = lines
+                assert view == lines
+                rows.used = used
+                if fails:
+                    raise ZeroDivisionError
+            if not fails and name == "claim":
+                assert twin.put_many(lines[: 64 * used]) == used
+            elif not fails:
+                assert twin.get_many(bytearray(64 * used)) == used
+            sent += used
+        assert producer.waiting == consumer.waiting == twin.waiting
+    into, theirs = bytearray(64 * capacity), bytearray(64 * capacity)
+    assert consumer.get_many(into) == twin.get_many(theirs)
+    assert into == theirs
+
+
+def test_threads_pass_lines_in_place():
+    memory, producer = made(SpscLane, 64)
+    consumer, count, found = SpscLane(memory), 20_000, []
+
+    def produce() -> None:
+        sent, span = 0, producer.claim(10)
+        while sent < count:
+            with span as rows:
+                rows.used = min(len(rows), count - sent)
+                memoryview(rows)[: 64 * rows.used] = numbered(sent, rows.used)
+                sent += rows.used
+            if not len(span):
+                os.sched_yield()
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    while len(found) < count:
+        with consumer.peek(16) as rows:
+            if not rows:
+                os.sched_yield()
+            found += [int.from_bytes(memoryview(rows)[64 * at : 64 * at + 64], "little") for at in range(len(rows))]
+    thread.join(60)
+    assert found == list(range(count))
+
+
+def test_one_span_of_an_end_at_a_time():
+    memory, lane = made(SpscLane, 8)
+    other = SpscLane(memory)
+    assert lane.put(numbered(1, 1))
+    claim, peek = lane.claim(3), lane.peek(3)
+    with claim as rows, peek as seen:
+        assert (len(rows), len(seen)) == (3, 1)
+        for use in (lane.claim(1).__enter__, lambda: lane.put(bytes(64)), lambda: lane.put_many(bytes(64))):
+            with pytest.raises(RuntimeError, match="are claimed"):
+                use()
+        for use in (lane.peek(1).__enter__, lane.get, lambda: lane.get_many(bytearray(64))):
+            with pytest.raises(RuntimeError, match="being read in place"):
+                use()
+        with pytest.raises(BufferError, match="read-only"):
+            other.get_many(seen)
+        with pytest.raises(TypeError):
+            memoryview(seen)[0] = 1
+        for wrong in (-1, 4):
+            with pytest.raises(ValueError, match=f"{wrong} of 3 lines"):
+                rows.used = wrong
+        assert other.waiting == 1
+    assert other.waiting == 3
+    assert len(claim) == claim.used == 0
+    with pytest.raises(BufferError, match="inside its `with`"):
+        memoryview(claim)
+    with pytest.raises(RuntimeError, match="not open"):
+        claim.__exit__(None, None, None)
+    with pytest.raises(ValueError, match="1 of 0 lines"):
+        claim.used = 1
+    dropped = lane.claim(1).__enter__()
+    del dropped
+    assert lane.put(bytes(64))
+
+
+def test_spans_of_what_is_none():
+    with pytest.raises(ValueError, match="no lane was opened"):
+        SpscLane.__new__(SpscLane).claim(1)
+    with pytest.raises(ValueError, match="no lane was opened"):
+        Span(SpscLane.__new__(SpscLane), 1, True).__enter__()
+    with pytest.raises(TypeError):
+        Span()
+    memory, lane = made(SpscLane, 8)
+    with pytest.raises(OverflowError):
+        lane.peek(-1)
+    with lane.peek(8) as rows:
+        assert not rows
+        assert bytes(rows) == b""
+    memory[TAIL : TAIL + 8] = (9).to_bytes(8, "little")
+    for span in (lane.claim(1), lane.peek(1)):
+        with pytest.raises(ValueError, match="damaged"):
+            span.__enter__()
+    memory[TAIL : TAIL + 8] = bytes(8)
+    with lane.claim(1) as rows:
+        assert len(rows) == 1
 
 
 @BOTH
