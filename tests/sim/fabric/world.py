@@ -197,7 +197,13 @@ class World:
     """One run. Times are simulated seconds."""
 
     def __init__(
-        self, seed: int, *, real_members: bool = False, bounds: Bounds | None = None, checked: bool = True
+        self,
+        seed: int,
+        *,
+        real_members: bool = False,
+        bounds: Bounds | None = None,
+        checked: bool = True,
+        members: type[Members] = Members,
     ) -> None:
         self.seed = seed
         self.rng = Random(f"world {seed}")
@@ -222,7 +228,7 @@ class World:
             self.sim = Simulator(self)  # nothing but calls: links and datagrams have their own ways
         self.cables = Cables(self.sim, Random(f"cables {seed}"))
         if not real_members:
-            self.members = Members(self)
+            self.members = members(self)
         if checked:
             self._check()
 
