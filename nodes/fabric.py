@@ -124,6 +124,7 @@ class Fabric:
         self.door = Doorway(self, surroundings.fact, loop, now)
         self._local = ownership.executors[me]
         self._local.ask_load = lambda: execution.load(me)
+        ownership.class_here = execution.class_of
         self._nodes: dict[bytes, Link] = {}
         self._spare: dict[bytes, list[Link]] = {}
         """Further links to the very process of a node: both sides dialled, or one saw the first go down and the other not."""
@@ -712,7 +713,7 @@ class Fabric:
             self.execution.recall(now, self.me, header["d"], wanted, header["k"], header.get("c"))
         elif it.kind == Kind.REPRIORITIZE:
             wanted = None if header["r"] is None else [(start, stop) for start, stop in header["r"]]
-            self.execution.reprioritize(now, self.me, header["d"], wanted, header["p"], header["n"])
+            self.execution.reprioritize(now, self.me, header["d"], wanted, header["p"], header["n"], header["o"])
             self.tell_who_waits()
         elif it.kind == Kind.INPUT:
             self.execution.give_input(self.me, header["b"], header["i"], header["e"], header["v"], body)

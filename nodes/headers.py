@@ -37,6 +37,15 @@ def ranges(value: Any) -> list[tuple[int, int]] | None:
     return found
 
 
+def inherited(value: Any) -> int | None:
+    """The class of who submits, from a header; None where nothing is said. MessageError when it is none."""
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= 3:
+        raise MessageError("there is no such class")
+    return value
+
+
 def urgency(value: Any) -> tuple[int, int] | None:
     """(class, nice) from a header; None where nothing is said. MessageError when it is malformed."""
     if value is None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kernels.batch import Calls
-from nodes.headers import for_client, given, level, ranges, retention_s, task_ids, urgency
+from nodes.headers import for_client, given, inherited, level, ranges, retention_s, task_ids, urgency
 from nodes.relay import ANSWERS
 from swarm.protocol.effects import Fact
 from swarm.protocol.messages import Kind, MessageError, decode, field
@@ -102,7 +102,11 @@ def _reprioritize(fabric: Fabric, it: Message) -> None:
     header = it.header
     said = urgency([header.get("p"), header.get("n")])
     assert said is not None
-    fabric.execution.reprioritize(it.now, it.peer, field(header, "d", int), ranges(header.get("r")), *said)
+    own = header.get("o")
+    fabric.execution.reprioritize(
+        it.now, it.peer, field(header, "d", int), ranges(header.get("r")), *said,
+        own if type(own) is int and 0 <= own <= 3 else None,
+    )  # fmt: skip
     fabric.tell_who_waits()
 
 
@@ -141,7 +145,7 @@ def _submit(fabric: Fabric, it: Message) -> None:
         fabric.ownership.submit, it.now, fabric.wall(), peer, author, granted, key, raw,
         count, it.body, attempts=header.get("w", 0) or 0, deps=deps,
         ended=ranges(header.get("k")), durability=durability, soft=header.get("F") is True,
-        retention_s=retention_s(header.get("R")),
+        retention_s=retention_s(header.get("R")), inherited=inherited(header.get("p")) if it.is_node else None,
     )  # fmt: skip
     if durability and granted and fabric.requests is not None:
         # What it is made of is written into the log with it.

@@ -16,6 +16,7 @@ from swarm.protocol.ledger.homes import TAG_BYTES, home_tag
 from swarm.protocol.ledger.records import Durability
 from swarm.protocol.messages import Kind, encode
 from swarm.protocol.ownership import Ownership
+from swarm.protocol.spec import SpecError, parse_spec
 from transport.links import Link, LinkClosed, LinkOverflow
 
 NODE_ID_BYTES = 16
@@ -65,6 +66,7 @@ class Relay:
             nodes = [*nodes[first:], *nodes[:first]]
         for node in nodes:
             passed = {"o": client, "u": link.identity.name, "g": "code" in link.identity.grants}
+            passed |= self._inherited(header.get("s"))
             if self._send(node, Kind.SUBMIT, header | passed, body):
                 self._through[key, client] = node
                 self._through.move_to_end((key, client))
@@ -73,6 +75,17 @@ class Relay:
                 return True
             self._connect(node)
         return False  # the owner says that it does not know
+
+    def _inherited(self, raw: Any) -> dict[str, int]:
+        """The class of the task that submits it, by now: that runs here, and not where it is passed on to."""
+        if not isinstance(raw, bytes) or b"inherits" not in raw:
+            return {}
+        try:
+            spec = parse_spec(raw)
+        except SpecError:
+            return {}  # its owner says so
+        found = self._ownership.class_of(spec.parent) if spec.inherits else None
+        return {} if found is None else {"p": found}
 
     def pass_on(self, client: bytes, kind: int, key: bytes, header: dict[str, Any], body: memoryview) -> bool:
         """A client says something of a batch that was passed on. False when none was."""

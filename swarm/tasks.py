@@ -285,6 +285,21 @@ def current_task() -> CurrentTask | None:
     )
 
 
+def command_here() -> tuple[bytes, bytes, int, int] | None:
+    """(root, id, depth, class when it began) of the command that this process is part of, by its environment; None outside of one."""
+    said = os.environ.get("SWARM_TASK_ID"), os.environ.get("SWARM_TASK_LINEAGE")
+    if said[0] is None or said[1] is None or _running is not None:
+        return None
+    from swarm.protocol.ids import parse
+
+    try:
+        root, depth, priority = said[1].split(".")
+        mine = parse(said[0])
+        return parse(root), mine, int(depth), min(3, max(0, int(priority)))
+    except ValueError:
+        return None
+
+
 def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Report how far the current task is. What comes faster than people can read is left out, except the last."""
     if _running is not None:

@@ -193,6 +193,8 @@ class Commands:
         env = {key: value for key, value in os.environ.items() if key in ENVIRONMENT or key.startswith("LC_")}
         env["PWD"] = directory
         env["SWARM_TASK_ID"] = text(run.task_id(index))
+        root = run.spec.root or run.task_id(index)
+        env["SWARM_TASK_LINEAGE"] = f"{text(root)}.{run.spec.depth}.{run.priority}"
         env["SWARM_TASK_TOKEN"] = ".".join(map(str, run.token))
         env["SWARM_TASK_ATTEMPT"] = str(run.attempt)
         env["SWARM_NODE"] = os.environ.get("SWARM_NODE", "")

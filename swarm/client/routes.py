@@ -19,7 +19,7 @@ from swarm.payload_code import Code, display_name, encode_code
 from swarm.protocol.ids import child_session
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import Priority
-from swarm.tasks import DURABILITIES, TaskOptions, current_task, forked, options_of
+from swarm.tasks import DURABILITIES, TaskOptions, command_here, current_task, forked, options_of
 
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
@@ -184,7 +184,13 @@ def _spec(
     if parent is not None:
         root, _, depth = parent.lineage
         fields |= {"root": root or parent.id, "parent": parent.id, "depth": depth + 1}
-        fields.setdefault("priority", parent.priority)
+        if "priority" not in fields:
+            fields |= {"priority": parent.priority, "inherits": True}
+    elif (command := command_here()) is not None:
+        root, mine, depth, priority = command
+        fields |= {"root": root, "parent": mine, "depth": depth + 1}
+        if "priority" not in fields:
+            fields |= {"priority": priority, "inherits": True}
     return Spec(kind, fn, name, **fields)
 
 

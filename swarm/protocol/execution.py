@@ -419,14 +419,31 @@ class Execution:
                 self._effects.append(effect)
         self._pump(now)
 
+    def class_of(self, task: bytes) -> int | None:
+        """The class that a task which runs here was given by now, whoever waits for it; None for one that does not."""
+        key, index = ids.split(task)
+        for worker in self._workers.values():
+            for part in worker.slices.values():
+                if part.run.batch == key and part.start <= index < part.stop:
+                    return part.run.own.get(index, part.run.own_class)
+        return None
+
     def reprioritize(
-        self, now: float, owner: bytes, dispatch: int, ranges: list[tuple[int, int]] | None, priority: int, nice: int
+        self,
+        now: float,
+        owner: bytes,
+        dispatch: int,
+        ranges: list[tuple[int, int]] | None,
+        priority: int,
+        nice: int,
+        own: int | None = None,
     ) -> None:
         """Class and nice of a run are others from here on, or those of some of its tasks: of these, what has not begun goes back
-        to its owner, to come again by itself."""
+        to its owner, to come again by itself. `own` is the class that they were given, without what who waits for them lends."""
         run = self._table.find(owner, dispatch)
         if run is None:
             return
+        run.given(ranges, own)
         mine = [worker for worker in self._workers.values() if any(part.run is run for part in worker.slices.values())]
         for worker in mine:
             self._recall_from(now, worker)

@@ -114,6 +114,8 @@ class Ownership:
         self._dependencies.waits = self._urgency.waits
         self.no_space: Callable[[bytes, int], bool] = lambda key, level: False
         """Whether a batch's log is this node's alone, has not got it, and leads nothing for want of space."""
+        self.class_here: Callable[[bytes], int | None] = lambda task: None
+        """The class that a task which runs on this node was given, None for one that does not: of its own, not for who waits for it."""
         self.keeps_ledger = False
         """Whether this node has a journal: without one nothing durable is taken."""
 
@@ -252,12 +254,14 @@ class Ownership:
         durability: int = 0,
         soft: bool = False,
         retention_s: float | None = None,
+        inherited: int | None = None,
     ) -> None:
         """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice.
 
         `ended` are ranges that another owner has seen to their end: they are not run again. A `durability` above 0 has it
         put into the log of its home, which its key names: only who leads that takes it, or attaches to it. If it is `soft`,
-        nobody asked for that: what can not be kept is run without.
+        nobody asked for that: what can not be kept is run without. `inherited` is the class of the task that submits it, where that
+        runs on another node.
         """
         holdings, refuse = self._holdings, self._clients.refuse
         known = holdings.batches.get(key)
@@ -341,7 +345,9 @@ class Ownership:
             self._clients.not_kept(batch)
         if batch.columns.ready:
             self._placing.push(batch, now, batch.columns.ready)
-        self._urgency.child(now, batch)
+        if spec.inherits:
+            inherited = self.class_of(spec.parent) if inherited is None else inherited
+        self._urgency.child(now, batch, inherited if spec.inherits else None)
         self._ending.close_if_done(now, batch)
         self._relief.arm(now)
         self._placing.pump(now)
@@ -363,6 +369,13 @@ class Ownership:
         for ranges, kill in ((batch.cancelled, False), (batch.killed, True)):
             if ranges:
                 self.cancel(now, batch.key, ranges, kill=kill)
+
+    def class_of(self, task: bytes) -> int | None:
+        """The class that a task was given by now, if it runs here or is this owner's."""
+        if len(task) != ids.TASK_ID_BYTES:
+            return None
+        here = self.class_here(task)
+        return self._urgency.own_class(task) if here is None else here
 
     def takes(self, key: bytes, level: int) -> bool:
         """Whether this owner answers for a durable batch: it has it, or leads the log that it belongs to."""

@@ -60,6 +60,8 @@ class Spec:
     root: bytes = b""
     parent: bytes = b""
     depth: int = 0
+    inherits: bool = False
+    """Nobody said its class: it has that which the task that submitted it has by then. `priority` is what that had before."""
     pickled: bool = False
     """True when payloads or code need a pickle to be loaded: only from an author with the grant `code`."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Spec:
 
 _KEYS = (
     "priority", "nice", "needs", "labels", "timeout_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
-    "chunked", "checkpoint", "python", "transaction", "root", "parent", "depth", "pickled",
+    "chunked", "checkpoint", "python", "transaction", "root", "parent", "depth", "inherits", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
 
@@ -137,6 +139,7 @@ def parse_spec(raw: bytes) -> Spec:
         root=_of(fields, "root", bytes, b""),
         parent=_of(fields, "parent", bytes, b""),
         depth=_integer(fields, "depth", 0, 0, 1 << 16),
+        inherits=_of(fields, "inherits", bool, False),
         pickled=_of(fields, "pickled", bool, False),
         options={key: value for key, value in fields.items() if key not in _KNOWN},
     )

@@ -55,10 +55,28 @@ class Run:
     """Whose tasks they are; the empty text where the owner does not say."""
     apart: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Index -> (class, nice) of tasks that run, and whose urgency was changed by itself."""
+    own: dict[int, int] = field(default_factory=dict)
+    """Index -> the class that one of them was given, whoever waits for it; `own_class` of all others."""
 
     def __post_init__(self) -> None:
         if self.priority < 0:
             self.priority, self.nice = self.spec.priority, self.spec.nice
+
+    @property
+    def own_class(self) -> int:
+        """The class that it was given, whoever waits for its tasks."""
+        said = self.extra.get("priority")
+        return said if isinstance(said, int) and 0 <= said <= 3 else self.spec.priority
+
+    def given(self, ranges: list[tuple[int, int]] | None, own: int | None) -> None:
+        """It was given another class, or those of its tasks in these ranges were."""
+        if own is not None and ranges is None:
+            self.extra = self.extra | {"priority": own}
+            self.own.clear()
+        elif own is not None:
+            for start, stop in ranges or ():
+                for index in range(max(start, self.first), min(stop, self.first + self.calls.count)):
+                    self.own[index] = own
 
     # Indices are those in the batch; the columns count from the first task of the run.
 

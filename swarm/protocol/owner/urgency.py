@@ -123,9 +123,17 @@ class Urgency:
             if batch.deps.get(dep) is None:
                 self.awaited(now, dep, by, batch.urgency(0)[0])
 
-    def child(self, now: float, batch: Batch) -> None:
-        """A task has submitted a batch."""
+    def own_class(self, task: bytes) -> int | None:
+        """The class that one of this owner's tasks was given, whoever waits for it; None where it is not this owner's."""
+        key, index = ids.split(task)
+        batch = self._holdings.batches.get(key)
+        return None if batch is None else batch.own_apart.get(index, batch.own)[0]
+
+    def child(self, now: float, batch: Batch, inherited: int | None = None) -> None:
+        """A task has submitted a batch, of the class that it has itself by now (`inherited`) unless it said otherwise."""
         parent = batch.spec.parent
+        if inherited is not None and inherited != batch.own[0]:
+            self.change(now, batch, None, inherited, None)
         if parent and batch.finished_at is None:
             self._children.setdefault(parent, set()).add(batch.key)
             self._parent(now, batch, self._parents.get(parent, -1))
@@ -222,7 +230,9 @@ class Urgency:
         if not dispatch.sent:
             return
         header = {"d": dispatch.number, "r": None if ranges is None else [list(pair) for pair in ranges]}
-        header |= {"p": priority, "n": nice}
+        batch = dispatch.batch
+        own = batch.own if ranges is None else batch.own_apart.get(ranges[0][0], batch.own)
+        header |= {"p": priority, "n": nice, "o": own[0]}
         self._holdings.emit(Tell(dispatch.executor.id, Kind.REPRIORITIZE, header))
 
     def _tell_apart(self, dispatch: Dispatch) -> None:
