@@ -24,7 +24,7 @@ from nodes.queries import AskFailed, Switchboard
 from swarm.errors import SwarmError
 from swarm.protocol.effects import Fact
 from transport import bounds
-from transport.bulk import BulkFailed, File, Verb, Wires, read_route
+from transport.bulk import BulkFailed, File, Route, Verb, Wire, Wires, read_route
 from transport.bulk_client import BulkClient, Transfer
 from transport.bulk_server import BulkServer
 from transport.hints import Address
@@ -314,6 +314,32 @@ class Lane:
             raise NotMoved(str(error), hint=error.hint) from error
         at = [list(address) for address in self._addresses(self.port)]
         return {"door": door, "at": at, "tls": self._wires.announcement()}
+
+    # --- files that are no blobs ------------------------------------------------------------------------------------------
+
+    def lend(self, link: Link, paths: Sequence[Path]) -> list[bytes]:
+        """Let a peer read files, each by its ticket; it asks for a `door` by itself. NotMoved."""
+        if not self.port:
+            return []
+        tickets = list[bytes]()
+        try:
+            for path in paths:
+                tickets.append(self._server.offer(link.identity.id, path, path.stat().st_size))
+                self._offered[tickets[-1]] = b""
+        except (BulkFailed, OSError) as error:
+            raise NotMoved(f"the file can not be lent: {error}", hint="try again in a moment") from error
+        self._watch()
+        return tickets
+
+    def announcement(self) -> bytes:
+        """What a peer has to know to take a connection from here. In any thread."""
+        return self._wires.announcement()
+
+    def dial(self, route: Route) -> Wire:
+        """One more connection to a peer. BulkFailed. In any thread."""
+        if not self._welcome(route.peer):
+            raise BulkFailed("revoked")
+        return self._wires.dial(route)
 
     # --- what is open -------------------------------------------------------------------------------------------------
 

@@ -316,7 +316,7 @@ class Node:
         self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard, weighing, large)
         self.keeping = Keeping(
             self.directory, self.name, self.fleet, self.credentials, shell, self.knowledge_answers, settings,
-            self.switchboard, self.fact,
+            self.switchboard, self.workshop.lane, self.fabric.node_links, self.fact,
         )  # fmt: skip
         self._stack.push_async_callback(self.keeping.close)
         self.fabric.knowledge = shell.receive

@@ -30,6 +30,7 @@ from swarm.protocol.knowledge.views import GONE
 from transport.links import Link
 
 if TYPE_CHECKING:
+    from nodes.knowledge.joining import Joining
     from nodes.knowledge.snapshot_answers import SnapshotAnswers
     from nodes.knowledge.texts import Texts
 
@@ -56,6 +57,8 @@ class KnowledgeAnswers:
         self.watches = Watches(shell, self._elsewhere)
         self.past: SnapshotAnswers | None = None
         """What is asked ``at`` a moment goes there."""
+        self.joining: Joining | None = None
+        """Until all is here, peers are asked for what lacks."""
         self._texts: Texts | None = None
         """The desk's thread alone uses it."""
         methods = {
@@ -150,6 +153,8 @@ class KnowledgeAnswers:
         kind, key = str(args["kind"]), _text(args["key"])
         if args.get("at") is not None:
             return await self._get_then(kind, key, args["at"])
+        if self.joining is not None and not self.joining.has(kind, key):
+            return await self._by_others("knowledge.get", args)
         use = args.get("use") is not False
         there = self._elsewhere.holders(kind, key)
         if there:
@@ -165,6 +170,14 @@ class KnowledgeAnswers:
             return header, b""
         reference = reference_in(value)
         return header, _packed(value) if reference is None else await self._large.value(reference)
+
+    async def _by_others(self, method: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Have a peer answer what this node cannot yet; not for one that cannot either."""
+        assert self.joining is not None
+        if args.get("passed_on"):
+            raise NotHeld("this node has joined just now, too")
+        header, raw = await self.joining.forward(method, {**args, "passed_on": True})
+        return dict(header), raw
 
     async def _get_then(self, kind: str, key: str, at: Any) -> tuple[dict[str, Any], bytes]:
         header, raw = await self._then().get(kind, key, at)
@@ -196,6 +209,8 @@ class KnowledgeAnswers:
         return {"found": value is not GONE, "stamp": knowledge.stamp(kind, key), **header}, value
 
     async def _query(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        if self.joining is not None and not self.joining.over:
+            return await self._by_others("knowledge.query", args)
         kind = str(args["kind"])
         limit = args.get("limit")
         most = ROWS_MAX if limit is None else min(_whole(limit), ROWS_MAX)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nodes.knowledge.answers import KnowledgeAnswers
+from nodes.knowledge.joining import Joining, digests
+from nodes.knowledge.lending import Lending
 from nodes.knowledge.past import Past
+from nodes.knowledge.peer_copies import PeerCopy
 from nodes.knowledge.shelf import Shelf
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_answers import SnapshotAnswers
+from nodes.lane import Lane
 from nodes.queries import Switchboard
 from nodes.settings import KnowledgeSection
 from nodes.snapshots import Signing, key_of
 from swarm.protocol.effects import Fact
 from transport.fleet import Fleet
 from transport.identity import Credentials
+from transport.links import Link
 
 
 class Keeping:
@@ -31,16 +37,32 @@ class Keeping:
         answers: KnowledgeAnswers,
         settings: KnowledgeSection,
         switchboard: Switchboard,
+        lane: Lane,
+        links: Mapping[bytes, Link],
         fact: Callable[[Fact], None],
     ) -> None:
         self.shelf = Shelf(directory, name, shell, Signing.of(credentials), lambda: key_of(fleet), settings, fact)
         self.past = Past(directory, shell, self.shelf, credentials.identity.sign_key)
         answers.past = SnapshotAnswers(self.shelf, self.past, switchboard)
+        self.lending = Lending(self.shelf, lane, switchboard, lambda: shell.desk.bytes)
+
+        def copy_of(link: Link) -> PeerCopy:
+            return PeerCopy(shell.loop, switchboard, lane, link)
+
+        self.joining = Joining(shell, switchboard, links, fleet, self.shelf.folder, copy_of, self.shelf.key, fact)
+        answers.joining = self.joining
+
+        async def told_digests(link: Link, args: Mapping[str, Any], body: memoryview) -> list[bytes]:
+            return list(await shell.ask(digests))
+
+        switchboard.serve("snapshot.digests", told_digests)
 
     def start(self) -> None:
         """Take snapshots, and look after them, from now on."""
+        self.joining.start()
         self.shelf.start()
 
     async def close(self) -> None:
         """Begin nothing more."""
+        await self.joining.close()
         await self.shelf.close()

@@ -75,6 +75,8 @@ class KnowledgeShell:
         self._asking: asyncio.Task[None] | None = None
         self._stirred: set[asyncio.Future[None]] = set()
         self._closing = False
+        self.holding = False
+        """What peers compare is left unread: it comes in one go."""
         self.desk = Desk(
             directory, credentials.id, credentials.sign, self.authors, self.shards, settings.bytes, now,
             self._settled_in_thread, KeeperConfig(sync_every_s=settings.sync_every_s),
@@ -114,7 +116,7 @@ class KnowledgeShell:
         speaks = member.info.get(INFO_KEY) == self.shards
         known = self._partners.get(member.id)
         if speaks and (known is None or known.certificate != member.certificate):
-            self._learn([member.certificate])
+            self.learn([member.certificate])
         if speaks:
             self._partners[member.id] = member
         elif known is not None:
@@ -138,6 +140,8 @@ class KnowledgeShell:
 
     def receive(self, source: bytes, payload: memoryview) -> None:
         """A message of a peer."""
+        if self.holding and b"fresh" not in bytes(payload[:16]):
+            return
         if not self._closing and not self.desk.heard(source, bytes(payload)):
             self.around.fact(Fact("knowledge.left_out"))
 
@@ -157,6 +161,20 @@ class KnowledgeShell:
     def partners(self) -> list[bytes]:
         """The members that keep knowledge, but for this one."""
         return sorted(node for node in self._partners if node != self.id)
+
+    def release(self) -> None:
+        """Compare with others from now on."""
+        self.holding = False
+        self.desk.post(lambda keeper: keeper.hurry(self._now()))
+
+    def is_partner(self, node: bytes) -> bool:
+        """Whether a member keeps knowledge as this node does."""
+        return node in self._partners
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The node's."""
+        return self._loop
 
     def _tell_members(self) -> None:
         nodes = sorted(self._partners)
@@ -202,7 +220,7 @@ class KnowledgeShell:
         for fact in settled.facts:
             self.around.fact(fact)
         if settled.certificates:
-            self._learn(settled.certificates)
+            self.learn(settled.certificates)
         if not self._closing:
             for node, message in settled.messages:
                 self._send(node, message)
@@ -232,7 +250,7 @@ class KnowledgeShell:
 
     # --- whose word it is -----------------------------------------------------------------------------------------------
 
-    def _learn(self, certificates: list[Any]) -> bool:
+    def learn(self, certificates: list[Any]) -> bool:
         """Whether one of these was news."""
         news = False
         for certificate in certificates:
@@ -252,7 +270,7 @@ class KnowledgeShell:
                 except AskFailed:
                     continue
                 found = answer.get("certificates") if isinstance(answer, dict) else None
-                if isinstance(found, list) and len(found) <= UNKNOWN_MAX and self._learn(found):
+                if isinstance(found, list) and len(found) <= UNKNOWN_MAX and self.learn(found):
                     self.desk.post(lambda keeper: keeper.hurry(self._now()))
             await asyncio.sleep(ASK_AGAIN_S)
         finally:

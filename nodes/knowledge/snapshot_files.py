@@ -129,16 +129,28 @@ def payloads(snapshot: Snapshot, number: int) -> Iterator[bytes]:
 
 def past_rows(snapshot: Snapshot, number: int) -> Iterator[tuple[bytes, int]]:
     """(payload, when) of what was let go of a shard."""
-    for at, value in snapshot.shard(past_name(number)):
+    return past_of(snapshot.shard(past_name(number)))
+
+
+def past_of(records: Iterable[Record]) -> Iterator[tuple[bytes, int]]:
+    """The same of its records. SnapshotMalformed."""
+    for at, value in records:
         found = _unpacked(value)
-        if not (isinstance(found, list) and len(found) == 2 and type(found[0]) is int and type(found[1]) is bytes):
+        if not (
+            isinstance(found, list)
+            and len(found) == 2
+            and type(found[0]) is int
+            and type(found[1]) is bytes
+            and found[1]
+        ):
             raise _malformed(at)
         yield found[1], found[0]
 
 
-def authors(snapshot: Snapshot) -> list[bytes]:
-    """Certificates."""
-    return [found for _, value in snapshot.shard(AUTHORS) if type(found := _unpacked(value)) is bytes]
+def certificate_of(value: bytes) -> bytes | None:
+    """What stands in a record of `AUTHORS`."""
+    found = _unpacked(value)
+    return found if type(found) is bytes else None
 
 
 def segment_of(place: bytes, value: bytes) -> bytes:

@@ -101,6 +101,25 @@ class Arriving:
             self._failures[at] += 1
         return None
 
+    def expect(self) -> None:
+        """Have all tables, so that copies know what they will be asked for. SnapshotDamaged."""
+        lines = [
+            (line, root) for line in self.manifest.shards for root in (line.root, *(root for root, _ in line.files))
+        ]
+        files = [self.file(line, root) for line, root in lines]
+        self._expect([(file, entry) for file in files for entry in file.entries() if not file.has(entry)])
+        self.progress.bytes_total = sum(entry.stored_bytes for file in files for entry in file.entries())
+
+    def _expect(self, wanted: list[tuple[_File, Entry]]) -> None:
+        for at, copy in enumerate(self._copies):
+            want: Callable[[list[tuple[bytes, int]]], None] | None = getattr(copy, "want", None)
+            if want is None:
+                continue
+            try:
+                want([(entry.stored_hash, entry.stored_bytes) for _, entry in wanted])
+            except OSError:  # it does not answer
+                self._failures[at] = FAILURES_MAX
+
     def turn(self) -> int:
         """Which copy is to be asked first: each in its turn."""
         return next(self._turns)
@@ -120,10 +139,7 @@ class Arriving:
                 file = self.file(line, root)
                 wanted += [(file, entry) for entry in file.entries() if not file.has(entry)]
         wanted.sort(key=lambda each: each[1].kind != TABLE)
-        for copy in self._copies:
-            want = getattr(copy, "want", None)
-            if want is not None:
-                want([(entry.stored_hash, entry.stored_bytes) for _, entry in wanted])
+        self._expect(wanted)
         self.progress.chunks_total = self.progress.chunks + len(wanted)
         self.progress.bytes_total = self.progress.bytes + sum(entry.stored_bytes for _, entry in wanted)
         ahead: queue.SimpleQueue[tuple[_File, Entry]] = queue.SimpleQueue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from kernels.plain import encode_plain
 from nodes.cli.command_line import run
 from nodes.record_files import read_records
+from swarm.client.sync import Fleet
 from swarm.errors import SwarmError
 from swarm.exit_codes import ExitCode
 from swarm.snapshots.checking import verify
@@ -189,3 +192,58 @@ def test_automatic_ones_come_and_go(tmp_path: Path) -> None:
             until(rests, 20, "nothing new is known: nothing is taken")
     finally:
         assert set(nodes.stop_all().values()) <= {0}
+
+
+def fill(fleet: Fleet, count: int, size_bytes: int, what: str = "page") -> None:
+    """So many facts, quickly."""
+    rng = random.Random(what)
+    asking = [
+        fleet._engine.asking(
+            "knowledge.put",
+            {"kind": "facts", "key": f"{what}/{number:05}"},
+            encode_plain(rng.randbytes(size_bytes)) or b"",
+        )
+        for number in range(count)
+    ]
+    for each in asking:
+        each.result(60)
+
+
+def facts_in_log(nodes: Nodes, name: str, event: str) -> list[str]:
+    return [line for line in (nodes.root / f"{name}.log").read_text(errors="replace").splitlines() if event in line]
+
+
+def test_who_joins_has_shards_from_several_and_answers_at_once(nodes: Nodes) -> None:
+    nodes.start("ash")
+    nodes.start("oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        until(lambda: len(ash.members()) == 2, 20, "members")
+        early = ash.knowledge.put("facts", "page/00007", "before")
+        time.sleep(0.01)
+        fill(ash, 1200, 2500)
+        last = random.Random("page").randbytes(2500)
+        until(lambda: oak.knowledge.get("facts", "page/01199") is not None, 30, "oak has it")
+        until(lambda: len(list(oak.knowledge.query("facts", prefix="page/"))) == 1200, 30, "oak has all")
+        nodes.start("elm")
+        with nodes.connect("elm") as elm:
+            # As soon as it is linked to one who knows, nothing that is known is said to be unknown.
+            until(lambda: elm.knowledge.get("facts", "page/00001") is not None, 20, "a first answer")
+            assert not facts_in_log(nodes, "elm", "snapshot.joined"), "the answer came before all was here"
+            answers = 0
+            while not facts_in_log(nodes, "elm", "snapshot.joined"):
+                for number in (0, 600, 1199):
+                    assert elm.knowledge.get("facts", f"page/{number:05}") is not None
+                    answers += 1
+                assert answers < 3000, nodes.log("elm")
+            assert answers
+            assert elm.knowledge.get("facts", "page/00000") == last
+            assert len(list(elm.knowledge.query("facts", prefix="page/"))) == 1200
+            (joined,) = facts_in_log(nodes, "elm", "snapshot.joined")
+            how = json.loads(joined)
+            assert how["gave"] == 2 and how["bulk_bytes"] > 0 == how["control_bytes"], joined
+            ash.knowledge.put("facts", "page/00000", "new")
+            known(elm, "page/00000", "new")
+            # It has the past with it, which it has not seen itself.
+            assert elm.knowledge.get("facts", "page/00007", at=early) == "before"
+    (name,) = [path for path in (nodes.home.node_dir("elm") / "snapshots").iterdir()]
+    assert verify(name).whole

@@ -195,6 +195,21 @@ class Keeper:
         found, self._out = self._out, []
         return found
 
+    def stock(self, now: float, payloads: Iterable[bytes]) -> Counter[str]:
+        """Takes in what was fetched from a snapshot: it is kept, and told to nobody. What became of it, by `Outcome`."""
+        became: Counter[str] = Counter()
+        for payload in payloads:
+            try:
+                number = self._number(payload)
+            except (FormatError, IndexError):
+                became[Outcome.MALFORMED.value] += 1
+                continue
+            if self.holds(number):
+                outcome, segment = self._shard(number).take(payload, self._wall(now))
+                self._took(now, outcome, segment, payload, number)
+                became[outcome.value] += 1
+        return became
+
     # --- gossip ---------------------------------------------------------------------------------------------------------
 
     def _spread(self, now: float, shard: int, payload: bytes) -> None:
