@@ -254,7 +254,9 @@ TABLE: Final[dict[str, Row]] = {
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),
     "snapshot.created": Row("info", (_seconds("snapshot_writing", "How long snapshots of knowledge took.", "why"),)),
-    "snapshot.failed": Row("error", (_counter("snapshots_failed", "Snapshots of knowledge that could not be taken.", of="#"),)),
+    "snapshot.failed": Row(
+        "error", (_counter("snapshots_failed", "Snapshots of knowledge that could not be taken.", of="#"),)
+    ),
     "snapshot.damaged": Row("error", (_counter("snapshots_damaged", "Snapshots that were found damaged.", of="#"),)),
     "snapshot.repaired": Row("info", (_counter("snapshot_chunks_repaired", "Damaged chunks that were made whole."),)),
     "snapshot.unrepaired": Row(

@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kernels.plain import decode_plain
 from nodes.cli.connecting import connected
@@ -19,7 +20,8 @@ from swarm.exit_codes import ExitCode
 from swarm.paths import Home, checked_name
 from swarm.units import format_bytes
 
-CREATE_S = 3600.0
+CREATE_S: Final = 3600.0
+POLL_S: Final = 0.1
 
 
 @contextlib.contextmanager
@@ -72,6 +74,41 @@ def create(args: argparse.Namespace) -> int:
         more = f", {format_bytes(found['shared_bytes'])} shared with {found['base']}" if found["base"] else ""
         print(f"{found['folder']}: {found['records']:,} records, {format_bytes(found['new_bytes'])} written{more}")
     return ExitCode.OK
+
+
+def transfer(args: argparse.Namespace, other: str) -> int:
+    """A snapshot from node to node, with what has come shown as it does."""
+    fetches = args.action == "pull"
+    if not fetches and not args.of:
+        args.of = _whose(args.snapshot)
+    with node(args) as fleet, Progress() as screen:
+        arguments = {"name": args.snapshot, "node": other} | ({"any_signer": args.any_signer} if fetches else {})
+        begun, _ = ask(fleet, "snapshot.fetch" if fetches else "snapshot.send", **arguments)
+        while True:
+            said, _ = ask(fleet, "snapshot.progress", 30.0, transfer=begun["transfer"])
+            screen.total = said["bytes_total"] or None
+            screen.update(said["bytes"], note=format_bytes(said["bytes"]))
+            if said["done"]:
+                break
+            time.sleep(POLL_S)
+    if said["error"]:
+        raise SwarmError(said["error"][0], hint=said["error"][1] or "do it again: what has come is kept")
+    said["id"] = said["id"].hex()
+    if args.json:
+        print_json({name: value for name, value in said.items() if name not in ("done", "error")})
+    else:
+        here = said["kept_bytes"] + said["reused_bytes"]
+        more = f", {format_bytes(here)} were there" if here else ""
+        print(f"{said['folder']}: {format_bytes(said['bytes'])} came from {other if fetches else 'here'}{more}")
+    return ExitCode.OK
+
+
+def _whose(name: str) -> str:
+    """The node of this home that has a snapshot. NotFound."""
+    from nodes.snapshots import all_folders, found
+
+    folders = [folder for node, folder in all_folders(Home.resolve()) if node]
+    return found(name, folders or [Home.resolve().nodes_dir]).parent.parent.name
 
 
 def restore(args: argparse.Namespace) -> int:

@@ -67,16 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull = actions.add_parser("pull", help="copy a snapshot, from several copies at once, checked chunk by chunk")
     pull.add_argument("snapshot", metavar="NAME", help="what it is to be called here")
     pull.add_argument(
-        "--from", dest="sources", required=True, action="append", metavar="SNAPSHOT", help="a copy; may be repeated"
+        "--from", dest="sources", default=[], action="append", metavar="SNAPSHOT", help="a copy; may be repeated"
+    )
+    pull.add_argument(
+        "--from-node", metavar="NODE", help="the copy of that node of the fleet, into the folder of a node here"
     )
     push = actions.add_parser("push", help="copy a snapshot to another folder of snapshots, but for what is there")
     push.add_argument("snapshot", metavar="SNAPSHOT")
-    push.add_argument("--to", required=True, metavar="DIR", help="a folder of snapshots, such as a mounted disk")
+    push.add_argument("--to", metavar="DIR", help="a folder of snapshots, such as a mounted disk")
+    push.add_argument("--to-node", metavar="NODE", help="to that node of the fleet, by the node here that has it")
     for each in (create, listing, verify, diff, restore, repair, pull, push):
         each.add_argument("--dir", metavar="DIR", help="the folder of snapshots (that of this user)")
         add_common_arguments(each, action=True)
         each.add_argument("--of", metavar="NODE", help="the node that is meant, and its folder of snapshots")
-    for each in (create, restore):
+    for each in (create, restore, pull, push):
         add_client_arguments(each)
     for each in (restore, repair, pull):
         each.add_argument("--any-signer", action="store_true", help="whoever signed it, or nobody")
@@ -343,6 +347,13 @@ def _pull(args: argparse.Namespace) -> int:
     from swarm.snapshots.copies import FolderCopy
     from swarm.snapshots.fetching import pull
 
+    other = args.to_node if args.action == "push" else args.from_node
+    if bool(other) == bool(args.to if args.action == "push" else args.sources):
+        raise UsageError("where to, or where from?", hint="a folder (--to, --from), or a node (--to-node, --from-node)")
+    if other:
+        from nodes.cli.knowledge_snapshot import transfer
+
+        return transfer(args, other)
     if args.action == "push":
         sources = [_named(args, args.snapshot)]
         target = Path(args.to) / sources[0].name

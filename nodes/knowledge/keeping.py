@@ -11,6 +11,7 @@ from nodes.knowledge.joining import Joining, digests
 from nodes.knowledge.lending import Lending
 from nodes.knowledge.past import Past
 from nodes.knowledge.peer_copies import PeerCopy
+from nodes.knowledge.peers import Peers
 from nodes.knowledge.shelf import Shelf
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_answers import SnapshotAnswers
@@ -51,6 +52,7 @@ class Keeping:
 
         self.joining = Joining(shell, switchboard, links, fleet, self.shelf.folder, copy_of, self.shelf.key, fact)
         answers.joining = self.joining
+        self.peers = Peers(self.shelf, fleet, switchboard, links, copy_of, fact)
 
         async def told_digests(link: Link, args: Mapping[str, Any], body: memoryview) -> list[bytes]:
             return list(await shell.ask(digests))
@@ -65,4 +67,5 @@ class Keeping:
     async def close(self) -> None:
         """Begin nothing more."""
         await self.joining.close()
+        await self.peers.close()
         await self.shelf.close()

@@ -225,7 +225,8 @@ class Shelf:
         finally:
             await _in_thread(copies.close)
         if repaired:
-            done = {"snapshot": path.name, "chunks": len(repaired), "left": len(after.damage)}
+            came = sum(getattr(copy, "bulk_bytes", 0) + getattr(copy, "control_bytes", 0) for copy in far)
+            done = {"snapshot": path.name, "chunks": len(repaired), "left": len(after.damage), "from_peers_bytes": came}
             self._fact(Fact("snapshot.repaired", {}, done, float(len(repaired))))
         if not after.whole:
             self._fact(Fact("snapshot.unrepaired", {}, {"snapshot": path.name, "chunks": len(after.damage)}))

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import random
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from kernels.plain import encode_plain
 from nodes.cli.command_line import run
+from nodes.cli.knowledge_snapshot import ask
 from nodes.record_files import read_records
 from swarm.client.sync import Fleet
 from swarm.errors import SwarmError
@@ -245,5 +248,93 @@ def test_who_joins_has_shards_from_several_and_answers_at_once(nodes: Nodes) -> 
             known(elm, "page/00000", "new")
             # It has the past with it, which it has not seen itself.
             assert elm.knowledge.get("facts", "page/00007", at=early) == "before"
-    (name,) = [path for path in (nodes.home.node_dir("elm") / "snapshots").iterdir()]
-    assert verify(name).whole
+    (joined_one,) = (nodes.home.node_dir("elm") / "snapshots").iterdir()
+    assert verify(joined_one).whole
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def test_a_flipped_bit_is_found_and_repaired_from_a_peer(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path / "home", settings=SETTINGS | {"SWARM_KNOWLEDGE_CHECK_EVERY_S": "0.5"})
+    nodes.start("ash")
+    nodes.start("oak")
+    try:
+        with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+            until(lambda: len(ash.members()) == 2, 20, "members")
+            fill(ash, 300, 3000)
+            until(lambda: len(list(oak.knowledge.query("facts", prefix="page/"))) == 300, 30, "oak has all")
+            found = said(nodes, "snapshot", "create", "mine", "--of", "ash")
+            path = max(Path(found["folder"]).glob("knowledge-*"), key=lambda path: path.stat().st_size)
+            whole = path.read_bytes()
+            flip(path, 300)
+            until(lambda: facts_in_log(nodes, "ash", "snapshot.repaired"), 30, "it is repaired")
+            (damaged, *_), (repaired, *_) = (
+                facts_in_log(nodes, "ash", f"snapshot.{what}") for what in ("damaged", "repaired")
+            )
+            assert json.loads(damaged)["chunks"] == 1 and json.loads(repaired)["left"] == 0
+            assert json.loads(repaired)["from_peers_bytes"] > 0
+            assert path.read_bytes() == whole and verify(Path(found["folder"])).whole
+            assert not facts_in_log(nodes, "ash", "unrepaired")
+            # The file of the log, too: it is read now and then, and written again from what is known.
+            file = nodes.home.node_dir("ash") / "knowledge.db"
+            with contextlib.closing(sqlite3.connect(file)) as db:
+                payload = bytearray(db.execute("SELECT payload FROM segments").fetchone()[0])
+                good = bytes(payload)
+                payload[200] ^= 1
+                db.execute("UPDATE segments SET payload = ? WHERE payload = ?", (bytes(payload), good))
+                db.commit()
+                until(
+                    lambda: db.execute("SELECT count(*) FROM segments WHERE payload = ?", (good,)).fetchone()[0],
+                    30,
+                    "mended",
+                )
+    finally:
+        assert set(nodes.stop_all().values()) <= {0}
+
+
+def test_from_node_to_node_and_on_after_a_kill(nodes: Nodes) -> None:
+    for name in ("ash", "oak"):
+        nodes.start(name)
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        until(lambda: len(ash.members()) == 2, 20, "members")
+        fill(ash, 2500, 6000)
+        until(lambda: len(list(oak.knowledge.query("facts", prefix="page/"))) == 2500, 60, "oak has all")
+        made = said(nodes, "snapshot", "create", "mine", "--of", "ash")
+        begun, _ = ask(oak, "snapshot.fetch", name="mine", node="ash")
+        for _ in range(10_000):
+            if ask(oak, "snapshot.progress", transfer=begun["transfer"])[0]["bytes"]:
+                break
+        nodes.kill("oak")
+    target = nodes.home.node_dir("oak") / "snapshots" / "mine"
+    if target.exists():  # it was quicker
+        assert verify(target).whole
+        shutil.rmtree(target)
+    nodes.start("oak")
+    with nodes.connect("oak") as oak:
+        until(lambda: len(oak.members()) == 2, 20, "members")
+        until(
+            lambda: "ash" in str(command(nodes, "snapshot", "pull", "x", "--from-node", "no", "--of", "oak")),
+            20,
+            "a link",
+        )
+        pulled = said(nodes, "snapshot", "pull", "mine", "--from-node", "ash", "--of", "oak")
+        assert pulled["id"] == made["id"] and verify(target, deep=True).whole
+        again = command(nodes, "snapshot", "pull", "mine", "--from-node", "ash", "--of", "oak")
+        assert again[0] and "there already" in again[2]
+        assert (
+            "no snapshot nothing"
+            in command(nodes, "snapshot", "pull", "nothing", "--from-node", "ash", "--of", "oak")[2]
+        )
+        # The other way: what is there already is not sent.
+        shutil.rmtree(target)
+        oak.knowledge.put("facts", "page/00000", "changed")
+        own = said(nodes, "snapshot", "create", "own", "--of", "oak")
+        sent = said(nodes, "snapshot", "push", "own", "--to-node", "ash")
+        assert sent["id"] == own["id"] and verify(nodes.home.node_dir("ash") / "snapshots" / "own", deep=True).whole
+        assert not [path for name in ("ash", "oak") for path in (nodes.home.node_dir(name) / "snapshots").glob(".*")]
+        assert sent["reused_bytes"] + sent["kept_bytes"] > sent["bytes"]
