@@ -38,6 +38,7 @@ class TaskOptions:
     needs: Mapping[str, float] | None = None
     labels: tuple[str, ...] | None = None
     timeout_s: float | None = None
+    timeout_max_s: float | None = None
     priority: int | None = None
     rerun: bool | None = None
     stream: bool | None = None
@@ -61,6 +62,7 @@ class TaskOptions:
         needs: Mapping[str, float | str] | None = None,
         labels: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        timeout_max_s: float | None = None,
         priority: int | str | None = None,
         rerun: bool | None = None,
         stream: bool | None = None,
@@ -76,6 +78,8 @@ class TaskOptions:
             raise _wrong(f"retries={retries!r} is not a whole number of at least 0")
         if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
             raise _wrong(f"timeout_s={timeout_s!r} is not a number of seconds above 0")
+        if timeout_max_s is not None and not (isinstance(timeout_max_s, int | float) and timeout_max_s > 0):
+            raise _wrong(f"timeout_max_s={timeout_max_s!r} is not a number of seconds above 0")
         if isinstance(labels, str):
             labels = (labels,)
         if stream and retries:
@@ -97,6 +101,7 @@ class TaskOptions:
             needs=None if needs is None else {key: parse_amount(key, value) for key, value in needs.items()},
             labels=None if labels is None else tuple(labels),
             timeout_s=None if timeout_s is None else float(timeout_s),
+            timeout_max_s=None if timeout_max_s is None else float(timeout_max_s),
             priority=None if priority is None else parse_priority(priority),
             rerun=rerun,
             stream=stream,
@@ -119,6 +124,7 @@ def task(
     needs: Mapping[str, float | str] | None = None,
     labels: Sequence[str] | None = None,
     timeout_s: float | None = None,
+    timeout_max_s: float | None = None,
     priority: int | str | None = None,
     rerun: bool | None = None,
     stream: bool | None = None,
@@ -139,7 +145,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     `backoff_s` = (initial, factor, most) seconds between them. `needs` reserves resources (cpu, memory in bytes or text
     like "2GB", gpu, or a node's own), `labels` are required of the node. `rerun=False`: what had started when its node
     died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
-    interpreter of the node. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
+    interpreter of the node. `timeout_max_s` allows a lesson (``swarm lesson``) to let it run longer than `timeout_s`, up to that. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
     "fleet". `checkpoint=True`: it says at safe points what it would go on from (:func:`checkpoint`), so that it can be moved
     to another node while it runs. `transaction="DIR"`: each call runs within a :class:`swarm.StateTransaction` on that
     directory of the machine that runs it; relative to the worker's own, where that is no absolute path. A call's own options

@@ -50,6 +50,7 @@ _OPTION_NAMES = frozenset(
         "python",
         "durability",
         "checkpoint",
+        "timeout_max_s",
         "transaction",
     )
 )

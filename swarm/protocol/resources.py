@@ -20,6 +20,10 @@ WRONG_BY_S = 0.001
 AVOIDED = "a lesson says not here"
 NODE_LABEL = "node:"
 """With its name behind it, a label that every node has: what asks for it runs there."""
+INTERPRETER_LABEL = "interpreter:"
+"""With "cpython-3.11" behind it, say: what home workers run under."""
+PACKAGES_LABEL = "packages:"
+"""With a digest behind it, in hex: of what home workers can import."""
 
 
 @dataclass(frozen=True, order=True)

@@ -44,6 +44,8 @@ class Spec:
     needs: Mapping[str, float] = field(default_factory=lambda: NO_NEEDS)
     labels: tuple[str, ...] = ()
     timeout_s: float | None = None
+    timeout_max_s: float | None = None
+    """Up to so long a lesson may let it run, if it was ended by `timeout_s`; None: no longer than that."""
     deadline: float | None = None
     retries: int = 0
     retry_on: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class Spec:
 
 
 _KEYS = (
-    "priority", "nice", "needs", "labels", "timeout_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
+    "priority", "nice", "needs", "labels", "timeout_s", "timeout_max_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
     "chunked", "checkpoint", "python", "transaction", "root", "parent", "depth", "inherits", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
@@ -126,6 +128,7 @@ def parse_spec(raw: bytes) -> Spec:
         needs=_needs(fields.get("needs", {})),
         labels=_texts(fields, "labels", LABELS_MAX),
         timeout_s=_seconds(fields, "timeout_s"),
+        timeout_max_s=_seconds(fields, "timeout_max_s"),
         deadline=_seconds(fields, "deadline"),
         retries=_integer(fields, "retries", 0, 0, RETRIES_MAX),
         retry_on=_texts(fields, "retry_on", 64),

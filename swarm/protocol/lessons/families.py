@@ -362,9 +362,16 @@ _VERSION_WORDS = re.compile(
 )
 
 
+_FILE_OF_ANOTHER = re.compile(r"bad magic number|undefined symbol", re.IGNORECASE)
+
+
 def _interpreter(failed: Failed, where: Circumstances) -> Diagnosis | None:
-    if not _VERSION_WORDS.search(failed.text):
+    found = _VERSION_WORDS.search(failed.text)
+    if found is None:
         return None
+    if _FILE_OF_ANOTHER.match(found[0]):
+        cause = "a module there was compiled for another Python"
+        return _tied("wrong-interpreter", "compiled", cause, where, ("node",), DAY_MS)
     return _tied(
         "wrong-interpreter",
         "",
@@ -393,7 +400,8 @@ def _crash(failed: Failed, where: Circumstances) -> Diagnosis | None:
         if "Segmentation fault" not in failed.stderr[-4000:] and "Segmentation fault" not in failed.message:
             return None
         number = SIGNAL_SEGMENT
-    return _of_setup("segfault", f"signal {number}", f"it ends by {_CRASH_SIGNALS[number]} there", where)
+    cause = f"it ends by {_CRASH_SIGNALS[number]} there"
+    return _tied("segfault", f"signal {number}", cause, where, ("node",), 7 * DAY_MS)
 
 
 def _timeout(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -436,6 +444,8 @@ FAMILIES: Final = (
     "full-disk", "timeout", "refused-connection", "rate-limit", "service-down", "segfault", "poison-task", "reflected",
 )  # fmt: skip
 """All that a diagnosis may be of."""
+OF_DATA: Final = frozenset(("segfault", "missing-file", "no-permission", "refused-connection", "service-down"))
+"""Of these a failure does not tell whether the machine is to blame, or what the call was given."""
 
 
 # --- what rules have in common ----------------------------------------------------------------------------------------
@@ -499,12 +509,20 @@ def _subject(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+_HOW_IT_DIED = re.compile(r"(signal|exit) (\d{1,3})")
+"""What a node says of a worker that took its task along."""
+
+
 def told_by(fields: Mapping[str, Any]) -> Failed:
     """A failure from the map of an ``F`` payload (see `swarm.payload_failure`), or from the result of a command."""
     facts = fields.get("facts")
     facts = facts if isinstance(facts, Mapping) else {}
     said: Mapping[str, Any] = {**facts, **fields}
     exit_status, signal = said.get("exit"), said.get("signal")
+    why = said.get("why")
+    how = _HOW_IT_DIED.fullmatch(why) if isinstance(why, str) else None
+    if how is not None and signal is None and exit_status is None:
+        signal, exit_status = (int(how[2]), None) if how[1] == "signal" else (None, int(how[2]))
     mro = said.get("mro")
     return Failed(
         type=_text(said, "type"),

@@ -25,7 +25,7 @@ from swarm.protocol.lessons.advice import (
     plain,
     read,
 )  # fmt: skip
-from swarm.protocol.lessons.families import FAMILIES, SUBJECT_CHARACTERS_MAX, Diagnosis
+from swarm.protocol.lessons.families import FAMILIES, OF_DATA, SUBJECT_CHARACTERS_MAX, Diagnosis
 from swarm.protocol.lessons.fingerprints import DIGEST_BYTES, digest_of
 from swarm.protocol.lessons.records import PROBE_LEASE_MS, Evidence, Record
 
@@ -235,8 +235,13 @@ class Given:
     why: tuple[str, ...] = ()
 
 
-def prepare(table: Table, mode: Mode, call: bytes, now_ms: int) -> Given:
-    """What lessons that hold everywhere say about a call."""
+def waits(lesson: Lesson) -> bool:
+    """Whether all that a lesson says is to wait."""
+    return bool(_only_wait_ms(lesson))
+
+
+def prepare(table: Table, mode: Mode, call: bytes, now_ms: int, *, probes: bool = True) -> Given:
+    """What lessons that hold everywhere say about a call. Without `probes` all of it is given, but for what is to be waited for."""
     needs: dict[str, float] = {}
     labels: set[str] = set()
     changes: dict[str, float] = {}
@@ -262,7 +267,7 @@ def prepare(table: Table, mode: Mode, call: bytes, now_ms: int) -> Given:
                 not_before_ms = max(not_before_ms, until_ms)
                 used.append(key)
             continue
-        if _may_be_probed(lesson) and record.probe_due(lesson.digest, lesson.lasting_ms, now_ms):
+        if probes and _may_be_probed(lesson) and record.probe_due(lesson.digest, lesson.lasting_ms, now_ms):
             probed.append(key)
             continue
         for advice in lesson.advice:
@@ -297,6 +302,8 @@ class Verdict:
     used: tuple[str, ...] = ()
     probed: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+    """Lessons against it that are too little to refuse a call for, where there is no other machine."""
 
 
 def weigh(table: Table, mode: Mode, call: bytes, environment: Environment, now_ms: int) -> Verdict:
@@ -341,12 +348,23 @@ def choose(table: Table, mode: Mode, call: bytes, machines: Iterable[Environment
     order = sorted(allowed, key=lambda machine: (not verdicts[machine.node].probed, verdicts[machine.node].dislike))
     if order or not machines:
         return Choice(tuple(order), verdicts)
+    unsure = [machine for machine in machines if _is_unsure(table, verdicts[machine.node].used)]
+    if unsure:
+        for machine in unsure:
+            verdict = verdicts[machine.node]
+            verdicts[machine.node] = replace(verdict, avoid=False, used=(), unsure=verdict.used)
+        return Choice(tuple(sorted(unsure, key=lambda machine: verdicts[machine.node].dislike)), verdicts)
     lessons = {key: table[key].lesson for verdict in verdicts.values() for key in verdict.used}
     soonest = min(table[key].record.evidence_ms + lesson.lasting_ms for key, lesson in lessons.items())
     if min(lesson.lasting_ms for lesson in lessons.values()) < WAITS_BELOW_MS:
         return Choice((), verdicts, again_ms=max(soonest, now_ms + 1000))
     told = "; ".join(f"{node}: {verdicts[node].why[0]}" for node in sorted(verdicts)[:8])
     return Choice((), verdicts, refusal=f"no machine is left for it ({told})")
+
+
+def _is_unsure(table: Table, keys: Iterable[str]) -> bool:
+    """Whether lessons are of one failure each that may be a matter of what the call was given: not enough to run it nowhere."""
+    return all(table[key].lesson.family in OF_DATA and not table[key].record.successes for key in keys)
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------------

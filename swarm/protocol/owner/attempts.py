@@ -84,9 +84,9 @@ class Attempts:
         self._placing.returned(dispatch, left)
         if report.count and left:
             self._placing.ran(now, dispatch, report, sum(1 for row in range(report.count) if report.run_us(row)))
+        self._ending.finish(now, batch, ended, dispatch.token)
         if fine and batch.untied:
             self.went_well(now, dispatch)
-        self._ending.finish(now, batch, ended, dispatch.token)
         if counted and batch.durable is not None:
             self.counted(batch, counted)
         if ready:

@@ -254,7 +254,10 @@ class Batch:
     queued: Shape = None  # type: ignore[assignment]
     """Its shape with what lessons add to it, by which it waits and is placed."""
     untied: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Name of a node ("" for any) -> keys of lessons that were not heeded there: that it goes well there speaks against them."""
+    """Name of a node ("" for any), or "#" and the number of a dispatch -> keys of lessons that were not heeded there: that it goes well
+    there speaks against them. "@" and an index: a task of which `blame` wants to know whether it goes well; "*": of any of them."""
+    given: tuple[Spec, bytes] | None = None
+    """The spec, and its bytes, under which what is ready goes out, where lessons give more than was asked for."""
     lessons: tuple[str, ...] = ()
     """What it was told of lessons, in words."""
 
@@ -342,6 +345,12 @@ class Dispatch:
     nice: int = 0
     thought_s: float = 0.0
     """How long a task of it was thought to run."""
+    spec: Spec = None  # type: ignore[assignment]
+    """Under which it went out: its batch's, or with what lessons gave."""
+
+    def __post_init__(self) -> None:
+        if self.spec is None:
+            self.spec = self.batch.spec
 
 
 class Holdings:

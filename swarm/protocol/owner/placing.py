@@ -40,6 +40,9 @@ class Heeds(Protocol):
     def pushed(self, batch: Batch) -> None:
         """Tasks of a batch are ready."""
 
+    def machines_changed(self) -> None:
+        """There is another machine, or one is not what it was."""
+
     def heed(self, now: float) -> None:
         """Whatever is to be done before ready tasks are placed."""
 
@@ -78,9 +81,14 @@ class Placing:
         if it is None:
             it = self.executors[node] = Executor(node, name, capacity, free=capacity.totals.get("cpu", 0.0))
             self._rankings.joined(it)
+            if self.heeding is not None:
+                self.heeding.machines_changed()
         if it.capacity != capacity:
             it.capacity = capacity
             it.fits.clear()
+            it.changed()
+            if self.heeding is not None:
+                self.heeding.machines_changed()
         it.name = name
         it.suspect = False
         it.heard(load)
@@ -491,8 +499,9 @@ def handed(dispatch: Dispatch) -> ToExecutor:
     if dispatch.token is not None:
         extra["token"] = list(dispatch.token)
     attempts = batch.columns.attempts(start) - 1 + batch.attempt
+    dispatch.spec, raw = (batch.spec, batch.raw) if batch.given is None else batch.given
     return ToExecutor(
-        dispatch.executor.id, dispatch.number, batch.key, batch.spec, batch.raw, batch.granted, start, stop - start,
+        dispatch.executor.id, dispatch.number, batch.key, dispatch.spec, raw, batch.granted, start, stop - start,
         attempts, extra, lengths, payloads,
         None if urgency == (batch.spec.priority, batch.spec.nice) else urgency, batch.author,
     )  # fmt: skip

@@ -11,7 +11,8 @@ from kernels.batch import OutcomeBuilder
 from swarm.protocol.lessons.heeding import Mode
 from swarm.protocol.lessons.records import DOUBTED_USES, PROBE_USES
 from swarm.protocol.owner.batches import Batch, Learn, ToExecutor
-from swarm.protocol.owner.heeding import SAID_AT_ONCE, read_value
+from swarm.protocol.owner.heeding import SAID_AT_ONCE
+from swarm.protocol.owner.teaching import read_value
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import Status

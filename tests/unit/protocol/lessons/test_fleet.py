@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.protocol.lessons.fleet import faults, run
 
-CALLS = 12_000
+CALLS = 20_000
 
 
 def test_what_one_machine_ran_into_is_not_run_into_again() -> None:
