@@ -154,7 +154,9 @@ class KnowledgeAnswers:
         if args.get("at") is not None:
             return await self._get_then(kind, key, args["at"])
         if self.joining is not None and not self.joining.has(kind, key):
-            return await self._by_others("knowledge.get", args)
+            answered = await self._by_others("knowledge.get", args)
+            if answered is not None:
+                return answered
         use = args.get("use") is not False
         there = self._elsewhere.holders(kind, key)
         if there:
@@ -171,13 +173,13 @@ class KnowledgeAnswers:
         reference = reference_in(value)
         return header, _packed(value) if reference is None else await self._large.value(reference)
 
-    async def _by_others(self, method: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Have a peer answer what this node cannot yet; not for one that cannot either."""
+    async def _by_others(self, method: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], bytes] | None:
+        """Have a peer answer what this node cannot yet; None where nobody knows more: the fleet has begun just now."""
         assert self.joining is not None
         if args.get("passed_on"):
             raise NotHeld("this node has joined just now, too")
-        header, raw = await self.joining.forward(method, {**args, "passed_on": True})
-        return dict(header), raw
+        answered = await self.joining.forward(method, {**args, "passed_on": True})
+        return None if answered is None else (dict(answered[0]), answered[1])
 
     async def _get_then(self, kind: str, key: str, at: Any) -> tuple[dict[str, Any], bytes]:
         header, raw = await self._then().get(kind, key, at)
@@ -210,7 +212,9 @@ class KnowledgeAnswers:
 
     async def _query(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         if self.joining is not None and not self.joining.over:
-            return await self._by_others("knowledge.query", args)
+            answered = await self._by_others("knowledge.query", args)
+            if answered is not None:
+                return answered
         kind = str(args["kind"])
         limit = args.get("limit")
         most = ROWS_MAX if limit is None else min(_whole(limit), ROWS_MAX)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from nodes.knowledge import snapshot_files
 from nodes.knowledge.desk import Desk
+from nodes.knowledge.elsewhere import NOT_HELD
 from nodes.knowledge.peer_copies import PeerCopy, in_loop
 from nodes.knowledge.shelf import AUTOMATIC
 from nodes.knowledge.shell import KnowledgeShell
@@ -103,14 +104,17 @@ class Joining:
         """Whether all that is known under a key is here."""
         return self.over or shard_of(kind, key, self._shell.shards) in self._complete
 
-    async def forward(self, method: str, args: Mapping[str, Any]) -> tuple[Any, bytes]:
-        """Have a peer answer. SwarmError when none does."""
-        why = "no other node is reached"
-        for link in self._peers():
+    async def forward(self, method: str, args: Mapping[str, Any]) -> tuple[Any, bytes] | None:
+        """Have a peer answer; None where all of them have joined just now, too. SwarmError when none does."""
+        why, peers, newcomers = "no other node is reached", self._peers(), 0
+        for link in peers:
             try:
                 return await self._switchboard.asked(link, method, args, timeout_s=FORWARD_S)
             except AskFailed as error:
                 why = str(error)
+                newcomers += error.facts.get("kind") == NOT_HELD
+        if 0 < newcomers == len(peers):
+            return None
         raise SwarmError(
             f"this node has joined just now, and has not all that the fleet knows yet ({why})",
             hint="ask again in a moment",

@@ -139,8 +139,11 @@ def test_a_large_value_is_a_blob_on_every_node_and_a_damaged_one_is_repaired(nod
         rotten = bytearray(file.read_bytes())
         rotten[1000] ^= 1
         file.write_bytes(rotten)
-        assert oak.knowledge.get("facts", "large") == value
-        assert file.read_bytes() != rotten and "knowledge.blob_damaged" in nodes.log("oak")
+        # Who has joined just now has others answer.
+        until(
+            lambda: oak.knowledge.get("facts", "large") == value and file.read_bytes() != rotten, 20, "it is repaired"
+        )
+        assert "knowledge.blob_damaged" in nodes.log("oak")
         blobs(nodes, "ash")[0].unlink()
         assert ash.knowledge.get("facts", "large") == value
         with pytest.raises(SwarmError, match="more than the 16 MiB"):
