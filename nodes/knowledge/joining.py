@@ -144,13 +144,13 @@ class Joining:
             if loop.time() > deadline:
                 return
             await asyncio.sleep(0.05)
-        self.over = False
         await asyncio.sleep(GATHER_S)
         links = self._peers()
         answers = await asyncio.gather(*(self._newest(link) for link in links))
         found = [(link, *answer) for link, answer in zip(links, answers, strict=True) if answer is not None]
         if not found:
-            return
+            return  # a fleet that has begun just now, or knows so little that it is told at once
+        self.over = False
         began = time.monotonic()
         # Whose snapshot reaches furthest says what there is; the others have most of its chunks.
         found.sort(key=lambda each: each[1], reverse=True)
