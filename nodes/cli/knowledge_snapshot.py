@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from kernels.plain import decode_plain
 from nodes.cli.connecting import connected
 from nodes.cli.screen import Progress, print_json, say, table, to_json
 from nodes.machine import is_locked
-from swarm.errors import SwarmError, UsageError
+from swarm.errors import FleetNotFound, SwarmError, UsageError
 from swarm.exit_codes import ExitCode
 from swarm.paths import Home, checked_name
 from swarm.units import format_bytes
@@ -29,7 +30,9 @@ def node(args: argparse.Namespace) -> Iterator[Any]:
     """A client of the node that is meant: the one of ``--of``, or any."""
     before = os.environ.get("SWARM_NODE_SOCKET")
     if args.of:
-        os.environ["SWARM_NODE_SOCKET"] = str(Home.resolve().node_socket(args.of))
+        path = Home.resolve().node_socket(args.of)
+        _answers(path, args.of, args.connect_timeout)
+        os.environ["SWARM_NODE_SOCKET"] = str(path)
     try:
         with connected(args) as fleet:
             yield fleet
@@ -38,6 +41,20 @@ def node(args: argparse.Namespace) -> Iterator[Any]:
             os.environ.pop("SWARM_NODE_SOCKET", None)
             if before is not None:
                 os.environ["SWARM_NODE_SOCKET"] = before
+
+
+def _answers(path: Path, name: str, timeout_s: float) -> None:
+    """FleetNotFound unless this very node answers: another one must not do it in its place."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX) as door:
+                door.connect(str(path))
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise FleetNotFound(f"the node {name} does not run here", hint=f"swarm node --name {name}") from error
+        time.sleep(0.05)
 
 
 def ask(fleet: Any, method: str, timeout_s: float = CREATE_S, **arguments: Any) -> tuple[dict[str, Any], Any]:
@@ -66,7 +83,9 @@ def create(args: argparse.Namespace) -> int:
         }  # fmt: skip
     else:
         with node(args) as fleet:
-            found, _ = ask(fleet, "snapshot.create", name=args.snapshot, full=args.full, encrypt=args.encrypt)
+            found, _ = ask(
+                fleet, "snapshot.create", of=args.of, name=args.snapshot, full=args.full, encrypt=args.encrypt
+            )
     found["id"] = found["id"].hex()
     if args.json:
         print_json(found)
@@ -82,7 +101,9 @@ def transfer(args: argparse.Namespace, other: str) -> int:
     if not fetches and not args.of:
         args.of = _whose(args.snapshot)
     with node(args) as fleet, Progress() as screen:
-        arguments = {"name": args.snapshot, "node": other} | ({"any_signer": args.any_signer} if fetches else {})
+        arguments = {"of": args.of, "name": args.snapshot, "node": other} | (
+            {"any_signer": args.any_signer} if fetches else {}
+        )
         begun, _ = ask(fleet, "snapshot.fetch" if fetches else "snapshot.send", **arguments)
         while True:
             said, _ = ask(fleet, "snapshot.progress", 30.0, transfer=begun["transfer"])

@@ -52,7 +52,7 @@ class Keeping:
 
         self.joining = Joining(shell, switchboard, links, fleet, self.shelf.folder, copy_of, self.shelf.key, fact)
         answers.joining = self.joining
-        self.peers = Peers(self.shelf, fleet, switchboard, links, copy_of, fact)
+        self.peers = Peers(self.shelf, shell, fleet, switchboard, links, copy_of, fact)
 
         async def told_digests(link: Link, args: Mapping[str, Any], body: memoryview) -> list[bytes]:
             return list(await shell.ask(digests))

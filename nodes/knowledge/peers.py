@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from nodes.knowledge.peer_copies import PeerCopy
 from nodes.knowledge.shelf import Shelf
+from nodes.knowledge.shell import KnowledgeShell
 from nodes.queries import AskFailed, Switchboard
 from nodes.snapshots import require_member
 from swarm.errors import NotFound, SwarmError, SystemRefused
@@ -59,6 +60,7 @@ class Peers:
     def __init__(
         self,
         shelf: Shelf,
+        shell: KnowledgeShell,
         fleet: Fleet,
         switchboard: Switchboard,
         links: Mapping[bytes, Link],
@@ -66,6 +68,7 @@ class Peers:
         fact: Callable[[Fact], None],
     ) -> None:
         self._shelf = shelf
+        self._shell = shell
         self._fleet = fleet
         self._switchboard = switchboard
         self._links = links
@@ -116,8 +119,9 @@ class Peers:
 
     async def _begin_fetch(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """Fetch a snapshot of a node that is named, or of the node that asks."""
+        self._shelf.meant(args.get("of"))
         node = args.get("node")
-        source = link if node is None else self._named(str(node))
+        source = link if node is None else await self._shell.linked(str(node))
         if source.identity.role != "node":
             raise ValueError("a client has no snapshots: which node is meant?")
         name = checked_name(str(args.get("as") or args["name"]))
@@ -127,7 +131,8 @@ class Peers:
 
     async def _begin_send(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
         """Have another node fetch a snapshot of this one."""
-        target = self._named(str(args["node"]))
+        self._shelf.meant(args.get("of"))
+        target = await self._shell.linked(str(args["node"]))
         transfer, number = self._begun(str(args["name"]))
         self._start(transfer, self._send(transfer, target))
         return {"transfer": number}
@@ -167,13 +172,6 @@ class Peers:
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _named(self, node: str) -> Link:
-        for link in self._linked():
-            if node in (link.identity.name, link.identity.id.hex()):
-                return link
-        names = ", ".join(sorted(link.identity.name for link in self._linked())) or "none"
-        raise NotFound(f"this node is linked to no node {node}", hint=f"it is linked to: {names}")
 
     async def _fetch(self, transfer: Transfer, source: Link, name: str, any_signer: bool) -> None:
         first = self._copy_of(source)

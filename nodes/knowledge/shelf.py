@@ -25,7 +25,7 @@ from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_files import Contents, PastFile
 from nodes.settings import KnowledgeSection
 from nodes.snapshots import Signing, listed
-from swarm.errors import SwarmError, SystemRefused
+from swarm.errors import NotFound, SwarmError, SystemRefused
 from swarm.paths import checked_name, private_directory
 from swarm.protocol.effects import Fact
 from swarm.protocol.knowledge.keeper import Keeper
@@ -80,6 +80,11 @@ class Shelf:
         self.count = 0
         self.newest_ms = 0
         """For metrics: how many there are, and when the last was made."""
+
+    def meant(self, node: object) -> None:
+        """NotFound where another node is meant: a client whose node is gone asks the next one."""
+        if node is not None and node != self._name:
+            raise NotFound(f"this is {self._name}, and {node} is not reached", hint="is it running? `swarm members`")
 
     def start(self) -> None:
         """Take snapshots, and check them, from now on."""

@@ -19,6 +19,7 @@ from nodes.knowledge.authors import UNKNOWN_MAX, Authors
 from nodes.knowledge.desk import Desk, Job, Settled
 from nodes.queries import AskFailed, Switchboard
 from nodes.settings import KnowledgeSection
+from swarm.errors import NotFound
 from swarm.protocol.effects import Fact
 from swarm.protocol.knowledge.bounds import SHARDS
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig
@@ -33,6 +34,7 @@ AUTHORS_METHOD: Final = "knowledge.authors"
 ASK_AGAIN_S: Final = 1.0
 """How often peers are asked for certificates of authors."""
 ASK_S: Final = 5.0
+LINK_S: Final = 10.0
 
 
 class Around(Protocol):
@@ -170,6 +172,21 @@ class KnowledgeShell:
     def is_partner(self, node: bytes) -> bool:
         """Whether a member keeps knowledge as this node does."""
         return node in self._partners
+
+    async def linked(self, node: str, timeout_s: float = LINK_S) -> Link:
+        """A link to the member of this name or id, made if there is none. NotFound where there is no such member, AskFailed where it is not
+        reached in time."""
+        found = [one for one in self._partners.values() if node in (one.name, one.id.hex())]
+        if not found:
+            names = ", ".join(sorted(one.name for one in self._partners.values())) or "none"
+            raise NotFound(f"there is no other node {node} that keeps knowledge", hint=f"there are: {names}")
+        deadline = self._now() + timeout_s
+        while (link := self._links.get(found[0].id)) is None or not link.up:
+            if self._now() > deadline:
+                raise AskFailed(f"{found[0].name} is not reached", hint="is it running? `swarm members`")
+            self._around.connect(found[0].id)
+            await asyncio.sleep(0.05)
+        return link
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

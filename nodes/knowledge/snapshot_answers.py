@@ -1,4 +1,4 @@
-"""What a node answers about its snapshots and its past, to people: ``snapshot.create snapshot.check snapshot.back``, and the past for
+"""What a node answers about its snapshots and its past, to people: ``snapshot.create snapshot.back``, and the past for
 ``knowledge.get`` and ``knowledge.query`` with ``at``."""
 
 from __future__ import annotations
@@ -24,19 +24,16 @@ class SnapshotAnswers:
         self._shelf = shelf
         self._past = past
         switchboard.serve("snapshot.create", self._create)
-        switchboard.serve("snapshot.check", self._check)
         switchboard.serve("snapshot.back", self._back)
 
     async def _create(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        self._shelf.meant(args.get("of"))
         name = args.get("name")
         if name is not None and type(name) is not str:
             raise TypeError("a name is a text")
         return await self._shelf.create(
             name, full=args.get("full") is True, encrypt=args.get("encrypt") is True, unless_same=False
         )
-
-    async def _check(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        return {"found": await self._shelf.check()}
 
     async def _back(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         kinds = [_kind(kind) for kind in args.get("kinds") or ()]

@@ -236,6 +236,35 @@ def kept(root: Path) -> None:
     assert nodes.stop("oak") == 0, nodes.log("oak")
 
 
+def snapshots_of_knowledge(root: Path) -> None:
+    """No room for a snapshot: that is said, in the log where nobody asked for it, and what was there stays."""
+    every = {"SWARM_KNOWLEDGE_SNAPSHOT_EVERY_S": "0.5", "SWARM_WORKERS": "0"}
+    nodes = Nodes(root / "home", settings=every)
+    disk = nodes.home.node_dir("oak") / "snapshots"
+    mount(disk, DISK_BYTES)
+    nodes.start("oak")
+    with nodes.connect("oak") as fleet:
+        fleet.knowledge.put("facts", "a", 1)
+        assert nodes.cli("snapshot", "create", "first").returncode == 0
+        filler = fill(disk)
+        for number in range(40):
+            fleet.knowledge.put("facts", f"n{number}", os.urandom(4000))
+        said = nodes.cli("snapshot", "create", "second")
+        assert (
+            said.returncode
+            and b"could not be written: No space left" in said.stderr
+            and b"hint: free some" in said.stderr
+        )
+        until(lambda: "snapshot.failed" in nodes.log("oak"), 30, "it is told")
+        assert not [path for path in disk.iterdir() if path.name.startswith(".")], "nothing half done stays"
+        assert nodes.cli("snapshot", "verify", "first").returncode == 0
+        fleet.knowledge.put("facts", "b", 2)
+        filler.unlink()
+        assert nodes.cli("snapshot", "create", "second").returncode == 0
+        assert nodes.cli("snapshot", "verify", "second").returncode == 0
+    assert nodes.stop("oak") == 0, nodes.log("oak")
+
+
 def directories_of_commands(root: Path) -> None:
     """A full TMPDIR: a command that needs room there fails and says why; others, and callables, run."""
     disk = root / "disk"
@@ -266,7 +295,16 @@ def _says_no(said: subprocess.CompletedProcess[bytes], where: str) -> None:
     assert "Traceback" not in text and "No space left" in text and where in text and "hint: " in text, text
 
 
-SCENARIOS = (shared_memory, full_shared_memory_at_the_start, home, first_start, journal, kept, directories_of_commands)
+SCENARIOS = (
+    shared_memory,
+    full_shared_memory_at_the_start,
+    home,
+    first_start,
+    journal,
+    kept,
+    directories_of_commands,
+    snapshots_of_knowledge,
+)
 
 if __name__ == "__main__":
     {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](Path(sys.argv[2]))
