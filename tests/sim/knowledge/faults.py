@@ -15,7 +15,7 @@ FAULTS = {
     "removal-wins": Fault(
         "crdts", "and said.time <= time for a,", "for a,",
         "A removal takes out additions that it has not seen.",
-        ("values",), 0,
+        ("values",), 32,
     ),
     "contradiction-kept": Fault(
         "shard", "if contradict(other.segment, segment):", "if False:",
@@ -30,7 +30,7 @@ FAULTS = {
     "signature-unchecked": Fault(
         "shard", "return self._verify(segment.author, header, entries.signature_of(segment.raw))", "return None",
         "Anybody can speak for anybody.",
-        WRONG, 4,
+        WRONG, 30,
     ),
     "future-believed": Fault(
         "shard", "if ms_of(segment.last_time) > wall_ms + self._future_ms:", "if False:",
@@ -45,7 +45,7 @@ FAULTS = {
     "missing-not-wanted": Fault(
         "sync", "if lacking:", "if len(lacking) > 1:",
         "A single segment that is lacking under a leaf is not asked for.",
-        ("convergence", "values"), 8,
+        ("convergence", "values"), 20,
     ),
     "pruning-believed": Fault(
         "fading", "return weight_in(strengths(facts, uses, fading), fading.cycle_of(said.time)) < fading.threshold",
