@@ -1,4 +1,5 @@
-"""What a node answers about knowledge: ``knowledge.get put drop count use restore pruned query watch changes unwatch``.
+"""What a node answers about knowledge: ``knowledge.get put drop count use restore pruned take seen query watch
+changes unwatch``.
 
 Values travel in the body, in the plain MessagePack of `kernels.plain`, since a header knows fewer types. A ``put`` is answered when it is
 on a node's disk. Long answers come in parts: ``more`` says that there is more after the last key. What this node does not hold it asks of
@@ -7,7 +8,7 @@ holders (`elsewhere`); ``here`` says that a node asks, which wants what this one
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kernels.plain import decode_plain, encode_plain
@@ -15,7 +16,7 @@ from nodes.knowledge.elsewhere import Elsewhere, NotHeld, together
 from nodes.knowledge.large import LargeValues
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.watches import WAIT_S_MAX, Watches
-from nodes.knowledge.weighing import Weighing, wall_ms
+from nodes.knowledge.weighing import Weighing, no_such_fact, no_such_pruned, wall_ms
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import NotFound, SwarmError
 from swarm.protocol.knowledge.beliefs import BELIEFS, Belief
@@ -23,7 +24,7 @@ from swarm.protocol.knowledge.blobs import looks_referring, reference_in, referr
 from swarm.protocol.knowledge.bounds import BLOB_BYTES_MAX, VALUE_BYTES_MAX
 from swarm.protocol.knowledge.entries import shard_of
 from swarm.protocol.knowledge.fading import FACTS
-from swarm.protocol.knowledge.keeper import Keeper
+from swarm.protocol.knowledge.keeper import FRAME_BYTES_MAX, Keeper
 from swarm.protocol.knowledge.kinds import KINDS, Crdt
 from swarm.protocol.knowledge.knowledge import BadEntry, SaidTooMuch
 from swarm.protocol.knowledge.views import GONE
@@ -39,11 +40,7 @@ ANSWER_BYTES: Final = 1 << 20
 """After so many bytes an answer ends; one value may go over it."""
 _TAG: Final = (encode_plain(None) or b"")[:1]
 BODY_BYTES_MAX: Final = BLOB_BYTES_MAX + 64 * 1024
-TWICE: Final = frozenset(("put", "restore"))
-"""To be said again where nobody knows whether it was: the later one counts."""
 _REFUSALS: Final = {error.__name__: error for error in (NotFound, BadEntry, SaidTooMuch)}
-
-Job = Callable[[Keeper], Any]
 
 
 class KnowledgeAnswers:
@@ -63,7 +60,7 @@ class KnowledgeAnswers:
         """The desk's thread alone uses it."""
         methods = {
             "get": self._get, "put": self._put, "drop": self._drop, "count": self._count, "query": self._query,
-            "use": self._use, "restore": self._restore, "pruned": self._pruned,
+            "use": self._use, "restore": self._restore, "pruned": self._pruned, "take": self._take, "seen": self._seen,
             "watch": self._watch, "changes": self._changes, "unwatch": self._unwatch,
         }  # fmt: skip
         for name, method in methods.items():
@@ -75,77 +72,108 @@ class KnowledgeAnswers:
 
     # --- saying ---------------------------------------------------------------------------------------------------------
 
-    async def _say(
-        self,
-        method: str,
-        args: Mapping[str, Any],
-        body: bytes | memoryview,
-        here: Callable[[str, str], Awaitable[dict[str, Any]]],
-    ) -> dict[str, Any]:
-        """Says it here, or has it said by who holds the key."""
-        kind, key = str(args["kind"]), _text(args["key"])
-        there = self._elsewhere.holders(kind, key)
-        if not there:
-            return await here(kind, key)
-        if args.get("here"):
-            raise NotHeld("this node does not hold that")
-        asked = {name: args[name] for name in ("kind", "key", "tags", "up", "down") if name in args}
-        try:
-            header, _ = await self._elsewhere.say(there, f"knowledge.{method}", asked, bytes(body), method in TWICE)
-        except AskFailed as error:
-            raise _as_there(error) from None
-        return dict(header)
+    async def _said(self, there: list[bytes], shard: int, job: Callable[[Keeper], int]) -> int:
+        """Says something; its stamp, when it is on this node's disk, and, where others hold it (`there`), on that of one of them."""
+        stamp: int = await self._shell.ask(job, says=True)
+        if there:
+            payloads = await self._shell.ask(lambda keeper: keeper.knowledge.own_since(shard, stamp))
+            await self._elsewhere.give(there, payloads)
+        return stamp
+
+    def _where(self, kind: str, key: str) -> tuple[list[bytes], int]:
+        return self._elsewhere.holders(kind, key), shard_of(kind, key, self._shell.shards)
 
     async def _put(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        value = _value(body)
+        kind, key, value = str(args["kind"]), _text(args["key"]), _value(body)
         tags = tuple(map(_text, args.get("tags") or ()))
         if looks_referring(value):
             raise BadEntry("a map that says '': 'blob' stands for a large value", hint="name that part otherwise")
-
-        async def here(kind: str, key: str) -> dict[str, Any]:
-            said = value
-            known = KINDS.get(kind)
-            if len(body) > VALUE_BYTES_MAX and known is not None and known.crdt is Crdt.REGISTER:
-                wrong = known.check(value)
-                if wrong:
-                    raise BadEntry(f"the value of {key!r} {wrong}", kind=kind, key=key)
-                said = referring(await self._large.keep(bytes(body)))
-            return {
-                "stamp": await self._said(lambda keeper: keeper.knowledge.put(kind, key, said, wall_ms(), tags=tags))
-            }
-
-        return await self._say("put", args, body, here)
+        known = KINDS.get(kind)
+        if len(body) > VALUE_BYTES_MAX and known is not None and known.crdt is Crdt.REGISTER:
+            wrong = known.check(value)
+            if wrong:
+                raise BadEntry(f"the value of {key!r} {wrong}", kind=kind, key=key)
+            value = referring(await self._large.keep(bytes(body)))
+        return {
+            "stamp": await self._said(
+                *self._where(kind, key), lambda keeper: keeper.knowledge.put(kind, key, value, wall_ms(), tags=tags)
+            )
+        }
 
     async def _drop(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        kind, key = str(args["kind"]), _text(args["key"])
         element = _value(body) if len(body) else GONE
-
-        async def here(kind: str, key: str) -> dict[str, Any]:
-            return {"stamp": await self._said(lambda keeper: keeper.knowledge.drop(kind, key, wall_ms(), element))}
-
-        return await self._say("drop", args, body, here)
+        there, shard = self._where(kind, key)
+        seen = None
+        if there and element is not GONE:
+            seen = await self._elsewhere.seen(there, kind, key, bytes(body))
+        return {
+            "stamp": await self._said(
+                there, shard, lambda keeper: keeper.knowledge.drop(kind, key, wall_ms(), element, seen)
+            )
+        }
 
     async def _count(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        kind, key = str(args["kind"]), _text(args["key"])
         up, down = _whole(args.get("up", 1)), _whole(args.get("down", 0))
-
-        async def here(kind: str, key: str) -> dict[str, Any]:
-            return {"stamp": await self._said(lambda keeper: keeper.knowledge.count(kind, key, wall_ms(), up, down))}
-
-        return await self._say("count", args, body, here)
+        return {
+            "stamp": await self._said(
+                *self._where(kind, key), lambda keeper: keeper.knowledge.count(kind, key, wall_ms(), up, down)
+            )
+        }
 
     async def _use(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        async def here(kind: str, key: str) -> dict[str, Any]:
-            return {"weight": await self._said(lambda keeper: self._weighing.use(keeper, key))}
-
-        return await self._say("use", {**args, "kind": FACTS}, body, here)
+        key = _text(args["key"])
+        if self._elsewhere.holders(FACTS, key):
+            return await self._use_afar(key, brings_back=False)
+        return {"weight": await self._shell.ask(lambda keeper: self._weighing.use(keeper, key), says=True)}
 
     async def _restore(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
-        async def here(kind: str, key: str) -> dict[str, Any]:
-            return {"weight": await self._said(lambda keeper: self._weighing.restore(keeper, key))}
+        key = _text(args["key"])
+        if self._elsewhere.holders(FACTS, key):
+            return await self._use_afar(key, brings_back=True)
+        return {"weight": await self._shell.ask(lambda keeper: self._weighing.restore(keeper, key), says=True)}
 
-        return await self._say("restore", {**args, "kind": FACTS}, body, here)
+    async def _use_afar(self, key: str, brings_back: bool) -> dict[str, Any]:
+        """A use of a fact that others hold."""
+        there, shard = self._where(FACTS, key)
+        asked = {"kind": FACTS, "key": key, "use": False}
+        header, _ = await self._elsewhere.get(there, asked)
+        if brings_back and not header.get("pruned"):
+            raise no_such_pruned(key)
+        if not brings_back and not header["found"]:
+            raise no_such_fact(key, bool(header.get("pruned")))
 
-    async def _said(self, job: Job) -> Any:
-        return await self._shell.ask(job, says=True)
+        def job(keeper: Keeper) -> int:
+            self._weighing.weights(keeper).use_afar(key, wall_ms())
+            return keeper.knowledge.clock.last
+
+        await self._said(there, shard, job)
+        header, _ = await self._elsewhere.get(there, asked)
+        return {"weight": header["weight"]}
+
+    async def _take(self, link: Link, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+        """A node that holds none of it gives what it said."""
+        payloads = _value(body)
+        if not isinstance(payloads, list) or not payloads or link.identity.role != "node":
+            raise ValueError("a node gives segments")
+        message = encode_plain([1, "fresh", payloads], FRAME_BYTES_MAX)
+        if message is None:
+            raise ValueError("that is too much at once")
+        source, now = link.identity.id, self._shell.now
+
+        def job(keeper: Keeper) -> bool:
+            keeper.receive(now(), source, message)
+            return all(keeper.has(payload) for payload in payloads)
+
+        return {"held": await self._shell.ask(job, says=True)}
+
+    async def _seen(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        kind, key, element = str(args["kind"]), _text(args["key"]), _value(body)
+        if self._elsewhere.holders(kind, key):
+            raise NotHeld("this node does not hold that")
+        found = await self._shell.ask(lambda keeper: keeper.knowledge.additions(kind, key, element))
+        return {}, _packed(found)
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What this node does not hold: asked of, and said to, nodes that do (`replicas`).
 
 In a fleet of many nodes each shard is on some. A question about a key goes to two of its holders at once, and the answer of the one that has heard
-the later word counts. What is to be said goes to one, which says it. A query goes to as few holders as have all the shards, side by side, and their rows
+the later word counts. What this node says it says itself, and gives it to a holder before it is answered. A query goes to as few holders as have all the shards, side by side, and their rows
 are put together in order. Who is asked answers for what it holds itself, and asks nobody else.
 """
 
@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from heapq import merge
 from typing import Any, Final
 
-from kernels.plain import decode_plain
+from kernels.plain import decode_plain, encode_plain
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.queries import Answer, AskFailed, Switchboard
 from swarm.errors import SwarmError
+from swarm.protocol.knowledge.bounds import MESSAGE_BYTES_MAX
 from swarm.protocol.knowledge.entries import shard_of
 from swarm.protocol.knowledge.views import GONE, Change
 from transport.links import Link
@@ -99,23 +100,37 @@ class Elsewhere:
             raise self._nobody(there, args, errors)
         return max(found, key=lambda answer: int(answer[0].get("stamp", 0)))
 
-    async def say(self, there: list[bytes], method: str, args: Mapping[str, Any], body: bytes, again: bool) -> Answer:
-        """What the first holder that can be asked answers. Where doing it twice is not the same as once (`again` is false), no other is
-        asked after one that may have done it. NoHolder."""
-        errors: list[str] = []
+    async def give(self, there: list[bytes], payloads: list[bytes]) -> bool:
+        """Gives what this node said of a shard to holders, until one has it on its disk; whether one has. SwarmError if none takes it."""
+        body = encode_plain(payloads, MESSAGE_BYTES_MAX)
+        assert body is not None
+        refused = False
         async for link in self._links(there):
             try:
-                return await self._asked(link, method, args, body)
+                answer, _ = await self._asked(link, "knowledge.take", {}, body)
+            except AskFailed:
+                continue
+            if answer.get("held") is True:
+                return True
+            refused = True
+        if refused:
+            raise SwarmError(
+                "the nodes that are to hold this do not take it: this node has said too much, or is a member no more",
+                hint="say less often",
+            )
+        return False  # they get it when they are back (`Keeper`)
+
+    async def seen(self, there: list[bytes], kind: str, key: str, element: bytes) -> list[list[Any]]:
+        """The additions of an element that a holder knows of. NoHolder."""
+        errors: list[str] = []
+        args = {"kind": kind, "key": key}
+        async for link in self._links(there):
+            try:
+                _, raw = await self._asked(link, "knowledge.seen", args, element)
+                found: Any = decode_plain(raw)
+                return list(found)
             except AskFailed as error:
                 errors.append(str(error))
-                kind = error.facts.get("kind")
-                if kind in _UNSURE and not again:
-                    raise NoHolder(
-                        f"{method} was asked of a holder, which did not answer: it may have been done, or not",
-                        hint="look, and say it again if it was not",
-                    ) from None
-                if kind not in (*_UNSURE, NOT_HELD, "busy", "unknown-method", "Full"):
-                    raise
         raise self._nobody(there, args, errors)
 
     # --- many keys ------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class KnowledgeShell:
         self._links = links
         self.around = around
         self._loop = loop
-        self._now = now
+        self.now = now
         self._switchboard = switchboard
         self.authors = Authors(trust, credentials.identity, credentials.certificate)
         self.shards = SHARDS
@@ -138,7 +138,7 @@ class KnowledgeShell:
     def link_up(self, link: Link) -> None:
         """A link to a member: what differs is found soon."""
         if link.identity.role == "node":
-            self.desk.post(lambda keeper: keeper.hurry(self._now()))
+            self.desk.post(lambda keeper: keeper.hurry(self.now()))
 
     def receive(self, source: bytes, payload: memoryview) -> None:
         """A message of a peer."""
@@ -202,7 +202,7 @@ class KnowledgeShell:
                 there = holders(shard, known, self._replication)
                 if self.id not in there:
                     self._holders[shard] = there
-        self.desk.post(lambda keeper: keeper.members(self._now(), nodes))
+        self.desk.post(lambda keeper: keeper.members(self.now(), nodes))
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class KnowledgeShell:
                     continue
                 found = answer.get("certificates") if isinstance(answer, dict) else None
                 if isinstance(found, list) and len(found) <= UNKNOWN_MAX and self.learn(found):
-                    self.desk.post(lambda keeper: keeper.hurry(self._now()))
+                    self.desk.post(lambda keeper: keeper.hurry(self.now()))
             await asyncio.sleep(ASK_AGAIN_S)
         finally:
             self._asking = None

@@ -65,7 +65,7 @@ class Weighing:
         try:
             return self.weights(keeper).use_now(key, wall_ms())
         except KeyError:
-            raise self._unknown(keeper, key) from None
+            raise no_such_fact(key, self.weights(keeper).is_pruned(key)) from None
 
     def restore(self, keeper: Keeper, key: str) -> float:
         """Brings a pruned fact back; what it weighs then. NotFound."""
@@ -73,16 +73,8 @@ class Weighing:
         try:
             weights.restore(key, wall_ms())
         except NotPruned:
-            raise NotFound(
-                f"no fact {key!r} is pruned",
-                hint="swarm knowledge pruned shows those that are; after 30 days they are gone",
-            ) from None
+            raise no_such_pruned(key) from None
         return weights.weight(key, wall_ms())
-
-    def _unknown(self, keeper: Keeper, key: str) -> NotFound:
-        if self.weights(keeper).is_pruned(key):
-            return NotFound(f"the fact {key!r} was pruned", hint=f"swarm knowledge restore {key} brings it back")
-        return NotFound(f"there is no fact {key!r}", hint="swarm knowledge query facts")
 
     def pruned(self, keeper: Keeper) -> list[tuple[str, int, int]]:
         """(key, when it was pruned, until when it may be brought back; milliseconds since 1970)."""
@@ -126,6 +118,20 @@ class Weighing:
                 self._shell.around.fact(Fact("knowledge.pruned", {}, {}, float(pruned)))
             else:  # as many as go at one time may be followed by others
                 self._pruned_in = cycle
+
+
+def no_such_fact(key: str, pruned: bool) -> NotFound:
+    """Nobody can use it."""
+    if pruned:
+        return NotFound(f"the fact {key!r} was pruned", hint=f"swarm knowledge restore {key} brings it back")
+    return NotFound(f"there is no fact {key!r}", hint="swarm knowledge query facts")
+
+
+def no_such_pruned(key: str) -> NotFound:
+    """Nobody can bring it back."""
+    return NotFound(
+        f"no fact {key!r} is pruned", hint="swarm knowledge pruned shows those that are; after 30 days they are gone"
+    )
 
 
 def wall_ms() -> int:

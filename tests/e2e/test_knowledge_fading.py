@@ -188,6 +188,9 @@ def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nod
                 fleet.knowledge.count("tallies", "visits", up=1)
         for name, fleet in fleets.items():
             fleet.knowledge.put("marks", "seen", name)
+            fleet.knowledge.put("beliefs", "rain", 0.5)
+        for fleet in fleets.values():
+            until(lambda fleet=fleet: fleet.knowledge.belief("rain").authors == 4, 15, "each speaks for itself")
         for fleet in fleets.values():
             known(fleet, "visits", 8, "tallies")
             known(fleet, "seen", sorted(NAMES), "marks")

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from kernels.plain import decode_plain, encode_plain
 from swarm.protocol.knowledge import bounds
-from swarm.protocol.knowledge.entries import FormatError, Segment
+from swarm.protocol.knowledge.entries import FormatError, Segment, read
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.replicas import Replication, holders, weight
 from swarm.protocol.knowledge.rules import STRIKE, VIOLATIONS, Outcome
@@ -127,6 +127,11 @@ class Keeper:
     def holders_of(self, shard: int) -> list[bytes]:
         """Who holds a shard among the members, the heaviest first; this node alone where it knows no others."""
         return self._holders.get(shard) or [self.knowledge.author]
+
+    def has(self, payload: bytes) -> bool:
+        """Whether a segment, as it travels, is held here."""
+        shard = self.knowledge.shards.get(int.from_bytes(payload[1:3], "big"))
+        return shard is not None and shard.has(read(payload).id)
 
     def revoked(self, author: bytes) -> None:
         """Nothing that an author said counts any more; `Verify` refuses it from now on."""

@@ -14,10 +14,10 @@ from typing import Any, Final
 from kernels.plain import decode_plain, encode_plain
 from swarm.errors import SwarmError
 from swarm.protocol.knowledge import bounds, fading, kinds
-from swarm.protocol.knowledge.entries import Entry, Op, Segment, Sign, seal, shard_of, too_long
+from swarm.protocol.knowledge.entries import Entry, Op, Segment, Sign, read, seal, shard_of, too_long
 from swarm.protocol.knowledge.fading import Fading
 from swarm.protocol.knowledge.kinds import KINDS, Crdt, Kind
-from swarm.protocol.knowledge.rules import Outcome
+from swarm.protocol.knowledge.rules import STRIKE, Outcome
 from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of, time_of
 from swarm.protocol.knowledge.views import GONE, Views, Watch, after_prefix
@@ -93,8 +93,11 @@ class Knowledge:
             raise BadEntry(f"{kind} are counted, not put", hint="use count()", kind=kind)
         return self._say(known, key, Op.PUT, value, wall_ms, tuple(tags), task, attempt)
 
-    def drop(self, kind: str, key: str, wall_ms: int, element: Any = GONE) -> int:
-        """Says that a key is gone (registers), or an element of its set. Returns the stamp. BadEntry."""
+    def drop(
+        self, kind: str, key: str, wall_ms: int, element: Any = GONE, seen: Iterable[list[Any]] | None = None
+    ) -> int:
+        """Says that a key is gone (registers), or an element of its set. Returns the stamp. Of a set that others hold `seen` are the
+        additions that they know of (`additions`). BadEntry."""
         known = self._kind(kind)
         if known.crdt is Crdt.REGISTER:
             return self._say(known, key, Op.DROP, None, wall_ms)
@@ -102,14 +105,19 @@ class Knowledge:
             raise BadEntry(f"{kind} cannot be dropped", hint="put evidence of 0, or count down", kind=kind)
         if element is GONE:
             raise BadEntry("which element is to be dropped was not said", kind=kind)
+        if seen is None:
+            seen = self.additions(kind, key, element)
+        return self._say(known, key, Op.DROP, [element, sorted(seen)[-bounds.SEEN_MAX :]], wall_ms)
+
+    def additions(self, kind: str, key: str, element: Any) -> list[list[Any]]:
+        """[author, life, stamp] of each addition of an element to a set that this node knows of."""
         self.flush()
         raw = encode_plain(element, bounds.VALUE_BYTES_MAX)
-        seen = [
+        return [
             [said.line.author, said.line.life, said.time]
-            for said in self._shard(known.name, key).said(kind, key)
+            for said in self._shard(kind, key).said(kind, key)
             if said.op == Op.PUT and encode_plain(said.value, bounds.VALUE_BYTES_MAX) == raw
         ]
-        return self._say(known, key, Op.DROP, [element, sorted(seen)[-bounds.SEEN_MAX :]], wall_ms)
 
     def count(self, kind: str, key: str, wall_ms: int, up: int = 1, down: int = 0) -> int:
         """Counts up and down. Returns the stamp. BadEntry."""
@@ -218,7 +226,8 @@ class Knowledge:
         for number in sorted(self._pending):
             said, shard = self._pending[number], self.shards[number]
             life, first, last = self._lines.get(number, (0, 0, 0))
-            if not life or said[0].time <= last or shard.strike((self.author, life)) is not None:
+            # A line of which nothing is left here begins anew: what it had counted is not known any more.
+            if not life or said[0].time <= last or not shard.has_line((self.author, life)):
                 life, first = said[0].time, 0
             segment = seal(self.author, life, number, first, self._counted(shard, life, said), self._sign)
             outcome = shard.apply(segment, ms_of(segment.last_time))
@@ -261,6 +270,13 @@ class Knowledge:
                 entry = replace(entry, value=totals[about])
             found.append(entry)
         return found
+
+    def own_since(self, number: int, time: int) -> list[bytes]:
+        """Segments of a shard in which this node said something at a stamp or after it."""
+        shard = self.shard(number)
+        first = time.to_bytes(8, "big")
+        found = (shard.payload(place) for place in shard.tree.places() if place[:8] >= first)
+        return [raw for raw in found if raw is not None and raw[0] != STRIKE and read(raw).author == self.author]
 
     def heard(self, segment: Segment) -> None:
         """A segment came from elsewhere. If it is an own one, which this node has lost, the line goes on after it."""

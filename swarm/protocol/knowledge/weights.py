@@ -136,6 +136,11 @@ class Weights:
             raise NotPruned(key)
         self._say_use(shard, key, GAIN, wall_ms)
 
+    def use_afar(self, key: str, wall_ms: int) -> None:
+        """Says that this node used a fact that others hold; they say whether there is one."""
+        self._refresh()
+        self._say_use(self._knowledge.shard(shard_of(FACTS, key, self._knowledge.shards_count)), key, GAIN, wall_ms)
+
     def _say_use(self, shard: Shard, key: str, gain: float, wall_ms: int) -> None:
         fading = self._fading
         own = 0.0
