@@ -202,6 +202,8 @@ class Weights:
             if len(pruned) < most and shard is not None and mine(shard.number) and not shard.is_pruned(key):
                 knowledge.put(PRUNED, key, self.weight(key, wall_ms), wall_ms)
                 pruned.append(key)
+        # What was said just now counts below: an older word that it was pruned, under another policy, is over, this one is not.
+        knowledge.flush()
         over = 0
         for number in sorted(knowledge.shards):
             shard = knowledge.shards[number]

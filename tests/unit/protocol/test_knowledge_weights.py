@@ -208,6 +208,18 @@ def test_a_policy_says_how_facts_fade_on_all_nodes() -> None:
             node.knowledge.put("policies", "fading", wrong, at(3))
 
 
+def test_what_is_pruned_again_after_another_policy_had_brought_it_back_stays_pruned() -> None:
+    node = Node("oak")
+    node.knowledge.put("policies", "fading", {"threshold": 0.75}, at(0))
+    node.knowledge.put("facts", "k", 1, at(0))
+    assert node.weights.prune(at(30), mine) == ["k"]
+    node.knowledge.put("policies", "fading", {"threshold": 0.25}, at(31))
+    assert len(node.weights) == 1 and node.knowledge.get("facts", "k") == 1
+    later = at(30) + RETENTION_MS + 1
+    assert node.weights.prune(later, mine) == ["k"] and node.knowledge.get("facts", "k") is None
+    assert node.weights.pruned() == [("k", later)], "the retention begins anew"
+
+
 def test_the_heaviest_come_first() -> None:
     node = Node("oak")
     for number, key in enumerate("abcd"):
