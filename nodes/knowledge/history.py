@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from swarm.errors import SwarmError, UsageError
+from swarm.protocol.knowledge.allowance import Allowance
 from swarm.protocol.knowledge.crdts import Held
-from swarm.protocol.knowledge.kinds import KINDS, Crdt
+from swarm.protocol.knowledge.fading import POLICIES, POLICY, fading_of
+from swarm.protocol.knowledge.kinds import KINDS, SPREAD_BY, WHOLE, Crdt
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.rules import STRIKE, Verify
 from swarm.protocol.knowledge.shard import Shard
@@ -21,6 +23,7 @@ from swarm.protocol.knowledge.views import GONE
 
 WALL_END_MS: Final = (1 << 47) - 1
 LINES_MAX: Final = 1 << 20
+UNBOUNDED: Final = Allowance(1 << 60, 1 << 60)
 STAMP_LEAST: Final = 1 << 50
 """Smaller numbers are milliseconds since 1970: stamps have those from the year 1970 on above their counter."""
 EVIDENCE_SAME: Final = 1e-9
@@ -59,8 +62,8 @@ class Then(Shard):
     """A shard as it was at a moment."""
 
     def __init__(self, number: int, shards: int, verify: Verify, until: int) -> None:
-        # What was held once is held now: no line is too old, and none too far ahead.
-        super().__init__(number, shards, verify, future_ms=WALL_END_MS, lines_max=LINES_MAX)
+        # What was held once is held now: no line is too old, and none too far ahead, and no author has said too much.
+        super().__init__(number, shards, verify, future_ms=WALL_END_MS, lines_max=LINES_MAX, allowance=UNBOUNDED)
         self._until = until
 
     def _merge(self, held: Held, rows: list[list[Any]]) -> None:
@@ -82,6 +85,11 @@ class State:
     def __init__(self, until: int, shards: Mapping[int, Shard]) -> None:
         self.until = until
         self.shards = shards
+        if WHOLE in shards:
+            # Facts that were pruned then are not found in the past either.
+            policy = fading_of(shards[WHOLE].get(POLICIES, POLICY))
+            for shard in shards.values():
+                shard.fade_by(policy)
 
     def get(self, kind: str, key: str, number: int) -> Any:
         """GONE if nothing."""
@@ -116,7 +124,8 @@ def differences(then: State, now: Mapping[int, Shard]) -> list[Difference]:
     found: list[Difference] = []
     for number in sorted({*then.shards, *now}):
         before, after = then.shards.get(number), now.get(number)
-        for kind in sorted({*(before.kinds() if before else ()), *(after.kinds() if after else ())} & KINDS.keys()):
+        kinds = {*(before.kinds() if before else ()), *(after.kinds() if after else ())} & KINDS.keys()
+        for kind in sorted(kinds - SPREAD_BY.keys()):  # who used a fact, and that it was pruned, stays so
             is_register = KINDS[kind].crdt is Crdt.REGISTER
             for key in sorted({*(before.keys(kind) if before else ()), *(after.keys(kind) if after else ())}):
                 one = before.get(kind, key, GONE) if before else GONE

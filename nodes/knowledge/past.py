@@ -24,7 +24,9 @@ from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_files import PastFile
 from swarm.protocol.knowledge.bounds import FUTURE_MS, RETENTION_MS
 from swarm.protocol.knowledge.entries import shard_of
+from swarm.protocol.knowledge.fading import FACTS, POLICY
 from swarm.protocol.knowledge.keeper import Keeper
+from swarm.protocol.knowledge.kinds import WHOLE
 from swarm.protocol.knowledge.rules import STRIKE, Outcome
 from swarm.protocol.knowledge.stamps import ms_of
 from swarm.protocol.knowledge.views import GONE
@@ -54,7 +56,10 @@ class Past:
         async with self._reading:
             if self._kept is not None and self._kept[0] == until:
                 return self._kept[1].get(kind, key, number)
-            state = await self._read(until, [number], key)
+            if kind == FACTS:  # by the policy of then, a fact may have been pruned
+                state = await self._read(until, sorted({number, WHOLE}), (key, POLICY))
+            else:
+                state = await self._read(until, [number], (key,))
             return state.get(kind, key, number)
 
     async def state(self, until: int) -> State:
@@ -83,14 +88,19 @@ class Past:
         found: dict[str, Any] = await self._shell.ask(partial(_back, state, frozenset(kinds), apply), says=apply)
         return found
 
-    async def _read(self, until: int, numbers: Iterable[int], key: str | None) -> State:
+    async def _read(self, until: int, numbers: Iterable[int], keys: tuple[str, ...] | None) -> State:
         desk = self._shell.desk
         wanted = list(numbers)
         log, since_ms = await self._shell.ask(partial(_collected, desk, wanted))
-        return await asyncio.to_thread(self._built, until, wanted, key, log, since_ms)
+        return await asyncio.to_thread(self._built, until, wanted, keys, log, since_ms)
 
     def _built(
-        self, until: int, numbers: list[int], key: str | None, log: Mapping[int, list[bytes]], since_ms: int
+        self,
+        until: int,
+        numbers: list[int],
+        keys: tuple[str, ...] | None,
+        log: Mapping[int, list[bytes]],
+        since_ms: int,
     ) -> State:
         """In a thread."""
         now_ms = time.time_ns() // 1_000_000
@@ -104,7 +114,7 @@ class Past:
                 gone = {number: [payload for _, payload, _ in past.rows(number)] for number in numbers}
             finally:
                 past.close()
-            return self._of(until, numbers, key, [log, gone], authors)
+            return self._of(until, numbers, keys, [log, gone], authors)
         earliest = max(since_ms, window_ms)
         before: Path | None = None
         for path, manifest in self._shelf.all():
@@ -113,12 +123,12 @@ class Past:
                 continue
             reaches_ms = max(said.since_ms, manifest.created_ms - RETENTION_MS)
             if until <= said.stamp and (at_ms >= reaches_ms or until == said.stamp or at_ms == ms_of(said.stamp)):
-                return self._of(until, numbers, key, [self._in_snapshot(path, numbers)], authors)
+                return self._of(until, numbers, keys, [self._in_snapshot(path, numbers)], authors)
             if said.stamp <= until and manifest.created_ms >= window_ms:
                 before = path
             earliest = min(earliest, reaches_ms)
         if before is not None:
-            return self._of(until, numbers, key, [log, self._in_snapshot(before, numbers)], authors)
+            return self._of(until, numbers, keys, [log, self._in_snapshot(before, numbers)], authors)
         raise OutOfRetention(
             f"what was known at {shown(until)} is not kept here: this node's past begins at {shown(earliest << 16)}",
             hint="ask a node that is older, or restore a snapshot: `swarm snapshot list`", earliest=earliest,
@@ -138,7 +148,7 @@ class Past:
         self,
         until: int,
         numbers: list[int],
-        key: str | None,
+        keys: tuple[str, ...] | None,
         sources: list[Mapping[int, list[bytes]]],
         authors: Authors,
     ) -> State:
@@ -148,12 +158,14 @@ class Past:
             # What was taken in once was checked then; who was revoked since does not count.
             return Outcome.REVOKED if authors.revoked(author, certificates.get(author)) else None
 
-        raw = None if key is None else key.encode()
+        sought = None if keys is None else [key.encode() for key in keys]
         shards = {}
         for number in numbers:
             payloads = (payload for source in sources for payload in source.get(number, ()))
-            if raw is not None:  # a key stands in a segment as it is
-                payloads = (payload for payload in payloads if raw in payload or payload[0] == STRIKE)
+            if sought is not None:  # a key stands in a segment as it is
+                payloads = (
+                    payload for payload in payloads if payload[0] == STRIKE or any(raw in payload for raw in sought)
+                )
             shards[number] = shard_at(number, self._shell.shards, payloads, until, believed)
         return State(until, shards)
 

@@ -40,7 +40,7 @@ def known(fleet: Fleet, key: str, value: Any, kind: str = "facts") -> None:
 def test_what_nobody_uses_is_pruned_everywhere_and_brought_back(nodes: Nodes) -> None:
     begin(nodes, "ash", "oak")
     with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
-        ash.knowledge.put("facts", "seldom", {"n": 1}, tags=["t"])
+        stamp = ash.knowledge.put("facts", "seldom", {"n": 1}, tags=["t"])
         ash.knowledge.put("facts", "often", 2)
         for fleet in (ash, oak):
             known(fleet, "often", 2)
@@ -59,6 +59,8 @@ def test_what_nobody_uses_is_pruned_everywhere_and_brought_back(nodes: Nodes) ->
                 assert [key for key, _ in fleet.knowledge.query("facts")] == ["often"]
                 assert list(fleet.knowledge.query("facts", tag="t")) == []
                 assert list(fleet.knowledge.query("facts", text="seldom")) == []
+            assert ash.knowledge.get("facts", "seldom", at=stamp) == {"n": 1}, "before it was pruned"
+            assert ash.knowledge.get("facts", "seldom", at=int(1000 * time.time())) is None, "after that"
             assert nodes.cli("knowledge", "get", "facts", "seldom").returncode == 6
             assert b"swarm knowledge restore seldom" in nodes.cli("knowledge", "get", "facts", "seldom").stderr
             shown = json.loads(nodes.cli("knowledge", "pruned", "--json").stdout)
