@@ -18,6 +18,7 @@ from typing import Any
 from nacl.signing import SigningKey, VerifyKey
 
 from kernels.plain import encode_plain
+from swarm.protocol.knowledge.allowance import Allowance
 from swarm.protocol.knowledge.entries import Entry, Op, Segment, seal
 from swarm.protocol.knowledge.keeper import KeeperConfig
 from swarm.protocol.knowledge.replicas import Replication
@@ -33,6 +34,8 @@ from tests.sim.simulator import Simulator
 WALL_MS = 1_700_000_000_000
 LIFE = time_of(WALL_MS)
 UNLIMITED = Quota(1 << 60)
+UNBOUNDED = Allowance(1 << 60, 1 << 60)
+"""One author says what a fleet would."""
 TEXT = "x" * 48
 DIFFERENCES = 100
 
@@ -61,7 +64,7 @@ def made(entries: int, a_segment: int, sign: Callable[[bytes], bytes] = unsigned
 
 def shard(verify: Any = trusted) -> Shard:
     """An empty one."""
-    return Shard(0, 1, verify, UNLIMITED)
+    return Shard(0, 1, verify, UNLIMITED, allowance=UNBOUNDED)
 
 
 def merged_per_s(segments: list[Segment], verify: Any = trusted) -> tuple[float, Shard]:

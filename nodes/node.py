@@ -310,7 +310,7 @@ class Node:
         self._stack.push_async_callback(shell.close)
         self.knowledge = shell
         weighing = Weighing(shell, self.loop)
-        large = LargeValues(self.directory, settings.blob_bytes, shell, self.switchboard, self.loop)
+        self.large_values = large = LargeValues(self.directory, settings.blob_bytes, shell, self.switchboard, self.loop)
         self._stack.push_async_callback(large.close)
         self._stack.push_async_callback(weighing.close)
         self.knowledge_answers = KnowledgeAnswers(shell, self.switchboard, weighing, large)
@@ -804,6 +804,7 @@ class Node:
             watch("knowledge.entries", lambda: float(knowledge.desk.entries))
             watch("lessons.known", lambda: float(len(ownership.heeding.known)))
             watch("knowledge.bytes", lambda: float(knowledge.desk.bytes))
+            watch("knowledge.blob_bytes", lambda: float(self.large_values.files.bytes))
             shelf = self.keeping.shelf
             watch("snapshots.kept", lambda: float(shelf.count))
             watch("snapshots.newest", lambda: shelf.newest_ms / 1000)

@@ -360,6 +360,7 @@ GAUGES: Final[dict[str, Series]] = {
     "knowledge.entries": _gauge("knowledge_entries", "Entries of the knowledge that this node holds."),
     "snapshots.kept": _gauge("snapshots", "Snapshots of knowledge that are on this node's disk."),
     "snapshots.newest": _gauge("snapshot_timestamp_seconds", "When the newest of them was made, since 1970."),
+    "knowledge.blob_bytes": _gauge("knowledge_blob_bytes", "Bytes of values over 64 KiB on this node's disk."),
     "knowledge.bytes": _gauge("knowledge_bytes", "Bytes of knowledge on this node's disk."),
     "lessons.known": _gauge("lessons_known", "Lessons that this node knows."),
     "owned.tasks": _gauge("owned_tasks", "Unfinished tasks of the batches that this node owns."),

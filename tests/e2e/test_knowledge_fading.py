@@ -122,6 +122,20 @@ def test_a_belief_has_a_probability_and_what_speaks_for_and_against_it(nodes: No
     assert nodes.cli("knowledge", "get", "beliefs", "snow").returncode == 6
 
 
+def test_who_says_too_much_is_told_and_the_others_may_go_on(nodes: Nodes) -> None:
+    begin(nodes, "ash", "oak")
+    value = "x" * 65_000
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        with pytest.raises(SwarmError, match="as much as the fleet keeps of one .16 MiB"):
+            for number in range(300):
+                ash.knowledge.put("facts", "k", f"{number} {value}")
+        assert number > 200
+        oak.knowledge.put("facts", "k", "short")
+        known(ash, "k", "short")
+        ash.knowledge.put("policies", "p", {"a": 1})
+        known(oak, "p", {"a": 1}, "policies")
+
+
 def blobs(nodes: Nodes, name: str) -> list[Path]:
     return sorted((nodes.home.node_dir(name) / "knowledge-blobs").glob("*"))
 
