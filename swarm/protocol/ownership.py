@@ -25,7 +25,7 @@ from swarm.protocol.ledger.records import Durability, KeptBlob, digest_of
 from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
-from swarm.protocol.owner import finding
+from swarm.protocol.owner import finding, returning
 from swarm.protocol.owner.admission import RESERVE, Admission
 from swarm.protocol.owner.approvals import Approvals
 from swarm.protocol.owner.attempts import RETRY, Attempts
@@ -278,9 +278,10 @@ class Ownership:
             else:
                 unkept = found
             attempts, ended = 0, None
-        if known is not None and known.abandoned and (known.spec.rerun or not known.may_start):
+        stands: tuple[Outcomes, Bytes] | None = None
+        if known is not None and known.abandoned:
             # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there. Where none may
-            # be repeated, that is so if none has begun.
+            # be repeated, that is so for those that have not begun.
             if known.finished_at is None:
                 refuse(
                     client, key, "full", "its tasks are still being ended, since its client had been gone",
@@ -288,6 +289,8 @@ class Ownership:
                 )  # fmt: skip
                 return
             self._ending.forget(key)
+            if not known.spec.rerun and (stands := returning.kept(known)) is not None:
+                ended = merged([*(ended or ()), *returning.rows_of(stands[0])])
         elif known is not None:
             self._clients.attach(now, known, client)
             if unkept:
@@ -334,6 +337,9 @@ class Ownership:
         )
         holdings.tasks += count - over
         holdings.bytes += nbytes
+        if stands is not None:
+            returning.put_back(holdings, batch, *stands)
+            holdings.emit(Tell(client, Kind.OUTCOMES, {"b": key, "n": stands[0].count}, (stands[1],)))
         batch.log(now, "submitted", 0, count, "", author)
         holdings.emit(Fact("batch.submitted", {"kind": spec.kind}, {"batch": key.hex(), "name": spec.name}, count))
         if durable is not None:
@@ -660,7 +666,10 @@ class Ownership:
             elif what == EXPIRE:
                 self._expire(now, value)
             elif what == CLIENT:
-                for batch in self._clients.lease_over(now, value):
+                left = self._clients.lease_over(now, value)
+                for batch in left:
+                    self._placing.withdraw(batch)  # the end of one makes room, and none of the others is to begin in it
+                for batch in left:
                     self.cancel(now, batch.key, None)
             elif what == FORGET:
                 self._ending.forget_until(now)

@@ -14,6 +14,7 @@ from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings
 from swarm.protocol.owner.ending import Ending, Said
 from swarm.protocol.owner.placing import Placing
+from swarm.protocol.owner.returning import came_back
 from swarm.protocol.owner.words import quarantined, ranges, said, words_of
 from swarm.protocol.states import Status, after_attempt
 
@@ -55,6 +56,8 @@ class Attempts:
                 continue
             left += 1
             cancelled = batch.is_cancelled(index)
+            if status == Status.RETURNED and batch.abandoned:
+                came_back(batch, index)
             crashes = columns.crashed(index) if status == Status.CRASHED else 0
             retries_left = batch.spec.retries - batch.retries.get(index, 0) if status == Status.RETRY else 0
             final = after_attempt(

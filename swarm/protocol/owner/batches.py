@@ -233,6 +233,8 @@ class Batch:
     attempt: int = 0
     abandoned: bool = False
     """Cancelled because its client was gone for too long."""
+    given_up: list[tuple[int, int]] = field(default_factory=list)
+    """What of it its client had cancelled before that."""
     durable: Durable | None = None
     """None for one that lives as long as this process."""
     others: tuple[bytes, ...] = ()

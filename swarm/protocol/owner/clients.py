@@ -10,6 +10,7 @@ from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Durable, Holdings
 from swarm.protocol.owner.placing import Placing
+from swarm.protocol.owner.returning import leave
 from swarm.protocol.owner.words import ranges
 
 OTHERS_MAX = 7
@@ -155,6 +156,7 @@ class Clients:
             batch.client, batch.others = (batch.others[0], batch.others[1:]) if batch.others else (None, ())
             if batch.finished_at is None and batch.durable is None:
                 batch.abandoned = True
+                leave(batch)
                 batch.log(now, "abandoned", 0, batch.calls.count, "", "its client is gone")
                 self._holdings.emit(Fact("batch.abandoned", {}, {"batch": batch.key.hex()}))
                 abandoned.append(batch)

@@ -69,6 +69,10 @@ SCHEDULES: dict[str, Schedule] = {
         faults={"lone-client": 0.2, "mend": 0.07, "break": 0.2}, nodes=(1, 3), clients=(1, 3), seconds=30.0,
         batches_per_s=1.0,
     ),
+    "returning": Schedule(
+        Mix(once=1.0, nested=0.0, streams=0.0, retried=0.0, crashing=0.0, guests=0.0, dependent=0.0, hungry=0.0, run_s=8.0),
+        {"lone-client": 0.4, "mend": 0.06}, nodes=(1, 2), clients=(2, 3), seconds=40.0, batches_per_s=0.4, done_s=4 * DONE_S,
+    ),
     "full": Schedule(bounds=Bounds(tasks_max=30, retention_s=1.0, retained_max=5), batches_per_s=8.0),
     "flood": Schedule(
         Mix(nested=0.05, tasks_max=20), {"break": 0.2, "client": 0.2}, nodes=(1, 3), clients=(2, 4),

@@ -187,7 +187,50 @@ def test_what_may_not_be_repeated_and_never_began_is_run_when_its_client_is_back
     del owner.told[:told]
     assert owner.ended(2) == {0: Status.OK, 1: Status.OK}, "it had not begun, so it is not repeated"
     owner.submit(3, 2, spec_of(rerun=False))
-    assert owner.ended(3) == {0: Status.CANCELLED, 1: Status.CANCELLED}, "some of it may have begun"
+    assert owner.ended(3) == {}, "it might have begun, and had not"
+    owner.it.grant_start(owner.now, key_of(3), [(0, 2)])
+    owner.take()
+    while runs := owner.taken():
+        for one in runs:
+            owner.fine(one)
+    assert owner.ended(3) == {0: Status.OK, 1: Status.OK}
+
+
+def test_of_what_may_not_be_repeated_and_had_partly_begun_the_rest_goes_on_when_its_client_is_back() -> None:
+    owner = Owner(slots=2, config=OwnershipConfig(client_lease_s=10.0))
+    once = spec_of(rerun=False)
+    owner.submit(1, 7, once)
+    owner.it.grant_start(owner.now, key_of(1), [(0, 6)])
+    owner.take()
+    (run,) = owner.taken()
+    owner.report(run, {0: Status.OK})  # has its outcome
+    (third,) = owner.taken()
+    assert (run.first, run.count, third.first, third.count) == (0, 2, 2, 4)
+    owner.it.cancel(owner.now, key_of(1), [(5, 6)])
+    owner.take()
+    owner.it.client_lost(owner.now, CLIENT)
+    owner.wait(10.1)
+    owner.report(run, {1: Status.CANCELLED})  # it ran, and was ended
+    owner.submit(1, 7, once)
+    assert [one["reason"] for one in owner.messages(Kind.REFUSED)] == ["full"], "not all of it is over yet"
+    owner.report(third, dict.fromkeys((2, 3, 4, 5), Status.RETURNED))  # they waited there, and had not begun
+    assert owner.it.unfinished == 0
+    del owner.told[:]
+    owner.submit(1, 7, once)
+    assert owner.ended(1) == {0: Status.OK, 1: Status.LOST, 5: Status.CANCELLED}
+    assert owner.it.unfinished == 4
+    owner.it.grant_start(owner.now, key_of(1), [(0, 7)])
+    owner.take()
+    began = []
+    while runs := owner.taken():
+        began += [index for one in runs for index in range(one.first, one.first + one.count)]
+        for one in runs:
+            owner.fine(one)
+    assert sorted(began) == [2, 3, 4, 6], "nothing begins twice"
+    assert set(owner.ended(1).values()) == {Status.OK, Status.LOST, Status.CANCELLED} and owner.it.unfinished == 0
+    owner.submit(1, 7, once)  # its link breaks once more: the same outcomes
+    told = owner.messages(Kind.OUTCOMES)
+    assert sum(one["n"] for one in told) == 14
 
 
 def test_what_has_ended_is_kept_for_a_while_and_within_bounds() -> None:
@@ -269,4 +312,4 @@ def test_what_may_not_run_twice_stays_as_it_ended_when_its_client_was_away_for_t
     owner.report(running, {0: Status.CANCELLED})
     owner.submit(1, 1, spec)
     assert owner.taken() == []
-    assert owner.ended(1) == {0: Status.CANCELLED}
+    assert owner.ended(1) == {0: Status.LOST}, "it was ended, and nobody had cancelled it"
