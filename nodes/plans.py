@@ -126,7 +126,13 @@ def _wish(args: Mapping[str, Any], least: int = 1) -> tuple[Shape, int, int]:
         raise UsageError(f"there is no priority {priority!r}", hint="there are LOW, STANDARD, HIGH and CRITICAL")
     if type(count) is not int or not least <= count <= TASKS_MAX:
         raise UsageError(f"a plan is for {least} to {TASKS_MAX} tasks, not for {count!r}")
-    spec = Spec("command", None, "plan", needs=args.get("needs") or {}, labels=tuple(args.get("labels") or ()))
+    python = args.get("python")
+    if python is not None and not isinstance(python, str):
+        raise UsageError(f"there is no interpreter {python!r}", hint="name one that nodes have: --executor name=path")
+    spec = Spec(
+        "call", ("name", "plan:plan", "plan"), "plan", needs=args.get("needs") or {}, labels=tuple(args.get("labels") or ()),
+        python=python,
+    )  # fmt: skip
     try:
         return shape_of(parse_spec(spec.encode())), priority, count
     except SpecError as error:

@@ -270,6 +270,12 @@ class AsyncFleet:
         name = task.id if isinstance(task, Future) else str(task)
         return moved(await self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
 
+    async def plan(self, fn: Fn | None = None, /, *, count: int = 1, **options: Any) -> dict[str, Any]:
+        """As `Fleet.plan`."""
+        from swarm.client.plans import asked
+
+        return await self.query("plan", **asked(fn, count, options))
+
     @property
     def knowledge(self) -> AsyncKnowledge:
         """What the fleet knows: `put`, `get`, `query`, `watch` and more."""

@@ -524,6 +524,18 @@ class Fleet:
         with waiting():
             return moved(self.query("move", within_s + SLACK_S, task=name, node=node, within_s=within_s))
 
+    def plan(self, fn: Fn | None = None, /, *, count: int = 1, **options: Any) -> dict[str, Any]:
+        """What would happen if so many tasks were submitted now, and does nothing of it: a dry run, as `swarm plan`.
+
+        The options are those of `submit`, of which `priority`, `needs`, `labels` and `python` decide; those that `fn` declares hold unless
+        they are said otherwise. {"begins": "at once", "later" or "never", "begins_s": seconds or None where that is not known,
+        "at_once": how many would begin at once, "hint", "nodes": [{"name", "fits", "tasks", "next_s", "why", "displaced": [who would make
+        way, {"id", "name", "priority", "run_s"}]}, the best first], …}. No slot is kept: a moment later it may be otherwise.
+        """
+        from swarm.client.plans import asked
+
+        return self.query("plan", **asked(fn, count, options))
+
     @property
     def knowledge(self) -> Knowledge:
         """What the fleet knows: `put`, `get`, `query`, `watch` and more."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import swarm
 from swarm import CRITICAL
 from swarm.exit_codes import ExitCode
 from tests.e2e.fleets import Nodes, until
@@ -75,3 +78,37 @@ def test_what_there_is_not_is_refused(nodes: Nodes) -> None:
     ran = nodes.cli("plan", "--count", "100000")
     assert ran.returncode == ExitCode.USAGE and b"100000" in ran.stderr, ran.stderr
     assert nodes.cli("plan").returncode == ExitCode.OK
+
+
+def hungry() -> int:
+    return 1
+
+
+def test_python_asks_for_the_same_plan(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("oak", "--workers", "1")
+    with nodes.connect("oak") as fleet:
+        futures, processes = low_work(fleet, 1, tmp_path)
+        until(lambda: fleet.plan(priority=CRITICAL)["begins"] == "at once", 60, "it is known to yield")
+        plan = fleet.plan(swarm.task(priority=CRITICAL, needs={"memory": "1MB"})(hungry), count=2)
+        (node,) = plan["nodes"]
+        assert (plan["priority"], plan["count"], plan["at_once"], plan["begins"]) == ("critical", 2, 1, "later")
+        assert plan["needs"] == {"cpu": 1.0, "memory": 1e6} and node["displaced"][0]["id"] == futures[0].id
+        assert fleet.plan("standard:tasks")["begins"] == "later", "nothing makes way for what is STANDARD"
+        assert fleet.plan(labels="attic")["begins"] == "never" and fleet.plan(python="other")["begins"] == "never"
+
+        async def at_once() -> dict[str, Any]:
+            async with swarm.connect_async(nodes.home) as other:
+                return await other.plan(hungry, priority=CRITICAL)
+
+        os.environ["SWARM_NODE_SOCKET"] = str(nodes.home.node_socket("oak"))
+        try:
+            said = asyncio.run(at_once())
+        finally:
+            del os.environ["SWARM_NODE_SOCKET"]
+        assert said["begins"] == "at once" and said["nodes"][0]["displaced"]
+        for wrong in ({"prioritty": 1}, {"count": 0}, {"priority": "soon"}, {"needs": {"cpu": "many"}}):
+            with pytest.raises(swarm.ConfigError):
+                fleet.plan(**wrong)
+        assert not standing(processes)
+        (tmp_path / "stop").touch()
+        assert len([one.result(60) for one in futures]) == 1
