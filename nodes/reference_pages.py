@@ -17,7 +17,7 @@ _SETTINGS_VERBS: Final = frozenset(("node",))
 _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "Fleet": (
         "submit", "map", "gather", "as_completed", "wait", "cancel", "cancel_pending", "stream", "options",
-        "submit_command", "fetch_file", "get", "attach", "detach", "members", "query", "name", "node", "unfinished", "close",
+        "submit_command", "fetch_file", "get", "attach", "detach", "members", "move", "plan", "query", "name", "node", "unfinished", "close",
     ),
     "Future": (
         "result", "exception", "done", "running", "cancelled", "cancel", "reprioritize", "add_progress_callback", "progress", "id",
@@ -25,7 +25,7 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "AsyncFleet": (
         "submit", "map", "gather", "as_completed", "wait", "cancel", "stream", "options", "submit_command", "fetch_file",
-        "get", "attach", "detach", "members", "query", "close",
+        "get", "attach", "detach", "members", "move", "plan", "query", "close",
     ),
     "Attached": ("id", "status", "done", "wait", "result", "outcomes", "cancel", "reprioritize", "close"),
     "Receipt": (),

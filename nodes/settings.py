@@ -138,7 +138,7 @@ class NodeSection:
     move_tasks: bool = _setting(
         "switch",
         True,
-        "tasks submitted here that offer checkpoints go on elsewhere by themselves, off nodes where they stand still, or that are too busy or slow",
+        "move tasks that were submitted here and offer checkpoints off nodes where they stand still, or that are too busy or slow",
     )
     suspended_bytes: int | None = _setting(
         "bytes",

@@ -167,7 +167,7 @@ class KnowledgeShell:
     def release(self) -> None:
         """Compare with others from now on."""
         self.holding = False
-        self.desk.post(lambda keeper: keeper.hurry(self._now()))
+        self.desk.post(lambda keeper: keeper.hurry(self.now()))
 
     def is_partner(self, node: bytes) -> bool:
         """Whether a member keeps knowledge as this node does."""
@@ -180,11 +180,11 @@ class KnowledgeShell:
         if not found:
             names = ", ".join(sorted(one.name for one in self._partners.values())) or "none"
             raise NotFound(f"there is no other node {node} that keeps knowledge", hint=f"there are: {names}")
-        deadline = self._now() + timeout_s
+        deadline = self.now() + timeout_s
         while (link := self._links.get(found[0].id)) is None or not link.up:
-            if self._now() > deadline:
+            if self.now() > deadline:
                 raise AskFailed(f"{found[0].name} is not reached", hint="is it running? `swarm members`")
-            self._around.connect(found[0].id)
+            self.around.connect(found[0].id)
             await asyncio.sleep(0.05)
         return link
 
