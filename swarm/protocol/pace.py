@@ -1,16 +1,19 @@
 """How fast nodes run tasks, beside one another: like is compared with like.
 
-For each kind of task (one spec) an owner keeps, a node, the run times that it saw there last. Where a kind ran on several nodes, the
-medians say how many times as fast one of them is as the others; a kind that ran on one node alone says nothing. So the speeds are the
-least that explains all: a run time is that of its kind over the speed of its node, which is a two-way table fitted by medians (Tukey,
-"Exploratory data analysis", 1977, "median polish"), in logarithms, a node at a time.
+For each kind of task (one spec) an owner keeps the run times that it saw last, on whatever node. How far a node's times are from the
+kind's median *of that moment*, in octaves, is kept for each node; the median of these is its speed. Both being medians, no single run time
+moves anything further than to its neighbour in size, however long it was; both being of the same moment, a kind whose
+tasks become longer makes nobody slow. A run time is taken as that of its kind over the speed of its node, which is a two-way table fitted
+by medians (Tukey, "Exploratory data analysis", 1977: median polish): so machines of very different number and speed do not blur
+what the kind itself takes.
 
-No single run time moves a median further than to its neighbour, however long it was. What a worker takes for its first task of a
-kind (imports, cold caches) is not counted. And a node counts as any other for as long as the difference may be chance: the medians'
-notches have to be apart (McGill, Tukey, Larsen, "Variations of box plots", 1978).
+What ran on one node alone says nothing of its speed, and is not counted; nor is what a worker takes for its first task of a kind
+(imports, cold caches), nor what ends while the times of its kind are changing. And a node counts as any other for as long as the
+difference may be chance, by the notch of its median (McGill, Tukey, Larsen, "Variations of box plots", 1978).
 
-A speed that is wrong costs little: it decides who of those with room is first, and how far ahead work is sent. It never
-takes a node's last window from it, and what waits for long goes to whoever is idle (`swarm.protocol.stealing`).
+A speed that is wrong costs little: it decides who of those with room is first, how far ahead work is sent, and for some moments
+whether the last tasks wait for a faster node (`swarm.protocol.owner.patience`). It never takes its last room from an idle node, and what waits for
+long goes to whoever is idle (`swarm.protocol.stealing`).
 """
 
 from __future__ import annotations
@@ -25,13 +28,17 @@ from math import log2, sqrt
 KINDS_MAX = 16
 """Kinds of tasks that are compared: those seen last."""
 WINDOW = 128
-"""Run times of one kind on one node that are looked back upon."""
-KNOWN_AFTER = 32
-"""Run times that there have to be of a kind on a node, and on others, before they are compared."""
+"""Run times that are looked back upon, of a kind and of a node."""
+NEWEST = 32
+"""As many of a kind are set against those before them: if they differ by an octave, its times are changing."""
+KNOWN_AFTER = 48
+"""Run times of a node that there have to be beside those of others before it counts as faster or slower."""
 EVERY = 8
-"""After so many more they are compared again."""
+"""After so many more all is reckoned again."""
+OTHERS_PART = 1 / 16
+"""So large a part of a kind's last run times has to be of other nodes."""
 FRESH_S = 60.0
-"""What a node took longer ago is not compared with what another takes now; of long tasks, `FRESH_TASKS` times as long."""
+"""What was longer ago is not compared with what is now; of long tasks, `FRESH_TASKS` times as long as one takes."""
 FRESH_TASKS = 32.0
 NOTABLE = 1.2
 """What differs by less counts as equally fast."""
@@ -40,33 +47,75 @@ NOTCH = 2.0
 SPEED_MAX = 16.0
 ROWS_EACH = 8
 """About so many run times of a report are looked at, one in so many of all: where reports are large, not of each task."""
-LOG_LEAST_S = 1e-6
+LEAST_S = 1e-6
+
+
+class _Window:
+    """The last so many values, and their order."""
+
+    __slots__ = ("head", "last", "ordered")
+
+    def __init__(self) -> None:
+        self.last: array[float] = array("d")
+        self.ordered: array[float] = array("d")
+        self.head = 0
+        """Where the oldest one is, when it is full."""
+
+    def add(self, value: float) -> int:
+        """Take one in; where in `last` it is now."""
+        insort(self.ordered, value)
+        if len(self.last) < WINDOW:
+            self.last.append(value)
+            return len(self.last) - 1
+        at = self.head
+        del self.ordered[bisect_left(self.ordered, self.last[at])]
+        self.last[at] = value
+        self.head = (at + 1) % WINDOW
+        return at
+
+    def newest(self, count: int) -> list[float]:
+        """The last so many of those that there are."""
+        size = len(self.last)
+        return [self.last[(self.head - 1 - back) % size] for back in range(min(count, size))]
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range."""
+        quarter = len(self.ordered) // 4
+        return self.ordered[-1 - quarter] - self.ordered[quarter]
 
 
 @dataclass(slots=True)
 class Pace:
-    """The speed of one node, 1.0 on average."""
+    """The speed of one node, 1.0 on average of those that ran the same."""
 
     speed: float = 1.0
     """How many times as fast as the average; exactly 1.0 where that is not known, or the difference small."""
     shift: float = 0.0
-    """What was found, in octaves, before it is judged to be notable; of all nodes only the differences mean anything."""
+    """The same in octaves, before it is judged to be notable."""
+    beside: _Window = field(default_factory=_Window)
+    """How far its run times were from the median of their kind, octaves."""
+    since: int = 0
+
+    def judge(self) -> bool:
+        """Reckon the speed anew. Whether it is another."""
+        before, ordered = self.speed, self.beside.ordered
+        if self.since < EVERY or len(ordered) < KNOWN_AFTER:
+            return False
+        self.since = 0
+        most = log2(SPEED_MAX)
+        self.shift = max(-most, min(most, -_median(ordered)))
+        chance = NOTCH * self.beside.spread / sqrt(len(ordered))
+        self.speed = 1.0 if abs(self.shift) <= max(chance, log2(NOTABLE)) else float(2.0**self.shift)
+        return self.speed != before
 
 
 @dataclass(slots=True)
-class _Seen:
-    """Run times of one kind on one node, as log2 of seconds."""
+class _Source:
+    """One node's reports of one kind."""
 
     skip: int
     """The first of its workers, which are not counted."""
-    last: array[float] = field(default_factory=lambda: array("d"))
-    """In the order in which they came, the oldest at `head` when it is full."""
-    ordered: array[float] = field(default_factory=lambda: array("d"))
-    head: int = 0
-    since: int = 0
-    """So many came since they were compared."""
-    at: float = 0.0
-    """When the last one came."""
     rows: float = 1.0
     """In a report, on average."""
     ahead: int = 0
@@ -81,45 +130,65 @@ class _Seen:
         self.ahead = found[-1] + stride - count if found else self.ahead - count
         return found
 
-    def add(self, value: float) -> None:
-        if self.skip > 0:
-            self.skip -= 1
-            return
-        if len(self.last) < WINDOW:
-            self.last.append(value)
+
+class _Kind:
+    """The last run times of one kind on all nodes, as log2 of the seconds that they would have taken on the average one."""
+
+    __slots__ = ("at", "known", "level", "middle", "nodes", "of", "since", "sources", "times")
+
+    def __init__(self) -> None:
+        self.sources: dict[bytes, _Source] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """What there was is of another time."""
+        self.times = _Window()
+        self.nodes: list[bytes] = []
+        """Whose each one is."""
+        self.of: dict[bytes, int] = {}
+        self.at = self.level = self.middle = 0.0
+        self.since = 0
+        self.known = False
+
+    def add(self, node: bytes, value: float) -> None:
+        """A task ran on a node."""
+        at = self.times.add(value)
+        if at == len(self.nodes):
+            self.nodes.append(node)
         else:
-            old = self.last[self.head]
-            del self.ordered[bisect_left(self.ordered, old)]
-            self.last[self.head] = value
-            self.head = (self.head + 1) % WINDOW
-        insort(self.ordered, value)
+            self.forget(self.nodes[at])
+            self.nodes[at] = node
+        self.of[node] = self.of.get(node, 0) + 1
         self.since += 1
 
-    @property
-    def count(self) -> int:
-        return len(self.ordered)
+    def forget(self, node: bytes) -> None:
+        """One time of a node is there no more."""
+        left = self.of[node] - 1
+        if left:
+            self.of[node] = left
+        else:
+            del self.of[node]
 
-    @property
-    def median(self) -> float:
-        return _median(self.ordered)
+    def judge(self, paces: dict[bytes, Pace]) -> None:
+        """Reckon anew what a task takes, and whether that is changing."""
+        self.since = 0
+        count = len(self.nodes)
+        self.middle = _median(self.times.ordered)
+        self.level = sum(paces[node].shift * number for node, number in self.of.items()) / count
+        newest = self.times.newest(NEWEST)
+        before = self.times.newest(count)[len(newest) :]
+        self.known = len(before) >= NEWEST and abs(_median(sorted(newest)) - _median(sorted(before))) < 1.0
 
-    @property
-    def spread(self) -> float:
-        """The interquartile range, octaves."""
-        quarter = len(self.ordered) // 4
-        return self.ordered[-1 - quarter] - self.ordered[quarter]
-
-    def says(self, now: float) -> bool:
-        """Whether it says anything of how fast its node is now."""
-        fresh_s = max(FRESH_S, FRESH_TASKS * 2.0 ** min(self.median, 32.0)) if self.ordered else 0.0
-        return self.count >= KNOWN_AFTER and now - self.at <= fresh_s
+    def fresh_s(self) -> float:
+        """For how long it says something."""
+        return max(FRESH_S, FRESH_TASKS * 2.0 ** min(self.middle, 32.0))
 
 
 class Paces:
-    """The run times by kind and node, and what they say of each node's speed."""
+    """Run times by kind, and what they say of each node's speed."""
 
     def __init__(self) -> None:
-        self._kinds: OrderedDict[bytes, dict[bytes, _Seen]] = OrderedDict()
+        self._kinds: OrderedDict[bytes, _Kind] = OrderedDict()
         self._paces: dict[bytes, Pace] = {}
 
     def observe(
@@ -127,82 +196,45 @@ class Paces:
     ) -> bool:
         """A node of so many slots reports `count` tasks of a kind, of which the n-th took `time_s(n)` seconds (0: it does not
         count). Whether its speed is another now."""
-        seen = self._kinds.get(kind)
-        if seen is None:
-            seen = self._kinds[kind] = {}
+        it = self._kinds.get(kind)
+        if it is None:
+            it = self._kinds[kind] = _Kind()
             if len(self._kinds) > KINDS_MAX:
                 self._kinds.popitem(last=False)
         else:
             self._kinds.move_to_end(kind)
-        mine = seen.get(node)
-        if mine is None:
-            mine = seen[node] = _Seen(max(1, int(min(slots, WINDOW))))
-        mine.at = now
-        for row in mine.pick(count):
+        source = it.sources.get(node)
+        if source is None:
+            source = it.sources[node] = _Source(max(1, int(min(slots, WINDOW))))
+        if it.nodes and now - it.at > it.fresh_s():
+            it.clear()
+        it.at = now
+        self._paces[node] = pace
+        for row in source.pick(count):
             took_s = time_s(row)
-            if took_s > 0:
-                mine.add(log2(max(took_s, LOG_LEAST_S)))
-        if mine.since < EVERY or mine.count < KNOWN_AFTER:
-            return False
-        mine.since = 0
-        if len(seen) > 1:
-            self._paces[node] = pace
-            return self._compare(now, node, pace)
-        return False
+            if took_s <= 0:
+                continue
+            if source.skip:
+                source.skip -= 1
+                continue
+            octaves = log2(max(took_s, LEAST_S))
+            if it.known and it.of.get(node, 0) <= (1 - OTHERS_PART) * len(it.nodes):
+                pace.beside.add(octaves - it.middle)
+                pace.since += 1
+            it.add(node, octaves + pace.shift - it.level)
+            if it.since >= EVERY:
+                it.judge(self._paces)
+        return pace.judge()
 
     def gone(self, node: bytes) -> None:
         """A node is none any more."""
         self._paces.pop(node, None)
-        for seen in self._kinds.values():
-            seen.pop(node, None)
-
-    def _shift(self, node: bytes) -> float:
-        known = self._paces.get(node)
-        return 0.0 if known is None else known.shift
-
-    def _compare(self, now: float, node: bytes, pace: Pace) -> bool:
-        """Fit the speed of one node to all that it ran beside others."""
-        found: list[tuple[float, float, float]] = []
-        beside: set[bytes] = set()
-        for seen in self._kinds.values():
-            mine = seen.get(node)
-            if mine is None or not mine.says(now):
-                continue
-            # What each of the others says that one task takes at speed 1.
-            others: list[float] = []
-            count = 0
-            for other, it in seen.items():
-                if other != node and it.says(now):
-                    others.append(it.median + self._shift(other))
-                    beside.add(other)
-                    count += it.count
-            if others:
-                notch = NOTCH * mine.spread * sqrt(1.0 / mine.count + 1.0 / min(count, WINDOW))
-                found.append((_median(sorted(others)) - mine.median, float(mine.count), notch))
-        if not found:
-            return False
-        pace.shift = _weighted_median(sorted(found))
-        # Beside those that ran the same, and no others: how much faster these are than the rest of the fleet, nobody knows.
-        rest = len(beside)
-        apart = pace.shift - sum(self._shift(other) for other in sorted(beside)) / rest
-        speed: float = max(1 / SPEED_MAX, min(SPEED_MAX, 2.0 ** (apart * rest / (rest + 1))))
-        before = pace.speed
-        if 1 / NOTABLE < speed < NOTABLE or abs(apart) <= min(notch for _, _, notch in found):
-            speed = 1.0
-        pace.speed = speed
-        return speed != before
+        for it in self._kinds.values():
+            it.sources.pop(node, None)
+            if it.of.get(node):
+                it.clear()
 
 
 def _median(ordered: array[float] | list[float]) -> float:
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def _weighted_median(found: list[tuple[float, float, float]]) -> float:
-    """Of (value, weight, …) in their order."""
-    half = sum(weight for _, weight, _ in found) / 2
-    for value, weight, _ in found:
-        half -= weight
-        if half <= 0:
-            return value
-    return found[-1][0]

@@ -14,6 +14,7 @@ from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, Lane, ToExecutor
+from swarm.protocol.owner.patience import Patience
 from swarm.protocol.pace import Paces
 from swarm.protocol.placement import Brief, Executor, judge
 from swarm.protocol.ranking import Ranked, Ranking, Rankings
@@ -58,6 +59,7 @@ class Placing:
         local = Executor(me, name, capacity, local=True, linked=True, free=capacity.totals.get("cpu", 0.0))
         self.executors: dict[bytes, Executor] = {me: local}
         self._rankings = Rankings(self.executors)
+        self._patience = Patience(self.executors, holdings.timers)
         self.dispatches: dict[int, Dispatch] = {}
         self.ready = ReadyShapes(holdings.config.shares)
         # Dispatch numbers of a later life of this node are above those of an earlier one: 2^40 dispatches a life.
@@ -240,7 +242,14 @@ class Placing:
         return False
 
     def _choose(
-        self, now: float, batch: Batch, ranking: Ranking | None, waiting: int, mean_s: float | None, priority: int
+        self,
+        now: float,
+        batch: Batch,
+        ranking: Ranking | None,
+        waiting: int,
+        mean_s: float | None,
+        priority: int,
+        taken: int = 0,
     ) -> tuple[Executor | None, int, bool, Ranked | None]:
         """Who gets how many of what waits, whether others are suspended for these, and what was thought of the best. None: nobody
         has room, which is put on record."""
@@ -258,6 +267,14 @@ class Placing:
                 self._holdings.emit(Connect(it.id))
         if best is None:
             self._explain_wait(now, batch, detail)
+        elif not displaces:
+            # What is counted out at the end of a turn still counts there.
+            left = max(waiting, self.ready.waiting_of(batch.queued) - taken)
+            allowed, why = self._patience.allows(now, batch.queued, best, left, mean_s, priority)
+            if why is not None:
+                self._explain_wait(now, batch, [why])
+                return None, 0, False, None
+            count = min(count, allowed)
         return best, count, displaces, detail
 
     def _ranking(self, shape: Shape, priority: int) -> Ranking | None:
@@ -271,7 +288,7 @@ class Placing:
         counts: list[int] = []
         emit, trace = self._holdings.emit, batch.trace
         while True:
-            it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, priority)
+            it, limit, displaces, detail = self._choose(now, batch, ranking, waiting, mean, priority, sum(counts))
             if it is None:
                 break
             dispatch = self._take(now, batch, it, limit, GUESS_S if mean is None else mean)
@@ -457,6 +474,7 @@ class Placing:
 
         if self._paces.observe(now, it.id, it.pace, it.slots, kind, report.count, took_s):
             it.changed()
+            self._patience.measured()
 
     def returned(self, dispatch: Dispatch, count: int) -> None:
         """`count` tasks of a dispatch are out no more."""
