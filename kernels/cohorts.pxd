@@ -81,6 +81,8 @@ cdef extern from "passes.h" nogil:
         uint32_t one
     void call_run(const call_tick*, void**, const uint32_t*, uint32_t, size_t, uint64_t, nano_ctx*, uint64_t*, const call_room*,
                   ones_result*) noexcept
+    uint64_t lone_run(const call_tick*, void**, const size_t*, uint32_t, void**, const uint32_t*, size_t, nano_ctx*, uint64_t*,
+                      const call_room*, uint64_t*, uint64_t, uint64_t, uint64_t, uint64_t, ones_result*, ones_result*) noexcept
     ctypedef struct tick_trace:
         uint64_t now_ns
         uint64_t pass_ "pass"

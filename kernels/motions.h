@@ -19,14 +19,30 @@
         x[i] += next_v * MOTION_STEP;                                                                                  \
     } while (0)
 
+enum { MOTION_BLOCK = 1024 }; /* rows */
+
+/* Loops that the compiler makes vectors of are unrolled besides: with few rows its counting is a tenth of what they cost. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define VECTOR_LOOP _Pragma("GCC unroll 4")
+#else
+#define VECTOR_LOOP
+#endif
+
+/* Where there are more rows than a cache holds, those that a pass ended with are there when the next one begins: every other pass goes
+ * through its blocks of rows from the last one to the first. Rows do not look at each other, so nothing else comes out. */
 #define MOTION(name, FUNCTION, LOOP, STEP)                                                                             \
     FUNCTION static int name(void **cols, const uint32_t *idx, size_t n, uint64_t now_ns, nano_ctx *ctx)               \
     {                                                                                                                  \
-        (void)now_ns, (void)ctx;                                                                                       \
+        (void)now_ns;                                                                                                  \
         double *restrict x = (double *)cols[0];                                                                        \
         double *restrict v = (double *)cols[1];                                                                        \
         if (idx == NULL) {                                                                                             \
-            LOOP for (size_t i = 0; i < n; i++) STEP(i);                                                               \
+            const int back = ctx != NULL && ctx->pass & 1;                                                             \
+            const size_t block = n > 2 * MOTION_BLOCK ? MOTION_BLOCK : n, last = block ? (n - 1) / block : 0;          \
+            for (size_t b = 0; b <= last; b++) {                                                                       \
+                const size_t first = (back ? last - b : b) * block, end = n - first < block ? n : first + block;       \
+                LOOP for (size_t i = first; i < end; i++) STEP(i);                                                     \
+            }                                                                                                          \
         } else {                                                                                                       \
             for (size_t i = 0; i < n; i++)                                                                             \
                 STEP(idx[i]);                                                                                          \
@@ -35,14 +51,14 @@
     }
 
 MOTION(move_scalar, SCALAR_FUNCTION, SCALAR_LOOP, MOVE)
-MOTION(move_base, , , MOVE)
+MOTION(move_base, , VECTOR_LOOP, MOVE)
 MOTION(oscillate_scalar, SCALAR_FUNCTION, SCALAR_LOOP, OSCILLATE)
-MOTION(oscillate_base, , , OSCILLATE)
+MOTION(oscillate_base, , VECTOR_LOOP, OSCILLATE)
 #ifdef CPU_HAS_LEVELS
-MOTION(move_avx2, AVX2_FUNCTION, , MOVE)
-MOTION(move_avx512, AVX512_FUNCTION, , MOVE)
-MOTION(oscillate_avx2, AVX2_FUNCTION, , OSCILLATE)
-MOTION(oscillate_avx512, AVX512_FUNCTION, , OSCILLATE)
+MOTION(move_avx2, AVX2_FUNCTION, VECTOR_LOOP, MOVE)
+MOTION(move_avx512, AVX512_FUNCTION, VECTOR_LOOP, MOVE)
+MOTION(oscillate_avx2, AVX2_FUNCTION, VECTOR_LOOP, OSCILLATE)
+MOTION(oscillate_avx512, AVX512_FUNCTION, VECTOR_LOOP, OSCILLATE)
 #else
 #define move_avx2 move_base
 #define move_avx512 move_base

@@ -199,6 +199,64 @@ static inline void call_run(const call_tick *how, void **cols, const uint32_t *i
         same_outcome(outcome, n, room, result);
 }
 
+enum { LONE_CHAINED = 256 };
+
+/* A batch that is called pass after pass, at *next and each `period` after it while that is before `limit`, up to so many times,
+ * and until it says more than NANO_IDLE or NANO_WORKED of all its n agents: so often it was called. Each of the calls is
+ * noted in `counts`, in so many `parts` of a tick of the clock; what came of the last one is in `last`, of those before
+ * it in `sum`. From LONE_CHAINED agents on the counter is read once a pass, the end of one being the beginning of the next: what is
+ * done between two of them is shared by so many agents that none of them shows it. */
+static inline uint64_t lone_run(const call_tick *how, void **bases, const size_t *steps, uint32_t fields, void **shifted,
+                                const uint32_t *idx, size_t n, nano_ctx *ctx, uint64_t *counts, const call_room *room,
+                                uint64_t *next, uint64_t period, uint64_t limit, uint64_t passes, uint64_t parts,
+                                ones_result *sum, ones_result *last)
+{
+    const nano_tick_many tick = (nano_tick_many)how->tick;
+    const struct ticks_clock own = *how->clock; /* a tick may write anywhere, so that the other would be looked at each time */
+    const uint64_t budget = how->budget ? how->budget * n : UINT64_MAX, pass = ctx->pass;
+    uint64_t at = *next, made = 0, worked = 0, all = 0, over = 0, end = 0, spent = 0;
+    int outcome = NANO_IDLE;
+    while (made < passes && at < limit) {
+        void **cols = bases;
+        if (idx == NULL) {
+            cols = shifted;
+            for (uint32_t f = 0; f < fields; f++)
+                cols[f] = (char *)bases[f] + (size_t)ctx->first * steps[f];
+        }
+        ctx->pass = pass + made;
+        ctx->now_ns = at;
+        all += spent;
+        over += spent > budget;
+        worked += (unsigned)outcome;
+        uint64_t began = made && n >= LONE_CHAINED ? end : ticks_now(&own);
+        outcome = tick(cols, idx, n, at, ctx);
+        end = ticks_now(&own);
+        spent = guard_since(end, began);
+        tally_note(counts, spent * parts / n, n);
+        last->began = began;
+        at += period;
+        made++;
+        if (__builtin_expect((unsigned)outcome > NANO_WORKED, 0))
+            break;
+    }
+    *next = at;
+    for (int i = 0; i < NANO_EACH; i++)
+        sum->outcomes[i] = last->outcomes[i] = 0;
+    last->strange = last->leavers = 0;
+    sum->spent = all;
+    sum->over = over * n;
+    sum->outcomes[NANO_WORKED] = worked * n;
+    sum->outcomes[NANO_IDLE] = made ? (made - 1 - worked) * n : 0;
+    last->spent = spent;
+    last->over = spent > budget ? n : 0;
+    last->outcome = outcome;
+    if (outcome == NANO_EACH)
+        each_outcome(room->outcomes, room->wake_ns, n, room->places, room->wakes, room->left_by, last);
+    else
+        same_outcome(outcome, n, room, last);
+    return made;
+}
+
 /* What is kept of one tick, where traces are wanted. */
 typedef struct __attribute__((packed)) tick_trace {
     uint64_t now_ns;

@@ -105,6 +105,7 @@ cdef class Passes(Calls):
     cdef SpscLane ring                  # what it publishes, in real time
     cdef uint64_t knocked               # it has something to settle
     cdef nano_line* drained
+    cdef readonly uint64_t lonely       # passes that `lone` made
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -350,7 +351,7 @@ cdef class Passes(Calls):
         self.origin = 0
 
     cdef int go(self, Wheel wheel, uint64_t until, uint64_t passes) noexcept nogil:
-        cdef uint64_t at, left = passes
+        cdef uint64_t at, many, left = passes
         cdef int64_t began = clock_monotonic_ns()
         cdef uint32_t quiet = LOOK_PASSES
         cdef int why
@@ -358,6 +359,15 @@ cdef class Passes(Calls):
             at = self.soonest(wheel)
             if left == 0 and at < until:
                 return ENOUGH_
+            many = self.lone(wheel, until, min(left, <uint64_t> quiet))
+            if many:
+                left -= many
+                quiet -= <uint32_t> many
+                if quiet == 0:
+                    quiet = LOOK_PASSES
+                    if clock_monotonic_ns() - began > 50_000_000:
+                        return LOOK_
+                continue
             why = self.reach(at, until, began)
             if why != GO_:
                 return why
@@ -379,6 +389,45 @@ cdef class Passes(Calls):
                 quiet = LOOK_PASSES
                 if clock_monotonic_ns() - began > 50_000_000:
                     return LOOK_
+
+    cdef uint64_t lone(self, Wheel wheel, uint64_t until, uint64_t passes) noexcept nogil:
+        """Where all that there is is one batch, in virtual time, and nobody looks or listens: the passes of it that come before anything
+        else, up to so many. How many there were, and all is as if each had been made by itself; 0 where it is not so."""
+        cdef Cohort* c
+        cdef ones_result sum, last
+        cdef uint64_t limit, made, next
+        cdef uint32_t* rows
+        if self.cohorts_n != 1 or self.real or self.apart or self.beats != NULL or self.crew is not None:
+            return 0
+        if self.lines != NULL and (self.lines.topics or self.lines.links != NULL):
+            return 0
+        c = self.cohorts[0]
+        if c.form != FORM_MANY or c.period == 0 or c.awake.n == 0 or c.turns != NULL or self.traces.ticks_room or self.traces.spans_room:
+            return 0
+        next = self.nexts[0]
+        limit = min(until, wheel.next_ns())
+        if next >= limit or next != c.next or not scratch(c, c.awake.n):
+            return 0
+        self.prepare(c, next)
+        c.ctx.first = c.awake.first
+        rows = c.awake.rows
+        made = lone_run(&c.how, c.bases, c.steps, c.fields_n, c.shifted, rows, c.awake.n, &c.ctx, c.spent, &c.room, &next, c.period,
+                        min(limit, FOREVER - c.period), passes, PARTS, &sum, &last)
+        if made == 0:
+            return 0
+        self.now_ns = next - c.period
+        c.next = self.nexts[0] = next
+        c.busy += sum.spent
+        c.calls += made - 1
+        c.ticks += (made - 1) * c.awake.n
+        c.over += sum.over
+        c.made.outcomes[0] += sum.outcomes[0]
+        c.made.outcomes[1] += sum.outcomes[1]
+        self.made += made - 1
+        self.close(c, 0, rows, c.awake.first, c.awake.n, self.now_ns, TOGETHER, 0, last.spent, &last)
+        self.made += 1
+        self.lonely += made
+        return made
 
     cdef int reach(self, uint64_t at, uint64_t until, int64_t began) noexcept nogil:
         """Go to the instant `at`, and GO: a pass is to be made now; or why there is none. In real time instants that have

@@ -48,6 +48,22 @@ def test_every_level_gives_the_bits_of_the_reference(numbers, random, name, some
         assert [bits(column) for column in found] == [bits(column) for column in expected], level
 
 
+@pytest.mark.parametrize("rows", [2047, 2048, 2049, 3072, 5000])
+@pytest.mark.parametrize("name", motions.NAMES)
+def test_blocks_of_rows_come_each_once_forth_and_back(name, rows):
+    start = array("d", (0.25 * row for row in range(rows))), array("d", (1.0 / (row + 1) for row in range(rows)))
+    expected = array("d", start[0]), array("d", start[1])
+    for _ in range(3):
+        getattr(reference, name)(*expected, range(rows))
+    for level in motions.LEVELS:
+        x, v = array("d", start[0]), array("d", start[1])
+        columns = (ctypes.c_void_p * 2)(x.buffer_info()[0], v.buffer_info()[0])
+        for number in (1, 2, 3):  # the pass stands behind two words of 32 bits in nano_ctx
+            ctx = (ctypes.c_uint64 * 16)(0, number)
+            assert TICK(motions.tick_many(name, level))(columns, None, rows, 0, ctypes.addressof(ctx)) == WORKED
+        assert (bits(x), bits(v)) == (bits(expected[0]), bits(expected[1])), level
+
+
 def test_what_there_is_not_is_refused():
     with pytest.raises(ValueError, match="no motion 'fly'"):
         motions.tick_many("fly")

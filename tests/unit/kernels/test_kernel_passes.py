@@ -161,6 +161,79 @@ def test_as_the_reference(seed, resolution, wanted, steps):
         assert population.alive == sum(count for _, k, count, _ in wanted if k == kind) - ended[kind]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 1000), st.integers(1, 9), st.integers(1, 12), st.booleans(),
+    st.lists(st.tuples(st.integers(0, 90), st.integers(0, 20)), min_size=1, max_size=4),
+)  # fmt: skip
+def test_a_lone_batch_is_ticked_as_if_there_were_others(seed, count, period, calm, steps):
+    """Its passes are made one right after the other, up to an instant or a number of them; who is traced is not alone."""
+    tick = (lambda cohort, row, now: ((now // 7 + row) % 2, 0)) if calm else scripted(seed)
+    runs = []
+    for traced in (False, True):
+        ticks, passes = Recorded(tick), Passes(seed, 1)
+        population = Population(64, [("x", "d")])
+        kind = passes.add_kind(population)
+        passes.add_cohort(kind, population.claim(count), MANY, ticks.many(0), period_ns=period)
+        if traced:
+            passes.trace(spans=8)
+        found = []
+        until = 0
+        for ahead, most in steps:
+            until += ahead
+            why = passes.run(until, most)
+            said = passes.statistics(0)
+            del said["busy"]
+            noted = sum(n for _, n in passes.durations(0))
+            found.append((why, passes.now_ns, passes.made, passes.next_ns, said, noted, passes.take_events()))
+        runs.append((found, ticks.calls, ticks.passes))
+        assert passes.lonely == 0 if traced else passes.lonely >= passes.made // 2 if calm else True
+    assert runs[0] == runs[1]
+    assert noted == said["ticks"]
+
+
+def test_a_lone_batch_is_measured_in_each_pass_and_counted_against_its_budget():
+    for agents in (3, 1000):
+        passes, population = Passes(0, 1), Population(agents, [("x", "d"), ("v", "d")])
+        kind = passes.add_kind(population)
+        passes.add_cohort(kind, population.claim(agents), MANY, TICKS["move_many"], period_ns=5, budget=10**9)
+        for row in range(agents):
+            memoryview(population.column(1)).cast("B").cast("d")[row] = float(row)
+        assert passes.run(NEVER, 1000) == ENOUGH
+        said = passes.statistics(0)
+        assert (said["calls"], said["ticks"], said["worked"], said["over"]) == (1000, 1000 * agents, 1000 * agents, 0)
+        assert sum(count for _, count in passes.durations(0)) == 1000 * agents
+        assert passes.lonely == passes.made == 1000
+        x, moved = memoryview(population.column(0)).cast("B").cast("d"), 0.0
+        for _ in range(1000):
+            moved += float(agents - 1) * 1e-3
+        assert x[agents - 1] == moved
+        passes.set_budget(0, 1)
+        ticks = said["ticks"]
+        passes.run(NEVER, 10)
+        assert passes.statistics(0)["ticks"] == ticks + 10 * agents
+        assert passes.statistics(0)["over"] % agents == 0
+
+
+def test_who_takes_too_long_is_counted_in_the_pass_in_which_it_does():
+    passes, population = Passes(0, 1), Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    slow = Recorded(lambda cohort, row, now: (now == 3 and time.sleep(0.15), (1, 0))[1])
+    budget = passes.clock.of_ns(100_000_000)
+    passes.add_cohort(kind, population.claim(2), MANY, slow.many(0), period_ns=1, budget=budget)
+    passes.run(8)
+    assert (passes.statistics(0)["over"], passes.lonely) == (2, 8)
+
+
+def test_a_lone_batch_comes_to_the_end_of_time():
+    passes, population = Passes(0, 1), Population(8, [("x", "d")])
+    kind = passes.add_kind(population)
+    passes.add_cohort(kind, population.claim(2), MANY, TICKS["nothing_many"], period_ns=2**62)
+    assert passes.run(NEVER, 100) == ENOUGH
+    assert passes.statistics(0)["calls"] == passes.made < 100
+    assert passes.next_ns == NEVER
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), cohorts, st.integers(1, 60), st.integers(1, 60))
 def test_saved_and_restored_it_goes_on_as_if_nothing_had_been(seed, wanted, first, then):
