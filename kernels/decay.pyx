@@ -9,7 +9,6 @@ from libc.stdint cimport uint32_t
 
 cdef extern from "dispatch.h" nogil:
     enum:
-        CPU_AVX2
         CPU_LEVELS
     const char* cpu_level_names[CPU_LEVELS]
     int cpu_level() noexcept
@@ -29,11 +28,10 @@ HALF_LIFE = DECAY_HALF_LIFE
 """Idle cycles in which a weight halves."""
 LEVELS = tuple(cpu_level_names[level].decode() for level in range(cpu_level_found() + 1))
 """What this processor can do, the best last."""
-cdef int used_level = cpu_level() if cpu_level() < CPU_AVX2 else CPU_AVX2
-LEVEL = cpu_level_names[used_level].decode()
-"""What is used: AVX-512 is faster where all is in the cache, and slower over columns that are not (16 against 12 ms for 10 million)."""
+LEVEL = cpu_level_names[cpu_level()].decode()
+"""What is used."""
 
-cdef decay_weigh best = weigh_at(used_level)
+cdef decay_weigh best = weigh_at(cpu_level())
 
 
 cdef Py_ssize_t _rows(const float[::1] strength, const uint32_t[::1] used) except -1:

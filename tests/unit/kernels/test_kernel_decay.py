@@ -33,6 +33,20 @@ def test_every_level_gives_the_bits_of_the_twin(rows: list[tuple[float, int]], c
     assert [decay.weight(*row, cycle) for row in rows] == expected.tolist()
 
 
+def test_long_columns_are_weighed_as_short_ones_are() -> None:
+    """In blocks, and what is left over; every idle time that leaves something, and those around where nothing is left."""
+    idle = [*range(6500), 2**31 - 1, 2**31, 2**32 - 1]
+    cycle = 2**32 - 1
+    strength, used = columns([((-1.0) ** each * (each % 97 + 0.1), cycle - each) for each in idle])
+    expected = array("f", bytes(4 * len(idle)))
+    reference.weigh(strength, used, cycle, expected)
+    for rows in (len(idle), 64, 63, 65, 128):
+        for level in decay.LEVELS:
+            out = array("f", bytes(4 * rows))
+            decay.weigh(strength[:rows], used[:rows], cycle, out, level)
+            assert out.tobytes() == expected[:rows].tobytes()
+
+
 @given(st.floats(2.0**-60, 1e6, width=32), st.integers(0, 3000), st.integers(0, 2**31))
 def test_a_weight_is_that_of_the_formula_to_the_last_bit_of_single_precision(
     strength: float, idle: int, used: int
