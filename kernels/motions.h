@@ -38,7 +38,7 @@ enum { MOTION_BLOCK = 1024 }; /* rows */
         double *restrict v = (double *)cols[1];                                                                        \
         if (idx == NULL) {                                                                                             \
             const int back = ctx != NULL && ctx->pass & 1;                                                             \
-            const size_t block = n > 2 * MOTION_BLOCK ? MOTION_BLOCK : n, last = block ? (n - 1) / block : 0;          \
+            const size_t last = n > 2 * MOTION_BLOCK ? (n - 1) / MOTION_BLOCK : 0, block = last ? MOTION_BLOCK : n;    \
             for (size_t b = 0; b <= last; b++) {                                                                       \
                 const size_t first = (back ? last - b : b) * block, end = n - first < block ? n : first + block;       \
                 LOOP for (size_t i = first; i < end; i++) STEP(i);                                                     \
