@@ -15,12 +15,13 @@ import random
 import shutil
 import socket
 import time
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from nodes import releases
+from nodes import releases, waiting
 from nodes.answers import Answers
 from nodes.direct import DirectSlots
 from nodes.fabric import Fabric, boottime_s
@@ -633,6 +634,9 @@ class Node:
             self.twin.messages(link, messages)
             return
         self.fabric.link_messages(link, messages)
+
+    def link_waits(self, link: Link, before: deque[bytes], messages: list[bytes]) -> None:
+        waiting.put(before, messages)
 
     def link_writable(self, link: Link) -> None:
         self.fabric.link_writable(link)

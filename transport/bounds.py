@@ -61,6 +61,10 @@ COPIED_BYTES_MAX: Final = 64 * KIB
 uncopied."""
 PARTS_COUNT_MAX: Final = 2 * (MESSAGE_BYTES_MAX // COPIED_BYTES_MAX) + MESSAGE_BYTES_MAX // PART_BYTES_MAX + 2
 """Parts of one message on ZeroMQ: at worst, large and small buffers take turns."""
+TURN_COUNT_MAX: Final = 32
+"""Messages that are handed at once to a user of links who sorts them. After each so many it is looked whether the turn is over."""
+TURN_S: Final = 0.002
+"""For so long messages of one link are handed over to it before the loop, and with it all other links, has its turn."""
 DRAIN_COUNT_MAX: Final = 256
 """Frames read from one socket before the loop gets another turn."""
 

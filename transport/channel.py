@@ -17,7 +17,7 @@ from transport import bounds, framing
 from transport.flow import CreditViolated, Flow
 from transport.handshake import BOOT_BYTES, NONCE_BYTES, Handshake, Hello, Peer, Role, refusal
 from transport.identity import Credentials, Identity, Trust
-from transport.links import Buffer, HandshakeFailed, LinkClosed, LinkHandler, LinkOverflow, LinkSettings
+from transport.links import Buffer, HandshakeFailed, LinkClosed, LinkHandler, LinkOverflow, LinkSettings, Sorter
 
 BOOT: Final = os.urandom(BOOT_BYTES)
 """What tells this process from its earlier and later selves."""
@@ -79,6 +79,9 @@ class Switch:
         self.channels: set[Channel] = set()
         self.on_tick: list[Callable[[float], None]] = []
         self.closed = False
+        self.turn = 0
+        """Counts the turns in which there was input."""
+        self.sorter = handler if isinstance(handler, Sorter) else None
         self._dirty: list[Channel] = []
         self._flush_due = False
         self._refusals = bounds.REFUSALS_REPORTED_PER_S_MAX
@@ -136,6 +139,7 @@ class Switch:
     def flush(self) -> None:
         """Flush what became dirty. Reaches call it at the end of a batch of input, which saves a turn of the loop."""
         self._flush_due = False
+        self.turn += 1
         while self._dirty:
             dirty, self._dirty = self._dirty, []
             for channel in dirty:
@@ -175,8 +179,13 @@ class Channel:
         "_heard_at",
         "_pinged_at",
         "_queue",
+        "_reading",
         "_ready",
         "_switch",
+        "_turn",
+        "_turn_count",
+        "_turn_ends",
+        "_unread",
         "_wire",
         "dialled",
         "peer",
@@ -202,6 +211,13 @@ class Channel:
             settings.outstanding_count_max,
         )
         self._queue: deque[tuple[int, bytes | tuple[Buffer, ...]]] = deque()
+        self._unread: deque[bytes] = deque()
+        """What came and waits for its turn; not more than the window, since it is not consumed."""
+        self._reading = False
+        """Whether reading of these is under way, or due again."""
+        self._turn = -1
+        self._turn_count = 0
+        self._turn_ends = 0.0
         self._ready = True
         self._dirty = False
         self._down: str | None = None
@@ -348,15 +364,13 @@ class Channel:
         if type == framing.DATA:
             messages = framing.read_data(frame, tail, self._switch.settings.message_bytes_max)
             cleared = flow.acknowledged(*framing.read_credit(frame))
-            size = sum(map(len, messages))
-            count = len(messages)
             try:
-                self._switch.handler.link_messages(self, messages)
+                if self._switch.sorter is None:
+                    self._hand(messages)
+                else:
+                    self._hand_in_turns(messages, self._switch.sorter)
             finally:
-                due = flow.consumed(size, count)
                 if self._down is None:
-                    if due:
-                        self._control(framing.CREDIT)
                     self._credited(cleared)
             return
         if tail is not None:
@@ -370,6 +384,54 @@ class Channel:
             self.lost(f"peer: {framing.read_reason(memoryview(frame)[framing.HEAD.size :])[0]}")
         else:
             raise framing.Malformed(f"a frame of type {type}")
+
+    def _hand(self, messages: list[bytes]) -> None:
+        try:
+            self._switch.handler.link_messages(self, messages)
+        finally:
+            due = self._flow.consumed(sum(map(len, messages)), len(messages))
+            if due and self._down is None:
+                self._control(framing.CREDIT)
+
+    def _hand_in_turns(self, messages: list[bytes], sorter: Sorter) -> None:
+        """Hand over messages, so many at once and in one turn that nobody waits long; the others in later turns."""
+        switch = self._switch
+        if self._turn != switch.turn:
+            self._turn, self._turn_count, self._turn_ends = switch.turn, 0, 0.0
+        self._turn_count += len(messages)
+        if not self._reading and self._turn_count <= bounds.TURN_COUNT_MAX:
+            self._hand(messages)
+            return
+        sorter.link_waits(self, self._unread, messages)
+        if not self._reading:
+            if not self._turn_ends:
+                self._turn_ends = switch.clock() + bounds.TURN_S
+            self._read_on()
+
+    def _read_in_turn(self) -> None:
+        self._turn_ends = self._switch.clock() + bounds.TURN_S
+        try:
+            self._read_on()
+        finally:
+            self._switch.flush()
+
+    def _read_on(self) -> None:
+        """Hand over what waits, until the turn is over."""
+        unread, clock = self._unread, self._switch.clock
+        self._reading = True
+        try:
+            while unread and self._down is None and clock() < self._turn_ends:
+                self._hand([unread.popleft() for _ in range(min(len(unread), bounds.TURN_COUNT_MAX))])
+        finally:
+            self._reading = bool(unread) and self._down is None
+            if self._reading:
+                self._switch.loop.call_soon(self._read_in_turn)
+
+    def _read_all(self) -> None:
+        """The link goes down: what came before is handed over."""
+        unread = self._unread
+        while unread and self._down is None:
+            self._hand([unread.popleft() for _ in range(min(len(unread), bounds.TURN_COUNT_MAX))])
 
     def _credited(self, cleared: bool) -> None:
         if self._queue and self._ready and not self._dirty:
@@ -428,6 +490,8 @@ class Channel:
 
     def lost(self, reason: str) -> None:
         """The link is down, for a reason that the peer gave or the connection shows."""
+        if reason not in ("revoked", "expired"):
+            self._read_all()
         self._end(reason, reason if reason in ("revoked", "expired", "silent") else None)
 
     def _end(self, reason: str, goodbye: str | None) -> None:
@@ -437,6 +501,7 @@ class Channel:
         switch = self._switch
         switch.channels.discard(self)
         self._queue.clear()
+        self._unread.clear()
         if goodbye is not None:
             self._wire.transmit([framing.pack_reason(framing.BYE, goodbye)])
         self._wire.shut()

@@ -13,6 +13,7 @@ goes down, what the peer had not consumed may or may not have arrived.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
@@ -144,7 +145,7 @@ class LinkHandler(Protocol):
     def link_up(self, link: Link) -> None: ...
 
     def link_messages(self, link: Link, messages: list[bytes]) -> None:
-        """Messages in order. Returning from it is what gives the peer its credit back."""
+        """Messages in order, some of those that came. Returning from it is what gives the peer its credit back."""
 
     def link_writable(self, link: Link) -> None:
         """The link was congested and no longer is."""
@@ -156,6 +157,15 @@ class LinkHandler(Protocol):
     def refused(self, reason: str, facts: Mapping[str, object]) -> None:
         """Somebody was turned away or broke the protocol. ``reason`` is a short code, fit for a label; ``facts`` are
         for the log."""
+
+
+@runtime_checkable
+class Sorter(Protocol):
+    """A handler that takes what came in turns (`bounds.TURN_S`), so that no link keeps others waiting, and has some messages go
+    before others where they wait for one."""
+
+    def link_waits(self, link: Link, before: deque[bytes], messages: list[bytes]) -> None:
+        """Put messages to those of this link that came `before` and wait, which may be put in another order, too."""
 
 
 @runtime_checkable
