@@ -671,6 +671,7 @@ class Ownership:
                     self._placing.withdraw(batch)  # the end of one makes room, and none of the others is to begin in it
                 for batch in left:
                     self.cancel(now, batch.key, None)
+                self._ending.shed(now)  # what was kept for it
             elif what == FORGET:
                 self._ending.forget_until(now)
             elif what == RETENTION:

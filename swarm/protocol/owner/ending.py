@@ -112,7 +112,7 @@ class Ending:
             taken = put_away(batch)
             holdings.retained[batch.key] = taken
             holdings.retained_bytes += taken
-            self._shed(now)
+            self.shed(now)
         else:
             batch.calls = without_arguments(batch.calls.count)
             holdings.timers.at(now + batch.durable.retention_s, RETENTION, batch)
@@ -127,7 +127,7 @@ class Ending:
         self._forgetting = False
         while (oldest := self._oldest(now)) is not None and oldest[1] <= now:
             self.forget(oldest[0])
-        self._shed(now)
+        self.shed(now)
 
     def _oldest(self, now: float) -> tuple[bytes, float] | None:
         """What goes next, and when its time is over: the oldest, but for what somebody is to come back for."""
@@ -146,7 +146,7 @@ class Ending:
             holdings.retained.move_to_end(key)  # not looked at each time
         return found
 
-    def _shed(self, now: float) -> None:
+    def shed(self, now: float) -> None:
         """Keep what is kept within its bounds; the oldest go first."""
         holdings, config = self._holdings, self._holdings.config
         while (
