@@ -19,7 +19,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from nodes import locked_directory
-from swarm.errors import SystemRefused
+from swarm.errors import StoreFull, SystemRefused
 
 ID_BYTES = 32
 SEGMENT = 1
@@ -338,7 +338,7 @@ class BlobStore:
         while self.bytes + size > self._bytes_max:
             unused = next((known for known, blob in self._blobs.items() if not blob.holders), None)
             if unused is None:
-                raise SystemRefused(
+                raise StoreFull(
                     f"the {self.bytes} bytes of blobs here are all in use",
                     hint="try again later, or raise limits.blob_bytes",
                 )

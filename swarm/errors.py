@@ -61,6 +61,10 @@ class SystemRefused(SwarmError):
     exit_code = ExitCode.SYSTEM
 
 
+class StoreFull(SystemRefused):
+    """All blobs that a node keeps are in use, so there is no room for another one at the moment."""
+
+
 class NotFound(SwarmError, LookupError):
     """No such task, member or file, or an id prefix that is not unique (``matches`` has those it could mean)."""
 

@@ -322,12 +322,17 @@ class Room:
         finally:
             self._here.timeout_s = None
 
+    @property
+    def timeout_s(self) -> float | None:
+        """How long this thread may wait for room; None is for ever."""
+        said: tuple[float | None] | None = getattr(self._here, "timeout_s", None)
+        return self._timeout_s if said is None else said[0]
+
     def wait(self, urgent: bool = False) -> None:
         """Wait until there is room. NotAccepted when there is none in time. What is `urgent` has some of its own."""
         if not self._is_full(urgent) or threading.get_ident() == self.thread_id:
             return
-        said = getattr(self._here, "timeout_s", None)
-        timeout_s = self._timeout_s if said is None else said[0]
+        timeout_s = self.timeout_s
         if not self.wait_for((lambda: not self._is_full(True)) if urgent else self._eased, timeout_s):
             raise self.refusal(f"and there was no room in {timeout_s:g} s")
 

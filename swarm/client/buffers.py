@@ -29,6 +29,7 @@ MAPPED_IDLE_S = 10.0
 Ask = Callable[..., tuple[Any, bytes]]
 Post = Callable[[str, dict[str, Any]], None]
 Later = Callable[[float, Callable[[], None]], None]
+Patiently = Callable[[Callable[[], Ref], bool], Ref]
 
 
 class Buffers:
@@ -39,10 +40,13 @@ class Buffers:
     """
 
     def __init__(
-        self, ask: Ask, post: Post, later: Later, reach: Callable[[], str], lane: Callable[[], ClientBulk]
-    ) -> None:
-        """`lane` is the way to nodes of other hosts, for what is too large for a message of the link."""
+        self, ask: Ask, post: Post, later: Later, reach: Callable[[], str], lane: Callable[[], ClientBulk],
+        patiently: Patiently = lambda put, holds: put(),
+    ) -> None:  # fmt: skip
+        """`lane` is the way to nodes of other hosts, for what is too large for a message of the link; `patiently` waits for room in
+        the node's store (`Storing.put`)."""
         self._lane = lane
+        self.patiently = patiently
         self._ask = ask
         self._post = post
         self._later = later
@@ -174,7 +178,8 @@ class Lending:
 
     def put(self, buffer: memoryview) -> Ref:
         """As `Buffers.put`."""
-        ref = self._buffers.put(buffer, by_content=self._by_content)
+        buffers, by_content = self._buffers, self._by_content
+        ref = buffers.patiently(lambda: buffers.put(buffer, by_content=by_content), bool(self._ids))
         self._ids.append(ref.id)
         return ref
 

@@ -22,6 +22,7 @@ from swarm.client.maps import Chunksize, Feed, Window, plan
 from swarm.client.moves import SLACK_S, WITHIN_S, moved
 from swarm.client.names import keyed
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
+from swarm.client.storing import Storing
 from swarm.client.streams import Stream, StreamFuture
 from swarm.errors import ConfigError, DependencyFailed, NotFound
 from swarm.paths import Home
@@ -100,7 +101,8 @@ class Fleet:
         self._routes = Routes(self.durability, self._soft)
         self._known: dict[Any, Route] = {}
         self._commands: dict[tuple[bytes, int, bool], Route] = {}
-        self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk)
+        storing = Storing(engine.room, lambda: engine.unfinished)
+        self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk, storing.put)
         engine.settling.source = self._buffers
 
     def _reach(self) -> str:
