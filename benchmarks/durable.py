@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,17 @@ with psycopg.connect(sys.argv[1], autocommit=True) as db:
 
 
 @contextmanager
-def three_nodes(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Three nodes of one home, each with one worker."""
+def three_nodes(
+    folder: Path, entry: Callable[[str], Sequence[str]] = lambda name: ("nodes.cli",)
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Three nodes of one home, each with one worker. `entry` of a name is the module that starts it, with its first words."""
     os.environ["SWARM_HOME"] = str(folder)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     started = {}
     for name in NAMES:
         with open(folder / f"{name}.log", "wb") as log:
             started[name] = subprocess.Popen(
-                [sys.executable, "-m", "nodes.cli", "node", "--name", name, "--workers", "1", "--ledger-zone", name],
+                [sys.executable, "-m", *entry(name), "node", "--name", name, "--workers", "1", "--ledger-zone", name],
                 stdout=log, stderr=log,
             )  # fmt: skip
         time.sleep(0.5)

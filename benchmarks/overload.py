@@ -1,10 +1,11 @@
 """Ten times more work than the machines can do, from several clients at once: who grows, who waits, and what urgent work notices.
 
-``python -m benchmarks.overload [--minutes M] [--clients N]`` starts three nodes with one worker each, which share this machine's cores
+``python -m benchmarks.overload [--minutes M] [--clients N] [--stages]`` starts three nodes with one worker each, which share this machine's cores
 with the clients. Each client hands over tasks as fast as it may, without waiting (``submit_timeout_s=0``), and comes back when it is
 told to; nothing is kept on disks, which would bound it first; the nodes' rooms are small, so that clients and nodes have to refuse. One more client asks for CRITICAL tasks meanwhile, and before.
 Prints the memory of every process over time, the refusals that nodes told and clients received, and the latency of CRITICAL tasks.
-Asserts nothing but what was promised: that every task that was taken has its outcome.
+Asserts nothing but what was promised: that every task that was taken has its outcome. With ``--stages`` also where the time of
+CRITICAL tasks goes (`benchmarks.stages`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from pathlib import Path
 import psutil
 
 import swarm
+from benchmarks import stages
 from benchmarks.durable import NAMES, quantiles, three_nodes
 from benchmarks.fleet import connected, line
-from benchmarks.urgent import to_first_line_ms
+from benchmarks.urgent import first_line, to_first_line_ms
 
 TASK_S = 0.002
 OVERLOAD = 10
@@ -96,22 +98,46 @@ def family_mib(process: psutil.Process) -> tuple[float, float]:
     return process.memory_info().rss / 2**20, max(below, default=0) / 2**20
 
 
-def rows(seconds: float = 20.0, clients: int = 4) -> None:
+def rows(seconds: float = 20.0, clients: int = 4, by_stage: bool = False) -> None:
     """Print the lines."""
     with tempfile.TemporaryDirectory(prefix="sw-", dir="/tmp") as folder:
+        notes = {name: Path(folder) / f"{name}.stages" for name in NAMES} if by_stage else {}
+        traced = stages.Traced() if by_stage else None
         os.environ["SWARM_LIMITS_QUEUE_TASKS"] = str(QUEUE_TASKS)
-        with three_nodes(Path(folder)) as nodes:
+
+        def entry(name: str) -> tuple[str, ...]:
+            return ("benchmarks.stages", str(notes[name])) if notes else ("nodes.cli",)
+
+        with three_nodes(Path(folder), entry) as nodes:
             del os.environ["SWARM_LIMITS_QUEUE_TASKS"]
-            _measure(Path(folder), nodes, seconds, clients)
+            _measure(Path(folder), nodes, seconds, clients, traced)
+        if traced is not None:
+            stages.tell("idle", traced.tasks[:CRITICALS], notes)
+            stages.tell("overload", traced.tasks[CRITICALS:], notes)
 
 
-def _measure(home: Path, nodes: dict[str, subprocess.Popen[bytes]], seconds: float, clients: int) -> None:
+def _critical_ms(fleet: swarm.Fleet, count: int, traced: stages.Traced | None) -> list[float]:
+    if traced is None:
+        return to_first_line_ms(fleet, count)
+    took = []
+    for _ in range(count):
+        called = time.monotonic_ns()
+        began = fleet.submit(first_line, priority=swarm.CRITICAL).result(60)
+        traced.ended(called, began)
+        took.append((began - called) / 1e6)
+        time.sleep(0.01)
+    return took
+
+
+def _measure(
+    home: Path, nodes: dict[str, subprocess.Popen[bytes]], seconds: float, clients: int, traced: stages.Traced | None
+) -> None:
     connected().close()
     with swarm.connect(direct=False, durability="none") as fleet:
         while sum(one["state"] == "alive" for one in fleet.members()) < len(NAMES):
             time.sleep(0.1)
         to_first_line_ms(fleet, 20)
-        idle = quantiles(to_first_line_ms(fleet, CRITICALS))
+        idle = quantiles(_critical_ms(fleet, CRITICALS, traced))
         rate = OVERLOAD * min(len(NAMES), os.cpu_count() or 1) / TASK_S / clients
         command = [sys.executable, "-m", "benchmarks.overload", "--flood", str(seconds), str(rate)]
         floods = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(clients)]
@@ -119,13 +145,16 @@ def _measure(home: Path, nodes: dict[str, subprocess.Popen[bytes]], seconds: flo
         watched |= {f"client {number}": psutil.Process(one.pid) for number, one in enumerate(floods)}
         series: dict[str, list[tuple[float, float]]] = {name: [] for name in watched}
         urgent: list[float] = []
-        began = time.monotonic()
+        pids = {name: process.pid for name, process in watched.items()} | {"who asks for CRITICAL tasks": os.getpid()}
+        ran, began = stages.waited(pids), time.monotonic()
         for sample in range(SAMPLES):
             while time.monotonic() < began + seconds * (sample + 1) / (SAMPLES + 1):
-                urgent += to_first_line_ms(fleet, 10)
+                urgent += _critical_ms(fleet, 10, traced)
             for name, process in watched.items():
                 if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                     series[name].append(family_mib(process))
+        if traced is not None:
+            stages.tell_processors(ran, stages.waited(pids), time.monotonic() - began)
         found = [json.loads(one.communicate(timeout=900)[0]) for one in floods]
     total = {key: sum(one[key] for one in found) for key in found[0]}
     for name, points in series.items():
@@ -154,12 +183,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1 / 3)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--stages", action="store_true", help="where the time of CRITICAL tasks goes")
     parser.add_argument("--flood", nargs=2, type=float, help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.flood:
         flood(*said.flood)
     else:
-        rows(said.minutes * 60, said.clients)
+        rows(said.minutes * 60, said.clients, said.stages)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ class LimitsSection:
     queue_bytes: int = _setting("bytes", 1 << 30, "bytes of waiting tasks, arguments included", low=1 << 20)
     outcome_bytes: int = _setting(
         "bytes",
-        32 << 20,
+        16 << 20,
         "bytes of outcomes, and of what is known of their tasks, that are kept in memory for 15 minutes; the oldest go first",
         low=1 << 20,
     )

@@ -38,7 +38,7 @@ class OwnershipConfig:
     """Unfinished ones: each takes some KiB beside its calls."""
     retention_s: float = 900.0
     retained_batches_max: int = 10_000
-    retained_bytes_max: int = 32 << 20
+    retained_bytes_max: int = 16 << 20
     """For outcomes of what has ended, with all that is known of its tasks (`swarm.protocol.owner.put_away`)."""
     client_lease_s: float = 10.0
     refuse_after_s: float = 0.2
