@@ -28,6 +28,7 @@ from nodes.standing import resident_bytes
 from nodes.strays import Strays
 from nodes.worker import channel as wire
 from swarm.protocol.executor.effects import HandInput, HandSlice
+from transport.bounds import TURN_S
 
 STARTING_MAX_S = 30.0
 """A worker that is not ready by then is ended."""
@@ -98,6 +99,10 @@ class _Process:
     """It was stopped where it stands."""
     low: bool = False
     """All that it was handed last is LOW: it has a lower share of the processors."""
+    unread: deque[wire.Frame] = field(default_factory=deque)
+    """What it said and waits for the next turn; nothing more is read before."""
+    over: bool = False
+    """It has ended: what it said last is taken in one go."""
 
 
 class Pool:
@@ -311,6 +316,8 @@ class Pool:
         if code is None:
             return
         # What it said last is still in the socket and the pipes.
+        process.over = True
+        self._read_on(process)
         self._readable(process)
         for fd in list(process.outputs):
             self._output(process, fd)
@@ -454,16 +461,42 @@ class Pool:
                 self._loop.remove_reader(process.socket.fileno())
                 return
             try:
-                for frame in process.frames.feed(data):
-                    self._frame(process, frame)
-            except (ValueError, TypeError, IndexError):
-                # A task wrote into the channel, or memory is corrupt: nothing from this process can be trusted.
-                self._kill(process)
+                process.unread.extend(process.frames.feed(data))
+            except ValueError:
+                self._distrust(process)
                 return
-            finally:
-                self._handler.worker_turn()
+            if not self._read_on(process):
+                if not process.closed and process.unread:
+                    self._loop.remove_reader(process.socket.fileno())
+                return
             if len(data) < wire.READ_BYTES:
                 return
+
+    def _read_on(self, process: _Process) -> bool:
+        """Take what a worker said, until the turn is over. False when there is more, or nothing to be had from it."""
+        unread, until = process.unread, time.monotonic() + TURN_S
+        try:
+            while unread:
+                self._frame(process, unread.popleft())
+                if not process.over and time.monotonic() >= until:
+                    break
+        except (ValueError, TypeError, IndexError):
+            self._distrust(process)
+            return False
+        finally:
+            self._handler.worker_turn()
+        if unread:
+            self._loop.call_soon(self._read_again, process)
+        return not unread
+
+    def _read_again(self, process: _Process) -> None:
+        if not process.closed and self._read_on(process):
+            self._loop.add_reader(process.socket.fileno(), self._readable, process)
+
+    def _distrust(self, process: _Process) -> None:
+        """A task wrote into the channel, or memory is corrupt: nothing from this process can be trusted."""
+        process.unread.clear()
+        self._kill(process)
 
     def _frame(self, process: _Process, frame: wire.Frame) -> None:
         handler, number = self._handler, process.number
