@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nodes import releases
+from nodes.environment import DIGEST_BYTES, interpreter
 from nodes.settings import NodeSettings
 from swarm.errors import SystemRefused
 from swarm.paths import Home
 from swarm.protocol.execution import Execution
 from swarm.protocol.membership_config import INFO_BYTES_MAX
 from swarm.protocol.membership_wire import write_info
-from swarm.protocol.resources import NODE_LABEL, Capacity
+from swarm.protocol.resources import INTERPRETER_LABEL, NODE_LABEL, PACKAGES_LABEL, Capacity
 from swarm.protocol.states import Priority
 from transport.fleet import host_name
 
@@ -52,6 +53,7 @@ def capacity_of(settings: NodeSettings, name: str) -> Capacity:
         slots = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     totals = {"cpu": float(slots), "memory": float(psutil.virtual_memory().total), **settings.node.resources}
     labels = frozenset(settings.node.labels) | {
+        INTERPRETER_LABEL + interpreter(),
         f"os:{sys.platform}", f"machine:{os.uname().machine}", f"{NODE_LABEL}{name}",
     }  # fmt: skip
     return Capacity(totals, labels, frozenset(settings.node.executors))
@@ -86,8 +88,9 @@ def info_of(execution: Execution) -> dict[str, object]:
 
 def fitted(info: dict[str, object]) -> dict[str, object]:
     """What is gossiped of a node, without what only people look at where there is no room for it."""
-    if "k" in info and len(write_info(info)) > INFO_BYTES_MAX:
-        del info["k"]
+    for key in ("k", "e"):
+        if key in info and len(write_info(info)) > INFO_BYTES_MAX:
+            del info[key]
     return info
 
 
@@ -119,7 +122,8 @@ AMOUNT_END = 2.0**64
 def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
     """A member's capacity from its gossip; what is malformed counts as nothing."""
     totals = info.get("r")
-    labels, pythons = info.get("l"), info.get("p")
+    labels, pythons, packages = info.get("l"), info.get("p"), info.get("e")
+    known = [PACKAGES_LABEL + packages.hex()] if type(packages) is bytes and len(packages) == DIGEST_BYTES else []
     return Capacity(
         {
             str(name): float(amount)
@@ -128,7 +132,7 @@ def capacity_from(info: Mapping[str, object], name: str) -> Capacity:
         }
         if isinstance(totals, Mapping)
         else {},
-        frozenset((f"{NODE_LABEL}{name}", *map(str, labels if isinstance(labels, list | tuple) else ()))),
+        frozenset((f"{NODE_LABEL}{name}", *known, *map(str, labels if isinstance(labels, list | tuple) else ()))),
         frozenset(str(name) for name in pythons) if isinstance(pythons, list | tuple) else frozenset(),
     )
 

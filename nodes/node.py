@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from nodes.knowledge.answers import KnowledgeAnswers
     from nodes.knowledge.shell import KnowledgeShell
     from nodes.ledger import LedgerShell
+    from nodes.lessons import Lessons
 
 LOOPBACK = "127.0.0.1"
 GRANTS = ("code",)
@@ -123,6 +124,7 @@ class Node:
         """Of members that are not of this node's own."""
         self.kept: KeptBlobs | None = None
         self.knowledge: KnowledgeShell | None = None
+        self.lessons: Lessons | None = None
         self.knowledge_answers: KnowledgeAnswers | None = None
         self._finished = asyncio.Event()
 
@@ -331,9 +333,10 @@ class Node:
             from nodes.lessons import Lessons
             from swarm.protocol.lessons.heeding import Mode
 
-            lessons = Lessons(shell, self.fabric, Mode(self.settings.lessons.mode), self, self.loop)
-            self._stack.push_async_callback(lessons.close)
-            lessons.start()
+            mode = Mode(self.settings.lessons.mode)
+            self.lessons = Lessons(shell, self.fabric, mode, self, self.loop, worker_environment(self.home, self.name))
+            self._stack.push_async_callback(self.lessons.close)
+            self.lessons.start()
 
     def durability(self) -> str:
         """What is kept of tasks of which their script says nothing."""
@@ -717,6 +720,8 @@ class Node:
             info |= self.ledger.info() | {"z": self._zone}
         if self.knowledge is not None:
             info |= self.knowledge.info()
+        if self.lessons is not None:
+            info |= self.lessons.info()
         return fitted(info)
 
     # --- what the fabric asks -----------------------------------------------------------------------------------------

@@ -27,10 +27,12 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     made = nodes_of(tmp_path, request.param)
     library = tmp_path / "library"
     library.mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
     (library / "planted_library.py").write_text("value = 7\n")
     lacking = dict(made.env)
     for name in NAMES:
-        made.env = lacking if name == "oak" else {**lacking, "PYTHONPATH": str(library)}
+        made.env = {**lacking, "PYTHONPATH": str(empty if name == "oak" else library)}
         made.start(name)
     made.env = lacking
     with made.connect("ash") as fleet:
@@ -91,7 +93,7 @@ def test_what_failed_on_one_node_runs_on_others(nodes: Nodes) -> None:
         for name in NAMES:
             until(lambda name=name: len(told(nodes, name, "list")) == 1, 10, f"the lesson on {name}")
         one = told(nodes, "elm", "list")[0]
-        assert one["family"] == "missing-module" and one["where"] == {"node": "oak"}
+        assert one["family"] == "missing-module" and set(one["where"]) == {"interpreter", "packages"}
     for name in ("elm", "oak"):
         with nodes.connect(name) as fleet:
             futures = [fleet.submit(uses, number) for number in range(100)]
@@ -135,4 +137,64 @@ def test_a_durable_task_that_failed_on_one_node_is_tried_on_another(nodes: Nodes
         assert {future.result(60) for future in futures} <= {"ash", "elm"}
         # More than the others have slots for, so that some began there.
         (one,) = told(nodes, "ash", "list")
-        assert one["where"] == {"node": "oak"}
+        assert set(one["where"]) == {"interpreter", "packages"}
+
+
+def test_a_machine_that_gets_what_it_lacked_is_used_again(nodes: Nodes, tmp_path: Path) -> None:
+    uses.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        with pytest.raises(ModuleNotFoundError):
+            fleet.submit(uses, 0, labels=["node:oak"]).result(30)
+        futures = [fleet.submit(uses, number) for number in range(40)]
+        assert {future.result(60) for future in futures} == {"ash", "elm"}
+        (tmp_path / "empty" / "planted_library.py").write_text("value = 7\n")
+
+        def runs() -> bool:
+            return fleet.submit(uses, 1, labels=["node:oak"]).exception(30) is None
+
+        until(runs, 30, "oak is used again")
+
+
+def crashes(number: int) -> int:
+    import os
+    import signal
+    import time
+
+    time.sleep(0.02)
+    if number < 0:
+        os.kill(os.getpid(), signal.SIGABRT)
+    return number
+
+
+def test_a_call_that_ends_its_workers_is_not_run_again_and_others_are(nodes: Nodes) -> None:
+    crashes.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        first = fleet.submit(crashes, -1).exception(60)
+        assert "3 times" in str(first), first
+        until(lambda: any(one["family"] == "poison-task" for one in told(nodes, "elm", "list")), 10, "the lesson")
+    with nodes.connect("elm") as fleet:
+        futures = [fleet.submit(crashes, number) for number in (-1, 1, 2, 3)]
+        refused = futures[0].exception(30)
+        assert "is not run" in str(refused) and "with these arguments" in str(refused)
+        assert [future.result(30) for future in futures[1:]] == [1, 2, 3]
+        (why,) = told(nodes, "elm", "why", futures[0].id)
+        assert [one["family"] for one in why["lessons"]] == ["poison-task"]
+
+
+def sleeps(number: int) -> int:
+    import time
+
+    time.sleep(0.4)
+    return number
+
+
+def test_what_may_take_longer_is_given_longer(nodes: Nodes) -> None:
+    sleeps.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        assert fleet.submit(sleeps, 1, timeout_s=0.25).exception(30) is not None, "nobody allowed it"
+        future = fleet.submit(sleeps, 2, timeout_s=0.25, timeout_max_s=5.0)
+        assert future.result(30) == 2
+        (why,) = told(nodes, "ash", "why", future.id)
+        assert [one["family"] for one in why["lessons"]] == ["timeout"]
+        lines = fleet.query("explain", task=future.id)["lines"]
+        assert any("is given more by a lesson" in line for line in lines), lines

@@ -26,6 +26,7 @@ from swarm.protocol.lessons.advice import (
     RetryAfter,
 )
 from swarm.protocol.lessons.fingerprints import Failed, digest_of, fingerprint, normal
+from swarm.protocol.lessons.patterns import Pattern
 
 SUBJECT_CHARACTERS_MAX: Final = 120
 CRASHES_OF_POISON: Final = 3
@@ -121,8 +122,8 @@ def _poison(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_NO_MODULE = re.compile(r"No module named '?([A-Za-z_][\w.]{0,100})")
-_NO_PACKAGE = re.compile(
+_NO_MODULE = Pattern(r"No module named '?([A-Za-z_][\w.]{0,100})")
+_NO_PACKAGE = Pattern(
     r"(?:cannot import name '[^']{1,100}' from '([A-Za-z_][\w.]{0,100})'|is not installed[^\n]{0,50}?module '([\w.]{1,100})')"
 )
 
@@ -151,11 +152,11 @@ def _module(failed: Failed, where: Circumstances) -> Diagnosis | None:
     return _of_setup("missing-module", _subject(top), f"the module {top!r} is not installed there", where)
 
 
-_LIBRARY = re.compile(
+_LIBRARY = Pattern(
     r"(?:error while loading shared libraries: |^|ImportError: |OSError: )([\w.+-]{1,80}\.so[.\d]{0,20}|[\w.+-]{1,80}\.dylib): cannot open shared object",
     re.MULTILINE,
 )
-_SYMBOL_VERSION = re.compile(r"version [`'‘]([A-Z]{1,10}_[\d.]{1,12})[`'’] not found")
+_SYMBOL_VERSION = Pattern(r"version [`'‘]([A-Z]{1,10}_[\d.]{1,12})[`'’] not found")
 
 
 def _library(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -168,13 +169,13 @@ def _library(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_SHELL_NO_COMMAND = re.compile(
+_SHELL_NO_COMMAND = Pattern(
     r"(?:^|: )(?:line )?(?:\d{1,6}: )?([\w.+-]{1,80}): (?:command )?not found$"
     r"|^(?:/usr/bin/)?env: [‘'\"`]?([\w.+-]{1,80})[’'\"`]?: No such file or directory"
     r"|command not found: ([\w.+-]{1,80})$",
     re.MULTILINE,
 )
-_NO_PROGRAM = re.compile(r"\[Errno 2\] No such file or directory: '([^'/]{1,80})'")
+_NO_PROGRAM = Pattern(r"\[Errno 2\] No such file or directory: '([^'/]{1,80})'")
 
 
 def _command(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -195,11 +196,11 @@ def _command(failed: Failed, where: Circumstances) -> Diagnosis | None:
     return _tied("missing-command", name, f"there is no program {name!r} there", where, ("node",), DAY_MS)
 
 
-_MEMORY_WORDS = re.compile(
+_MEMORY_WORDS = Pattern(
     r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|[Oo]ut of memory|OutOfMemory|oom[-_ ]?kill|Killed process|Unable to allocate",
     re.ASCII,
 )
-_DEVICE_MEMORY = re.compile(
+_DEVICE_MEMORY = Pattern(
     r"(?:CUDA|HIP|XPU|GPU)[^\n]{0,40}out of memory|torch\.(?:cuda\.)?OutOfMemoryError|RESOURCE_EXHAUSTED", re.IGNORECASE
 )
 
@@ -232,7 +233,7 @@ def _memory(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_DISK_WORDS = re.compile(
+_DISK_WORDS = Pattern(
     r"No space left on device|Disk quota exceeded|\[Errno (?:28|122)\]|ENOSPC|disk full|not enough space on the disk",
     re.IGNORECASE,
 )
@@ -244,10 +245,10 @@ def _disk(failed: Failed, where: Circumstances) -> Diagnosis | None:
     return _tied("full-disk", "", "its disk is full", where, ("node",), 10 * MINUTE_MS)
 
 
-_LIMIT_WORDS = re.compile(
+_LIMIT_WORDS = Pattern(
     r"\b429\b|Too Many Requests|rate[- ]?limit(?:ed|s)?\b|RateLimit|quota exceeded|SlowDown|Throttl", re.IGNORECASE
 )
-_AFTER = re.compile(
+_AFTER = Pattern(
     r"(?:retry[-_ ]after|try again in|retry in|wait)[\"':= ]{0,4}(\d{1,7}(?:\.\d{1,3})?) ?(ms|milliseconds|m|min|minutes?|h|hours?|s|sec|seconds?)?\b",
     re.IGNORECASE,
 )
@@ -289,7 +290,7 @@ def _delay_of(failed: Failed, default_ms: int) -> int:
     return min(int(float(found.group(1)) * _UNIT_MS.get((found.group(2) or "s").lower(), 1000)), DELAY_MS_MAX)
 
 
-_REFUSED_WORDS = re.compile(r"Connection refused|ECONNREFUSED|\[Errno 111\]|actively refused", re.IGNORECASE)
+_REFUSED_WORDS = Pattern(r"Connection refused|ECONNREFUSED|\[Errno 111\]|actively refused", re.IGNORECASE)
 
 
 def _refused(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -310,16 +311,16 @@ def _refused(failed: Failed, where: Circumstances) -> Diagnosis | None:
     return Diagnosis("refused-connection", host, f"nothing listens at {host}", (RetryAfter(5_000),), (), 2 * MINUTE_MS)
 
 
-_DOWN_WORDS = re.compile(
+_DOWN_WORDS = Pattern(
     r"\b50[234]\b(?=:? (?:Bad Gateway|Service|Gateway|Server Error))|Bad Gateway|Service Unavailable|Gateway Time-?out|Temporary failure in name resolution"
     r"|Name or service not known|nodename nor servname|Connection reset by peer|No route to host|Network is unreachable|Remote end closed connection"
     r"|Could not resolve host|server closed the connection|Max retries exceeded",
     re.IGNORECASE,
 )
-_NETWORK = re.compile(
+_NETWORK = Pattern(
     r"File \"[^\"\n]*(?:urllib|http/client|socket|ssl|requests|httpx|aiohttp|urllib3|grpc|botocore)[^\"\n]*\""
 )
-_OF_THIS_MACHINE = re.compile(
+_OF_THIS_MACHINE = Pattern(
     r"Network is unreachable|No route to host|Could not resolve host|name resolution|service not known|nodename nor",
     re.IGNORECASE,
 )
@@ -355,14 +356,14 @@ def _service(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_VERSION_WORDS = re.compile(
+_VERSION_WORDS = Pattern(
     r"was made by Python [\d.]+, and this guest is Python [\d.]+|requires? (?:a different )?Python|Python [\d.]+ or (?:later|newer|higher)|bad magic number"
     r"|unsupported pickle protocol|undefined symbol: _?Py|Python version mismatch|needs Python|code\(\) (?:takes|argument)",
     re.IGNORECASE,
 )
 
 
-_FILE_OF_ANOTHER = re.compile(r"bad magic number|undefined symbol", re.IGNORECASE)
+_FILE_OF_ANOTHER = Pattern(r"bad magic number|undefined symbol", re.IGNORECASE)
 
 
 def _interpreter(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -382,7 +383,7 @@ def _interpreter(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_DEVICE_WORDS = re.compile(
+_DEVICE_WORDS = Pattern(
     r"no CUDA-capable device|CUDA driver (?:version|initialization)|Found no NVIDIA driver|No CUDA GPUs|libcuda\.so|No GPU",
     re.IGNORECASE,
 )
@@ -418,10 +419,10 @@ def _timeout(failed: Failed, where: Circumstances) -> Diagnosis | None:
     )
 
 
-_DENIED = re.compile(
+_DENIED = Pattern(
     r"Permission denied|\[Errno 1?13?\] Operation not permitted|EACCES|Read-only file system", re.IGNORECASE
 )
-_NO_FILE = re.compile(r"No such file or directory")
+_NO_FILE = Pattern(r"No such file or directory")
 
 
 def _files(failed: Failed, where: Circumstances) -> Diagnosis | None:
@@ -473,7 +474,7 @@ def _of_setup(family: str, subject: str, cause: str, where: Circumstances) -> Di
     return Diagnosis(family, subject, cause, _avoids(where, ties[-1:]), ties, 30 * DAY_MS)
 
 
-_HOST = re.compile(
+_HOST = Pattern(
     r"://(?:[^\s/@'\"]{1,100}@)?([A-Za-z0-9][\w.-]{0,100}(?::\d{1,5})?)"
     r"|host=['\"]?([A-Za-z0-9][\w.-]{0,100})['\"]?(?:, port=(\d{1,5}))?"
     r"|(?:[Cc]onnect(?:ion)? (?:call failed |to )\(?|Could not resolve host: |Cannot connect to host )['\"]?([A-Za-z0-9][\w.-]{0,100})['\"]?(?:(?:[, :]{1,2}|:| port )(\d{1,5}))?"
@@ -490,7 +491,7 @@ def _host_in(failed: Failed) -> str:
     return _subject(f"{host}:{port}" if port and ":" not in host else host)
 
 
-_QUOTED_PATH = re.compile(
+_QUOTED_PATH = Pattern(
     r"['\"]([^'\"\n]{1,400})['\"]\s*$|^(?:[\w./+-]{1,60}: ){1,3}(?:cannot [a-z ]{1,30})?['‘\"]?([^\s'’\":]{1,400})['’\"]?: ",
     re.MULTILINE,
 )
@@ -509,7 +510,7 @@ def _subject(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-_HOW_IT_DIED = re.compile(r"(signal|exit) (\d{1,3})")
+_HOW_IT_DIED = Pattern(r"(signal|exit) (\d{1,3})")
 """What a node says of a worker that took its task along."""
 
 

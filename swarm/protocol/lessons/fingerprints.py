@@ -15,6 +15,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from kernels.plain import encode_plain
+from swarm.protocol.lessons.patterns import Pattern
 
 VERSION: Final = 1
 """Of the rules below. Digests of different versions have nothing to do with each other."""
@@ -98,41 +99,41 @@ def fingerprint(failed: Failed) -> Fingerprint:
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-_KEPT_NUMBERS = re.compile(
+_ESCAPES = Pattern(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_KEPT_NUMBERS = Pattern(
     r"(?i)(?<=\[errno )\d{1,4}"
     r"|(?<=winerror )\d{1,5}"
     r"|(?:(?<=status )|(?<=status code )|(?<=status: )|(?<=status=)|(?<=code )|(?<=code: )|(?<=code=)|(?<=http )|(?<=error )|(?<=http/1\.1 )|(?<=http/2 ))[1-5]\d\d\b"
     r"|\b[45]\d\d(?=:? (?:client error|server error|too many|bad gateway|service unavailable|gateway time|internal server|not found|forbidden|unauthorized))"
     r"|(?:(?<=signal )|(?<=exit status )|(?<=exited with )|(?<=exit code ))\d{1,3}"
 )
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]{1,15})://([^\s/'\"<>?#)\]]{1,200})(?:[/?#][^\s'\"<>)\]]*)?", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"^[^@]{0,200}@")
-_STAMP = re.compile(
+_URL = Pattern(r"\b([a-z][a-z0-9+.-]{1,15})://([^\s/'\"<>?#)\]]{1,200})(?:[/?#][^\s'\"<>)\]]*)?", re.IGNORECASE)
+_CREDENTIALS = Pattern(r"^[^@]{0,200}@")
+_STAMP = Pattern(
     r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?\b|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?\b"
 )
-_UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
-_PATH = re.compile(
+_UUID = Pattern(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
+_PATH = Pattern(
     r"(?<![\w<>/])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[^\s'\"<>:;,()\[\]{}|/\\]+[/\\]?)+|(?<![\w<>/.])[\w.+-]+(?:/[\w.+-]+)+"
 )
-_QUOTED = re.compile(
+_QUOTED = Pattern(
     r"(?<!\w)[bru]?'((?:\\.|[^'\\\n])*)'(?!\w)|[bru]?\"((?:\\.|[^\"\\\n])*)\"|`([^`\n]*)`|‘([^’\n]*)’|“([^”\n]*)”"
 )
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,100}")
-_HEX = re.compile(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", re.IGNORECASE)
-_ADDRESS = re.compile(
+_IDENTIFIER = Pattern(r"[A-Za-z_][A-Za-z0-9_.]{0,100}")
+_HEX = Pattern(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", re.IGNORECASE)
+_ADDRESS = Pattern(
     r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b|\[?\b(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}\b\]?(?::\d{1,5})?",
     re.IGNORECASE,
 )
-_DECIMAL = re.compile(r"(?<![\w.])[+-]?\d+(?:(?:\.\d+)+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)(?![\w.]*\w)")
-_TEMPORARY = re.compile(r"\b(?:tmp|temp)[._-]?[A-Za-z0-9_]{6,}\b")
-_TOKEN = re.compile(r"\b(?=[A-Za-z_-]*\d)(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{20,}\b")
-_KINDS_WITH_SIZE = re.compile(
+_DECIMAL = Pattern(r"(?<![\w.])[+-]?\d+(?:(?:\.\d+)+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)(?![\w.]*\w)")
+_TEMPORARY = Pattern(r"\b(?:tmp|temp)[._-]?[A-Za-z0-9_]{6,}\b")
+_TOKEN = Pattern(r"\b(?=[A-Za-z_-]*\d)(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{20,}\b")
+_KINDS_WITH_SIZE = Pattern(
     r"(?i)(?:u?int|float|complex|bfloat|fp|bf|utf|latin|sha|md|base|cp|py|python|ipv|http|cuda|x|h|v|s|p)$"
 )
-_NUMBER = re.compile(r"([A-Za-z]*)([+-]?\d[\d_,]*(?:\.\d+)*(?:[eE][+-]?\d+)?)%?")
-_REPEATED = re.compile(r"(<[a-z]+>)(?:(?:\s*[,;]\s*|\s+|x)\1)+")
-_SPACES = re.compile(r"\s+")
+_NUMBER = Pattern(r"([A-Za-z]*)([+-]?\d[\d_,]*(?:\.\d+)*(?:[eE][+-]?\d+)?)%?")
+_REPEATED = Pattern(r"(<[a-z]+>)(?:(?:\s*[,;]\s*|\s+|x)\1)+")
+_SPACES = Pattern(r"\s+")
 _HIDDEN = 0xE000  # a digit that is to stay is put there while others are taken out
 
 
@@ -194,10 +195,10 @@ def _tail(stderr: str) -> str:
 
 # --- frames -----------------------------------------------------------------------------------------------------------
 
-_FRAME = re.compile(r'^[ \t|+-]{0,80}File "([^"\n]{1,1000})", line \d+(?:, in ([^\n]{1,200}))?$', re.MULTILINE)
-_BEGINS = re.compile(r"^[ \t|+-]{0,80}(?:Exception Group )?Traceback \(most recent call last\):", re.MULTILINE)
-_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
-_STANDARD = re.compile(r"[/\\](?:lib|Lib)(?:64)?[/\\](?:python\d[\d.]*t?[/\\])|^<frozen |python\d+\.zip[/\\]")
+_FRAME = Pattern(r'^[ \t|+-]{0,80}File "([^"\n]{1,1000})", line \d+(?:, in ([^\n]{1,200}))?$', re.MULTILINE)
+_BEGINS = Pattern(r"^[ \t|+-]{0,80}(?:Exception Group )?Traceback \(most recent call last\):", re.MULTILINE)
+_INSTALLED = Pattern(r"[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
+_STANDARD = Pattern(r"[/\\](?:lib|Lib)(?:64)?[/\\](?:python\d[\d.]*t?[/\\])|^<frozen |python\d+\.zip[/\\]")
 
 
 def frames(traceback: str) -> tuple[str, ...]:

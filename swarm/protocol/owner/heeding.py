@@ -436,7 +436,7 @@ class Heeding:
                 f"{name} {spec.needs[name]:g}" for name in needs if spec.needs.get(name) != batch.spec.needs.get(name)
             ]
             more += [f"timeout_s {spec.timeout_s:g}"] if spec.timeout_s != batch.spec.timeout_s else []
-            batch.log(now, "is given more", 0, batch.calls.count, "", more)
+            batch.log(now, "is given more by a lesson", 0, batch.calls.count, "", more)
             self._holdings.emit(Fact("lesson.given", {}, {}, batch.columns.ready))
         batch.given = made
         return needs

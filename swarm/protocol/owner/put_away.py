@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TRACE_MAX = 64
 """Entries of the record that are put away: the first, and the latest."""
+LESSONS_MAX = 16
+"""Of these so many that tell of lessons: they come at the beginning, and say why it ran where it did."""
 BATCH_BYTES = 3072
 """What a batch takes beside its outcomes and its record; measured: 2.9 KiB in Python 3.11."""
 TASK_BYTES = 16
@@ -38,7 +40,9 @@ class PutAway:
     def __init__(self, events: Iterable[Event]) -> None:
         kept = list(events)
         if len(kept) > TRACE_MAX:
-            kept = [kept[0], *kept[1 - TRACE_MAX :]]
+            why = [at for at, event in enumerate(kept[1:-1], 1) if "lesson" in event[1]][:LESSONS_MAX]
+            rest = range(len(kept) - (TRACE_MAX - 1 - len(why)), len(kept))
+            kept = [kept[at] for at in sorted({0, *why, *rest})]
         self._packed = marshal.dumps([(*event[:5], _plain(event[5])) for event in kept])
 
     @property
