@@ -46,10 +46,14 @@ class TaskOptions:
     durability: str | None = None
     checkpoint: bool | None = None
     transaction: str | None = None
+    reflect: Callable[[Any], Any] | None = None
+    """Looks at each result where it was made; it goes with the callable."""
 
     def given(self) -> dict[str, Any]:
         """The options that were said, by the names that a spec has for them."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        said = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        said.pop("reflect", None)
+        return said
 
     @classmethod
     def of(
@@ -70,6 +74,7 @@ class TaskOptions:
         durability: str | None = None,
         checkpoint: bool | None = None,
         transaction: str | os.PathLike[str] | None = None,
+        reflect: Callable[[Any], Any] | None = None,
     ) -> TaskOptions:
         """Options from what people write. ConfigError names what is wrong and what is meant."""
         if durability is not None:
@@ -80,6 +85,12 @@ class TaskOptions:
             raise _wrong(f"timeout_s={timeout_s!r} is not a number of seconds above 0")
         if timeout_max_s is not None and not (isinstance(timeout_max_s, int | float) and timeout_max_s > 0):
             raise _wrong(f"timeout_max_s={timeout_max_s!r} is not a number of seconds above 0")
+        if reflect is not None and (not callable(reflect) or stream):
+            raise _wrong(
+                "reflect= is a function that looks at a result; a stream has none"
+                if stream
+                else f"reflect={reflect!r} can not be called"
+            )
         if isinstance(labels, str):
             labels = (labels,)
         if stream and retries:
@@ -109,6 +120,7 @@ class TaskOptions:
             durability=durability,
             checkpoint=checkpoint,
             transaction=None if transaction is None else _directory(transaction),
+            reflect=reflect,
         )
 
 
@@ -132,6 +144,7 @@ def task(
     durability: str | None = None,
     checkpoint: bool | None = None,
     transaction: str | os.PathLike[str] | None = None,
+    reflect: Callable[[Any], Any] | None = None,
 ) -> Callable[[F], F]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Say with a function how it wants to be run. It stays the function that it is, and can be called as before.
@@ -148,8 +161,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     interpreter of the node. `timeout_max_s` allows a lesson (``swarm lesson``) to let it run longer than `timeout_s`, up to that. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
     "fleet". `checkpoint=True`: it says at safe points what it would go on from (:func:`checkpoint`), so that it can be moved
     to another node while it runs. `transaction="DIR"`: each call runs within a :class:`swarm.StateTransaction` on that
-    directory of the machine that runs it; relative to the worker's own, where that is no absolute path. A call's own options
-    come before these.
+    directory of the machine that runs it; relative to the worker's own, where that is no absolute path. ``reflect=check``: each
+    result is given to this function where it was made, and what it returns is a lesson: None for none, a cause, or a
+    dictionary of what :func:`lesson` takes; the result stays what it is. A call's own options come before these.
     """
     if fn is not None and not callable(fn):
         raise _wrong(f"@task was given {fn!r}, which is not callable")

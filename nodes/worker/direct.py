@@ -29,6 +29,7 @@ from nodes.worker.segments import Segments
 from swarm.payload import decode_call
 from swarm.protocol import direct as wire
 from swarm.protocol.states import Status
+from swarm.tasks import options_of
 
 CONNECT_MAX_S = 2.0
 IDLE_MAX_S = 0.25
@@ -226,7 +227,8 @@ class Direct:
             fn = self._callables.resolve(spec.fn or (), spec.granted)
         except Unresolved:
             return Status.RETURNED, b""  # the node says what is the matter
-        if is_coroutine_function(fn) or transaction_of(spec, fn) is not None:
+        reflects = getattr(options_of(fn), "reflect", None) is not None
+        if reflects or is_coroutine_function(fn) or transaction_of(spec, fn) is not None:
             return Status.RETURNED, b""
         context.run, context.index = run, 0
         try:

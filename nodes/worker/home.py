@@ -42,6 +42,7 @@ from nodes.worker.safe_points import SafePoints
 from nodes.worker.segments import Segments
 from nodes.worker.stands import Stands
 from swarm import tasks
+from swarm.tasks import options_of
 from transport.bounds import WORKER_SPECS_COUNT_MAX
 
 
@@ -105,6 +106,8 @@ class Home:
                 self._commands().run(run)
             else:
                 fn = self._callables.resolve(spec.fn or (), spec.granted)
+                if not spec.stream and (reflect := getattr(options_of(fn), "reflect", None)) is not None:
+                    fn = _reflecting(fn, reflect)
                 if (directory := transaction_of(spec, fn)) is not None:
                     fn = self._transactions().around(fn, directory, chunked=spec.chunked)
                 if spec.stream:
@@ -183,6 +186,12 @@ class Home:
         if self._safe_points.takes(frame):
             return True
         return self._calls.acknowledged(frame)
+
+
+def _reflecting(fn: Any, reflect: Any) -> Any:
+    from nodes.worker.reflection import reflecting
+
+    return reflecting(fn, reflect)
 
 
 def _flush_streams() -> None:

@@ -198,3 +198,27 @@ def test_what_may_take_longer_is_given_longer(nodes: Nodes) -> None:
         assert [one["family"] for one in why["lessons"]] == ["timeout"]
         lines = fleet.query("explain", task=future.id)["lines"]
         assert any("is given more by a lesson" in line for line in lines), lines
+
+
+def looks(value: int) -> str | None:
+    return "the sensor of this machine is stuck" if value == 17 else None
+
+
+@swarm.task(reflect=looks)
+def measures(who: str) -> int:
+    import time
+
+    time.sleep(0.02)
+    current = swarm.current_task()
+    assert current is not None
+    return 17 if current.node == who else 3
+
+
+def test_what_a_look_at_a_result_tells_is_a_lesson(nodes: Nodes) -> None:
+    measures.__module__ = looks.__module__ = "__main__"
+    with nodes.connect("ash") as fleet:
+        assert fleet.submit(measures, "elm", labels=["node:elm"]).result(30) == 17
+        until(lambda: len(told(nodes, "oak", "list")) == 1, 10, "the lesson")
+        (one,) = told(nodes, "oak", "list")
+        assert one["cause"] == "the sensor of this machine is stuck" and one["where"] == {"node": "elm"}
+        assert {future.result(30) for future in [fleet.submit(measures, "elm") for _ in range(40)]} == {3}
