@@ -20,9 +20,10 @@ def rows(*, families: bool = True) -> None:
     for line in lines(CALLS):
         print(line)
     if families:
-        from benchmarks import lesson_families
+        from benchmarks import lesson_families, lesson_spread
 
         lesson_families.report()
+        lesson_spread.report()
 
 
 if __name__ == "__main__":
