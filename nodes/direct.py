@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ class DirectSlots:
         fabric.direct = self
         for left in socket_path.parent.glob(f"{socket_path.stem}.{'?' * 2 * SUFFIX_BYTES}"):
             left.unlink(missing_ok=True)  # of a node that was killed while a client was on its way
+        fabric.ownership.heeding.stirred = self._stirred
+        self._shut: frozenset[bytes] | None = frozenset()
         switchboard.serve("slot.grant", self._grant)
         switchboard.serve("slot.cancel", self._cancel)
 
@@ -98,6 +101,8 @@ class DirectSlots:
         session = bytes(args["session"])
         if link.reach == "lan" or link.identity.role != "client" or len(session) != SESSION_BYTES:
             raise NotGranted("slots are granted to clients of this host", hint="calls go through the node")
+        if self._shut is None:
+            return {"after_s": ASK_AGAIN_S}  # lessons about all callables are heeded by the node alone
         path = self._socket_path.with_suffix(f".{os.urandom(SUFFIX_BYTES).hex()}")
         if len(os.fsencode(path)) > PATH_BYTES_MAX:
             raise NotGranted(f"{path} is too long for a socket", hint="SWARM_HOME may name a shorter one")
@@ -115,7 +120,8 @@ class DirectSlots:
         self._grants[worker] = grant
         granted = "code" in link.identity.grants
         self._fabric.pool.send_grant(
-            worker, {"path": str(path), "ticket": ticket, "session": session, "granted": granted}
+            worker,
+            {"path": str(path), "ticket": ticket, "session": session, "granted": granted, "shut": sorted(self._shut)},
         )
         self._fabric.turn()
         try:
@@ -147,6 +153,14 @@ class DirectSlots:
             self._fabric.execution.granted_kill(grant.worker, "the client of its call is gone")
             self._fabric.turn()
 
+    def _stirred(self) -> None:
+        """Other lessons are known: callables that there are some about are not called directly any more."""
+        shut = self._fabric.ownership.heeding.shut_directly()
+        before, self._shut = self._shut, shut
+        if shut is None or before is None or not shut <= before:
+            for worker in list(self._grants):
+                self.revoke(worker)
+
     def revoke(self, worker: int) -> None:
         """Have a worker return after the call that it runs."""
         self._fabric.pool.send_revoke(worker)
@@ -177,7 +191,8 @@ class DirectSlots:
             return
         task = b""
         counts: dict[int, int] = {}
-        for number, name, status, run_us in records:
+        taught = [record for record in records if len(record) == 6]
+        for number, name, status, run_us, *_ in records:
             task = ids.task_id(ids.batch_key(grant.session, int(number)), 0)
             self.records[task] = Record(str(name), int(status), int(run_us), grant.author, worker, self._now())
             counts[int(status)] = counts.get(int(status), 0) + 1
@@ -191,6 +206,12 @@ class DirectSlots:
         for status, count in counts.items():
             labels = {"status": Status(status).name.lower(), "kind": "call"}
             self._fabric.happened(Fact("task.finished", labels, {"direct": True}, count))
+        heeding = self._fabric.ownership.heeding
+        for _, name, _, _, fn, said in taught:
+            if isinstance(fn, list) and len(fn) == 3:
+                heeding.taught_directly(self._now(), time.time(), str(name), fn, memoryview(said))
+        if taught:
+            self._fabric.turn()
 
     def output(self, worker: int, stream: str, data: bytes) -> bool:
         """A granted worker's call printed something: it is kept until the record says whose it is. False if not granted."""

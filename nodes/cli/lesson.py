@@ -26,8 +26,9 @@ from swarm.protocol.lessons.advice import Advice, AdviceError, Ask, Avoid, Requi
 from swarm.protocol.lessons.families import reflected
 from swarm.protocol.lessons.fingerprints import Failed
 from swarm.protocol.lessons.heeding import Known, Lesson, LessonError, explained
+from swarm.protocol.lessons.names import call_named
 from swarm.protocol.lessons.records import Record, RecordError
-from swarm.protocol.owner.teaching import call_named, key_of, read_value, value_of
+from swarm.protocol.owner.teaching import key_of, read_value, value_of
 from swarm.units import parse_duration_s
 
 _ACTIONS: Final = "list|show|why|forget|add"

@@ -37,6 +37,8 @@ IDLE_MAX_S = 0.25
 SEND_MAX_S = 5.0
 """A client that does not read an outcome within this loses the slot."""
 RECORDS_MAX = 256
+TEACHES_BYTES_MAX = 64 * 1024
+"""Of a failure that takes more than this the node learns nothing."""
 RECORDS_AGE_S = 0.02
 READ_BYTES = 128 * 1024
 _INDEX = struct.Struct(">I")
@@ -83,7 +85,13 @@ class Direct:
         self._context = context
         self._connection: socket.socket | None = None
         self._specs: dict[int, WorkerSpec] = {}
-        self._records: list[tuple[int, str, int, int]] = []
+        self._records: list[tuple[Any, ...]] = []
+        self._said: bytes = b""
+        """What the call that runs has found out (`swarm.lesson`)."""
+        self._shut: frozenset[bytes] = frozenset()
+        """Callables that go through the node, since it knows lessons about them."""
+        self._through: set[int] = set()
+        """Specs of these."""
         self._session = b""
         self._granted = False
         self._wrote = False
@@ -94,6 +102,8 @@ class Direct:
         grant = msgpack.unpackb(frame.body)
         self._session, self._granted = bytes(grant["session"]), bool(grant["granted"])
         self._specs.clear()
+        self._through.clear()
+        self._shut = frozenset(bytes(call) for call in grant.get("shut", ()))
         self._broken = False
         try:
             self._connection = self._accept(str(grant["path"]), bytes(grant["ticket"]))
@@ -121,6 +131,10 @@ class Direct:
                 self._connection.sendall(wire.pack(wire.EVENT, body, number))
             except OSError:
                 self._broken = True  # a frame may be half sent; what was asked for is done to its end all the same
+
+    def lesson(self, said: Any) -> None:
+        """The call that runs has found something out: the node is told when it has ended."""
+        self._said = b"L" + bytes(msgpack.packb(dict(said), unicode_errors="backslashreplace"))
 
     # --- connecting ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +202,8 @@ class Direct:
                         self._call(connection, number, word, body)
                     elif kind == wire.SPEC:
                         self._specs[word] = WorkerSpec(word, bytes(body), self._granted)
+                        if self._is_shut(self._specs[word]):
+                            self._through.add(word)
                     else:
                         raise wire.DirectViolation(f"kind {kind}")
         # A call that is on its way now is not begun: the client sends it to the node when it reads this.
@@ -208,7 +224,13 @@ class Direct:
         status, payload = self._outcome(run, body)
         run_us = (boottime_ns() - began) // 1000
         if status != Status.RETURNED:
-            self._records.append((number, spec.name, status, run_us))
+            teaches, self._said = payload if status == FAILED else self._said, b""
+            if teaches and len(teaches) <= TEACHES_BYTES_MAX:
+                # The node is told at once: what follows from it is for the next call.
+                self._records.append((number, spec.name, status, run_us, spec.fn, teaches))
+                self._tell_records()
+            else:
+                self._records.append((number, spec.name, status, run_us))
             if self._wrote or len(self._records) >= RECORDS_MAX:
                 # What it printed is on its way to the node, and is this task's.
                 self._wrote = False
@@ -221,8 +243,17 @@ class Direct:
             # Gone, or it does not read: the slot is worth more. It has the node run what it has no outcome of.
             raise wire.DirectViolation("the client takes no outcome") from None
 
+    def _is_shut(self, spec: WorkerSpec) -> bool:
+        if not self._shut or spec.fn is None:
+            return False
+        from swarm.protocol.lessons.names import call_of_fn
+
+        return call_of_fn(spec.fn) in self._shut
+
     def _outcome(self, run: DirectRun, body: memoryview) -> tuple[int, bytes]:
         context, spec = self._context, run.spec
+        if spec.number in self._through:
+            return Status.RETURNED, b""
         try:
             fn = self._callables.resolve(spec.fn or (), spec.granted)
         except Unresolved:

@@ -190,8 +190,12 @@ class Context:
     def lesson(self, said: Mapping[str, Any]) -> None:
         """Tell the owner of the caller's task what it has found out."""
         found = self.current()
-        if found is not None and isinstance(found[0], Run):
+        if found is None:
+            return
+        if isinstance(found[0], Run):
             self._channel.event(found[0].number, found[1], "lesson", dict(said))
+        else:
+            found[0].direct.lesson(said)
 
     def restore(self, default: Any) -> Any:
         """What the caller's task goes on from."""

@@ -222,3 +222,24 @@ def test_what_a_look_at_a_result_tells_is_a_lesson(nodes: Nodes) -> None:
         (one,) = told(nodes, "oak", "list")
         assert one["cause"] == "the sensor of this machine is stuck" and one["where"] == {"node": "elm"}
         assert {future.result(30) for future in [fleet.submit(measures, "elm") for _ in range(40)]} == {3}
+
+
+def later(number: int) -> str:
+    if number >= 8:
+        import planted_library
+
+        assert planted_library.value == 7
+    current = swarm.current_task()
+    assert current is not None
+    return str(current.node)
+
+
+def test_calls_on_a_slot_of_the_node_itself_teach_and_heed(nodes: Nodes) -> None:
+    later.__module__ = "__main__"
+    with nodes.connect("oak") as fleet:
+        until(lambda: fleet.submit(later, 1).result(30) == "oak" and fleet._engine.lane.open, 20, "a slot")
+        failed = fleet.submit(later, 8)
+        assert isinstance(failed.exception(30), ModuleNotFoundError)
+        assert "ran directly" in " ".join(fleet.query("explain", task=failed.id)["lines"])
+        until(lambda: len(told(nodes, "ash", "list")) == 1, 10, "the lesson")
+        assert {fleet.submit(later, 9).result(30) for _ in range(8)} <= {"ash", "elm"}

@@ -75,7 +75,9 @@ class Blame:
             return False
         if not suspect.cleared:
             suspect.cleared = True
-            batch.log(now, "lessons are taken back", index, index + 1, node, "it failed in the same way on another machine")
+            batch.log(
+                now, "lessons are taken back", index, index + 1, node, "it failed in the same way on another machine"
+            )
         self._take_back(now, suspect, now_ms)
         return True
 

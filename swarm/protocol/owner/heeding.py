@@ -8,7 +8,7 @@ what this owner learns goes there as `Learn`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ from swarm.protocol.owner.teaching import (
 from swarm.protocol.owner.words import said
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import NODE_LABEL
+from swarm.protocol.spec import Spec
 from swarm.protocol.states import FINAL_BELOW, Status
 
 HEED = 31
@@ -93,6 +94,8 @@ class Heeding:
         self._unsaid: dict[str, None] = {}
         """Lessons of which something is to be said, the first of them first."""
         self._blame = Blame(self._known, self._learned)
+        self.stirred: Callable[[], None] = lambda: None
+        """Told when lessons have come, or changed."""
         self.heeded = 0
         """Tasks that were placed otherwise because of lessons, or not at all."""
         self.probes = 0
@@ -161,6 +164,7 @@ class Heeding:
         """What is known of these callables has changed."""
         if not calls:
             return
+        self.stirred()
         for number in sorted(self._holdings.by_number):
             batch = self._holdings.by_number[number]
             if b"" in calls or call_of(batch.spec) in calls:
@@ -211,6 +215,47 @@ class Heeding:
     def _is_poison(self, batch: Batch, index: int) -> bool:
         """Whether what ended its workers did so on more than one machine, or there is no other: else it may be the machine."""
         return len(self._placing.executors) == 1 or self._blame.has_failed_on_several(batch, index)
+
+    # --- calls that clients make on a slot of this node ---------------------------------------------------------------
+
+    def shut_directly(self) -> frozenset[bytes] | None:
+        """Callables of which there are lessons to be heeded: calls of these go through this owner. None: there are some about all."""
+        if self.mode is not Mode.OBEY:
+            return frozenset()
+        living = [known.lesson for known in self._known.values() if not known.record.dead]
+        if any(not lesson.calls for lesson in living):
+            return None
+        return frozenset(call for lesson in living for call in lesson.calls)
+
+    def taught_directly(self, now: float, wall_s: float, name: str, fn: Sequence[Any], said_of_it: memoryview) -> None:
+        """A call on a slot of this node has failed (an ``F`` payload), or says what it found out (``L``)."""
+        if self.mode is None or not self._looks.take(now):
+            return
+        it = self._placing.local
+        spec, now_ms = Spec("call", (str(fn[0]), fn[1], str(fn[2])), name), int(wall_s * 1000)
+        environment, fields = environment_of(it, spec), fields_of(said_of_it)
+        where = Circumstances(it.name, environment.interpreter, environment.packages)
+        try:
+            if bytes(said_of_it[:1]) == b"L":
+                diagnosis: Diagnosis | None = said_by_task(fields, it.name)
+            else:
+                diagnosis = harvest(told_by(fields | {"status": "failed"}), where)
+            if diagnosis is None:
+                return
+            lesson = Lesson.read(lesson_of(diagnosis, call_of(spec), environment, now_ms).plain())
+        except (LessonError, AdviceError) as error:
+            self._holdings.emit(Fact("lesson.refused", {}, {"name": name, "error": str(error)}))
+            return
+        key = key_of(lesson)
+        had = self._known.get(key)
+        if had is None or had.record.dead:
+            self._holdings.emit(
+                Fact(
+                    "lesson.learned", {"family": lesson.family}, {"key": key[:16], "name": name, "cause": lesson.cause}
+                )
+            )
+        self._learned(now, key, learned(had, lesson, now_ms))
+        self._again({call_of(spec)})
 
     def _teach(
         self, now: float, batch: Batch, index: int, it: Executor, key: str, lesson: Lesson, now_ms: int, how: str = "taught a lesson"

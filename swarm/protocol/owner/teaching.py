@@ -9,8 +9,9 @@ import msgpack
 
 from swarm.protocol.lessons.advice import DELAY_MS_MAX, Advice, Ask, Avoid, Require, RetryAfter
 from swarm.protocol.lessons.families import Diagnosis, reflected
-from swarm.protocol.lessons.fingerprints import Failed, digest_of
+from swarm.protocol.lessons.fingerprints import Failed
 from swarm.protocol.lessons.heeding import Environment, Known, Lesson, LessonError
+from swarm.protocol.lessons.names import call_named, call_of_fn
 from swarm.protocol.lessons.records import Record
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import INTERPRETER_LABEL, PACKAGES_LABEL
@@ -40,20 +41,8 @@ class Rate:
 
 
 def call_of(spec: Spec) -> bytes:
-    """What names a callable or command to lessons: 16 bytes, the same in every script that calls it by this name."""
-    if spec.fn is None:
-        return call_named(spec.name)
-    how, what, shown = spec.fn
-    if how == "name":
-        return call_named(str(what))
-    if shown and "<" not in shown:
-        return call_named(shown)
-    return digest_of("call", how, what.hex() if isinstance(what, bytes) else what)
-
-
-def call_named(name: str) -> bytes:
-    """The same of a callable by the name that is shown of it."""
-    return digest_of("call", "name", name)
+    """What names a callable or command to lessons."""
+    return call_named(spec.name) if spec.fn is None else call_of_fn(spec.fn)
 
 
 def key_of(lesson: Lesson) -> str:
@@ -125,7 +114,7 @@ def said_before(heard: Record, had: Record) -> bool:
 
 def fields_of(payload: memoryview) -> dict[str, Any]:
     """What a failure tells of itself; nothing where it is malformed."""
-    if len(payload) < 2 or payload[0] != ord("F"):
+    if len(payload) < 2 or payload[0] not in b"FL":
         return {}
     try:
         fields = msgpack.unpackb(payload[1:])
