@@ -258,6 +258,8 @@ class Batch:
     untied: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Name of a node ("" for any), or "#" and the number of a dispatch -> keys of lessons that were not heeded there: that it goes well
     there speaks against them. "@" and an index: a task of which `blame` wants to know whether it goes well; "*": of any of them."""
+    held_back: bool = False
+    """Nothing of it waits for an executor, until it has waited as long as a lesson says."""
     given: tuple[Spec, bytes] | None = None
     """The spec, and its bytes, under which what is ready goes out, where lessons give more than was asked for."""
     lessons: tuple[str, ...] = ()

@@ -389,6 +389,7 @@ class Heeding:
 
     def _heed(self, now: float, batch: Batch) -> None:
         assert self.mode is not None
+        self._let_go(batch)  # whether it is to wait on is seen below
         call = call_of(batch.spec)
         table = self._about(call)
         if not table:
@@ -436,6 +437,7 @@ class Heeding:
         until_ms = max(given.not_before_ms, choice.again_ms)
         if until_ms > now_ms:
             if self._placing.withdraw(batch):
+                batch.held_back = True
                 self._holdings.timers.at(now + (until_ms - now_ms) / 1000, HEED, batch)
                 batch.log(
                     now, "waits as a lesson says", 0, batch.calls.count, "", [f"for {(until_ms - now_ms) / 1000:g} s"]
@@ -560,9 +562,15 @@ class Heeding:
         """A batch has waited as long as a lesson said; None: there may be something to say."""
         if batch is None:
             self._say(now)
-        elif self._holdings.by_number.get(batch.number) is batch and batch.columns.ready:
-            self._placing.withdraw(batch)
-            self._placing.push(batch, batch.submitted_at, batch.columns.ready)
+        elif self._holdings.by_number.get(batch.number) is batch:
+            self._let_go(batch)
+
+    def _let_go(self, batch: Batch) -> None:
+        if batch.held_back:
+            batch.held_back = False
+            if batch.columns.ready:
+                self._placing.withdraw(batch)
+                self._placing.push(batch, batch.submitted_at, batch.columns.ready)
 
     def _fitting(self, batch: Batch) -> list[Executor]:
         executors = self._placing.executors

@@ -12,6 +12,7 @@ from swarm.protocol.ownership import Ownership
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import CRASHES_MAX, Priority, Status
 from tests.sim.fabric import programs
+from tests.sim.fabric.lessons import held_back
 from tests.sim.fabric.programs import read_program
 from tests.sim.fabric.truth import shown
 
@@ -42,6 +43,7 @@ def owner_sound(node: SimNode) -> None:
     out: Counter[int] = Counter()
     of: Counter[bytes] = Counter()
     classes = [0] * 4
+    back = held_back(ownership)
     for batch in ownership.batches.values():
         columns = batch.columns
         where = f"{node.name}, batch {batch.key[:3].hex()}…{batch.number}"
@@ -50,6 +52,9 @@ def owner_sound(node: SimNode) -> None:
         if batch.finished_at is not None:
             continue
         unfinished += columns.count - columns.done
+        if batch.held_back:
+            assert batch in back, f"{where} waits because of a lesson, and nothing will end that"
+            continue  # nothing of it waits for an executor, until a lesson's time is over
         ready += columns.ready
         outcome_bytes += sum(report.nbytes for report, _ in batch.outcomes)
         of[ownership._admission._by[batch.number][0]] += columns.count
@@ -235,7 +240,7 @@ def explained(world: World, client: SimClient, batch: Submitted, index: int, sta
         case Status.EXPIRED:
             assert spec.deadline is not None and world.wall() >= spec.deadline - ROUNDING, where
         case Status.REFUSED:
-            too_large = batch.count > world.bounds.tasks_max
+            too_large = batch.count > world.bounds.tasks_max or (world.bounds.lessons and b"lesson" in bytes(payload))
             assert too_large or (spec.python and world.workers_fail), where
         case _:
             raise AssertionError(where)

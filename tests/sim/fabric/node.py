@@ -111,6 +111,8 @@ class SimNode:
             self.fabric, self.switchboard, self.host, Random(f"steal {world.seed} {number} {boot}")
         )  # type: ignore[arg-type]
         self.fabric.move_over = self._move_over
+        if bounds.lessons:
+            world.lessons.join(self)
         self.fabric.start()
 
     def _dispatches(self, link: End, args: Mapping[str, Any], body: memoryview) -> dict[str, Any]:

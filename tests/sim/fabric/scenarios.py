@@ -118,6 +118,11 @@ SCHEDULES: dict[str, Schedule] = {
         nodes=(3, 5), clients=(2, 3), seconds=10.0, batches_per_s=1.5, dies=0.01, bounds=Bounds(relief=SOON), uneven=True,
         done_s=4 * DONE_S,
     ),
+    "lessons": Schedule(
+        Mix(lacking=0.4, crashing=0.1, once=0.1, cancelled=0.1),
+        {"lie": 1.0, "kill": 0.15, "start": 0.5, "break": 0.3, "cut": 0.1, "mend": 0.3, "drain": 0.05, "pause": 0.1},
+        nodes=(1, 5), seconds=8.0, dies=0.01, bounds=Bounds(lessons=True),
+    ),
     "storm": Schedule(
         faults={
             "break": 0.5, "again": 0.2, "cut": 0.15, "one-way": 0.15, "mend": 0.3, "kill": 0.15, "power": 0.05,
@@ -198,6 +203,7 @@ class Run:
         world.mend()
         world.cables.weather = LinkWeather()
         world.ailments.start_fails = world.ailments.dies = 0.0
+        world.lessons.revoke()
         for node in list(world.nodes.values()):
             self._offer(node, node.execution.slots)
             if node.host.paused:
@@ -337,6 +343,7 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "grant": Run.grant,
     "move": Run.move,
     "memory": Run.memory,
+    "lie": lambda it: it.world.lessons.lie(),
 }
 
 

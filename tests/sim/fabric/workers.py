@@ -17,6 +17,7 @@ from swarm.protocol.spec import Spec, parse_spec
 from swarm.protocol.states import Status
 from tests.sim.fabric import programs
 from tests.sim.fabric.host import Handle
+from tests.sim.fabric.lessons import LACKS
 from tests.sim.fabric.programs import read_program
 from tests.sim.fabric.truth import Attempt, state_of, value_of
 
@@ -167,6 +168,9 @@ class SimWorker:
             self._after(ITEM_S, self._item, part, index, 0, program.times)
         else:
             status = Status.OK
+            if program.what == programs.LACKS and self.pool.node.number == program.times:
+                self._after(program.run_s / self.pool.node.speed, self._ended, Status.FAILED, LACKS)
+                return
             if program.what == programs.FAILS:
                 status = Status.FAILED
             elif program.what == programs.RETRIES and before < program.times:
@@ -206,7 +210,7 @@ class SimWorker:
             for due in held:
                 due()
 
-    def _ended(self, status: Status) -> None:
+    def _ended(self, status: Status, how: bytes = b"F\x81\xa7message\xa2no") -> None:
         part, attempt = self.part, self.attempt
         assert part is not None and attempt is not None
         now = self.pool.node.world.sim.now
@@ -215,7 +219,7 @@ class SimWorker:
         if self.page is not None:
             self.page.end()
         run_us = int((now - attempt.at) * 1e6)
-        payload = b"F\x81\xa7message\xa2no"
+        payload = how
         if status in (Status.OK, Status.SAVED):
             payload = value_of(attempt) if status == Status.OK else state_of(attempt)
             run_us = run_us if status == Status.OK else 0

@@ -27,6 +27,8 @@ class Mix:
     hanging: float = 0.05
     nested: float = 0.1
     streams: float = 0.05
+    lacking: float = 0.0
+    """Fail on one of the nodes."""
     counting: float = 0.0
     """Can be moved while they run."""
     dependent: float = 0.15
@@ -65,7 +67,7 @@ class Workload:
         what, times = programs.FINE, 0
         deps: list[bytes] = []
         kind = rng.random()
-        for name in ("failing", "retried", "crashing", "hanging", "nested", "streams", "counting"):
+        for name in ("failing", "retried", "crashing", "hanging", "nested", "streams", "lacking", "counting"):
             kind -= getattr(mix, name)
             if kind < 0:
                 what, times, count = self._program(name, options, count)
@@ -88,7 +90,8 @@ class Workload:
             options["deadline"] = self.world.wall() + rng.random() * 3
         if what != programs.HANGS and rng.random() < 0.05:
             options["timeout_s"] = 0.05 + run_s
-        spec = Spec("call", ("name", "m:f", what), f"{what}{len(client.batches) + 1}", **options)
+        fn = ("name", "m:lacks" if what == programs.LACKS else "m:f", what)
+        spec = Spec("call", fn, f"{what}{len(client.batches) + 1}", **options)
         payloads = [Program(what, run_s * (0.5 + rng.random()), times).encode() for _ in range(count)]
         batch = client.submit(spec, payloads, deps)
         if what == programs.HANGS and "timeout_s" not in options:
@@ -136,6 +139,8 @@ class Workload:
             return programs.HANGS, 0, min(count, 3)
         if name == "nested":
             return programs.NESTS, 1 + int(rng.random() * 2), min(count, 8)
+        if name == "lacking":
+            return programs.LACKS, int(rng.random() * 3), count
         if name == "counting":
             options["checkpoint"] = True
             return programs.COUNTS, 3 + int(rng.random() * 20), min(count, 3)

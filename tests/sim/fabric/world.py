@@ -12,6 +12,7 @@ from swarm.protocol.resources import Capacity
 from swarm.protocol.states import Status
 from tests.sim.fabric import checkers
 from tests.sim.fabric.client import SimClient, Submitted
+from tests.sim.fabric.lessons import Log
 from tests.sim.fabric.links import Cables
 from tests.sim.fabric.node import SimNode
 from tests.sim.fabric.truth import Truth
@@ -38,6 +39,8 @@ class Bounds:
     recycle_tasks: int = 0
     recycle_age_s: float = 0.0
     suspended_bytes: int = 0
+    lessons: bool = False
+    """Whether owners learn, and obey."""
     relief: ReliefBounds | None = field(default_factory=ReliefBounds)
 
 
@@ -209,6 +212,7 @@ class World:
         self.rng = Random(f"world {seed}")
         self.truth = Truth()
         self.bounds = bounds or Bounds()
+        self.lessons = Log(self)
         self.ailments = Ailments()
         self.nodes: dict[int, SimNode] = {}
         self.known: dict[int, Capacity] = {}
