@@ -388,6 +388,8 @@ cdef class Ranks:
             return one.late < other.late
         if one.away != other.away:
             return other.away
+        if self.rows[a].speed != self.rows[b].speed:
+            return self.rows[a].speed > self.rows[b].speed
         if one.room != other.room:
             return one.room > other.room
         return a < b

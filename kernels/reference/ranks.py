@@ -156,10 +156,11 @@ class Ranks:
     def order(self) -> list[int]:
         """All rows, the best first."""
 
-        def key(row: int) -> tuple[bool, bool, int, float, bool, int, int]:
+        def key(row: int) -> tuple[bool, bool, int, float, bool, float, int, int]:
             it = self._judge(self.rows[row])
             late = round(it.wait_s + it.lag_s, 3)
-            return it.room == 0, it.displaces, it.gives, late, not self.rows[row].local, -it.room, row
+            local, speed = self.rows[row].local, self.rows[row].speed
+            return it.room == 0, it.displaces, it.gives, late, not local, -speed, -it.room, row
 
         return sorted(range(len(self.rows)), key=key)
 

@@ -263,15 +263,17 @@ def _judge(executor: Executor, shape: Shape, mean_s: float | None) -> Verdict:
     return Verdict(executor.id, executor.name, max(0, room), wait, "" if room > 0 else FULL, True, lag)
 
 
-Order = tuple[bool, bool, int, float, bool, int, bytes]
+Order = tuple[bool, bool, int, float, bool, float, int, bytes]
 
 
 def order(verdict: Verdict, executor: Executor) -> Order:
     """Where an executor stands among the others, the least first: room that nobody has to give up, or else that of the lowest
-    class, then the shortest wait (and run, where nodes differ in speed), then ourselves, then the most room."""
+    class, then the shortest wait (and run, where nodes differ in speed), then ourselves, then the fastest (of
+    tasks of which nothing is known this decides), then the most room."""
     room, late = verdict.room, verdict.wait_s + verdict.lag_s
     return (
-        room == 0, verdict.displaces, verdict.gives, round(late, 3) if late else 0.0, not executor.local, -room, executor.id,
+        room == 0, verdict.displaces, verdict.gives, round(late, 3) if late else 0.0, not executor.local, -executor.pace.speed,
+        -room, executor.id,
     )  # fmt: skip
 
 
