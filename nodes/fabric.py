@@ -750,8 +750,9 @@ class Fabric:
 
     def _send_load(self) -> None:
         self._load_timer = None
+        common = self.execution.load()
         for node in sorted(self._nodes):
-            load = self.execution.load(node)
+            load = self.execution.load_to(common, node)
             if load != self._load_sent.get(node):
                 self._load_sent[node] = load
                 self._tell(Tell(node, Kind.LOAD, {"l": load}))

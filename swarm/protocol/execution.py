@@ -24,7 +24,7 @@ from swarm.protocol.executor.evictions import Evictions
 from swarm.protocol.executor.grants import SlotGrants
 from swarm.protocol.executor.leases import Leases
 from swarm.protocol.executor.leaving import asked, check_saved, saved_within
-from swarm.protocol.executor.load import classes, load_of, running_tasks, waiting_tasks, yielding
+from swarm.protocol.executor.load import classes, load_of, load_to, running_tasks, waiting_tasks, yielding
 from swarm.protocol.executor.orphans import Orphans
 from swarm.protocol.executor.reports import Reports, ended
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
@@ -178,15 +178,12 @@ class Execution:
 
     def load(self, owner: bytes | None = None) -> dict[str, Any]:
         """What this node tells of its load (`swarm.protocol.executor.load.load_of`), to an owner or to anybody."""
-        return load_of(
-            self.account,
-            self._ready,
-            self._workers.values(),
-            self._table,
-            self.yielding(),
-            owner,
-            draining=self.draining,
-        )
+        load = load_of(self.account, self._ready, self._workers.values(), self.yielding(), draining=self.draining)
+        return load if owner is None else load_to(load, self._table, owner)
+
+    def load_to(self, load: Mapping[str, Any], owner: bytes) -> dict[str, Any]:
+        """What anybody is told, made into what an owner is: where many are told at once."""
+        return load_to(load, self._table, owner)
 
     def yielding(self) -> list[float]:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""

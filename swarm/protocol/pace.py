@@ -181,7 +181,7 @@ class _Kind:
 
     def fresh_s(self) -> float:
         """For how long it says something."""
-        return max(FRESH_S, FRESH_TASKS * 2.0 ** min(self.middle, 32.0))
+        return max(FRESH_S, FRESH_TASKS * float(2.0 ** min(self.middle, 32.0)))
 
 
 class Paces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from swarm.protocol import ids
@@ -14,21 +14,10 @@ from swarm.protocol.states import Priority
 
 
 def load_of(
-    account: Account,
-    ready: ReadyShapes,
-    workers: Collection[Worker],
-    runs: RunTable,
-    yields: list[float],
-    owner: bytes | None,
-    *,
-    draining: bool,
+    account: Account, ready: ReadyShapes, workers: Collection[Worker], yields: list[float], *, draining: bool
 ) -> dict[str, Any]:
     """Free slots ("free"), tasks waiting ("wait"), tasks that wait for other tasks ("blocked"), slots withheld ("off"), slots
-    in use beyond those that are offered ("over"), slots that yield to more urgent work ("low").
-
-    To an owner also how many tasks of others are here ("others"): its own it counts itself, and better, since a
-    report of what is free is older than what it has sent or taken back since.
-    """
+    in use beyond those that are offered ("over"), slots that yield to more urgent work ("low"): what anybody is told."""
     blocked = sum(1 for worker in workers if worker.state == "blocked")
     load: dict[str, Any] = {
         "free": round(account.free_cpu, 3),
@@ -40,14 +29,20 @@ def load_of(
         load["off"] = account.withheld
     if account.over_cpu > SLACK:
         load["over"] = round(account.over_cpu, 3)
-    if owner is not None:
-        load["others"] = runs.others(owner)
     if any(yields):
         load["low"] = yields
-        urgent = 0 if owner is None else runs.urgent_of(owner)
-        if urgent:
-            load["urgent"] = urgent
     return load
+
+
+def load_to(load: Mapping[str, Any], runs: RunTable, owner: bytes) -> dict[str, Any]:
+    """The same to an owner, with how many tasks of others are here ("others"): its own it counts itself, and better, since a
+    report of what is free is older than what it has sent or taken back since."""
+    told = dict(load, others=runs.others(owner))
+    if "low" in load:
+        urgent = runs.urgent_of(owner)
+        if urgent:
+            told["urgent"] = urgent
+    return told
 
 
 def yielding(workers: Collection[Worker], ready: ReadyShapes, runs: RunTable, now: float) -> list[float]:
