@@ -243,6 +243,7 @@ TABLE: Final[dict[str, Row]] = {
         "info", (_counter("knowledge_pruned", "Facts that this node pruned: nobody used them for long."),)
     ),
     "knowledge.untended": Row("warning"),
+    "knowledge.otherwise": Row("warning"),
     "knowledge.blob_damaged": Row(
         "error", (_counter("knowledge_blobs_damaged", "Large values on the disk that were not what they had been."),)
     ),

@@ -30,6 +30,8 @@ from transport.identity import Credentials, Trust, Untrusted
 from transport.links import Link, LinkClosed, LinkOverflow
 
 INFO_KEY: Final = "K"
+SPREAD_KEY: Final = "Kr"
+"""On how many nodes a part is, and up to how many nodes each holds all."""
 AUTHORS_METHOD: Final = "knowledge.authors"
 ASK_AGAIN_S: Final = 1.0
 """How often peers are asked for certificates of authors."""
@@ -71,6 +73,9 @@ class KnowledgeShell:
         self.shards = SHARDS
         self.id = credentials.id
         self._replication = Replication(settings.replicas, settings.whole_nodes)
+        self._spread = [settings.replicas, settings.whole_nodes]
+        self._otherwise: set[bytes] = set()
+        """Members whose settings are others, which was said."""
         self._partners: dict[bytes, Member] = {}
         self._holders: dict[int, list[bytes]] = {}
         """Of each shard who holds it; empty while this node holds all, as in a small fleet."""
@@ -109,7 +114,7 @@ class KnowledgeShell:
 
     def info(self) -> dict[str, object]:
         """What goes into this node's own record."""
-        return {INFO_KEY: self.shards}
+        return {INFO_KEY: self.shards, SPREAD_KEY: self._spread}
 
     # --- members and links ----------------------------------------------------------------------------------------------
 
@@ -119,6 +124,12 @@ class KnowledgeShell:
         known = self._partners.get(member.id)
         if speaks and (known is None or known.certificate != member.certificate):
             self.learn([member.certificate])
+        theirs = member.info.get(SPREAD_KEY, self._spread)
+        if speaks and theirs != self._spread and member.id not in self._otherwise:
+            self._otherwise.add(member.id)
+            self.around.fact(
+                Fact("knowledge.otherwise", {}, {"name": member.name, "theirs": theirs, "own": self._spread})
+            )
         if speaks:
             self._partners[member.id] = member
         elif known is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from swarm.client.aio import connect_async
 from swarm.client.sync import Fleet
 from swarm.errors import NotFound, SwarmError
 from tests.e2e.fleets import Nodes, until
@@ -95,6 +97,21 @@ def test_getting_a_fact_is_using_it_and_is_said_when_the_node_stops(nodes: Nodes
     with nodes.connect("oak") as oak:
         until(lambda: oak.knowledge.weight("a") == 4.0, 15, "the uses are known")
         assert oak.knowledge.weight("b") == 1.0
+
+    async def the_same() -> None:
+        async with connect_async(nodes.home) as fleet:
+            known = fleet.knowledge
+            assert await known.get("facts", "a", use=False) == 1 and await known.weight("a") >= 4.0
+            assert await known.use("b") == 2.0
+            with pytest.raises(NotFound):
+                await known.restore("b")
+            assert [one async for one in known.pruned()] == []
+            found = [row async for row in known.query("facts", by_weight=True, weights=True)]
+            assert [(row.key, row.weight) for row in found] == [("a", 4.0), ("b", 2.0)]
+            await known.put("beliefs", "x", 1.0)
+            assert (await known.belief("x")).log_odds == 1.0
+
+    asyncio.run(the_same())
 
 
 def test_a_belief_has_a_probability_and_what_speaks_for_and_against_it(nodes: Nodes) -> None:

@@ -226,8 +226,7 @@ class Knowledge:
         for number in sorted(self._pending):
             said, shard = self._pending[number], self.shards[number]
             life, first, last = self._lines.get(number, (0, 0, 0))
-            # A line of which nothing is left here begins anew: what it had counted is not known any more.
-            if not life or said[0].time <= last or not shard.has_line((self.author, life)):
+            if not life or said[0].time <= last or shard.strike((self.author, life)) is not None:
                 life, first = said[0].time, 0
             segment = seal(self.author, life, number, first, self._counted(shard, life, said), self._sign)
             outcome = shard.apply(segment, ms_of(segment.last_time))

@@ -554,10 +554,6 @@ class Shard:
         """Whether a segment is held."""
         return id in self._held
 
-    def has_line(self, line: tuple[bytes, int]) -> bool:
-        """Whether something of a line is held; nothing is of one that was struck."""
-        return line in self._lines
-
     def strike(self, line: tuple[bytes, int]) -> bytes | None:
         """The proof against a line, as `take` takes it; None if there is none."""
         return self._struck.get(line)

@@ -233,3 +233,31 @@ def test_large_values_become_several_segments() -> None:
     segments = oak.take()
     assert all(len(segment.raw) <= bounds.SEGMENT_BYTES_MAX for segment in segments)
     assert sum(segment.count for segment in segments) == 100 == len(oak.query("facts"))
+
+
+def test_what_was_counted_and_given_away_is_counted_on() -> None:
+    """Who holds no part of a key forgets what it gave; what it counts later adds to that all the same."""
+    giver, holder = node(0), node(1)
+    giver.count("tallies", "n", WALL_MS, 5)
+    giver.put("facts", "k", 1, WALL_MS)
+    tell(giver, holder)
+    for shard in giver.shards.values():
+        shard.expire((WALL_MS + 1) << 16)
+        shard.lapse()
+    assert giver.get("tallies", "n") is None
+    giver.count("tallies", "n", WALL_MS + 500, 2)
+    tell(giver, holder)
+    assert holder.get("tallies", "n") == 7 and holder.get("facts", "k") == 1
+    assert all(not shard.struck() for shard in holder.shards.values())
+
+
+def test_an_element_is_dropped_by_who_was_told_of_its_additions() -> None:
+    giver, holder = node(0), node(1)
+    holder.put("marks", "m", "x", WALL_MS)
+    giver.drop("marks", "m", WALL_MS, "x")
+    tell(giver, holder)
+    assert holder.get("marks", "m") == ["x"], "it has not seen that"
+    giver.drop("marks", "m", WALL_MS, "x", holder.additions("marks", "m", "x"))
+    tell(giver, holder)
+    assert holder.get("marks", "m") is None
+    assert len(giver.own_since(giver._shard("marks", "m").number, 0)) == 2
