@@ -32,7 +32,7 @@ from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import HybridClock, ms_of
 from swarm.units import format_bytes
 
-JOBS_MAX: Final = 1024
+JOBS_MAX: Final = 256
 """Done together, before what they said is written."""
 IDLE_S: Final = 3600.0
 RETRY_S: Final = 2.0
