@@ -195,16 +195,23 @@ def test_low_work_runs_at_a_lower_share_and_what_comes_after_it_does_not(nodes: 
     how = way()
     if not how:
         pytest.skip("on this machine a process that was lowered can not be raised again")
-    nodes.start("oak", "--workers", "1")
+    nodes.start("oak", "--workers", "2")
     with nodes.connect("oak") as fleet:
         assert "nice 10" in fleet.query("status")["node"]["low_work"]
-        futures, processes = low_work(fleet, 1, tmp_path)
-        until(lambda: niceness_of(processes[0].pid, how) == 10, 60, "it is lowered")
+        futures, processes = low_work(fleet, 2, tmp_path)
+        until(lambda: all(niceness_of(one.pid, how) == 10 for one in processes), 60, "they are lowered")
         (tmp_path / "stop").touch()
-        assert futures[0].result(60)
-        pid = fleet.submit(os.getpid).result(60)
-        assert pid == processes[0].pid
-        until(lambda: niceness_of(pid, how) == 0, 60, "and raised for what is not LOW")
+        assert all(one.result(60) for one in futures)
+        lowered = {one.pid for one in processes}
+        assert fleet.submit(os.getpid, priority=LOW).result(60) in lowered, "LOW work goes where it is low already"
+        files = [tmp_path / f"usual{number}" for number in range(2)]
+        usual = [fleet.submit(counts, str(tmp_path / "end"), str(file)) for file in files]
+        until(lambda: all(file.exists() and file.read_text() for file in files), 60, "both run")
+        pids = {int(file.read_text()) for file in files}
+        assert pids & lowered, "there is one process more at most"
+        until(lambda: all(niceness_of(pid, how) == 0 for pid in pids), 60, "and raised for what is not LOW")
+        (tmp_path / "end").touch()
+        assert all(one.result(60) for one in usual)
         loop = f"echo $$ >{tmp_path}/sh; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
         command = fleet.submit_command(["sh", "-c", loop], priority=LOW)
         until(lambda: (tmp_path / "sh").exists() and (tmp_path / "sh").read_text().strip(), 60)
