@@ -671,9 +671,10 @@ def test_the_checker_sees_a_task_that_is_handed_on_before_it_has_ended(monkeypat
 def test_the_checker_sees_a_state_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Moving.saved
 
-    def forgetful(self: Moving, now: float, batch: Any, index: int, state: memoryview, node: str) -> None:
-        honest(self, now, batch, index, state, node)
+    def forgetful(self: Moving, now: float, batch: Any, index: int, *said: Any) -> bool:
+        again = honest(self, now, batch, index, *said)
         del batch.saved[index]
+        return again
 
     monkeypatch.setattr(Moving, "saved", forgetful)
     some_run_fails("moves", "began anew")
@@ -683,9 +684,8 @@ def test_the_checker_sees_a_state_that_is_forgotten(monkeypatch: pytest.MonkeyPa
 def test_the_checker_sees_a_state_of_an_earlier_time(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Moving.saved
 
-    def stale(self: Moving, now: float, batch: Any, index: int, state: memoryview, node: str) -> None:
-        if index not in batch.saved:
-            honest(self, now, batch, index, state, node)
+    def stale(self: Moving, now: float, batch: Any, index: int, *said: Any) -> bool:
+        return index in batch.saved or honest(self, now, batch, index, *said)
 
     monkeypatch.setattr(Moving, "saved", stale)
     some_run_fails("moves", "saved later")
