@@ -504,6 +504,7 @@ class Execution:
         if run is None or run.token is None or not 0 <= number < TOKEN_END or self.holds(by, number):
             return []
         self._table.hand_over(run, by, number)
+        self._suspensions.tell_again(run)
         if orphan is not None:
             self._reports.kept(orphan)
         return run.pending()

@@ -15,7 +15,7 @@ from swarm.protocol.owner.relief import PREEMPTION, SLOTS, SPEED, Relief
 from swarm.protocol.placement import Executor
 from tests.sim.fabric.scenarios import Run, run
 
-SEEDS = int(os.environ.get("RELIEF_SEEDS", "10"))
+SEEDS = int(os.environ.get("RELIEF_SEEDS", "6"))
 """Of each schedule, beside those of `tests.sim.test_fabric`."""
 
 

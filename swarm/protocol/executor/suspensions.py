@@ -78,8 +78,17 @@ class Suspensions:
         self._account.lend(worker.shape, self._releasable)
         self.count += 1
         self._emit(SuspendWorker(worker.number))
-        self._tell(run, it.task[1], "suspended", {"by": it.displaced_by, "name": it.name})
+        self._said(run, it)
         self._emit(Fact("task.suspended", {"class": Priority(it.priority).name.lower()}))
+
+    def _said(self, run: Run, it: Suspension) -> None:
+        self._tell(run, it.task[1], "suspended", {"by": it.displaced_by, "name": it.name})
+
+    def tell_again(self, run: Run) -> None:
+        """A run has another owner, who is told what of it stands still."""
+        for worker in self._workers.values():
+            if worker.suspension is not None and worker.suspension.task[0] == run.number:
+                self._said(run, worker.suspension)
 
     # --- leaving for another node ---------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ FAULTS = {
     "start-not-granted": Fault(
         "recording", "not durable.again and batch.spec.rerun:", "not durable.again:",
         "What may not be repeated begins before its log knows that.",
-        ("twice",), 1,
+        ("twice",), 13,
     ),
     "grant-not-awaited": Fault(
         "recording", "        dispatch.sent = False\n", "        self._holdings.emit(handed(dispatch))\n",
@@ -44,7 +44,7 @@ FAULTS = {
     "nobody-goes-on": Fault(
         "leading", "                    columns.release(index)\n                    ready += 1\n", "                    pass\n",
         "A new leader leaves lying what nobody has.",
-        ("liveness",), 1,
+        ("liveness",), 10,
     ),
     "result-not-kept": Fault(
         "keeping", "        if not wanted:\n", "        if wanted:\n",

@@ -344,3 +344,19 @@ def test_one_that_leaves_is_not_stopped_for_the_next_urgent_task() -> None:
     node.report(part, {0: Status.SAVED})
     node.done(part)
     assert len(node.slices()) == 1
+
+
+def test_the_next_owner_of_a_durable_task_is_told_that_it_stands_still() -> None:
+    node = Executor(slots=1, spare_workers=1)
+    node.dispatch(1, 1, checkpoint=True, priority=Priority.LOW, extra={"token": [1, 1], "saved": []})
+    (part,) = node.slices()
+    node.claim(part)
+    node.wait(1.0)
+    node.dispatch(2, 1, priority=Priority.CRITICAL, extra={"token": [1, 2]})
+    assert node.it.suspended == 1
+    del node.told[:]
+    assert node.it.adopt(OAK, 1, ELM, 77) == [(0, 1)]
+    assert not node.it.adopt(OAK, 3, ELM, 78)
+    node.take()
+    said = [(one.to, one.header["d"], one.header["e"]) for one in node.told if one.kind == Kind.EVENT]
+    assert said == [(ELM, 77, "suspended")]
