@@ -3,6 +3,7 @@
 from benchmarks import (
     audit,
     bulk,
+    decay,
     durable,
     fleet,
     knowledge,
@@ -27,3 +28,4 @@ snapshots.rows(mib=1024, keys=(10_000, 1_000_000))
 audit.main()
 simulator.rows(fleet.line)
 knowledge.rows(fleet.line)
+decay.rows(fleet.line)
