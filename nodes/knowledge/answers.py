@@ -180,7 +180,7 @@ class KnowledgeAnswers:
     async def _get(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         kind, key = str(args["kind"]), _text(args["key"])
         if args.get("at") is not None:
-            return await self._get_then(kind, key, args["at"])
+            return await self._get_then(kind, key, args["at"], args.get("here") is True)
         if self.joining is not None and not self.joining.has(kind, key):
             answered = await self._by_others("knowledge.get", args)
             if answered is not None:
@@ -209,7 +209,16 @@ class KnowledgeAnswers:
         answered = await self.joining.forward(method, {**args, "passed_on": True})
         return None if answered is None else (dict(answered[0]), answered[1])
 
-    async def _get_then(self, kind: str, key: str, at: Any) -> tuple[dict[str, Any], bytes]:
+    async def _get_then(self, kind: str, key: str, at: Any, here: bool) -> tuple[dict[str, Any], bytes]:
+        there = self._elsewhere.holders(kind, key)
+        if there:
+            if here:
+                raise NotHeld("this node does not hold that")
+            try:
+                header, raw = await self._elsewhere.get(there, {"kind": kind, "key": key, "at": at})
+            except AskFailed as error:
+                raise _as_there(error) from None
+            return dict(header), raw
         header, raw = await self._then().get(kind, key, at)
         reference = reference_in(decode_plain(raw)) if raw else None
         return header, raw if reference is None else await self._large.value(reference)

@@ -102,7 +102,8 @@ class Joining:
 
     def has(self, kind: str, key: str) -> bool:
         """Whether all that is known under a key is here."""
-        return self.over or shard_of(kind, key, self._shell.shards) in self._complete
+        number = shard_of(kind, key, self._shell.shards)
+        return self.over or number in self._complete or bool(self._shell.holders(number))
 
     async def forward(self, method: str, args: Mapping[str, Any]) -> tuple[Any, bytes] | None:
         """Have a peer answer; None where all of them have joined just now, too. SwarmError when none does."""
@@ -265,7 +266,8 @@ class Joining:
         """Until anti-entropy has brought what was said since the snapshot, or for so long that nothing but what is being said lacks."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CATCH_UP_S
-        while len(self._complete) < self._shell.shards and loop.time() < deadline and self._peers():
+        own = {number for number in range(self._shell.shards) if not self._shell.holders(number)}
+        while own - self._complete and loop.time() < deadline and self._peers():
             await asyncio.sleep(0.1)
             await self._compare()
 

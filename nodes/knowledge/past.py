@@ -22,6 +22,7 @@ from nodes.knowledge.history import Difference, OutOfRetention, State, differenc
 from nodes.knowledge.shelf import Shelf
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_files import PastFile
+from swarm.errors import SwarmError
 from swarm.protocol.knowledge.bounds import FUTURE_MS, RETENTION_MS
 from swarm.protocol.knowledge.entries import shard_of
 from swarm.protocol.knowledge.fading import FACTS, POLICY
@@ -91,6 +92,12 @@ class Past:
     async def _read(self, until: int, numbers: Iterable[int], keys: tuple[str, ...] | None) -> State:
         desk = self._shell.desk
         wanted = list(numbers)
+        lacking = [number for number in wanted if self._shell.holders(number)]
+        if lacking:
+            raise SwarmError(
+                f"this node lacks {len(lacking)} of {self._shell.shards} shards: it knows the past of the others alone",
+                hint="ask for single keys, which are asked of those who hold them",
+            )
         log, since_ms = await self._shell.ask(partial(_collected, desk, wanted))
         return await asyncio.to_thread(self._built, until, wanted, keys, log, since_ms)
 
