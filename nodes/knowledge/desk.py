@@ -296,6 +296,7 @@ class Desk:
             if len(shard) != store.counts.get(number, 0):
                 try:
                     store.keep_only(number, set(shard.tree.places()), _wall_ms())
+                    store.trim_past(_wall_ms(), self._bytes_max)
                 except NotWritten as error:
                     done.facts.append(Fact("knowledge.full", {}, {"error": str(error)}))
                     return

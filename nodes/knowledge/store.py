@@ -35,6 +35,8 @@ _PAST: Final = (
     "CREATE INDEX IF NOT EXISTS past_gone ON past (gone_ms)",
 )
 """Beside the segments those that were let go, so that the past can be read. A release that does not know it leaves it alone."""
+TRIMMED: Final = 500
+"""Segments that go at a time where there are too many."""
 PAST_KEPT_MS: Final = RETENTION_MS + FUTURE_MS
 """What was let go was in force until then, or, by a clock that ran ahead, that much longer."""
 
@@ -228,8 +230,9 @@ class Store:
             self._db.execute("DELETE FROM past WHERE gone_ms < ?", (now_ms - PAST_KEPT_MS,))
             size = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0]
             while size > bytes_max:
-                last = self._db.execute("SELECT gone_ms FROM past ORDER BY gone_ms LIMIT 1 OFFSET 999").fetchone()
-                until = last[0] if last else now_ms
+                until = self._db.execute(
+                    "SELECT max(gone_ms) FROM (SELECT gone_ms FROM past ORDER BY gone_ms LIMIT ?)", (TRIMMED,)
+                ).fetchone()[0]
                 self._db.execute("BEGIN IMMEDIATE")
                 self.set_since(max(until + FUTURE_MS, self.since_ms(now_ms)))
                 self._db.execute("DELETE FROM past WHERE gone_ms <= ?", (until,))
