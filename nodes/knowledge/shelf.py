@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from nodes.knowledge import snapshot_files
 from nodes.knowledge.desk import Desk
+from nodes.knowledge.rebuilding import Rebuilt
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_files import Contents, PastFile
 from nodes.settings import KnowledgeSection
@@ -229,6 +230,10 @@ class Shelf:
             repaired, after = await _in_thread(partial(repair, path, copies, report=report))
         finally:
             await _in_thread(copies.close)
+        if not after.whole:
+            contents = await self.contents()
+            made, after = await _in_thread(partial(self._rebuilt, path, after, contents))
+            repaired += made
         if repaired:
             came = sum(getattr(copy, "bulk_bytes", 0) + getattr(copy, "control_bytes", 0) for copy in far)
             done = {"snapshot": path.name, "chunks": len(repaired), "left": len(after.damage), "from_peers_bytes": came}
@@ -241,6 +246,21 @@ class Shelf:
             "repaired": len(repaired),
             "left": len(after.damage),
         }
+
+    def _rebuilt(self, path: Path, report: Report, contents: Contents) -> tuple[list[Any], Report]:
+        """In a thread: what nobody has is made again from the log."""
+        past = PastFile(self._directory)
+        try:
+            contents.past = past.rows
+            damaged = {each.shard for each in report.damage}
+            known = {name: list(rows) for name, rows in snapshot_files.records(contents).items() if name in damaged}
+        finally:
+            past.close()
+        rebuilt = Rebuilt(path, GOING, report, known, self.key())
+        try:
+            return repair(path, rebuilt, report=report)
+        finally:
+            rebuilt.close()
 
     async def _mend_log(self) -> list[dict[str, Any]]:
         """What has rotted in the log's own file is written again, from what is known in memory."""

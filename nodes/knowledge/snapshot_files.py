@@ -75,6 +75,17 @@ def past_name(number: int) -> str:
     return f"past-{number:02}"
 
 
+def records(contents: Contents) -> dict[str, Iterable[Record]]:
+    """Name of a shard -> its records, in order, each to be gone through once."""
+    shards: dict[str, Iterable[Record]] = {}
+    for number in range(contents.shards):
+        shards[shard_name(number)] = ((at, msgpack.packb(raw)) for at, raw in contents.segments.get(number, ()))
+    for number in range(contents.shards):
+        shards[past_name(number)] = ((at, msgpack.packb([gone, raw])) for at, raw, gone in contents.past(number))
+    shards[AUTHORS] = ((id, msgpack.packb(contents.authors[id])) for id in sorted(contents.authors))
+    return shards
+
+
 def write(
     target: Path,
     contents: Contents,
@@ -86,12 +97,6 @@ def write(
     threads: int | None = None,
 ) -> Created:
     """Write it to the folder ``target``, whole or not at all. Raises as `swarm.snapshots.create`."""
-    shards: dict[str, Iterable[Record]] = {}
-    for number in range(contents.shards):
-        shards[shard_name(number)] = ((at, msgpack.packb(raw)) for at, raw in contents.segments.get(number, ()))
-    for number in range(contents.shards):
-        shards[past_name(number)] = ((at, msgpack.packb([gone, raw])) for at, raw, gone in contents.past(number))
-    shards[AUTHORS] = ((id, msgpack.packb(contents.authors[id])) for id in sorted(contents.authors))
     about = {
         CERTIFICATE: signing.certificate,
         ABOUT: {
@@ -100,7 +105,7 @@ def write(
         },
     }  # fmt: skip
     return create(
-        target, shards, created_ms=ms_of(contents.stamp), base=base, key=key, signer=(signing.public, signing.sign),
+        target, records(contents), created_ms=ms_of(contents.stamp), base=base, key=key, signer=(signing.public, signing.sign),
         about=about, in_order=True, threads=threads,
     )  # fmt: skip
 

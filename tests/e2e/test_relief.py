@@ -140,7 +140,9 @@ def test_a_node_that_its_owner_uses_is_relieved_of_what_runs_there(tmp_path: Pat
             (tmp_path / "stop").touch()
             for one in low:
                 steps, total, path = one.result(60)
-                assert total == steps * (steps + 1) // 2 and path in (["oak"], ["oak", "elm"]), "nothing goes to and fro"
+                assert total == steps * (steps + 1) // 2 and path in (["oak"], ["oak", "elm"]), (
+                    "nothing goes to and fro"
+                )
     finally:
         for one in others:
             one.kill()
