@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from swarm.errors import NotFound
 from swarm.snapshots.checking import Copy, checked_head
+from swarm.snapshots.copies import AnyCopy, FolderCopy
 from swarm.snapshots.errors import SnapshotDamaged
 from swarm.snapshots.format import HEADER_BYTES, TABLE, Entry, Header, file_name, unpack_entry
 from swarm.snapshots.manifest import MANIFEST, Manifest, ShardLine, decode
@@ -40,7 +41,7 @@ class Progress:
     bytes: int = 0
     bytes_total: int = 0
     reused_bytes: int = 0
-    """Of files that another snapshot here has."""
+    """Of files and chunks that other snapshots here have."""
     kept_bytes: int = 0
     """Of chunks that had come before an interruption."""
     wrong: int = 0
@@ -68,6 +69,8 @@ class Arriving:
         self._files: dict[bytes, _File] = {}
         self._lock = threading.Lock()
         self._told = told
+        self.near: Copy | None = None
+        """What is here already: asked before all others."""
         self._turns = itertools.count()
 
     def shard(self, name: str) -> Shard:
@@ -179,6 +182,17 @@ class Arriving:
         except BaseException as error:
             failed.append(error)
 
+    def here(self, entry: Entry) -> bytes | None:
+        """A chunk that another snapshot here has."""
+        found = self.near.chunk(entry.stored_hash) if self.near is not None else None
+        if found is None or len(found) != entry.stored_bytes:
+            return None
+        with self._lock:
+            self.progress.reused_bytes += len(found)
+            self.progress.bytes_total -= len(found)
+            self.progress.chunks_total -= 1
+        return found
+
     def came(self, entry: Entry) -> None:
         """A chunk was fetched."""
         with self._lock:
@@ -276,7 +290,8 @@ class _File:
                 str(self.path), "a chunk would stand behind its end", offset=entry.offset, bytes=entry.stored_bytes
             )
         if entry.offset not in self._here:
-            found = arriving.fetch(entry.stored_hash, entry.stored_bytes, first)
+            near = arriving.here(entry)
+            found = near or arriving.fetch(entry.stored_hash, entry.stored_bytes, first)
             if found is None:
                 raise damaged(
                     str(self.path), "no copy has one of its chunks", shard=self.header.shard, offset=entry.offset,
@@ -284,7 +299,8 @@ class _File:
                 )  # fmt: skip
             write_all(self._fd, found, entry.offset)
             self._here.add(entry.offset)
-            arriving.came(entry)
+            if near is None:
+                arriving.came(entry)
         return self._mapped.view[entry.offset : stop]
 
     def close(self) -> None:
@@ -344,12 +360,17 @@ def pull(
     told: Callable[[Progress], None] | None = None,
 ) -> tuple[Manifest, Progress]:
     """Fetch a snapshot from the first copy that has a manifest, and from all of them its chunks. ``have`` are folders of snapshots here
-    whose files need not come again. Raises as `fetching`; NotFound when no copy has a manifest."""
+    whose files and chunks need not come again. Raises as `fetching`; NotFound when no copy has a manifest."""
     data = next((data for data in (copy.manifest() for copy in copies) if data is not None), None)
     if data is None:
         raise NotFound("no copy has a manifest", hint="`swarm snapshot list` shows what there is")
-    with fetching(target, data, copies, trusted=trusted, told=told) as arriving:
-        arriving.fetch_all(have)
+    near = AnyCopy([FolderCopy(folder) for folder in have])
+    try:
+        with fetching(target, data, copies, trusted=trusted, told=told) as arriving:
+            arriving.near = near
+            arriving.fetch_all(have)
+    finally:
+        near.close()
     return arriving.manifest, arriving.progress
 
 
