@@ -25,6 +25,7 @@ from swarm.client.sync import Fleet
 from swarm.errors import SwarmError
 from swarm.exit_codes import ExitCode
 from swarm.snapshots.checking import verify
+from swarm.snapshots.publishing import BEGUN
 from tests.e2e.fleets import Nodes, until
 from tests.e2e.test_knowledge import known
 
@@ -342,11 +343,11 @@ def test_from_node_to_node_and_on_after_a_kill(nodes: Nodes) -> None:
         folder = nodes.home.node_dir("oak") / "snapshots"
         asked = threading.Thread(target=create_full, args=(oak,))
         asked.start()
-        until(lambda: list(folder.glob(".*")) or (folder / "full").exists(), 20, "it is being written")
+        until(lambda: list(folder.glob(".full*")) or (folder / "full").exists(), 20, "it is being written")
         nodes.kill("oak")
     asked.join(60)
     again_after_kill(nodes, "oak")
-    until(lambda: not list(folder.glob(".*")), 20, "what was begun is cleared away")
+    until(lambda: not list(folder.glob(f".full*{BEGUN}")), 20, "what was begun is cleared away")
     assert not (folder / "full").exists() or verify(folder / "full").whole
     assert verify(folder / "own").whole
 
