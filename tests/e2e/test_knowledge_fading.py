@@ -233,7 +233,7 @@ def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nod
             known(fleet, "seen", sorted({*NAMES} - {"fir"}), "marks")
             known(fleet, "room/00", None)
         weight = fleets["elm"].knowledge.use("room/01")
-        assert weight > 2.0, "who got it before has used it, too"
+        assert weight >= 2.0, "what elm got before is said with it, if elm holds it"
         for fleet in fleets.values():
             until(lambda fleet=fleet: fleet.knowledge.weight("room/01") >= weight, 15, "weight")
         large = bytes(300_000)
