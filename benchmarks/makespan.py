@@ -57,17 +57,22 @@ def two_modes(count: int, seed: int) -> list[float]:
 
 
 class Steady(Members):
-    """Nothing goes wrong, so nobody need be probed: all know each other from the start. How busy a node is they hear of as ever, in
-    large fleets less often."""
+    """Nothing goes wrong, so nobody need be probed: all know each other from the start, and node 0, which hands the work over, is
+    linked to all. How busy a node is they hear of as ever, in large fleets less often."""
 
     def _tick(self) -> None:
         """Nobody is suspected."""
 
     def started(self, node: SimNode) -> None:
         for other in self._world.running():
-            if other is not node:
-                node.host.call_soon(node.member_seen, other.id, other.name, other.info())
-                other.host.call_soon(other.member_seen, node.id, node.name, node.info())
+            if other is node:
+                continue
+            if 0 not in (node.number, other.number):
+                # Who hands nothing over dials nobody before it wants something of him; with all dialled there are n^2 links.
+                node.members.add(other.id)
+                other.members.add(node.id)
+            node.host.call_soon(node.member_seen, other.id, other.name, other.info())
+            other.host.call_soon(other.member_seen, node.id, node.name, node.info())
         self._told: dict[int, float] = getattr(self, "_told", {})
 
     def gossip(self, node: SimNode) -> None:
