@@ -106,7 +106,7 @@ SCHEDULES: dict[str, Schedule] = {
     ),
     "relief": Schedule(
         Mix(once=0.2, counting=0.6, hanging=0.02, streams=0.02, crashing=0.0, cancelled=0.05, reprioritized=0.1, nested=0.02, run_s=3.0),
-        {"heat": 0.6, "memory": 2.0}, nodes=(3, 5), seconds=10.0, batches_per_s=2.0, bounds=Bounds(relief=SOON), uneven=True,
+        {"heat": 0.6, "memory": 2.0, "pace": 2.0}, nodes=(3, 5), seconds=10.0, batches_per_s=2.0, bounds=Bounds(relief=SOON), uneven=True,
         done_s=4 * DONE_S,
     ),
     "relieving": Schedule(
@@ -311,6 +311,16 @@ class Run:
             node.ownership.move(node.host.now(), batch.key, index, target, self.rng.choice((0.05, 1.0, 20.0)))
             node.fabric.turn()
 
+    def pace(self) -> None:
+        """An owner has found out how fast the others are."""
+        nodes = [node for node in self.world.running() if not node.host.paused]
+        if nodes:
+            for id, it in sorted(self.rng.choice(nodes).ownership.executors.items()):
+                peer = self.world.node_by_id(id)
+                if peer is not None:
+                    it.pace.speed = peer.speed
+                    it.changed()
+
     def memory(self) -> None:
         """Somebody looks at what stands still, and finds that it is too much."""
         for node in self.world.running():
@@ -343,6 +353,7 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "grant": Run.grant,
     "move": Run.move,
     "memory": Run.memory,
+    "pace": Run.pace,
     "lie": lambda it: it.world.lessons.lie(),
 }
 
