@@ -22,6 +22,7 @@ from swarm.errors import SwarmError
 from swarm.protocol import ids
 from swarm.protocol.direct import TICKET_BYTES
 from swarm.protocol.effects import Fact
+from swarm.protocol.owner import direct_calls
 from swarm.protocol.states import Status
 from transport.links import Link
 
@@ -155,7 +156,7 @@ class DirectSlots:
 
     def _stirred(self) -> None:
         """Other lessons are known: callables that there are some about are not called directly any more."""
-        shut = self._fabric.ownership.heeding.shut_directly()
+        shut = direct_calls.shut(self._fabric.ownership.heeding)
         before, self._shut = self._shut, shut
         if shut is None or before is None or not shut <= before:
             for worker in list(self._grants):
@@ -206,10 +207,11 @@ class DirectSlots:
         for status, count in counts.items():
             labels = {"status": Status(status).name.lower(), "kind": "call"}
             self._fabric.happened(Fact("task.finished", labels, {"direct": True}, count))
-        heeding = self._fabric.ownership.heeding
-        for _, name, _, _, fn, said in taught:
+        owner = self._fabric.ownership
+        for _, name, _, _, fn, told in taught:
             if isinstance(fn, list) and len(fn) == 3:
-                heeding.taught_directly(self._now(), time.time(), str(name), fn, memoryview(said))
+                it = owner.executors[self._fabric.me]
+                direct_calls.taught(owner.heeding, it, self._now(), time.time(), str(name), fn, memoryview(told))
         if taught:
             self._fabric.turn()
 

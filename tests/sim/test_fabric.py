@@ -15,6 +15,7 @@ from swarm.protocol.outbound import Tell
 from swarm.protocol.owner import admission
 from swarm.protocol.owner.admission import Admission
 from swarm.protocol.owner.attempts import Attempts
+from swarm.protocol.owner.heeding import Heeding
 from swarm.protocol.owner.moving import Moving
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.ownership import Ownership
@@ -702,3 +703,30 @@ def test_the_checker_sees_a_slot_that_is_kept_for_ever(monkeypatch: pytest.Monke
 def test_a_cancel_of_what_lent_its_urgency_leaves_the_queue_as_long_as_there_is_work() -> None:
     """Those who waited had their urgency back in the midst of the cancel, and what was left of the batch was queued twice."""
     run("flood", 43)
+
+
+# --- lessons ----------------------------------------------------------------------------------------------------------
+
+
+def _nothing(*args: object) -> None:
+    return None
+
+
+@pytest.mark.parametrize("part", ["over", "_let_go"])
+def test_a_batch_that_waits_because_of_a_lesson_and_is_forgotten_is_found(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Heeding, part, _nothing)
+    with pytest.raises(AssertionError, match=r"nothing will end that|without an outcome"):
+        for seed in range(SEEDS):
+            run("lessons", seed)
+
+
+def test_lessons_are_heeded_given_doubted_and_refused_there() -> None:
+    facts: Counter[str] = Counter()
+    for seed in range(6):
+        it = Run("lessons", seed)
+        it.go()
+        facts.update(it.world.truth.facts)
+    for name in ("learned", "heeded", "given", "probed", "refused"):
+        assert facts[f"lesson.{name}"], name

@@ -8,7 +8,7 @@ what this owner learns goes there as `Learn`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -54,7 +54,6 @@ from swarm.protocol.owner.teaching import (
 from swarm.protocol.owner.words import said
 from swarm.protocol.placement import Executor
 from swarm.protocol.resources import NODE_LABEL
-from swarm.protocol.spec import Spec
 from swarm.protocol.states import FINAL_BELOW, Status
 
 HEED = 31
@@ -176,7 +175,7 @@ class Heeding:
         self, now: float, dispatch: Dispatch, index: int, status: int, payload: memoryview, crashes: int
     ) -> Retry | None:
         """An attempt did not end well. What its task is to do about it, where lessons are obeyed and know; else None."""
-        if self.mode is None or status not in _TEACHING or not self._looks.take(now):
+        if status not in _TEACHING or not self.may_look(now):
             return None
         batch, it = dispatch.batch, dispatch.executor
         spec, had = batch.spec, dispatch.spec
@@ -216,46 +215,23 @@ class Heeding:
         """Whether what ended its workers did so on more than one machine, or there is no other: else it may be the machine."""
         return len(self._placing.executors) == 1 or self._blame.has_failed_on_several(batch, index)
 
-    # --- calls that clients make on a slot of this node ---------------------------------------------------------------
-
-    def shut_directly(self) -> frozenset[bytes] | None:
-        """Callables of which there are lessons to be heeded: calls of these go through this owner. None: there are some about all."""
-        if self.mode is not Mode.OBEY:
-            return frozenset()
-        living = [known.lesson for known in self._known.values() if not known.record.dead]
-        if any(not lesson.calls for lesson in living):
-            return None
-        return frozenset(call for lesson in living for call in lesson.calls)
-
-    def taught_directly(self, now: float, wall_s: float, name: str, fn: Sequence[Any], said_of_it: memoryview) -> None:
-        """A call on a slot of this node has failed (an ``F`` payload), or says what it found out (``L``)."""
-        if self.mode is None or not self._looks.take(now):
-            return
-        it = self._placing.local
-        spec, now_ms = Spec("call", (str(fn[0]), fn[1], str(fn[2])), name), int(wall_s * 1000)
-        environment, fields = environment_of(it, spec), fields_of(said_of_it)
-        where = Circumstances(it.name, environment.interpreter, environment.packages)
-        try:
-            if bytes(said_of_it[:1]) == b"L":
-                diagnosis: Diagnosis | None = said_by_task(fields, it.name)
-            else:
-                diagnosis = harvest(told_by(fields | {"status": "failed"}), where)
-            if diagnosis is None:
-                return
-            lesson = Lesson.read(lesson_of(diagnosis, call_of(spec), environment, now_ms).plain())
-        except (LessonError, AdviceError) as error:
-            self._holdings.emit(Fact("lesson.refused", {}, {"name": name, "error": str(error)}))
-            return
+    def learn_apart(self, now: float, now_ms: int, name: str, lesson: Lesson) -> None:
+        """A lesson is learned of a call that was no task of this owner's."""
         key = key_of(lesson)
         had = self._known.get(key)
         if had is None or had.record.dead:
-            self._holdings.emit(
-                Fact(
-                    "lesson.learned", {"family": lesson.family}, {"key": key[:16], "name": name, "cause": lesson.cause}
-                )
-            )
+            fields = {"key": key[:16], "name": name, "cause": lesson.cause}
+            self._holdings.emit(Fact("lesson.learned", {"family": lesson.family}, fields))
         self._learned(now, key, learned(had, lesson, now_ms))
-        self._again({call_of(spec)})
+        self._again(set(lesson.calls))
+
+    def may_look(self, now: float) -> bool:
+        """Whether one more failure is looked at."""
+        return self.mode is not None and self._looks.take(now)
+
+    def refused(self, name: str, error: Exception) -> None:
+        """What was said is no lesson."""
+        self._holdings.emit(Fact("lesson.refused", {}, {"name": name, "error": str(error)}))
 
     def _teach(
         self, now: float, batch: Batch, index: int, it: Executor, key: str, lesson: Lesson, now_ms: int, how: str = "taught a lesson"
@@ -273,7 +249,7 @@ class Heeding:
 
     def reflected(self, now: float, dispatch: Dispatch, index: int, value: Any) -> None:
         """A task says what it found out (`swarm.lesson`). What is malformed is left out."""
-        if self.mode is None or not self._looks.take(now):
+        if not self.may_look(now):
             return
         batch, it = dispatch.batch, dispatch.executor
         call, now_ms = call_of(batch.spec), int(batch.wall(now) * 1000)
@@ -281,7 +257,7 @@ class Heeding:
             diagnosis = said_by_task(value, it.name)
             lesson = Lesson.read(lesson_of(diagnosis, call, environment_of(it, batch.spec), now_ms).plain())
         except (LessonError, AdviceError) as error:
-            self._holdings.emit(Fact("lesson.refused", {}, {"name": batch.spec.name, "error": str(error)}))
+            self.refused(batch.spec.name, error)
             return
         self._teach(now, batch, index, it, key_of(lesson), lesson, now_ms, "told a lesson")
         self._again({call})

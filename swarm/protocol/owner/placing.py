@@ -58,7 +58,6 @@ class Placing:
         self._paces = Paces()
         local = Executor(me, name, capacity, local=True, linked=True, free=capacity.totals.get("cpu", 0.0))
         self.executors: dict[bytes, Executor] = {me: local}
-        self.local = local
         self._rankings = Rankings(self.executors)
         self._patience = Patience(self.executors, holdings.timers)
         self.dispatches: dict[int, Dispatch] = {}

@@ -54,17 +54,18 @@ def owner_sound(node: SimNode) -> None:
         unfinished += columns.count - columns.done
         if batch.held_back:
             assert batch in back, f"{where} waits because of a lesson, and nothing will end that"
-            continue  # nothing of it waits for an executor, until a lesson's time is over
-        ready += columns.ready
+        waits = 0 if batch.held_back else columns.ready
+        ready += waits
         outcome_bytes += sum(report.nbytes for report, _ in batch.outcomes)
         of[ownership._admission._by[batch.number][0]] += columns.count
-        classes[batch.priority] += columns.ready
+        classes[batch.priority] += waits
         apart = {index: lane for lane in batch.lanes.values() for index in lane.waiting}
         for lane in batch.lanes.values():
             ready += len(lane.waiting)
             classes[lane.priority] += len(lane.waiting)
         for index in batch.apart:
-            assert columns.state(index) != TaskColumns.READY, f"{where}: task {index} is in the queue of the others"
+            lies = columns.state(index) == TaskColumns.READY and not batch.held_back
+            assert not lies, f"{where}: task {index} is in the queue of the others"
         for index, lane in apart.items():
             assert batch.urgency(index) == (lane.priority, lane.nice), f"{where}: task {index} is in the wrong lane"
             assert columns.state(index) == TaskColumns.HELD, f"{where}: task {index} waits, and does not"

@@ -121,7 +121,7 @@ SCHEDULES: dict[str, Schedule] = {
     "lessons": Schedule(
         Mix(lacking=0.4, crashing=0.1, once=0.1, cancelled=0.1),
         {"lie": 1.0, "kill": 0.15, "start": 0.5, "break": 0.3, "cut": 0.1, "mend": 0.3, "drain": 0.05, "pause": 0.1},
-        nodes=(1, 5), seconds=8.0, dies=0.01, bounds=Bounds(lessons=True),
+        nodes=(2, 5), seconds=8.0, dies=0.01, bounds=Bounds(lessons=True),
     ),
     "storm": Schedule(
         faults={
