@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ OUTAGE_S: Final = 3.0
 LIMITED_BYTES: Final = 5 << 29
 """Addresses of the node with little memory."""
 SPREAD_LESSONS: Final = 100
+MANY_CALLS: Final = 800
+"""Of each node."""
 WAIT_S: Final = 60.0
 Options = dict[str, Any]
 
@@ -391,11 +393,22 @@ def lines(modes: dict[str, dict[str, Outcome]]) -> Iterator[str]:
     )
 
 
+def probed() -> None:
+    """So many calls of two families that lessons are probed meanwhile, which fails each time: print what that costs."""
+    plants = tuple(replace(plant, calls=MANY_CALLS) for plant in PLANTS[:2])
+    failed = {mode: sum(run(mode, plants)[plant.family].failed for plant in plants) for mode in ("off", "obey")}
+    print(
+        f"  {len(plants) * MANY_CALLS * len(NAMES)} calls more of two of them, so that lessons are probed: {failed['off']} failed without lessons, "
+        f"{failed['obey']} with: {100 * failed['obey'] / max(failed['off'], 1):.2f} in 100"
+    )
+
+
 def report() -> None:
     """Run all of it and print it."""
     modes = {mode: run(mode) for mode in ("off", "obey")}
     for line in lines(modes):
         print(line)
+    probed()
     times = spread_ms()
     p99 = times[min(len(times) - 1, int(0.99 * len(times)))]
     print(

@@ -19,7 +19,7 @@ CONFIRMED: Final = 1.0
 REFUTED: Final = -2.0
 EVIDENCE_MAX: Final = 5.0
 """No lesson is so certain that three probes that go well do not end it."""
-PROBE_USES: Final = 320
+PROBE_USES: Final = 640
 """Uses between probes of a new lesson; twice as many for each confirmation, up to DOUBLINGS_MAX times. Well above 100, so that
 probes that fail stay below one in a hundred."""
 DOUBTED_USES: Final = 16
