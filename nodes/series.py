@@ -279,6 +279,9 @@ TABLE: Final[dict[str, Row]] = {
     "lesson.heeded": Row(
         None, (_counter("lessons_heeded", "Tasks that were placed otherwise, or not, as a lesson says."),)
     ),
+    "lesson.given": Row(
+        None, (_counter("lessons_given", "Tasks that were given more memory or time, as a lesson says."),)
+    ),
     "lesson.probed": Row("info", (_counter("lessons_probed", "Trials whether a lesson still holds."),)),
     "lesson.refused": Row("warning", (_counter("lessons_refused", "Lessons that are malformed."),)),
     "lesson.unwritten": Row(
