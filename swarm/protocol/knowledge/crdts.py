@@ -175,7 +175,7 @@ class Elements:
                 del self.dropped[element]
 
     def expire(self, horizon: int) -> list[Said]:
-        """Forgets what was removed, and the removals, before an instant; gives it back."""
+        """Forgets what was removed before an instant; gives it back."""
         gone: list[Said] = []
         for element in list(self.dropped):
             old = [said for said in self._drops(element) if said.time < horizon]
@@ -188,9 +188,21 @@ class Elements:
                     gone.append(said)
             if not lines:
                 self.added.pop(element, None)
+        return gone
+
+    def is_old(self, horizon: int) -> bool:
+        """Whether there are removals before an instant."""
+        return any(said.time < horizon for element in self.dropped for said in self._drops(element))
+
+    def forget(self, horizon: int, first: int) -> list[Said]:
+        """Forgets removals before an instant, but for those since `first`, when what they removed may have been added."""
+        gone: list[Said] = []
+        for element in list(self.dropped):
             for line, drops in list(self.dropped[element].items()):
-                self._keep_drops(element, line, [said for said in drops if said.time >= horizon])
-            gone += old
+                old = [said for said in drops if said.time < min(horizon, first)]
+                if old:
+                    self._keep_drops(element, line, [said for said in drops if said not in old])
+                    gone += old
         return gone
 
     def rows(self) -> list[Said]:

@@ -73,6 +73,10 @@ class Shard:
         """Keys about which time will forget something."""
         self._spent: dict[bytes, Held] = {}
         """Segments of which nothing counts any more."""
+        self._stones: set[tuple[str, str]] = set()
+        """Keys of which removals are out of date, and are kept for what they removed."""
+        self._puts: dict[bytes, dict[tuple[str, str], int]] = {}
+        """Of segments of which a part counts: when they first put something under which keys."""
         self.entries = 0
         """Entries of all segments that are held."""
 
@@ -279,13 +283,58 @@ class Shard:
         self.horizon = horizon
         for kind, key in sorted(self._loose):
             self._settle(kind, key)
-        return self._let_go_spent()
+        ended = self._let_go_spent()
+        while self._lift_stones():
+            ended += self._let_go_spent()
+        return ended
 
     def _let_go_spent(self) -> int:
         ended = [held for held in self._spent.values() if held.segment.last_time < self.horizon]
         for held in ended:
             self._let_go(held)
         return len(ended)
+
+    def _lift_stones(self) -> bool:
+        """Forgets removals before the horizon. But not while a segment is held, for the sake of something else, that has what was removed:
+        it would be there again for everybody who reads that segment without the removal. Whether it forgot one."""
+        if not self._stones:
+            return False
+        buried: dict[tuple[str, str], int] = {}
+        for held in self._held.values():
+            segment = held.segment
+            if held.live < segment.count and segment.first_time < self.horizon:
+                for about, time in self._put_by(segment).items():
+                    if about in self._stones:
+                        buried[about] = min(time, buried.get(about, time))
+        lifted = False
+        for kind, key in sorted(self._stones):
+            first = buried.get((kind, key), self.horizon)
+            elements = self._sets.get(kind, {}).get(key)
+            if elements is not None:
+                gone = elements.forget(self.horizon, first)
+                if not elements.added and not elements.dropped:
+                    del self._sets[kind][key]
+            else:
+                slots = self._slots.get(kind, {})
+                slot = slots.get(key)
+                last = None if slot is None else crdts.winner(slot)
+                gone = [last] if slot is last and last is not None and last.op and last.time < first else []
+                if gone:
+                    del slots[key]
+            self._release(gone)
+            lifted = lifted or bool(gone)
+            if gone or first == self.horizon:
+                self._stones.discard((kind, key))
+        return lifted
+
+    def _put_by(self, segment: Segment) -> dict[tuple[str, str], int]:
+        found = self._puts.get(segment.id)
+        if found is None:
+            found = self._puts[segment.id] = {}
+            for row in segment.rows():
+                if row[3] == crdts.PUT:
+                    found.setdefault((row[1], row[2]), row[0])
+        return found
 
     def lapse(self) -> None:
         """Lets go of all before the horizon, for a shard that this node only has something to give to: what was dropped in the meantime
@@ -314,6 +363,8 @@ class Shard:
                 self._loose.discard((kind, key))
                 return
             self._release(elements.expire(horizon))
+            if elements.is_old(horizon):
+                self._stones.add((kind, key))
             if not elements.dropped:
                 self._loose.discard((kind, key))
                 if not elements.added:
@@ -328,8 +379,7 @@ class Shard:
         if known_kind.crdt is Crdt.REGISTER:
             last = [crdts.winner(slot)]
             if last[0].op and last[0].time < horizon:
-                last = []
-                self.dirty.setdefault(kind, set()).add(key)
+                self._stones.add((kind, key))
         elif known_kind.crdt is Crdt.LOG_ODDS:
             last = list(crdts.by_author(slot).values())
         else:
@@ -363,6 +413,7 @@ class Shard:
 
     def _drop(self, segment: Segment) -> None:
         del self._held[segment.id]
+        self._puts.pop(segment.id, None)
         self.tree.remove(segment.place)
         self.entries -= segment.count
         spoken = self._spoken[segment.author]

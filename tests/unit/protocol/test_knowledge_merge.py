@@ -7,6 +7,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.protocol.knowledge import entries
 from swarm.protocol.knowledge.entries import Entry, Op, Segment
 from swarm.protocol.knowledge.rules import Outcome
 from swarm.protocol.knowledge.shard import Shard
@@ -88,7 +89,27 @@ def test_forgetting_is_not_seen_and_does_not_depend_on_when_it_is_done(
     again = applied(mixed)
     again.expire(horizon)
     assert state(again) == state(late)
+    # Who reads what is left knows the same: nothing that was removed is there again.
+    left = [entries.read(raw) for raw in late.segments()]
+    random.shuffle(left)
+    fresh = applied(left)
+    assert state(fresh) == state(late)
+    fresh.expire(horizon)
+    assert state(fresh) == state(late)
     assert len(late) <= len(applied(segments))
+
+
+def test_what_was_dropped_stays_so_while_its_segment_is_held_for_something_else() -> None:
+    puts = segment(0, 0, [fact(LIFE + 1, "a", 1), fact(LIFE + 2, "b", 1)])
+    drop = segment(1, 0, [fact(LIFE + 3, "a", 0, op=Op.DROP)])
+    made = applied([puts, drop])
+    made.expire(LIFE + 100)
+    fresh = applied([entries.read(raw) for raw in made.segments()])
+    assert fresh.get("facts", "a") is None and fresh.get("facts", "b") == 1
+    # As soon as nothing else holds it, all of it goes.
+    made.take(segment(1, 1, [fact(LIFE + 200, "b", 2)]).raw, WALL_MS)
+    made.expire(LIFE + 300)
+    assert [entries.read(raw).rows()[0][2:5] for raw in made.segments()] == [["b", 0, 2]]
 
 
 @QUICK
