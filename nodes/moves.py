@@ -17,6 +17,9 @@ from transport.links import Link
 WITHIN_S = 30.0
 WITHIN_S_MAX = 3600.0
 PEER_SLACK_S = 2.0
+LINK_S = 5.0
+"""So long a link to the node that a task is to go to may take."""
+LOOK_EVERY_S = 0.02
 NO_NODE = "no-node"
 BY_CHARACTERS_MAX = 256
 
@@ -86,6 +89,7 @@ class Moves:
         if target is None:
             text, hint = f"no node {name!r} takes tasks", "swarm fleet members lists them"
             return shown | {"moved": False, "reason": NO_NODE, "message": text, "hint": hint, "took_s": 0.0}
+        within_s -= await self._reached(target, min(within_s / 2, LINK_S))
         ticket = fabric.ownership.move(boottime_s(), batch.key, index, target, within_s, by)
         fabric.turn()
         over = self._over.pop(ticket, None)
@@ -96,6 +100,16 @@ class Moves:
             "moved": not over.reason, "reason": over.reason, "message": over.message, "took_s": over.took_s,
             "hint": _HINTS.get(over.reason, ""),
         }  # fmt: skip
+
+    async def _reached(self, node: bytes, within_s: float) -> float:
+        """Have a link to a member, which are opened when they are wanted; for how many seconds that was waited for."""
+        fabric, began = self._node.fabric, boottime_s()
+        executors, me = fabric.ownership.executors, fabric.me
+        if node != me and not executors[node].linked:
+            fabric.connect(node)
+        while node != me and node in executors and not executors[node].linked and boottime_s() - began < within_s:
+            await asyncio.sleep(LOOK_EVERY_S)
+        return boottime_s() - began
 
     async def _elsewhere(self, args: Mapping[str, Any], within_s: float) -> dict[str, Any] | None:
         links = [link for _, link in sorted(self._node.fabric.node_links.items()) if link.up]
