@@ -24,6 +24,7 @@ from kernels.batch import Outcomes
 from kernels.slots import SlotPage
 from nodes.leavings import Leavings
 from nodes.niceness import Niceness
+from nodes.oom import OutOfMemory
 from nodes.standing import resident_bytes
 from nodes.strays import Strays
 from nodes.worker import channel as wire
@@ -95,6 +96,8 @@ class _Process:
     """Number of the last order to hold them."""
     holding: asyncio.TimerHandle | None = None
     """Until this, they may reach one."""
+    killed: bool = False
+    """This node has ended it."""
     stopped: bool = False
     """It was stopped where it stands."""
     low: bool = False
@@ -115,6 +118,7 @@ class Pool:
         self._processes: dict[int, _Process] = {}
         self.niceness = Niceness(loop)
         self._strays = Strays(loop)
+        self._out_of_memory = OutOfMemory(loop)
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -264,6 +268,7 @@ class Pool:
         """End every worker now, and see that they are gone. For the very end: blocks for a moment."""
         self.niceness.close()
         self._strays.close()
+        self._out_of_memory.close()
         for process in list(self._processes.values()):
             self._kill(process)
         until = time.monotonic() + KILLED_MAX_S
@@ -281,6 +286,7 @@ class Pool:
         return [process.popen.pid for process in self._processes.values()]
 
     def _kill(self, process: _Process) -> None:
+        process.killed = True
         # The process may have ended and been reaped; then its group is gone, or only its orphans are left in it.
         groups = [process.popen.pid]
         leavings = self._config.leavings
@@ -315,6 +321,7 @@ class Pool:
         code = process.popen.poll()
         if code is None:
             return
+        ended_by_us = process.killed
         # What it said last is still in the socket and the pipes.
         process.over = True
         self._read_on(process)
@@ -327,6 +334,8 @@ class Pool:
         if self._config.leavings is not None:
             self._config.leavings.ended(process.number, self._alive)
         why = f"exit {code}" if code >= 0 else f"signal {-code}"
+        if code == -signal.SIGKILL and not ended_by_us and self._out_of_memory.killed():
+            why += ", out of memory"
         self._handler.worker_exited(process.number, why)
         if process.page is not None:
             process.page.close()

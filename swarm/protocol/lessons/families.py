@@ -510,7 +510,7 @@ def _subject(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-_HOW_IT_DIED = Pattern(r"(signal|exit) (\d{1,3})")
+_HOW_IT_DIED = Pattern(r"(signal|exit) (\d{1,3})(?:, out of memory)?")
 """What a node says of a worker that took its task along."""
 
 

@@ -304,3 +304,15 @@ def test_hostile_texts_take_no_longer_than_others() -> None:
         text = piece * (100_000 // len(piece))
         harvest(Failed("x:FileNotFoundError", message=text, stderr=text, traceback=text, exit_status=127), OAK)
     assert time.process_time() - began < 10, "this is a hang, not a slow machine"
+
+
+def test_a_worker_that_the_kernel_ended_for_lack_of_memory_needs_more() -> None:
+    def died(why: str) -> Diagnosis | None:
+        message = f"the worker process died while it ran f ({why})"
+        return harvest(told_by({"message": message, "facts": {"why": why}, "status": "crashed"}), OAK)
+
+    found = died("signal 9, out of memory")
+    assert found is not None and found.family == "out-of-memory"
+    assert [advice.resource for advice in found.advice if isinstance(advice, Require)] == ["memory"]
+    other = died("signal 9")
+    assert other is None or other.family != "out-of-memory"
