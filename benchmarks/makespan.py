@@ -21,12 +21,16 @@ import tempfile
 import time
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 from benchmarks.schedules import blind_s, bound_s, longest_first_s, patient_s
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec
+from swarm.protocol.states import Status
+from tests.sim.fabric import links, programs, workers
 from tests.sim.fabric.node import SimNode
 from tests.sim.fabric.programs import Program
+from tests.sim.fabric.truth import Attempt, state_of
 from tests.sim.fabric.world import Members, World
 
 SIZES = ((2.0, 1.0), (4.0, 0.5), (6.0, 2.0))
@@ -40,6 +44,14 @@ GOSSIP_S = 0.005
 """How busy it is a node says to all others as often as every so many seconds, times the nodes."""
 UNSTOLEN_NODES_MAX = 8
 """Of larger fleets the figure without stealing is not taken."""
+SAFE_S = 0.05
+"""A task that offers checkpoints comes to a safe point after so much of its work, at speed 1."""
+STATE_BYTES = 1 << 20
+"""What it leaves with there, and takes to where it goes on."""
+BYTES_PER_S = 125e6
+"""What a link carries: 1 Gbit/s."""
+LARGE_BYTES = 1 << 12
+"""Messages below this take no time by their size."""
 
 
 def pareto(count: int, seed: int, least_s: float, most_s: float, alpha: float = 1.5) -> list[float]:
@@ -91,10 +103,81 @@ class Steady(Members):
                 self._heard(other, node, info)
 
 
+class Saving(workers.SimWorker):
+    """A worker whose tasks come to a safe point now and then, and end there if they are to go on elsewhere."""
+
+    def _run(self, part: workers._Part, row: int, index: int, attempt: Attempt) -> None:
+        program = programs.read_program(part.calls.payload(row))
+        if program.what != programs.COUNTS:
+            super()._run(part, row, index, attempt)
+            return
+        attempt.steps = attempt.begun_at_step
+        self._after((program.run_s - attempt.steps * SAFE_S) / self.pool.node.speed, self._whole, attempt, program)
+        if (part.run, index) in self.leaves:
+            self._leave_at((part.run, index), program)
+
+    def _whole(self, attempt: Attempt, program: Program) -> None:
+        attempt.steps = program.times
+        self._ended(Status.OK)
+
+    def leave(self, run: int, index: int, value: int) -> None:
+        super().leave(run, index, value)
+        part, attempt = self.part, self.attempt
+        if value and part is not None and attempt is not None and (part.run, index) == (run, attempt.task[1]):
+            self._leave_at((run, index), programs.read_program(part.calls.payload(index - part.start)))
+
+    def _leave_at(self, task: tuple[int, int], program: Program) -> None:
+        attempt, speed, now = self.attempt, self.pool.node.speed, self.pool.node.world.sim.now
+        assert attempt is not None
+        ran = (now - attempt.at) * speed / SAFE_S
+        steps = int(ran) + 1
+        if (attempt.begun_at_step + steps) * SAFE_S < program.run_s:
+            self._after((steps - ran) * SAFE_S / speed, self._left, task, attempt.begun_at_step + steps)
+
+    def _left(self, task: tuple[int, int], steps: int) -> None:
+        attempt = self.attempt
+        assert attempt is not None
+        if task in self.leaves:
+            self.leaves.discard(task)
+            attempt.steps = steps
+            self._ended(Status.SAVED)
+
+
+def full_state(attempt: Attempt) -> bytes:
+    """What is left with at a safe point, in its size."""
+    return state_of(attempt).ljust(STATE_BYTES, b"\0")
+
+
+def sent_in_time(end: links.End, *parts: bytes) -> None:
+    """A large message takes the time that its bytes do, and so does what is behind it."""
+    large = sum(map(len, parts)) >= LARGE_BYTES
+    if large:
+        end.arrives_at = max(end.arrives_at, end.host.sim.now) + sum(map(len, parts)) / BYTES_PER_S
+        end.batch_at = -1.0
+    SEND(end, *parts)
+    if large:
+        end.batch_at = -1.0
+
+
+SEND = links.End.send
+
+
 def simulated(
-    times: list[float], machines: list[tuple[float, float]], seed: int, *, stealing: bool = True
-) -> tuple[float, int]:
-    """(makespan in simulated seconds, tasks stolen)."""
+    times: list[float], machines: list[tuple[float, float]], seed: int, *, stealing: bool = True, saving: bool = False
+) -> tuple[float, int, int]:
+    """(makespan in simulated seconds, tasks stolen, tasks moved while they ran). `saving`: tasks offer checkpoints."""
+    if not saving:
+        return _simulated(times, machines, seed, stealing, saving)
+    with (
+        patch.object(workers, "SimWorker", Saving), patch.object(workers, "state_of", full_state),
+        patch.object(links.End, "send", sent_in_time),
+    ):  # fmt: skip
+        return _simulated(times, machines, seed, stealing, saving)
+
+
+def _simulated(
+    times: list[float], machines: list[tuple[float, float]], seed: int, stealing: bool, saving: bool
+) -> tuple[float, int, int]:
     world = World(seed, checked=False, members=Steady)
     for number, (slots, speed) in enumerate(machines):
         world.start(number, Capacity({"cpu": slots}), speed)
@@ -110,7 +193,9 @@ def simulated(
     )
     while before.left:
         world.run(0.05)
-    batch = client.submit(Spec("call", ("name", "m:f", "f"), "f"), [Program("fine", one).encode() for one in times])
+    spec = Spec("call", ("name", "m:f", "f"), "f", checkpoint=saving)
+    what = programs.COUNTS if saving else programs.FINE
+    batch = client.submit(spec, [Program(what, one, int(one / SAFE_S)).encode() for one in times])
     began = world.sim.now
     while batch.left:
         world.run(0.05)
@@ -118,7 +203,8 @@ def simulated(
         entry[3] - entry[2] for node in world.nodes.values() for it in node.ownership.batches.values()
         for entry in it.trace if entry[1] == "stolen"
     )  # fmt: skip
-    return batch.ended_at - began, stolen
+    moved = sum(count for (_, result), count in world.truth.moves_of.items() if result == "moved")
+    return batch.ended_at - began, stolen, moved
 
 
 def simulate(nodes: int, count: int) -> None:
@@ -132,11 +218,11 @@ def simulate(nodes: int, count: int) -> None:
     }
     for name, times in traces.items():
         least = bound_s(times, machines)
-        took, stolen = simulated(times, machines, 1)
-        sorted_s, _ = simulated(sorted(times, reverse=True), machines, 1)
+        took, stolen, _ = simulated(times, machines, 1)
+        sorted_s, _, _ = simulated(sorted(times, reverse=True), machines, 1)
         said = [f"{stolen} stolen", f"the longest handed over first {sorted_s / least:.3f} x"]
         if nodes <= UNSTOLEN_NODES_MAX:
-            without, _ = simulated(times, machines, 1, stealing=False)
+            without, _, _ = simulated(times, machines, 1, stealing=False)
             said.append(f"without stealing {without / least:.3f} x")
         said += [
             f"at no cost: in this order, lengths unknown {blind_s(times, machines) / least:.3f} x",
@@ -146,6 +232,13 @@ def simulate(nodes: int, count: int) -> None:
         print(
             f"makespan, simulated: {nodes} unequal nodes, {count:,} tasks (times {scale:.1f} x {name}): {took / least:.3f} x "
             f"the bound of {least:.1f} s ({'; '.join(said)})",
+            flush=True,
+        )
+        took, stolen, moved = simulated(times, machines, 1, saving=True)
+        print(
+            f"makespan, simulated: the same tasks, which offer checkpoints (every {SAFE_S * 1e3:.0f} ms of work, "
+            f"{STATE_BYTES / 2**20:.0f} MiB over 1 Gbit/s): {took / least:.3f} x the bound ({moved} moved while they ran, "
+            f"{stolen} stolen)",
             flush=True,
         )
 
