@@ -5,8 +5,10 @@ end at its next safe point, and only then handed out again, under a greater numb
 
 * *Preemption.* A task stands still, since urgent work has its slot, and has done so for longer than a bound. As soon as a slot is
   free anywhere where it fits, it goes on there; before what has not begun, of its class, as on its own node.
-* *Balance.* A node runs more than it offers slots now (it became hot, went on battery, its owner works on it), or is markedly slower
-  than one that is idle: a task that has run for some time goes to a free slot elsewhere.
+* *Balance.* A node runs more than it offers slots now (it became hot, went on battery, its owner works on it): a task that has run for
+  some time goes to a free slot elsewhere. Or it is markedly slower than another: what has run there for longer than its kind does, and
+  so is expected to run for longest yet, goes to the other as soon as a slot is free there, before what has not begun. What waited for that slot
+  has the one that becomes free. This is what keeps a fleet of unequal machines from waiting in the end for a long task on a slow one.
 
 It pays where what is won is a multiple of what moves of such tasks were seen to cost. Against ping-pong and cascades:
 
@@ -89,6 +91,11 @@ class Relief:
         self._under_way: set[Task] = set()
         self._try_at = inf
         """When it is tried next whether there is room for what stands still."""
+        self._hasten_at = inf
+        """When it is tried next whether a fast node has room for what runs on a slow one."""
+        self._lighten_at = 0.0
+        self._slowed: list[tuple[Dispatch, int]] = []
+        """What runs on slow nodes and would win by a move, that which would win most first."""
         self._armed = False
         self._new: list[Batch] = []
 
@@ -108,7 +115,7 @@ class Relief:
         """Look at them from now on. Cheap: called in every turn of the owner."""
         if self._batches and not self._armed and self.bounds is not None:
             self._armed = True
-            self._holdings.timers.at(now + self.bounds.look_s, RELIEF)
+            self._holdings.timers.at(now + self.bounds.hasten_s, RELIEF)
 
     def stood(self, now: float, dispatch: Dispatch, index: int, suspended: bool, value: Any) -> None:
         """A task was suspended, or goes on."""
@@ -192,9 +199,18 @@ class Relief:
     # --- preemption ---------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Something came back: what has stood still for long takes the slot. Cheap where nothing has."""
-        if now < self._try_at or self.bounds is None:
+        """Something came back: what has stood still for long takes the slot, or what has run for long on a slow node. Cheap where
+        nothing has."""
+        if self.bounds is None:
             return
+        if now >= self._try_at:
+            self._take_up(now)
+        if now >= self._hasten_at:
+            self._go_faster(now)
+
+    def _take_up(self, now: float) -> None:
+        """What has stood still for long goes on where there is room."""
+        assert self.bounds is not None
         bounds = self.bounds
         self._try_at = inf
         for task, it in sorted(self._standing.items(), key=lambda pair: (pair[1].since, pair[0])):
@@ -230,7 +246,6 @@ class Relief:
 
     def due(self, now: float) -> None:
         """The timer: who runs more than he offers, and who is slow."""
-        self.look(now)
         if self.bounds is None:
             return
         self._armed = False
@@ -239,10 +254,18 @@ class Relief:
         if not self._batches:
             self._records.clear()
             self._over_since.clear()
+            self._slowed = []
             return
         self._records = {task: it for task, it in self._records.items() if task[0] in self._batches}
         self._left = {node: until for node, until in self._left.items() if until > now}
         self.arm(now)
+        if now >= self._lighten_at:
+            self._lighten_at = now + self.bounds.look_s
+            self._lighten_all(now)
+        self._hasten(now)
+
+    def _lighten_all(self, now: float) -> None:
+        assert self.bounds is not None
         for node in sorted(self._placing.executors):
             source = self._placing.executors[node]
             if source.ask_load is not None:
@@ -251,7 +274,6 @@ class Relief:
                 self._over_since.pop(node, None)
             elif now - self._over_since.setdefault(node, now) >= self.bounds.over_s:
                 self._lighten(now, source)
-        self._hasten(now)
 
     def _is_over(self, batch: Batch) -> bool:
         return batch.finished_at is not None or self._holdings.batches.get(batch.key) is not batch
@@ -299,32 +321,55 @@ class Relief:
                 return
 
     def _hasten(self, now: float) -> None:
-        """A node is idle, and markedly faster than another: of what runs on the slow ones that goes there which wins most."""
+        """Of what runs on each slow node that which wins most is to go to a markedly faster one."""
         assert self.bounds is not None
         executors = [self._placing.executors[node] for node in sorted(self._placing.executors)]
         most = max(it.pace.speed for it in executors)
-        slow = [it for it in executors if it.dispatches and most >= self.bounds.faster_factor * it.pace.speed]
-        targets: dict[Shape, Executor | None] = {}
-        best: tuple[float, int, int] | None = None
-        chosen: tuple[Dispatch, int, Executor, float] | None = None
-        for source in slow:
-            if self._leaves(source):
+        found: list[tuple[float, int, int, Dispatch]] = []
+        for source in executors:
+            ratio = most / source.pace.speed
+            if not source.dispatches or ratio < self.bounds.faster_factor or self._leaves(source):
                 continue
-            for left_s, dispatch, index in self._candidates(now, source):
-                shape = dispatch.batch.queued
-                if shape not in targets:
-                    targets[shape] = self._fastest(self._with_room(now, shape, None))
-                target = targets[shape]
-                if target is None or target.withheld:
-                    continue
-                ratio = target.pace.speed / source.pace.speed
-                won_s = left_s * (1 - 1 / ratio)
-                if ratio < self.bounds.faster_factor or not self._pays(won_s, dispatch.batch):
-                    continue
-                rank = (-won_s, dispatch.number, index)
-                if best is None or rank < best:
-                    best, chosen = rank, (dispatch, index, target, ratio)
-        if chosen is not None:
-            dispatch, index, target, ratio = chosen
-            words = f"{target.name} was idle, and is {ratio:.1f} times as fast"
-            self._move(now, dispatch, index, target, self.bounds.within_s, SPEED, words)
+            best = max(
+                ((left_s, -dispatch.number, -index, dispatch) for left_s, dispatch, index in self._candidates(now, source)
+                 if self._goes_first(dispatch.batch, index, left_s)), default=None, key=lambda one: one[:3],
+            )  # fmt: skip
+            if best is not None and self._pays(best[0] * (1 - 1 / ratio), best[3].batch):
+                found.append((-best[0] * (1 - 1 / ratio), -best[1], -best[2], best[3]))
+        found.sort(key=lambda one: one[:3])
+        self._slowed = [(dispatch, index) for _, _, index, dispatch in found[: self.bounds.under_way_max]]
+        self._go_faster(now)
+
+    def _go_faster(self, now: float) -> None:
+        """What runs on slow nodes goes to free slots of markedly faster ones. What finds none has the next that comes back, before
+        what has not begun and is expected to be shorter."""
+        assert self.bounds is not None
+        self._hasten_at = inf
+        slowed, self._slowed = self._slowed, []
+        for dispatch, index in slowed:
+            source, batch = dispatch.executor, dispatch.batch
+            if self._leaves(source) or not self._is_free(now, dispatch, index):
+                continue
+            least = self.bounds.faster_factor * source.pace.speed
+            target = self._fastest(
+                it for it in self._with_room(now, batch.queued, source) if it.pace.speed >= least and not it.withheld
+            )
+            left_s = self._left_s(now, dispatch, index)
+            if target is None:
+                self._slowed.append((dispatch, index))
+                self._hasten_at = now + self.bounds.try_s
+                continue
+            ratio = target.pace.speed / source.pace.speed
+            if self._goes_first(batch, index, left_s) and self._pays(left_s * (1 - 1 / ratio), batch):
+                words = f"{target.name} was idle, and is {ratio:.1f} times as fast"
+                self._move(now, dispatch, index, target, self.bounds.within_s, SPEED, words)
+
+    def _goes_first(self, batch: Batch, index: int, left_s: float) -> bool:
+        """Whether a task that runs has the next slot of a fast node rather than what waits: nothing that is more urgent does, and of its
+        own class it is expected to run for longer yet than one that has not begun, and so wins more."""
+        ready = self._placing.ready
+        priority = batch.urgency(index)[0]
+        if any(ready.waiting(one) for one in range(priority + 1, len(Priority))):
+            return False
+        mean_s = self._placing.runtimes.mean_s(batch.raw)
+        return not ready.waiting(priority) or (mean_s is not None and left_s >= mean_s)

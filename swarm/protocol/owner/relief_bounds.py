@@ -21,8 +21,9 @@ class ReliefBounds:
     stood_s: float = 2.0
     """A suspended task stands still for so long before it is moved. Most urgent tasks end within it, and what they displaced
     goes on with its caches; it is well below the time after which what stands rises by a class, which moves it on anyway."""
-    ran_s: float = 5.0
-    """A task has run for so long on its node before it is moved off it for balance: it is expected to run as long again."""
+    ran_s: float = 0.5
+    """A task has run for so long on its node before it is moved off it for balance: it is expected to run as long again, and that
+    pays or does not. Most tasks are over by then, and cost nothing here."""
     over_s: float = 3.0
     """A node runs more than it offers slots for so long before something leaves it: a task that waited for others and goes on
     makes it so for a moment."""
@@ -44,7 +45,10 @@ class ReliefBounds:
     within_s: float = 10.0
     """A running one is given so long; the slot at the other node is kept meanwhile."""
     look_s: float = 1.0
-    """How often it is looked whether a node should be relieved. Each look moves one task off a node, and sees what comes of it."""
+    """How often it is looked whether a node runs more than it offers. Each look moves one task off it, and sees what comes of it."""
+    hasten_s: float = 0.1
+    """How often it is looked whether a faster node has a slot free for what runs on a slow one. All that runs on slow nodes is looked
+    at, where tasks offer checkpoints and a node is so much faster."""
     try_s: float = 0.010
     """How often at most it is tried whether there is room for what stands still."""
     under_way_max: int = 8
@@ -53,7 +57,7 @@ class ReliefBounds:
     """Tasks of which it is known that they were moved; what is beyond that is not moved by itself."""
 
     def __post_init__(self) -> None:
-        assert 0 < self.try_s <= self.look_s
+        assert 0 < self.try_s <= self.hasten_s <= self.look_s
         assert self.stood_s < AGEING_S, "what stands for longer has risen by a class, and goes on where it is"
         assert self.leave_s <= self.within_s, "what goes on beside urgent work does so for the shorter time"
         assert self.again_s >= 2 * self.look_s, "a move is seen in the loads that are told before the next"

@@ -96,7 +96,7 @@ def test_it_takes_the_first_slot_that_becomes_free_before_what_has_not_begun() -
     busy = on(owner, 2)
     assert busy.executor == OAK
     owner.submit(3, 1)
-    owner.wait(BOUNDS.stood_s + 0.1)
+    owner.wait(BOUNDS.stood_s + 0.15)
     assert not asked(owner, ME) and not owner.taken()
     owner.fine(busy)
     assert asked(owner, ME) == [True] and not owner.taken(), "of the same class, what stood still goes first"
@@ -260,7 +260,7 @@ def test_nothing_goes_back_to_a_node_that_something_has_just_left() -> None:
 def test_a_task_goes_to_an_idle_node_that_is_markedly_faster(speed: float, moved: bool) -> None:
     owner, there = at_oak(1)
     owner.it.executors[ELM].pace.speed = speed
-    owner.wait(BOUNDS.ran_s + 1.5)
+    owner.wait(max(BOUNDS.ran_s, 2 * BOUNDS.pays_factor * BOUNDS.cost_guess_s) + 0.2)
     assert asked(owner, OAK) == ([True] if moved else [])
     if moved:
         owner.report(there[0], {0: Status.SAVED})
@@ -269,6 +269,45 @@ def test_a_task_goes_to_an_idle_node_that_is_markedly_faster(speed: float, moved
         owner.it.executors[ELM].pace.speed = 0.5
         owner.wait(BOUNDS.again_s - 2)
         assert not asked(owner, ELM), "a task does not go to and fro"
+
+
+@pytest.mark.parametrize("waits", ["nothing", "short", "unknown", "long", "urgent"])
+def test_what_runs_long_on_a_slow_node_has_the_next_slot_of_a_faster_one(waits: str) -> None:
+    owner, (there,) = at_oak(1, slots=1.0, elm=1.0)
+    busy = on(owner, 2)
+    assert busy.executor == ELM
+    owner.it.executors[ELM].pace.speed = 2.0
+    if waits in ("short", "long"):
+        owner.it._placing.runtimes.observe(there.raw, int((1.0 if waits == "short" else 100.0) * 1e6), 1)
+    if waits != "nothing":
+        owner.submit(3, 1, spec_of(checkpoint=True, priority=2) if waits == "urgent" else SAVABLE)
+    owner.wait(5.05)
+    assert not asked(owner, OAK) and not owner.taken(), "elm is full"
+    owner.now += BOUNDS.try_s
+    owner.fine(busy)
+    goes = waits in ("nothing", "short")
+    assert asked(owner, OAK) == ([True] if goes else [])
+    if waits != "nothing":
+        assert [one.executor for one in owner.taken()] == ([] if goes else [ELM])
+    if goes:
+        owner.report(there, {0: Status.SAVED})
+        found = {(one.batch, one.executor) for one in owner.taken()}
+        assert found == {(key_of(1), ELM)} | ({(key_of(3), OAK)} if waits == "short" else set()), "they change places"
+
+
+def test_of_each_slow_node_one_task_goes_at_a_time_that_which_has_run_for_longest() -> None:
+    owner, there = at_oak(2, slots=2.0, elm=0.0)
+    owner.executor(b"ash" + OAK[3:], "ash", slots=1.0)
+    third = on(owner, 9)
+    owner.wait(1.0)
+    fast = b"fir" + OAK[3:]
+    owner.executor(fast, "fir", slots=4.0)
+    owner.it.executors[fast].pace.speed = 4.0
+    owner.wait(3.0)
+    assert asked(owner, OAK) == [True] and asked(owner, third.executor) == [True], "and from both nodes at once"
+    owner.report(there[0], {0: Status.SAVED})
+    owner.wait(2 * BOUNDS.hasten_s)
+    assert asked(owner, OAK) == [True, True]
 
 
 def test_what_is_nearly_done_is_not_moved_to_a_faster_node() -> None:
