@@ -303,7 +303,7 @@ def test_of_each_slow_node_one_task_goes_at_a_time_that_which_has_run_for_longes
     fast = b"fir" + OAK[3:]
     owner.executor(fast, "fir", slots=4.0)
     owner.it.executors[fast].pace.speed = 4.0
-    owner.wait(3.0)
+    owner.wait(0.5)
     assert asked(owner, OAK) == [True] and asked(owner, third.executor) == [True], "and from both nodes at once"
     owner.report(there[0], {0: Status.SAVED})
     owner.wait(2 * BOUNDS.hasten_s)
