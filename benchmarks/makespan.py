@@ -1,13 +1,14 @@
 """How long many tasks of very different length take on machines of different size and speed, beside what is possible at all.
 
-``python -m benchmarks.makespan [--nodes 3 8 …] [--tasks N]`` simulates fleets: the very objects that a node is made of (owner, executor,
-placement, stealing, their messages and links), with simulated workers. Then three real nodes of 1, 2 and 3 workers on this
+``python -m benchmarks.makespan [--nodes 3 8 …] [--tasks N] [--traces 1 2 …]`` simulates fleets: the very objects that a node is made
+of (owner, executor, placement, stealing, their messages and links), with simulated workers. Then three real nodes of 1, 2 and 3 workers on this
 machine run a scaled-down trace of sleeping tasks, beside Dask, with workers of as many threads, and HyperQueue, with workers of as
 many cores, where they are there (``PEERS_PYTHON`` names a Python that has ``dask[distributed]`` and ``hyperqueue``).
 
 The bound is the larger of the total time over the fleet's capacity and the longest task on the fastest machine. Times are of a bounded
 Pareto distribution (alpha 1.5), as measured of processes by Harchol-Balter and Downey (1997), and of one with two modes: short
-tasks, and, behind them, long ones of the same function, on which averages are wrong.
+tasks, and, behind them, long ones of the same function, on which averages are wrong. Each trace is run once more with tasks that offer
+checkpoints: what runs long on a slow machine then goes on at a faster one.
 """
 
 from __future__ import annotations
@@ -207,14 +208,14 @@ def _simulated(
     return batch.ended_at - began, stolen, moved
 
 
-def simulate(nodes: int, count: int) -> None:
-    """Print the lines of one fleet."""
+def simulate(nodes: int, count: int, trace: int = 1) -> None:
+    """Print the lines of one fleet, and one trace of each distribution."""
     machines = [SIZES[number % len(SIZES)] for number in range(nodes)]
     capacity = sum(slots * speed for slots, speed in machines)
     scale = capacity / 14.0
     traces = {
-        "Pareto, 5 ms to 5 s": [one * scale for one in pareto(count, 1, 0.005, 5.0)],
-        "short, then long": [one * max(1.0, scale) for one in two_modes(count, 1)],
+        "Pareto, 5 ms to 5 s": [one * scale for one in pareto(count, trace, 0.005, 5.0)],
+        "short, then long": [one * max(1.0, scale) for one in two_modes(count, trace)],
     }
     for name, times in traces.items():
         least = bound_s(times, machines)
@@ -360,11 +361,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--nodes", type=int, nargs="*", default=[3, 8], help="sizes of simulated fleets")
     parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--traces", type=int, nargs="*", default=[1], help="which draws of the times; luck differs")
     parser.add_argument("--only", choices=("simulated", "real"))
     args = parser.parse_args()
     if args.only != "real":
         for nodes in args.nodes:
-            simulate(nodes, args.tasks)
+            for trace in args.traces:
+                simulate(nodes, args.tasks, trace)
     if args.only != "simulated":
         real()
 
