@@ -226,7 +226,8 @@ def test_in_real_time_what_was_measured_raises_alerts():
         "violations_ratio", "budget_use",
     }  # fmt: skip
     assert found["violations_ratio"] == 1.0 and found["budget_use"] > 100
-    assert 0 < found["load"] < 1 and found["tick_p50_ns"] <= found["tick_p99_ns"] < 1e9
+    # Each is of the window in which it was raised last, so they do not bound each other.
+    assert 0 < found["load"] < 1 and 0 < found["tick_p50_ns"] < 1e9 and 0 < found["tick_p99_ns"] < 1e9
 
 
 def test_alerts_are_saved_with_the_population():
