@@ -43,6 +43,8 @@ WAIT_S: Final = 10.0
 GATHER_S: Final = 0.1
 """More peers that are linked within this time are asked, too."""
 NEWEST_S: Final = 120.0
+HOLD_S: Final = 2.0
+"""So long anti-entropy waits for what peers say of their snapshots."""
 CATCH_UP_S: Final = 15.0
 FRESH_S: Final = 30.0
 """A snapshot that is older is taken anew, as far as peers do so."""
@@ -147,10 +149,17 @@ class Joining:
             await asyncio.sleep(0.05)
         await asyncio.sleep(GATHER_S)
         links = self._peers()
-        answers = await asyncio.gather(*(self._newest(link) for link in links))
+        asking = asyncio.ensure_future(asyncio.gather(*(self._newest(link) for link in links)))
+        try:
+            if not (await asyncio.wait({asking}, timeout=HOLD_S))[0]:
+                self._shell.release()  # a snapshot that takes long, or an answer that went with its link: the log goes on meanwhile
+            answers = await asking
+        finally:
+            asking.cancel()
         found = [(link, *answer) for link, answer in zip(links, answers, strict=True) if answer is not None]
         if not found:
             return  # a fleet that has begun just now, or knows so little that it is told at once
+        self._shell.holding = True
         self.over = False
         began = time.monotonic()
         # Whose snapshot reaches furthest says what there is; the others have most of its chunks.
