@@ -3,7 +3,8 @@
 ``python -m benchmarks.overload [--minutes M] [--clients N] [--stages]`` starts three nodes with one worker each, which share this machine's cores
 with the clients. Each client hands over tasks as fast as it may, without waiting (``submit_timeout_s=0``), and comes back when it is
 told to; nothing is kept on disks, which would bound it first; the nodes' rooms are small, so that clients and nodes have to refuse. One more client asks for CRITICAL tasks meanwhile, and before.
-Prints the memory of every process over time, the refusals that nodes told and clients received, and the latency of CRITICAL tasks.
+Prints the memory of every process over time, the refusals that nodes told and clients received, and the latency of CRITICAL tasks: of the idle
+fleet, of one that has exactly as much work as it can do, from as many clients, and of the one that has ten times more.
 Asserts nothing but what was promised: that every task that was taken has its outcome. With ``--stages`` also where the time of
 CRITICAL tasks goes (`benchmarks.stages`).
 """
@@ -129,6 +130,11 @@ def _critical_ms(fleet: swarm.Fleet, count: int, traced: stages.Traced | None) -
     return took
 
 
+def _floods(clients: int, seconds: float, rate: float) -> list[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "benchmarks.overload", "--flood", str(seconds), str(rate)]
+    return [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(clients)]
+
+
 def _measure(
     home: Path, nodes: dict[str, subprocess.Popen[bytes]], seconds: float, clients: int, traced: stages.Traced | None
 ) -> None:
@@ -138,9 +144,17 @@ def _measure(
             time.sleep(0.1)
         to_first_line_ms(fleet, 20)
         idle = quantiles(_critical_ms(fleet, CRITICALS, traced))
-        rate = OVERLOAD * min(len(NAMES), os.cpu_count() or 1) / TASK_S / clients
-        command = [sys.executable, "-m", "benchmarks.overload", "--flood", str(seconds), str(rate)]
-        floods = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(clients)]
+        just = min(len(NAMES), os.cpu_count() or 1) / TASK_S / clients
+        rate = OVERLOAD * just
+        busy_s = max(10.0, seconds / 4)
+        busy_clients = _floods(clients, busy_s, just)
+        busy: list[float] = []
+        began = time.monotonic()
+        while time.monotonic() < began + busy_s * SAMPLES / (SAMPLES + 1):
+            busy += _critical_ms(fleet, 10, None)
+        for one in busy_clients:
+            one.communicate(timeout=900)
+        floods = _floods(clients, seconds, rate)
         watched = {name: psutil.Process(one.pid) for name, one in nodes.items()}
         watched |= {f"client {number}": psutil.Process(one.pid) for number, one in enumerate(floods)}
         series: dict[str, list[tuple[float, float]]] = {name: [] for name in watched}
@@ -173,9 +187,10 @@ def _measure(
         "",
     )
     line("outcomes that are wrong or missing", f"{total['wrong'] + total['taken'] - total['ended']}", "")
-    busy = quantiles(urgent)
-    line("critical task to its first line, idle fleet, p50 / p99", f"{idle[0]:.2f} / {idle[1]:.2f}", "ms")
-    line(f"the same under {OVERLOAD} times too much, {len(urgent)} of them", f"{busy[0]:.2f} / {busy[1]:.2f}", "ms")
+    of_idle, of_busy, of_over = (f"{one[0]:.2f} / {one[1]:.2f}" for one in (idle, quantiles(busy), quantiles(urgent)))
+    line("critical task to its first line, idle fleet, p50 / p99", of_idle, "ms")
+    line(f"the same with as much work as the fleet can do, {len(busy)} of them", of_busy, "ms")
+    line(f"the same under {OVERLOAD} times too much, {len(urgent)} of them", of_over, "ms")
 
 
 def main() -> None:
