@@ -269,7 +269,8 @@ class KnowledgeAnswers:
                 "a search for words takes no prefix, start, stop, tag, order or moment", hint="say one of them"
             )
         if args.get("at") is not None:
-            return await self._then().query(kind, args["at"], {**_sought(args), "limit": most + 1})
+            goes_on = args.get("after") is not None
+            return await self._then().query(kind, args["at"], {**_sought(args), "limit": most + 1, "goes_on": goes_on})
         held, lacking = self._elsewhere.shards(kind)
         if args.get("here"):
             wanted = frozenset(_whole(number) for number in args["shards"])

@@ -47,7 +47,8 @@ class Past:
         self._shell = shell
         self._shelf = shelf
         self._own_key = own_key
-        self._kept: tuple[int, State, float] | None = None
+        self._kept: tuple[int, State, bytes] | None = None
+        """(moment, what was known then, by what is known now)."""
         self._reading = asyncio.Lock()
         """One at a time: each takes the memory of what it reads."""
 
@@ -55,27 +56,32 @@ class Past:
         """What was known under a key; GONE if nothing was. OutOfRetention, BadEntry."""
         number = shard_of(kind, key, self._shell.shards)
         async with self._reading:
-            if self._kept is not None and self._kept[0] == until:
-                return self._kept[1].get(kind, key, number)
             if kind == FACTS:  # by the policy of then, a fact may have been pruned
                 state = await self._read(until, sorted({number, WHOLE}), (key, POLICY))
             else:
                 state = await self._read(until, [number], (key,))
             return state.get(kind, key, number)
 
-    async def state(self, until: int) -> State:
-        """All that was known. OutOfRetention."""
+    async def state(self, until: int, goes_on: bool = False) -> State:
+        """All that was known; with `goes_on` as it was read for the part of the answer before. OutOfRetention."""
         loop = asyncio.get_running_loop()
         async with self._reading:
-            if self._kept is None or self._kept[0] != until:
-                self._kept = None
-                state = await self._read(until, range(self._shell.shards), None)
-                self._kept = until, state, loop.time()
             kept = self._kept
-        loop.call_later(KEPT_S, self._forget, kept)
+            if kept is None or kept[0] != until or not (goes_on or kept[2] == await self._version()):
+                self._kept = None
+                # What is heard while it is read is in it or not: it is read again for the next question, then.
+                version = await self._version()
+                state = await self._read(until, range(self._shell.shards), None)
+                kept = self._kept = until, state, version
+                loop.call_later(KEPT_S, self._forget, kept)
         return kept[1]
 
-    def _forget(self, kept: tuple[int, State, float]) -> None:
+    async def _version(self) -> bytes:
+        """Another one as soon as something is known that was not: of a moment of the past, too."""
+        found: bytes = await self._shell.ask(partial(_version, self._shell.desk))
+        return found
+
+    def _forget(self, kept: tuple[int, State, bytes]) -> None:
         if self._kept is kept:
             self._kept = None
 
@@ -183,6 +189,13 @@ def _collected(desk: Desk, numbers: list[int], keeper: Keeper) -> tuple[dict[int
     assert desk.store is not None
     found = {number: list(shards[number].segments()) if number in shards else [] for number in numbers}
     return found, desk.store.since_ms(time.time_ns() // 1_000_000)
+
+
+def _version(desk: Desk, keeper: Keeper) -> bytes:
+    """In the desk's thread."""
+    assert desk.store is not None
+    shards = keeper.knowledge.shards
+    return b"".join([desk.store.past_changes.to_bytes(8, "big"), *(shards[number].digest for number in sorted(shards))])
 
 
 def _back(state: State, kinds: frozenset[str], apply: bool, keeper: Keeper) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class SnapshotAnswers:
 
     async def query(self, kind: str, at: str | int, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         """As ``knowledge.query``, of a moment: by prefix, range and tag."""
-        state = await self._past.state(moment(at))
+        state = await self._past.state(moment(at), goes_on=asked["goes_on"])
         low, high = max(asked["prefix"], asked["start"] or ""), asked["stop"]
         rows = [
             (key, value)

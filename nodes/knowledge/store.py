@@ -66,6 +66,8 @@ class Store:
         """Shard -> rows."""
         self.bytes = 0
         """Of all payloads."""
+        self.past_changes = 0
+        """Counted while the process runs."""
         try:
             self._db = self._opened()
         except sqlite3.DatabaseError as error:
@@ -208,6 +210,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._roll_back()
             raise self._not_written(error) from error
+        self.past_changes += bool(gone)
         self.counts[shard] = len(held) - len(gone)
         self.bytes -= sum(size for _, size in gone)
 
@@ -223,6 +226,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._roll_back()
             raise self._not_written(error) from error
+        self.past_changes += 1
 
     def trim_past(self, now_ms: int, bytes_max: int) -> None:
         """Forgets what was let go too long ago, and of what is more than so many bytes the oldest: the past begins later then."""
