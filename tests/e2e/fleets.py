@@ -43,7 +43,7 @@ class Nodes:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.home.node_socket(name).exists():
             assert self.processes[name].poll() is None, self.log(name)
             assert time.monotonic() < deadline, self.log(name)
@@ -56,11 +56,11 @@ class Nodes:
         """A client of one node."""
         os.environ["SWARM_NODE_SOCKET"] = str(self.home.node_socket(name))
         try:
-            return connect(self.home, timeout_s=10)
+            return connect(self.home, timeout_s=60)
         finally:
             del os.environ["SWARM_NODE_SOCKET"]
 
-    def cli(self, *words: str, timeout_s: float = 30, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    def cli(self, *words: str, timeout_s: float = 90, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """The command `swarm`."""
         return subprocess.run(
             [sys.executable, "-m", "nodes.cli", *words],

@@ -76,7 +76,7 @@ def _total(array: Any) -> int:
 
 def _there_is_room(fleet: swarm.Fleet) -> bool:
     try:
-        return bool(fleet.submit(_total, _ones(4 * MIB)).result(30) == 4 * MIB)
+        return bool(fleet.submit(_total, _ones(4 * MIB)).result(60) == 4 * MIB)
     except swarm.SwarmError:
         return False
 
@@ -88,17 +88,17 @@ def shared_memory(root: Path) -> None:
     nodes.start("oak", "--workers", "2")
     with nodes.connect("oak") as fleet:
         running = fleet.submit(_later, 4.0)
-        assert fleet.submit(_total, _ones(4 * MIB)).result(30) == 4 * MIB
-        refused(lambda: fleet.submit(_total, _ones(2 * SHM_BYTES)).result(30), "no room", "/dev/shm", "free some space")
-        refused(lambda: fleet.submit(_ones, 2 * SHM_BYTES).result(30), "no room", "/dev/shm", "free some space")
+        assert fleet.submit(_total, _ones(4 * MIB)).result(60) == 4 * MIB
+        refused(lambda: fleet.submit(_total, _ones(2 * SHM_BYTES)).result(60), "no room", "/dev/shm", "free some space")
+        refused(lambda: fleet.submit(_ones, 2 * SHM_BYTES).result(60), "no room", "/dev/shm", "free some space")
         filler = fill(Path("/dev/shm"))
-        refused(lambda: fleet.submit(_ones, 9 * MIB).result(30), "no room", "/dev/shm", "free some space")
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
-        assert running.result(30) == "done"
+        refused(lambda: fleet.submit(_ones, 9 * MIB).result(60), "no room", "/dev/shm", "free some space")
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
+        assert running.result(60) == "done"
         filler.unlink()
         until(lambda: _there_is_room(fleet), 60, "arrays are taken again")
         for _ in range(40):  # far more than there is room for, one after the other
-            assert fleet.submit(_total, fleet.submit(_ones, MIB)).result(30) == MIB
+            assert fleet.submit(_total, fleet.submit(_ones, MIB)).result(60) == MIB
     assert nodes.stop("oak") == 0, nodes.log("oak")
     assert not list(Path("/dev/shm").iterdir())
 
@@ -110,10 +110,10 @@ def full_shared_memory_at_the_start(root: Path) -> None:
     nodes = Nodes(root / "home")
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
-        refused(lambda: fleet.submit(_ones, MIB).result(30), "no room", "/dev/shm", "free some space")
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
+        refused(lambda: fleet.submit(_ones, MIB).result(60), "no room", "/dev/shm", "free some space")
         filler.unlink()
-        assert fleet.submit(_total, _ones(MIB)).result(30) == MIB
+        assert fleet.submit(_total, _ones(MIB)).result(60) == MIB
     assert nodes.stop("oak") == 0, nodes.log("oak")
 
 
@@ -125,17 +125,17 @@ def home(root: Path) -> None:
     nodes.start("oak", "--workers", "1")
     nodes.start("elm", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20, "two members")
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60, "two members")
         before = sorted(one["id"] for one in fleet.members())
         running = fleet.submit(_later, 3.0)
         filler = fill(disk)
         assert list(fleet.map(abs, range(-100, 0))) == list(range(100, 0, -1))
-        assert fleet.submit(_total, _ones(MIB)).result(30) == MIB
+        assert fleet.submit(_total, _ones(MIB)).result(60) == MIB
         done = nodes.cli("run", "--", "echo", "still here")
         assert (done.returncode, done.stdout) == (0, b"still here\n"), done.stderr
         nodes.kill("elm")
-        until(lambda: any(one["state"] == "dead" for one in fleet.members()), 30, "a death is seen")
-        assert running.result(30) == "done"
+        until(lambda: any(one["state"] == "dead" for one in fleet.members()), 60, "a death is seen")
+        assert running.result(60) == "done"
     assert nodes.stop("oak") == 0, nodes.log("oak")
     said = nodes.cli("node", "--name", "oak", timeout_s=60)
     _says_no(said, str(disk))
@@ -143,9 +143,9 @@ def home(root: Path) -> None:
     for name in ("oak", "elm"):
         nodes.start(name, "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20, "two members")
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60, "two members")
         assert sorted(one["id"] for one in fleet.members()) == before, "they are who they were"
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
     assert set(nodes.stop_all().values()) == {0}
 
 
@@ -165,7 +165,7 @@ def first_start(root: Path) -> None:
     filler.unlink()
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
     assert nodes.stop("oak") == 0
 
 
@@ -176,13 +176,13 @@ def journal(root: Path) -> None:
     nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        assert fleet.submit(pow, 2, 10, durability="node").result(30) == 1024
+        assert fleet.submit(pow, 2, 10, durability="node").result(60) == 1024
         filler = fill(disk)
         kept = []
         for _ in range(200):
             future = fleet.submit(len, os.urandom(500_000), durability="node")
             try:
-                future.receipt.result(30)
+                future.receipt.result(60)
             except SwarmError as error:
                 assert "full" in f"{error} {error.hint}" or "space" in f"{error} {error.hint}", (str(error), error.hint)
                 break
@@ -190,12 +190,12 @@ def journal(root: Path) -> None:
         else:
             raise AssertionError("it was accepted for ever")
         assert kept and all(each.result(60) == 500_000 for each in kept)
-        assert fleet.submit(pow, 2, 11).result(30) == 2048, "what is not durable needs no journal"
+        assert fleet.submit(pow, 2, 11).result(60) == 2048, "what is not durable needs no journal"
         filler.unlink()
 
         def accepted() -> bool:
             try:
-                return fleet.submit(pow, 3, 3, durability="node").result(30) == 27
+                return fleet.submit(pow, 3, 3, durability="node").result(60) == 27
             except SwarmError:
                 return False
 
@@ -211,9 +211,9 @@ def kept(root: Path) -> None:
     nodes = Nodes(disk / "home", settings={"TMPDIR": str(root)})
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30) == 4 * MIB
+        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(60) == 4 * MIB
         result = fleet.submit(_later_bytes, str(disk / "go"), 4 * MIB, durability="node")
-        result.receipt.result(30)
+        result.receipt.result(60)
         # Some of it, so that there is room for a journal, and none for more than that.
         filler = disk / "filler"
         with open(filler, "wb") as file:
@@ -221,18 +221,18 @@ def kept(root: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - 6 * MIB)
         (disk / "go").touch()
         refused(
-            lambda: fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30),
+            lambda: fleet.submit(len, os.urandom(4 * MIB), durability="node").result(60),
             "not accepted",
             "no room",
             "disk",
         )
-        assert fleet.submit(pow, 2, 10, durability="node").result(30) == 1024, "what is small has room"
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        assert fleet.submit(pow, 2, 10, durability="node").result(60) == 1024, "what is small has room"
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
         time.sleep(1.0)
         assert not result.done(), "it has ended, but nobody may be told before it is kept"
         filler.unlink()
         assert result.result(60) == bytes(4 * MIB)
-        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(30) == 4 * MIB
+        assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(60) == 4 * MIB
     assert nodes.stop("oak") == 0, nodes.log("oak")
 
 
@@ -255,7 +255,7 @@ def snapshots_of_knowledge(root: Path) -> None:
             and b"could not be written: No space left" in said.stderr
             and b"hint: free some" in said.stderr
         )
-        until(lambda: "snapshot.failed" in nodes.log("oak"), 30, "it is told")
+        until(lambda: "snapshot.failed" in nodes.log("oak"), 60, "it is told")
         assert not [path for path in disk.iterdir() if path.name.startswith(".")], "nothing half done stays"
         assert nodes.cli("snapshot", "verify", "first").returncode == 0
         fleet.knowledge.put("facts", "b", 2)
@@ -275,16 +275,16 @@ def directories_of_commands(root: Path) -> None:
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
         running = fleet.submit_command(["sh", "-c", "sleep 3; echo done"])
-        until(lambda: any("swarm-" in path.name for path in disk.glob("*/*/*/*")), 20, "it has its directory")
+        until(lambda: any("swarm-" in path.name for path in disk.glob("*/*/*/*")), 60, "it has its directory")
         filler = fill(disk)
         staged = fleet.submit_command(["cat", "input"], files_in=[("input", source)])
-        refused(lambda: staged.result(30), "No space left on device", "could not be staged")
-        assert running.result(30)["exit"] == 0
+        refused(lambda: staged.result(60), "No space left on device", "could not be staged")
+        assert running.result(60)["exit"] == 0
         writes = fleet.submit_command(["sh", "-c", f"head -c {MIB} /dev/zero >big"])
-        assert writes.result(30)["exit"] == 1, "the command sees a full disk as it would anywhere"
-        assert fleet.submit(pow, 2, 10).result(30) == 1024
+        assert writes.result(60)["exit"] == 1, "the command sees a full disk as it would anywhere"
+        assert fleet.submit(pow, 2, 10).result(60) == 1024
         filler.unlink()
-        assert fleet.submit_command(["cat", "input"], files_in=[("input", source)]).result(30)["exit"] == 0
+        assert fleet.submit_command(["cat", "input"], files_in=[("input", source)]).result(60)["exit"] == 0
     assert nodes.stop("oak") == 0, nodes.log("oak")
     assert not list(disk.iterdir())
 

@@ -121,7 +121,7 @@ COUNT, EACH = 2000, 8000
 CLIENT = f"""
 import sys, swarm
 from tests.e2e.test_backpressure import leaves_a_mark
-with swarm.connect(direct=False, durability="none") as fleet:
+with swarm.connect(timeout_s=60, direct=False, durability="none") as fleet:
     rows = [fleet.submit(leaves_a_mark, sys.argv[1]) for _ in range({COUNT})]
     rows[0].result(60)
     print("begun", flush=True)

@@ -45,7 +45,7 @@ def parent(ran: str, where: str) -> tuple[list[str], int]:
     """Has its children run, says where it runs, and when it runs for the first time stays there."""
     again = Path(where).exists()
     marks = {"one", "two", "three"}
-    with swarm.connect(timeout_s=10, durability="fleet") as fleet:
+    with swarm.connect(timeout_s=60, durability="fleet") as fleet:
         futures = [fleet.submit(child, mark, ran) for mark in sorted(marks)]
         futures.append(fleet.submit(child, "keyed", ran, key="keyed"))
         found = [future.result(60) for future in futures]
@@ -81,7 +81,7 @@ def changes(ran: str) -> Any:
     """Submits something else each time that it runs, and fails the first time."""
     task = swarm.current_task()
     assert task is not None
-    with swarm.connect(timeout_s=10, durability="fleet") as fleet:
+    with swarm.connect(timeout_s=60, durability="fleet") as fleet:
         first = fleet.submit(child, f"attempt-{task.attempt}", ran)
         try:
             first.result(60)

@@ -54,9 +54,9 @@ def test_what_was_accepted_survives_its_home_and_live_attempts_go_on(nodes: Node
     ran = tmp_path / "ran"
     with nodes.connect("oak") as fleet:
         futures = [fleet.submit(slow, index, 0.2, str(ran), durability="fleet") for index in range(30)]
-        receipt = futures[-1].receipt.result(20)
+        receipt = futures[-1].receipt.result(60)
         assert (receipt.copies, receipt.hosts) >= (2, 2)
-        until(lambda: any(future.done() for future in futures), 20)
+        until(lambda: any(future.done() for future in futures), 60)
         nodes.kill("oak")
         found = [future.result(60) for future in futures]
     assert [index for index, _ in found] == list(range(30))
@@ -100,9 +100,9 @@ def test_a_node_that_is_started_again_has_what_it_had_accepted(nodes: Nodes, tmp
     with nodes.connect("oak") as fleet:
         future = fleet.submit(slow, 3, 1.0, str(tmp_path / "ran"), durability="node")
         once = fleet.submit(slow, 4, 0.0, str(tmp_path / "ran"), durability="node", rerun=False)
-        receipt = future.receipt.result(20)
+        receipt = future.receipt.result(60)
         assert (receipt.copies, receipt.hosts) == (1, 1)
-        assert once.result(20)[0] == 4
+        assert once.result(60)[0] == 4
         task, other = future.id, once.id
         nodes.kill("oak")
         nodes.start("oak", "--workers", "1")
@@ -118,6 +118,6 @@ def test_what_says_nothing_of_its_durability_has_that_of_the_nodes_setting(tmp_p
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
         assert fleet.durability == "node"
-        assert fleet.submit(pow, 2, 3).receipt.result(20).copies == 1
-        assert fleet.submit(pow, 2, 3, durability="none").receipt.result(20).copies == 0
+        assert fleet.submit(pow, 2, 3).receipt.result(60).copies == 1
+        assert fleet.submit(pow, 2, 3, durability="none").receipt.result(60).copies == 0
     assert set(nodes.stop_all().values()) == {0}

@@ -57,21 +57,21 @@ def test_a_node_that_is_killed_loses_nothing_and_any_other_tells_the_outcomes(no
     formed(nodes)
     with nodes.connect("ash") as fleet:
         futures = [fleet.submit(time.sleep, 0.2, durability="fleet") for _ in range(30)]
-        receipt = futures[0].receipt.result(timeout=20)
+        receipt = futures[0].receipt.result(timeout=60)
         assert (receipt.copies >= 2, receipt.hosts >= 2) == (True, True)
         for each in futures:
-            each.receipt.result(timeout=20)
+            each.receipt.result(timeout=60)
         ids = [each.id for each in futures]
         nodes.kill("ash")
         assert [each.result(timeout=90) for each in futures] == [None] * 30
     with nodes.connect("elm") as later:
-        assert [later.attach(each).result(timeout=30) for each in ids] == [None] * 30
+        assert [later.attach(each).result(timeout=60) for each in ids] == [None] * 30
     leads = until(lambda: [name for name in ("oak", "elm") if group_of(nodes, name, "ash").get("leads")])
     assert len(leads) == 1
     nodes.start("ash", "--workers", "1", "--ledger-zone", "zone-ash")
     until(lambda: group_of(nodes, "ash", "ash").get("leads"))
     with nodes.connect("ash") as again:
-        assert again.attach(ids[0]).result(timeout=30) is None
+        assert again.attach(ids[0]).result(timeout=60) is None
 
 
 def test_a_receipt_covers_files_and_buffers(nodes: Nodes, tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_a_receipt_covers_files_and_buffers(nodes: Nodes, tmp_path: Path) -> Non
         counted = [fleet.submit(len, buffer, durability="fleet") for _ in range(8)]
         command = fleet.submit_command(["wc", "-c", "text"], files_in=[("text", text)], durability="fleet")
         for each in (*busy, *counted, command):
-            each.receipt.result(timeout=30)
+            each.receipt.result(timeout=60)
         ids = [each.id for each in counted]
         nodes.kill("ash")
         assert [each.result(timeout=90) for each in counted] == [512_000] * 8
         assert command.result(timeout=90)["exit"] == 0
     with nodes.connect("elm") as later:
-        assert [later.attach(each).result(timeout=30) for each in ids] == [512_000] * 8
+        assert [later.attach(each).result(timeout=60) for each in ids] == [512_000] * 8
 
 
 def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes: Nodes) -> None:
@@ -99,7 +99,7 @@ def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes
     formed(nodes)
     with nodes.connect("ash") as fleet:
         future = fleet.submit(pow, 2, 10, durability="fleet")
-        assert future.result(timeout=30) == 1024
+        assert future.result(timeout=60) == 1024
         text = future.id
     said = json.loads(nodes.cli("node", "drain", "ash", "--json").stdout)
     assert said["handed_over"] and said["left"] == [] and said["running"] == 0
@@ -107,7 +107,7 @@ def test_what_is_drained_hands_its_log_over_and_what_is_removed_its_copies(nodes
     assert b"any one of them may fail" in nodes.cli("status").stdout
     until(lambda: any(group_of(nodes, name, "ash").get("leads") for name in ("oak", "elm")))
     with nodes.connect("oak") as later:
-        assert later.attach(text).result(timeout=30) == 1024
+        assert later.attach(text).result(timeout=60) == 1024
     assert nodes.cli("node", "drain", "nobody").returncode == 6
 
 
@@ -118,7 +118,7 @@ def test_what_is_removed_has_handed_over_its_copies_first(nodes: Nodes) -> None:
         until(lambda name=name: len(group_of(nodes, name, name).get("voters", ())) == 3)
     with nodes.connect("ash") as fleet:
         future = fleet.submit(pow, 2, 10, durability="fleet")
-        assert future.result(timeout=30) == 1024
+        assert future.result(timeout=60) == 1024
         text = future.id
     done = nodes.cli("fleet", "remove", "ash", timeout_s=180)
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_what_is_removed_has_handed_over_its_copies_first(nodes: Nodes) -> None:
         )
         assert len(voters) == 3
     with nodes.connect("oak") as later:
-        assert later.attach(text).result(timeout=30) == 1024
+        assert later.attach(text).result(timeout=60) == 1024
 
 
 def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes: Nodes) -> None:
@@ -139,7 +139,7 @@ def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes
         futures = fleet.map(pow, range(100), [2] * 100, durability="fleet")
         assert list(futures) == [each**2 for each in range(100)]
         one = fleet.submit(pow, 3, 3, durability="fleet")
-        assert one.result(timeout=30) == 27
+        assert one.result(timeout=60) == 27
         text = one.id
     for name in ("ash", "oak"):
         nodes.kill(name)
@@ -153,7 +153,7 @@ def test_a_majority_lost_for_good_is_recovered_from_with_the_loss_accepted(nodes
     )
     assert len(said["gone"]) == 2 and said["batches"] >= 1
     with nodes.connect("elm") as later:
-        assert later.attach(text).result(timeout=30) == 27
+        assert later.attach(text).result(timeout=60) == 27
 
 
 def slow_square(x: int) -> int:
@@ -165,13 +165,13 @@ def test_three_hosts_keep_what_nobody_said_anything_of_and_two_do_not(nodes: Nod
     begin(nodes, ("ash", "oak"))
     with nodes.connect("ash") as fleet:
         assert fleet.durability == "none", "two could not go on without one of them"
-        assert fleet.submit(slow_square, 3, timeout_s=30).receipt.result(20).copies == 0
+        assert fleet.submit(slow_square, 3, timeout_s=30).receipt.result(60).copies == 0
     begin(nodes, ("elm",))
     formed(nodes)
     with nodes.connect("ash") as fleet:
         assert fleet.durability == "fleet"
         kept = [fleet.submit(slow_square, x, timeout_s=30) for x in range(20)]
-        receipt = kept[0].receipt.result(30)
+        receipt = kept[0].receipt.result(60)
         assert (receipt.copies, receipt.hosts) == (2, 2)
         fleet.detach()
     batches = {future.batch_id for future in kept}
@@ -193,4 +193,4 @@ def test_what_nobody_asked_to_be_kept_is_run_when_two_of_three_are_gone(nodes: N
         time.sleep(2)
         future = fleet.submit(slow_square, 7, timeout_s=30)
         assert future.result(60) == 49
-        assert future.receipt.result(5).copies == 0
+        assert future.receipt.result(60).copies == 0

@@ -37,9 +37,9 @@ def test_what_was_accepted_survives_kill_9(nodes: Nodes) -> None:
     nodes.start("oak", "--workers", "1")
     with nodes.connect("oak") as fleet:
         done = fleet.submit(slow, 1, 0.0, durability="node", rerun=False)
-        assert done.result(30) == 1
+        assert done.result(60) == 1
         futures = [fleet.submit(slow, index, 0.3, durability="node") for index in range(10)]
-        receipt = futures[-1].receipt.result(30)
+        receipt = futures[-1].receipt.result(60)
         assert (receipt.copies, receipt.hosts) == (1, 1)
         ids = [future.id for future in futures]
         nodes.kill("oak")
@@ -50,7 +50,7 @@ def test_what_was_accepted_survives_kill_9(nodes: Nodes) -> None:
     with nodes.connect("oak") as fleet:
         assert [fleet.attach(id).result(60) for id in ids] == list(range(10))
         assert fleet.attach(done.id).result(60) == 1
-        assert fleet.submit(secrets).result(30) == []
+        assert fleet.submit(secrets).result(60) == []
     shown = nodes.cli("status", timeout_s=90).stdout.decode()
     assert "its journal is in postgresql://swarm@127.0.0.1" in shown
     assert PASSWORD not in shown and quote(PASSWORD, safe="") not in shown + nodes.log("oak")
@@ -83,7 +83,7 @@ def test_a_database_and_files_in_one_fleet(nodes: Nodes, postgres: Cluster) -> N
 
         until(formed, 60, nodes.log("oak"))
         futures = [fleet.submit(slow, index, 0.2, durability="fleet") for index in range(20)]
-        receipts = [future.receipt.result(30) for future in futures]
+        receipts = [future.receipt.result(60) for future in futures]
         assert min((receipt.copies, receipt.hosts) for receipt in receipts) >= (2, 2)
         ids = [future.id for future in futures]
         postgres.stop(signal.SIGINT)

@@ -28,10 +28,10 @@ def mine():
 
 def parent(there):
     found = []
-    with swarm.connect() as fleet:
+    with swarm.connect(timeout_s=60) as fleet:
         for step in ("begun", "later"):
             children = [fleet.submit(mine), fleet.submit(mine, priority=swarm.LOW)]
-            found += [one.result(30) for one in children]
+            found += [one.result(60) for one in children]
             with open(os.path.join(there, step + ".part"), "w") as file:
                 file.write(" ".join(map(str, found)))
             os.rename(os.path.join(there, step + ".part"), os.path.join(there, step))
@@ -64,4 +64,4 @@ def test_children_have_the_class_that_their_parent_has_by_now(nodes: Nodes, tmp_
         (there / "go").touch()
         until((there / "later").exists, 60)
         assert (there / "later").read_text().split() == ["1", "0", "2", "0"]
-        future.result(30)
+        future.result(60)

@@ -33,11 +33,11 @@ def begin(nodes: Nodes, names: tuple[str, ...] = NAMES) -> None:
     for name in names:
         nodes.start(name)
     with nodes.connect(names[0]) as fleet:
-        until(lambda: len(fleet.members()) == len(names), 20, "members")
+        until(lambda: len(fleet.members()) == len(names), 60, "members")
 
 
 def known(fleet: Fleet, key: str, value: Any, kind: str = "facts") -> None:
-    until(lambda: fleet.knowledge.get(kind, key) == value, 15, f"{key} is {value!r}")
+    until(lambda: fleet.knowledge.get(kind, key) == value, 60, f"{key} is {value!r}")
 
 
 def test_what_one_node_was_told_all_know(nodes: Nodes) -> None:
@@ -76,7 +76,7 @@ def test_long_answers_come_in_parts_and_in_order(nodes: Nodes) -> None:
         for some in (keys[:600], keys[600:]):
             asking = [fleet._engine.asking("knowledge.put", {"kind": "facts", "key": key}, b"M\x01") for key in some]
             for each in asking:
-                each.result(30)
+                each.result(60)
         fleet.knowledge.put("facts", "other", 2, tags=("odd",))
         assert [key for key, _ in fleet.knowledge.query("facts", prefix="part/")] == keys
         assert [key for key, _ in fleet.knowledge.query("facts", prefix="part/", reverse=True)] == keys[::-1]
@@ -100,7 +100,7 @@ def test_long_answers_come_in_parts_and_in_order(nodes: Nodes) -> None:
             assert [change.key for change in islice(watch, len(keys))] == keys
 
         async def elsewhere() -> list[str]:
-            async with connect_async(nodes.home) as same:
+            async with connect_async(nodes.home, timeout_s=60) as same:
                 await same.knowledge.put("facts", "part/1100", 3)
                 async with await same.knowledge.watch("facts", "part/") as watch:
                     await same.knowledge.drop("facts", "part/1100")
@@ -140,7 +140,7 @@ def test_what_was_answered_survives_a_kill_and_who_was_away_catches_up(nodes: No
                     lambda fleet=fleet, kind=kind: (
                         [value for _, value in fleet.knowledge.query("facts", prefix=f"{kind}/")] == list(range(40))
                     ),
-                    20,
+                    60,
                     f"{name} has what was put {kind} the kill",
                 )
     with nodes.connect("ash") as ash, nodes.connect("elm") as elm:
@@ -199,7 +199,7 @@ def test_a_damaged_file_is_set_aside_and_all_comes_again(nodes: Nodes) -> None:
         known(oak, "a", 3)
         known(oak, "o", 2)
     assert file.with_name("knowledge.db.damaged-1").read_bytes().startswith(b"this was")
-    until(lambda: "knowledge.damaged" in (nodes.root / "ash.log").read_text(), 10, "it says so")
+    until(lambda: "knowledge.damaged" in (nodes.root / "ash.log").read_text(), 60, "it says so")
 
 
 def test_nodes_without_knowledge_are_left_alone_and_say_so(nodes: Nodes) -> None:
@@ -207,7 +207,7 @@ def test_nodes_without_knowledge_are_left_alone_and_say_so(nodes: Nodes) -> None
     nodes.start("oak", "--no-knowledge-enabled")
     nodes.start("elm")
     with nodes.connect("ash") as ash, nodes.connect("oak") as oak, nodes.connect("elm") as elm:
-        until(lambda: len(ash.members()) == 3, 20)
+        until(lambda: len(ash.members()) == 3, 60)
         ash.knowledge.put("facts", "a", 1)
         known(elm, "a", 1)
         with pytest.raises(SwarmError, match="does not know 'knowledge.get'"):

@@ -58,7 +58,7 @@ def test_a_command_that_is_ended_takes_all_it_started_along(fleet: Fleet, tmp_pa
     until(lambda: len(sleepers(tmp_path)) == 3, 60, "it has started what it starts")
     assert len(command_directories(tmp_path)) == 1
     with pytest.raises(swarm.TaskTimeout):
-        late.result(30)
+        late.result(60)
     until(lambda: not sleepers(tmp_path), 60, "its processes are gone")
     until(lambda: not command_directories(tmp_path), 60, "its directory is gone")
     cancelled = fleet.submit_command(["sh", "-c", script], env=env)
@@ -66,7 +66,7 @@ def test_a_command_that_is_ended_takes_all_it_started_along(fleet: Fleet, tmp_pa
     cancelled.cancel()
     until(lambda: not sleepers(tmp_path), 60, "its processes are gone")
     until(lambda: not command_directories(tmp_path), 60, "its directory is gone")
-    assert fleet.submit(pow, 2, 3).result(30) == 8
+    assert fleet.submit(pow, 2, 3).result(60) == 8
 
 
 def test_what_a_callable_leaves_in_the_background_lives_as_long_as_its_worker(
@@ -76,14 +76,14 @@ def test_what_a_callable_leaves_in_the_background_lives_as_long_as_its_worker(
         subprocess.run(["sh", "-c", "setsid sleep 300 </dev/null >/dev/null 2>&1 &"], check=True)
         return os.getpid()
 
-    worker = fleet.submit(leaves).result(30)
+    worker = fleet.submit(leaves).result(60)
     until(lambda: len(sleepers(tmp_path)) == 1, 60, "it runs")
     stat = Path(f"/proc/{sleepers(tmp_path)[0]}/stat").read_text()
     assert int(stat.rpartition(")")[2].split()[1]) == worker, "whoever orphans it, it comes to the worker"
     with pytest.raises(swarm.WorkerCrashed):
-        fleet.submit(os._exit, 1, rerun=False).result(30)
+        fleet.submit(os._exit, 1, rerun=False).result(60)
     until(lambda: not sleepers(tmp_path), 60, "it went with its worker")
-    fleet.submit(leaves).result(30)
+    fleet.submit(leaves).result(60)
     assert nodes.stop("oak") == 0
     assert not sleepers(tmp_path)
     assert not list((tmp_path / "tmp").iterdir())

@@ -94,10 +94,10 @@ def test_leaving_a_map_ends_the_chunks_that_run(fleet: Fleet, tmp_path: Path) ->
             time.sleep(600)
 
     results = fleet.map(slow, [0, 1] * 50, chunksize=2)
-    until(lambda: len(list(tmp_path.iterdir())) == 2, 30)
+    until(lambda: len(list(tmp_path.iterdir())) == 2, 60)
     results.close()  # type: ignore[attr-defined]
     for path in tmp_path.iterdir():
-        until(lambda pid=int(path.name): not Path(f"/proc/{pid}").exists(), 30)  # type: ignore[misc]
+        until(lambda pid=int(path.name): not Path(f"/proc/{pid}").exists(), 60)  # type: ignore[misc]
     assert list(fleet.map(abs, range(10), chunksize=5)) == list(range(10))
 
 

@@ -68,14 +68,14 @@ def never(there: Path) -> str:
 
 
 def began(there: Path, count: int = 1) -> None:
-    until(lambda: (there / "began").exists() and len((there / "began").read_text().splitlines()) >= count, 30)
+    until(lambda: (there / "began").exists() and len((there / "began").read_text().splitlines()) >= count, 60)
 
 
 def pair(nodes: Nodes) -> None:
     for name in ("oak", "elm"):
         nodes.start(name, "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 30)
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60)
 
 
 def where(fleet: Fleet, future: Future) -> str:
@@ -96,7 +96,7 @@ def test_a_task_goes_on_at_another_node_from_where_it_stood(nodes: Nodes, tmp_pa
         began(tmp_path, 3)
         lines = nodes.cli("task", "explain", future.id).stdout.decode()
         (tmp_path / "stop").touch()
-        steps, total, path = future.result(30)
+        steps, total, path = future.result(60)
         assert total == steps * (steps + 1) // 2 and path == ["oak", "elm", "oak"]
         assert "moved on elm" in lines and "from oak" in lines and "moved on oak" in lines, lines
 
@@ -130,7 +130,7 @@ def test_what_is_not_moved_goes_on_and_the_status_says_why(nodes: Nodes, tmp_pat
             fleet.move(one, other)
         (tmp_path / "stop").touch()
         (tmp_path / "more" / "stop").touch()
-        assert [one.result(30), two.result(30)] == ["over", "over"]
+        assert [one.result(60), two.result(60)] == ["over", "over"]
         assert reason(nodes, one.id, other) == (5, "not-running")
     assert (tmp_path / "began").read_text().count("\n") == 1, "it was never begun anew"
 
@@ -152,7 +152,7 @@ def test_a_state_that_cannot_be_sent_costs_the_move_and_not_the_task(nodes: Node
             fleet.move(future, "elm")
         assert refused.value.reason == "unsaved"
         (tmp_path / "stop").touch()
-        assert future.result(30) == "over"
+        assert future.result(60) == "over"
 
 
 def test_when_the_node_that_it_went_to_dies_it_goes_on_from_what_was_saved(nodes: Nodes, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_when_the_node_that_it_went_to_dies_it_goes_on_from_what_was_saved(nodes
         nodes.kill("elm")
         began(tmp_path, 3)
         (tmp_path / "stop").touch()
-        steps, total, path = future.result(30)
+        steps, total, path = future.result(60)
         assert total == steps * (steps + 1) // 2
         assert path == ["oak", "oak"], "what it did on elm is lost, what it did before is not"
         assert [line.split()[0] for line in (tmp_path / "began").read_text().splitlines()] == ["oak", "elm", "oak"]
@@ -199,13 +199,13 @@ def test_a_node_that_drains_has_its_tasks_go_on_elsewhere_with_all_their_state(
         began(tmp_path)
         assert (where(fleet, block), where(fleet, future)) == ("oak", "elm")
         (tmp_path / "other" / "stop").touch()
-        assert block.result(30) == "over"
+        assert block.result(60) == "over"
         answer = json.loads(nodes.cli("node", "drain", "elm", "--json", timeout_s=60).stdout)
         assert not answer["running"], answer
         assert nodes.stop("elm") == 0
         began(tmp_path, 2)
         (tmp_path / "stop").touch()
-        assert future.result(30) == (size, 1, ["elm", "oak"])
+        assert future.result(60) == (size, 1, ["elm", "oak"])
         assert nodes.cli("task", "explain", future.id).stdout.count(b"moved on oak") == 1
 
 
@@ -289,10 +289,10 @@ def test_what_stands_still_keeps_no_more_memory_than_its_node_bears(nodes: Nodes
         time.sleep(0.3)
         urgent = fleet.submit(holds, tmp_path, priority=swarm.CRITICAL)
         word = "saved on oak" if saves else "stood still and is run again"
-        until(lambda: word in nodes.cli("task", "explain", low.id).stdout.decode(), 30, word)
+        until(lambda: word in nodes.cli("task", "explain", low.id).stdout.decode(), 60, word)
         assert not urgent.done()
         (tmp_path / "over").touch()
-        assert urgent.result(30) == "held"
+        assert urgent.result(60) == "held"
         began(tmp_path, 2)
         (tmp_path / "stop").touch()
-        assert low.result(30) == ((50_000_000, 1, ["oak", "oak"]) if saves else ["oak", "oak"])
+        assert low.result(60) == ((50_000_000, 1, ["oak", "oak"]) if saves else ["oak", "oak"])

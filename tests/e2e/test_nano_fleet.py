@@ -37,7 +37,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 def all_there(fleet: Fleet, count: int = 3) -> None:
-    until(lambda: sum(each["state"] == "alive" for each in fleet.members()) == count, 30, "the members")
+    until(lambda: sum(each["state"] == "alive" for each in fleet.members()) == count, 60, "the members")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_spread_it_is_the_same(fleet, alone, parts, by):
 def test_it_moves_while_it_runs(fleet):
     flock = slow()
     run = nano.submit(fleet, flock, seconds=LONG_S, on="oak")
-    until(lambda: run.progress["passes"] > 10, 30, "progress")
+    until(lambda: run.progress["passes"] > 10, 60, "progress")
     assert run.move("ash") == ("ash",) == run.nodes
     taken = nano.load(run.save())
     report = run.result(90)
@@ -115,7 +115,7 @@ def test_it_moves_while_it_runs(fleet):
 def test_a_spread_one_moves_too(fleet):
     flock = slow()
     run = nano.submit(fleet, flock, seconds=LONG_S, on=["oak", "elm"], by="rows", balance=False)
-    until(lambda: run.progress["passes"] > 10, 30, "progress")
+    until(lambda: run.progress["passes"] > 10, 60, "progress")
     assert run.move(["elm", "ash"]) == ("elm", "ash")
     report = run.result(90)
     flock.run_for(seconds=LONG_S)
@@ -206,23 +206,23 @@ def test_what_crashes_each_time_is_given_up(fleet):
 
 def test_stop_ends_it_with_what_there_is_and_cancel_without(fleet):
     run = nano.submit(fleet, slow(), seconds=1e6)
-    until(lambda: run.progress["passes"] > 3, 30, "progress")
+    until(lambda: run.progress["passes"] > 3, 60, "progress")
     run.stop()
-    report = run.result(30)
+    report = run.result(60)
     assert report.stopped
     assert 3 < report.passes < 10_000
     run = nano.submit(fleet, slow(), seconds=1e6)
-    until(lambda: run.progress["passes"] > 3, 30, "progress")
+    until(lambda: run.progress["passes"] > 3, 60, "progress")
     assert run.cancel()
     assert run.cancelled()
-    until(lambda: all(each["busy"] == 0 for each in fleet.members()), 30, "the workers are free again")
+    until(lambda: all(each["busy"] == 0 for each in fleet.members()), 60, "the workers are free again")
 
 
 def test_real_time_runs_in_real_time_and_moves(fleet):
     flock = population(time="real")
     began = time.monotonic()
     run = nano.submit(fleet, flock, seconds=1.5, on="elm")
-    until(lambda: run.progress["passes"] > 0, 30, "progress")
+    until(lambda: run.progress["passes"] > 0, 60, "progress")
     run.move("oak")
     report = run.result(60)
     assert report.now_ns == 1_500_000_000
@@ -234,7 +234,7 @@ def test_in_real_time_parts_run_by_themselves_and_hear_one_another(fleet):
     flock = bridged.swarm_of(bridged.Asks, 5)
     flock.spawn(bridged.Answers, 1, rate_hz=500)
     run = nano.submit(fleet, flock, seconds=4, on=["elm", "ash"], by={"Asks": 0, "Answers": 1}, save_every_s=0.5)
-    until(lambda: run.progress["passes"] > 100, 30, "progress")
+    until(lambda: run.progress["passes"] > 100, 60, "progress")
     taken = nano.load(run.save())
     assert taken.agents == 6
     assert run.move(["oak", "elm"]) == ("oak", "elm")
@@ -370,16 +370,16 @@ def test_a_swarm_here_joins_a_population_there_and_follows_it(fleet):
         nano.submit(fleet, there, seconds=1, bridge=["prices"])
     run = nano.submit(fleet, there, seconds=60, on="elm", bridge=["questions", "answers"])
     with run.bridge(asks) as bridge:
-        until(lambda: bridge.joined, 30, "the other side")
+        until(lambda: bridge.joined, 60, "the other side")
         asks.run_for(seconds=0.5)
         answered = sum(asks.cohorts[0].answered)
         assert answered > 20
         run.move("ash")
-        until(lambda: bridge.joined, 30, "the other side, elsewhere")
+        until(lambda: bridge.joined, 60, "the other side, elsewhere")
         asks.run_for(seconds=1.0)
         assert sum(asks.cohorts[0].answered) > answered + 20
     run.stop()
-    report = run.result(30)
+    report = run.result(60)
     assert {stint.node for stint in report.stints} == {"elm", "ash"}
     assert report.load().cohorts[0][0].heard > 40
 

@@ -21,11 +21,11 @@ def test_an_executor_keeps_the_rules_and_leaves_nothing(tmp_path: Path, monkeypa
     monkeypatch.setenv("SWARM_HOME", str(tmp_path / "none"))
     with swarm.Executor(max_workers=2) as executor:
         assert isinstance(executor, concurrent.futures.Executor)
-        assert executor.submit(pow, 2, 10).result(30) == 1024
-        assert executor.submit(dict, name=1).result(30) == {"name": 1}
+        assert executor.submit(pow, 2, 10).result(60) == 1024
+        assert executor.submit(dict, name=1).result(60) == {"name": 1}
         assert list(executor.map(abs, range(-50, 0), chunksize=8)) == list(range(50, 0, -1))
         with pytest.raises(LookupError):
-            executor.submit(_fails).result(30)
+            executor.submit(_fails).result(60)
         with pytest.raises(concurrent.futures.TimeoutError):
             list(executor.map(time.sleep, [10], timeout=0.2))
         called: list[int] = []
@@ -33,7 +33,7 @@ def test_an_executor_keeps_the_rules_and_leaves_nothing(tmp_path: Path, monkeypa
         future.add_done_callback(lambda done: called.append(done.result()))
         concurrent.futures.wait([future], 30)
         assert called == [3]
-        node = int(executor.submit(os.getppid).result(30))
+        node = int(executor.submit(os.getppid).result(60))
         last = executor.submit(time.sleep, 0.2)
     assert last.done(), "shutdown waits"
     with pytest.raises(RuntimeError):

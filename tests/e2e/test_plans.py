@@ -97,7 +97,7 @@ def test_python_asks_for_the_same_plan(nodes: Nodes, tmp_path: Path) -> None:
         assert fleet.plan(labels="attic")["begins"] == "never" and fleet.plan(python="other")["begins"] == "never"
 
         async def at_once() -> dict[str, Any]:
-            async with swarm.connect_async(nodes.home) as other:
+            async with swarm.connect_async(nodes.home, timeout_s=60) as other:
                 return await other.plan(hungry, priority=CRITICAL)
 
         os.environ["SWARM_NODE_SOCKET"] = str(nodes.home.node_socket("oak"))

@@ -43,7 +43,7 @@ class Held:
         return self._pid.exists() and bool(self._pid.read_text())
 
     def begins(self) -> None:
-        until(lambda: self.began, 30, "it begins")
+        until(lambda: self.began, 60, "it begins")
 
     @property
     def stands(self) -> bool:
@@ -51,7 +51,7 @@ class Held:
 
     def ends(self) -> None:
         self._go.touch()
-        assert self.future.result(30) == "held"
+        assert self.future.result(60) == "held"
 
 
 def test_what_waits_is_raised_and_takes_a_slot(nodes: Nodes, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_waits_is_raised_and_takes_a_slot(nodes: Nodes, tmp_path: Path) -> 
         said = nodes.cli("task", "nice", waiting[1].future.id, "--priority", "high", "--nice", "-5").stdout.decode()
         assert "HIGH, nice -5" in said, said
         waiting[1].begins()
-        until(lambda: low.stands, 20, "the lower one makes way")
+        until(lambda: low.stands, 60, "the lower one makes way")
         assert not waiting[0].began and not waiting[2].began
         lines = nodes.cli("task", "explain", waiting[1].future.id).stdout.decode()
         assert "reprioritized" in lines and "HIGH, nice -5" in lines, lines
@@ -85,7 +85,7 @@ def test_what_runs_is_raised_and_makes_way_no_more(nodes: Nodes, tmp_path: Path)
             urgent.begins()
             assert other.stands and not raised.stands
             urgent.ends()
-            until(lambda: not first.stands and not second.stands, 20, "it goes on")
+            until(lambda: not first.stands and not second.stands, 60, "it goes on")
         for one in (first, second):
             one.ends()
 
@@ -94,7 +94,7 @@ def test_what_runs_on_another_node_is_raised_and_lowered(nodes: Nodes, tmp_path:
     for name in ("oak", "elm"):
         nodes.start(name, "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 20)
+        until(lambda: sum(one["state"] == "alive" for one in fleet.members()) == 2, 60)
         here = Held(fleet, tmp_path, "here", CRITICAL)
         here.begins()
         there = Held(fleet, tmp_path, "there", LOW)
@@ -106,7 +106,7 @@ def test_what_runs_on_another_node_is_raised_and_lowered(nodes: Nodes, tmp_path:
         assert not high.began and not there.stands, "its equals do not displace it"
         assert "LOW, nice 0" in nodes.cli("task", "nice", there.future.id, "-p", "low").stdout.decode()
         high.begins()
-        until(lambda: there.stands, 20, "it makes way again")
+        until(lambda: there.stands, 60, "it makes way again")
         for one in (high, here, there):
             one.ends()
 
@@ -118,14 +118,14 @@ def test_what_stands_still_is_raised_and_goes_on(nodes: Nodes, tmp_path: Path) -
         low.begins()
         high = Held(fleet, tmp_path, "high", HIGH)
         high.begins()
-        until(lambda: low.stands, 20)
+        until(lambda: low.stands, 60)
         said = nodes.cli("status").stdout.decode()
         assert "class  HIGH 1 running; LOW 1 suspended" in said, said
         batch = nodes.cli("batch", "nice", low.future.batch_id, "--priority", "critical").stdout.decode()
         assert "CRITICAL" in batch, batch
-        until(lambda: not low.stands and high.stands, 20, "they change places")
+        until(lambda: not low.stands and high.stands, 60, "they change places")
         low.ends()
-        until(lambda: not high.stands, 20)
+        until(lambda: not high.stands, 60)
         high.ends()
 
 
@@ -136,7 +136,7 @@ def waits_for_a_child(begun: str, go_on: str, child: str, end: str) -> str:
     Path(begun).touch()
     while not os.path.exists(go_on):
         time.sleep(0.005)
-    with swarm.connect() as fleet:
+    with swarm.connect(timeout_s=60) as fleet:
         return str(fleet.submit(holds, child, end, priority=LOW).result(60))
 
 
@@ -145,12 +145,12 @@ def test_what_an_urgent_task_waits_for_goes_before_what_is_less_urgent(nodes: No
     with nodes.connect("oak") as fleet:
         names = [str(tmp_path / name) for name in ("begun", "goon", "child.pid", "child.go")]
         parent = fleet.submit(waits_for_a_child, *names, priority=CRITICAL)
-        until(lambda: Path(names[0]).exists(), 30)
+        until(lambda: Path(names[0]).exists(), 60)
         between = Held(fleet, tmp_path, "between", STANDARD)
         Path(names[1]).touch()
-        until(lambda: Path(names[2]).exists() and Path(names[2]).read_text(), 30, "the child runs, although it is LOW")
+        until(lambda: Path(names[2]).exists() and Path(names[2]).read_text(), 60, "the child runs, although it is LOW")
         assert not between.began or between.stands
         Path(names[3]).touch()
-        assert parent.result(30) == "held"
+        assert parent.result(60) == "held"
         between.begins()
         between.ends()

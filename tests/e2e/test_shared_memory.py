@@ -55,7 +55,7 @@ def test_there_and_back_more_often_than_there_is_room_for_at_once(fleet: Fleet, 
     for number in range(40):
         sent: Any = np.full(SIZE // 8, float(number)) if kind == "array" else bytes(SIZE)
         sent = bytearray(sent) if kind == "bytearray" else sent
-        back = fleet.submit(turned, sent, number).result(30)
+        back = fleet.submit(turned, sent, number).result(60)
         assert type(back) is type(sent)
         assert back[-1] == (2 * number if kind == "array" else number) and len(back) == len(sent)
         assert kind != "array" or not back.flags.writeable
@@ -64,9 +64,9 @@ def test_there_and_back_more_often_than_there_is_room_for_at_once(fleet: Fleet, 
 
 
 def test_what_is_kept_keeps_its_content(fleet: Fleet) -> None:
-    kept = [fleet.submit(np.full, SIZE // 8, float(number)).result(30) for number in range(6)]
+    kept = [fleet.submit(np.full, SIZE // 8, float(number)).result(60) for number in range(6)]
     for number in range(20):
-        fleet.submit(np.full, SIZE // 8, -1.0 - number).result(30)
+        fleet.submit(np.full, SIZE // 8, -1.0 - number).result(60)
     assert [(float(one.min()), float(one.max())) for one in kept] == [(float(n), float(n)) for n in range(6)]
 
 
@@ -82,19 +82,19 @@ def test_what_a_task_keeps_keeps_its_content(fleet: Fleet) -> None:
         kept = builtins.swarm_kept  # type: ignore[attr-defined]
         return float(kept.min()), float(kept.max())
 
-    fleet.submit(keep, np.full(SIZE // 8, 3.0)).result(30)
+    fleet.submit(keep, np.full(SIZE // 8, 3.0)).result(60)
     for number in range(30):
-        fleet.submit(len, np.full(SIZE // 8, float(-number))).result(30)
-    assert fleet.submit(look).result(30) == (3.0, 3.0)
+        fleet.submit(len, np.full(SIZE // 8, float(-number))).result(60)
+    assert fleet.submit(look).result(60) == (3.0, 3.0)
 
 
 def test_a_result_goes_on_to_the_next_task(fleet: Fleet) -> None:
-    ones = fleet.submit(np.ones, SIZE // 8).result(30)
+    ones = fleet.submit(np.ones, SIZE // 8).result(60)
     same = fleet.submit(lambda array: array, ones)
     del ones
-    assert float(same.result(30).sum()) == SIZE // 8
+    assert float(same.result(60).sum()) == SIZE // 8
     later = fleet.submit(np.add, fleet.submit(np.ones, SIZE // 8), 1.0)
-    assert float(later.result(30).sum()) == SIZE // 4
+    assert float(later.result(60).sum()) == SIZE // 4
 
 
 def test_the_memory_of_a_task_that_failed_is_used_again(fleet: Fleet) -> None:
@@ -103,19 +103,19 @@ def test_the_memory_of_a_task_that_failed_is_used_again(fleet: Fleet) -> None:
 
     for _ in range(30):
         with pytest.raises(ValueError, match="no"):
-            fleet.submit(fails, np.zeros(SIZE // 8)).result(30)
+            fleet.submit(fails, np.zeros(SIZE // 8)).result(60)
         with pytest.raises(ValueError, match="no"):
-            fleet.submit(fails, np.zeros(SIZE // 8)).result(30)
+            fleet.submit(fails, np.zeros(SIZE // 8)).result(60)
 
 
 def test_workers_and_clients_that_are_killed_leave_nothing_in_use(fleet: Fleet, nodes: Nodes) -> None:
     for _ in range(6):
         crash = fleet.submit(lambda array: os._exit(1), np.zeros(2 * SIZE // 8), rerun=False)
-        assert crash.exception(30) is not None
+        assert crash.exception(60) is not None
     script = (
         "import numpy as np, os, swarm, time\n"
-        "fleet = swarm.connect()\n"
-        f"kept = [fleet.submit(np.ones, {SIZE // 8}).result(30) for _ in range(8)]\n"
+        "fleet = swarm.connect(timeout_s=60)\n"
+        f"kept = [fleet.submit(np.ones, {SIZE // 8}).result(60) for _ in range(8)]\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -130,14 +130,14 @@ def test_workers_and_clients_that_are_killed_leave_nothing_in_use(fleet: Fleet, 
         return int(fleet._engine.query("status", {})[0]["blob_bytes"])
 
     until(lambda: held() == 0, 60, "what the killed client held")
-    assert float(fleet.submit(np.add, np.ones(SIZE // 8), 1.0).result(30)[0]) == 2.0
+    assert float(fleet.submit(np.add, np.ones(SIZE // 8), 1.0).result(60)[0]) == 2.0
 
 
 def test_a_node_that_was_killed_is_cleared_away_by_the_next(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path)
     nodes.start("elm", "--workers", "1")
     with nodes.connect("elm") as fleet:
-        kept = fleet.submit(np.ones, SIZE // 8).result(30)
+        kept = fleet.submit(np.ones, SIZE // 8).result(60)
         before = stores(nodes)
         assert before and files(nodes)
         nodes.kill("elm")

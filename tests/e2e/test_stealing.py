@@ -40,9 +40,9 @@ def test_idle_nodes_pull_what_waits_behind_long_tasks(nodes: Nodes, tmp_path: Pa
     with nodes.connect("oak") as fleet:
         # Short tasks are sent far ahead; then come long ones of the same kind, to the only node that there is.
         for _ in range(3):
-            assert {one.result(30) for one in [fleet.submit(waits_for, "", number) for number in range(100)]} == {"oak"}
+            assert {one.result(60) for one in [fleet.submit(waits_for, "", number) for number in range(100)]} == {"oak"}
         futures = [fleet.submit(waits_for, str(tmp_path / "go"), number) for number in range(30)]
-        until(lambda: queued(fleet, "oak") > 20, 20, "they wait in the hands of the node")
+        until(lambda: queued(fleet, "oak") > 20, 60, "they wait in the hands of the node")
         # Up to eight have not been handed out yet, and go to these two at once: they have slots for more.
         nodes.start("elm", "--workers", "5")
         nodes.start("ash", "--workers", "5")
@@ -76,5 +76,5 @@ def explained(fleet: Fleet, task: str) -> str:
 
 
 def metrics(fleet: Fleet) -> str:
-    with urllib.request.urlopen(f"{fleet.query('status')['node']['http']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{fleet.query('status')['node']['http']}/metrics", timeout=60) as answer:
         return str(answer.read().decode())

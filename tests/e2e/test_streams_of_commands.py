@@ -26,7 +26,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     nodes.start("oak", "--workers", "0")
     nodes.start("elm", "--workers", "1")
     with nodes.connect("oak") as fleet:
-        until(lambda: sum(member["slots"] for member in fleet.members()) == 1, 30, "elm's worker is known")
+        until(lambda: sum(member["slots"] for member in fleet.members()) == 1, 60, "elm's worker is known")
     yield nodes
     assert nodes.stop_all() == {"oak": 0, "elm": 0}
 

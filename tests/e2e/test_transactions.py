@@ -120,14 +120,14 @@ def test_what_is_ended_while_it_runs_changes_nothing(nodes: Nodes, tmp_path: Pat
     make(there)
     with nodes.connect("oak") as fleet:
         future = fleet.submit(fn, tmp_path / "began", transaction=there, timeout_s=1.0 if how == "timeout" else None)
-        until((tmp_path / "began").exists, 30)
+        until((tmp_path / "began").exists, 60)
         if how == "cancel":
             assert future.cancel()
         else:
             with pytest.raises(swarm.TaskTimeout):
-                future.result(30)
+                future.result(60)
         assert counts(there) == ["0"] * FILES
-        assert fleet.submit(add_one, transaction=there).result(30) == 1  # nobody has the directory any more
+        assert fleet.submit(add_one, transaction=there).result(60) == 1  # nobody has the directory any more
     assert counts(there) == ["1"] * FILES
 
 
@@ -157,4 +157,4 @@ def test_what_does_not_go_together_is_told() -> None:
 def test_commands_and_streams_are_refused(nodes: Nodes, tmp_path: Path) -> None:
     with nodes.connect("oak") as fleet:
         with pytest.raises(swarm.SwarmError, match="can be transactions"):
-            fleet.submit_command(["true"], transaction=tmp_path).result(30)
+            fleet.submit_command(["true"], transaction=tmp_path).result(60)

@@ -228,7 +228,7 @@ def classes(deeper: int) -> list[int]:
     assert current is not None
     if not deeper:
         return [current.priority]
-    with swarm.connect() as fleet:
+    with swarm.connect(timeout_s=60) as fleet:
         given = {"priority": LOW} if deeper == 1 else {}
         return [current.priority, *fleet.submit(classes, deeper - 1, **given).result(60)]
 
@@ -236,8 +236,8 @@ def classes(deeper: int) -> list[int]:
 def test_what_a_task_submits_is_as_urgent_as_itself(nodes: Nodes) -> None:
     nodes.start("oak", "--workers", "1", "--executor", f"other={sys.executable}")
     with nodes.connect("oak") as fleet:
-        assert fleet.submit(classes, 2, priority=CRITICAL).result(30) == [CRITICAL, CRITICAL, LOW], (
+        assert fleet.submit(classes, 2, priority=CRITICAL).result(60) == [CRITICAL, CRITICAL, LOW], (
             "unless it says otherwise"
         )
         assert fleet.submit(classes, 0).result(60) == [1]
-        assert fleet.submit(classes, 0, priority=HIGH, python="other").result(30) == [HIGH]
+        assert fleet.submit(classes, 0, priority=HIGH, python="other").result(60) == [HIGH]

@@ -54,7 +54,7 @@ def test_changes_are_told_as_they_come(nodes: Nodes, tmp_path: Path) -> None:
         second = said()
         assert second["changed"] == ["a.py"] and second["gone"] == []
         assert second["functions"] == [{"complexity": 3, "was": 1, "path": "a.py", "line": 1, "name": "f"}]
-        until(lambda: "a.py" in page.read_text(), 30, "the page is written again")
+        until(lambda: "a.py" in page.read_text(), 60, "the page is written again")
         (tree / "b.py").unlink()
         third = said()
         assert third["gone"] == ["b.py"] and third["totals"]["files"] == 1  # type: ignore[index]
