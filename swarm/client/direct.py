@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LONE_CALLS = 4
 """So many calls in a row, each made when nothing was under way, have the client ask for a slot."""
 QUICK_US = 50_000
-"""A callable that has run longer than this, in microseconds, is no longer called directly."""
+"""A callable that has run longer than this, in microseconds, is not called directly for a while (`Route.took_long`)."""
 REFUSED_PAUSE_S = 5.0
 ANSWER_WAIT_S = 0.02
 CONNECT_TIMEOUT_S = 1.0
@@ -326,7 +326,9 @@ class Lane:
             if kind == wire.OUTCOME:
                 self._call = None
                 if word > QUICK_US:
-                    call.route.quick = False
+                    call.route.took_long(time.monotonic())
+                elif call.route.rest_s:
+                    call.route.rest_s = 0.0
                 self._settle(call, status, body)
             elif kind == wire.EVENT:
                 self._happened(call.future, body)
@@ -344,7 +346,7 @@ class Lane:
         # They know each other no longer: a result goes when its future does, not at the next collection.
         call.future = _SETTLED
         if status == Status.RETURNED:
-            call.route.quick = False
+            call.route.is_not_for_workers()
             engine.batches.again(call.route, call.number, call.payload, future)
         elif self._is_elsewhere(future):
             # Callbacks are called in the client's thread, in their order, whoever happened to read this.

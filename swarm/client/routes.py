@@ -24,6 +24,9 @@ from swarm.tasks import DURABILITIES, TaskOptions, command_here, current_task, f
 if TYPE_CHECKING:
     from swarm.client.batches import Batch
 
+REST_S = 10.0
+"""For so long a callable goes through the node that took long when it was called directly, the first time."""
+REST_S_MAX = 640.0
 ROUTES_MAX = 4096
 SESSIONS_KEPT = 1024
 
@@ -39,6 +42,10 @@ class Route:
     open: Batch | None = None
     quick: bool = False
     """Whether calls of it may go directly to a worker (`swarm.client.direct`): as far as is known they are short."""
+    rests_until: float = 0.0
+    """The instant from which on it may go directly once more; 0 if it never took long when it did, or may not at all."""
+    rest_s: float = 0.0
+    """How long it rests now, having been called directly; twice as long each time that it takes long again."""
     known: bool = False
     """Whether a call of it went to the node, with its code."""
     durability: int = 0
@@ -49,6 +56,23 @@ class Route:
     """Whether it is HIGH or CRITICAL: then there is room for it when there is none for others."""
     name: bytes = b""
     """Of the one call of this route, if it goes by a name that was said (`swarm.client.names`)."""
+
+    def took_long(self, now: float) -> None:
+        """A direct call of it took long: others go through the node for a while. Not for ever: a machine that stood still for a
+        moment makes everything take long that runs just then."""
+        self.quick = False
+        self.rest_s = min(REST_S_MAX, 2 * self.rest_s or REST_S)
+        self.rests_until = now + self.rest_s
+
+    def rested(self, now: float) -> bool:
+        """Whether it may go directly once more, having taken long."""
+        if not self.quick and self.rests_until and now >= self.rests_until:
+            self.quick = True
+        return self.quick
+
+    def is_not_for_workers(self) -> None:
+        """A worker has given a call of it back: it goes through the node from now on."""
+        self.quick, self.rests_until = False, 0.0
 
 
 def is_lasting(fn: Any) -> bool:

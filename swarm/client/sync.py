@@ -184,7 +184,8 @@ class Fleet:
         make: Callable[[Batch, int], Future] = Future,
     ) -> Future:
         """Hand over one call."""
-        if make is Future and route.quick and route.open is None:
+        quick = route.quick or (route.rests_until and route.rested(time.monotonic()))
+        if make is Future and quick and route.open is None:
             future = self._lane.call(route, args, kwargs)
             if future is not None:
                 return future
