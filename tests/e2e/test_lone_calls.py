@@ -162,28 +162,43 @@ def test_a_wait_that_is_too_short_changes_nothing(fleet: Fleet) -> None:
         future.result(0.01)
     assert not future.done()
     assert future.result(60) == "rested"
-    # What is known to take long goes through the node from now on.
-    lone(fleet)
-    through = fleet.submit(naps)
-    assert not isinstance(through, DirectFuture)
-    assert through.result(60) == "rested"
+
+    def goes_through() -> bool:
+        lone(fleet)
+        next_one = fleet.submit(naps)
+        assert next_one.result(60) == "rested"
+        return not isinstance(next_one, DirectFuture)
+
+    until(goes_through, 60, "what is known to take long goes through the node")
+
+
+def has_said(path: str) -> bool:
+    """Whether a task has written there."""
+    return os.path.exists(path) and bool(Path(path).read_text())
+
+
+def waits(go: str, mark: str) -> None:
+    """Says who runs it, waits for a file, and leaves a mark."""
+    Path(mark + ".pid").write_text(str(os.getpid()))
+    while not os.path.exists(go):
+        time.sleep(0.005)
+    Path(mark).touch()
 
 
 def test_cancel_ends_the_call_and_the_next_has_a_slot(fleet: Fleet, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 
-    def lasts(path: str) -> None:
-        time.sleep(3)
-        Path(path).write_text("not ended")
-
-    future = direct(fleet, lasts, str(mark))
-    time.sleep(0.1)
+    future = direct(fleet, waits, str(tmp_path / "go"), str(mark))
+    until(lambda: has_said(f"{mark}.pid"), 60, "it runs")
     assert future.cancel()
     assert future.cancelled()
     with pytest.raises(concurrent.futures.CancelledError):
         future.result()
     assert direct(fleet, abs, -1).result(60) == 1
-    time.sleep(3)
+    pid = Path(f"{mark}.pid").read_text()
+    until(lambda: not Path(f"/proc/{pid}").exists(), 60, "its worker is ended")
+    (tmp_path / "go").touch()
+    time.sleep(0.2)
     assert not mark.exists()
 
 
@@ -203,15 +218,22 @@ def test_a_call_that_kills_its_worker_is_tried_again_by_the_node(fleet: Fleet, t
         direct(fleet, always).result(60)
 
 
-def test_other_work_gets_the_slot_back(nodes: Nodes, fleet: Fleet) -> None:
+def meets(mine: str, other: str) -> bool:
+    """Whether the other one runs while this one does."""
+    Path(mine).touch()
+    deadline = time.monotonic() + 60
+    while not os.path.exists(other) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return os.path.exists(other)
+
+
+def test_other_work_gets_the_slot_back(nodes: Nodes, fleet: Fleet, tmp_path: Path) -> None:
     """Two slots, one of them granted: two long tasks of somebody else start all the same."""
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
     with nodes.connect("oak") as other:
         lone(fleet)
-        futures = [other.submit(time.sleep, 2.0) for _ in range(2)]
-        begun = time.monotonic()
-        for one in futures:
-            one.result(60)
-        assert time.monotonic() - begun < 3.6, "they ran one after the other"
+        futures = [other.submit(meets, here, there), other.submit(meets, there, here)]
+        assert [one.result(90) for one in futures] == [True, True], "they ran one after the other"
         assert fleet.submit(abs, -9).result(60) == 9
 
 
@@ -247,10 +269,14 @@ def test_leaving_waits_for_a_call_and_leaving_by_an_exception_cancels_it(nodes: 
 
     fleet = nodes.connect("oak")
     with pytest.raises(ZeroDivisionError), fleet:
-        future = direct(fleet, marks, str(tmp_path / "cancelled"), 2.0)
+        future = direct(fleet, waits, str(tmp_path / "go"), str(tmp_path / "cancelled"))
+        until(lambda: has_said(str(tmp_path / "cancelled.pid")), 60, "it runs")
         raise ZeroDivisionError
     assert future.cancelled()
-    time.sleep(2.2)
+    pid = (tmp_path / "cancelled.pid").read_text()
+    until(lambda: not Path(f"/proc/{pid}").exists(), 60, "its worker is ended")
+    (tmp_path / "go").touch()
+    time.sleep(0.2)
     assert not (tmp_path / "cancelled").exists()
 
 
@@ -304,11 +330,13 @@ with swarm.connect(timeout_s=60) as fleet:
     def work(n):
         return n * n
     number = 0
+    going = False
     while number < 3000:
         assert fleet.submit(work, number).result(60) == number * number
         number += 1
-        if number == 300:
-            print("going", fleet._engine.lane.open, flush=True)
+        if number >= 300 and not going and fleet._engine.lane.open:
+            going = True
+            print("going", flush=True)
 print("done", number)
 """
 
@@ -326,7 +354,7 @@ def test_a_node_that_stops_or_dies_under_lone_calls_loses_none(tmp_path: Path) -
     env["SWARM_NODE_SOCKET"] = str(nodes.home.node_socket("ash"))
     process = subprocess.Popen([sys.executable, str(script)], env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "going True\n"
+    assert process.stdout.readline() == "going\n"
     nodes.kill("ash")
     out, _ = process.communicate(timeout=60)
     assert out == "done 3000\n"
