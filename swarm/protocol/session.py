@@ -257,7 +257,7 @@ class Session:
             return
         rows = range(batch.count) if ranges is None else [row for start, stop in ranges for row in range(start, stop)]
         if kill:
-            batch.cancelled.update(rows)
+            batch.cancelled.update(row for row in rows if not batch.done[row])
         if self.linked and batch.sent:
             header: dict[str, Any] = {"b": batch.key, "r": _pairs(ranges)}
             if not kill:
@@ -430,6 +430,12 @@ class Session:
 
     def _delivered(self, batch: Handed, outcomes: Outcomes) -> None:
         done, count, fresh = batch.done, batch.count, 0
+        if batch.cancelled:
+            # What ended before it could be given up was not given up: for who depends on it, it may be made again.
+            statuses = zip(outcomes.indices(), outcomes.statuses(), strict=True)
+            batch.cancelled -= {
+                row for row, status in statuses if status != Status.CANCELLED and not any(done[row : row + 1])
+            }
         for index in outcomes.indices():
             if index >= count:
                 raise MessageError(f"an outcome of task {index} of a batch of {count}")

@@ -130,6 +130,33 @@ def test_only_what_has_not_ended_may_start() -> None:
     assert grant.header["r"] == [[0, 1], [2, 4], [5, 6]]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_has_ended_well_is_not_given_up_where_it_is_made_again(when: str) -> None:
+    """Its batch was given up, and it had ended, or ended all the same: who waits for it still gets it of another node."""
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 3, b"", [])
+    session.submit(2, b"spec", True, 1, b"", [ids.task_id(ids.batch_key(SESSION, 1), 1)])
+    if when == "before":
+        session.cancel(1)
+    outcomes(session, 1, [1])
+    if when == "after":
+        session.cancel(1)
+    cancelled = OutcomeBuilder()
+    for row in (0, 2):
+        cancelled.add(row, Status.CANCELLED, 0, b"F")
+    header = {"b": ids.batch_key(SESSION, 1), "n": 2}
+    session.on_message(0.0, Kind.OUTCOMES, header, memoryview(cancelled.take()))
+    session.link_down()
+    session.take_effects()
+    session.link_up(b"elm")
+    again = told(session)
+    assert [(tell.kind, tell.header["b"][-1]) for tell in again] == [(Kind.SUBMIT, 1), (Kind.SUBMIT, 2)], (
+        "and no CANCEL"
+    )
+    assert again[0].header["k"] == [[0, 1], [2, 3]]
+
+
 def test_cancelling_without_killing_leaves_it_to_the_node_what_has_begun() -> None:
     session = Session(SESSION)
     session.link_up(b"oak")
