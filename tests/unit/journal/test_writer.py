@@ -80,7 +80,11 @@ def test_a_full_disk_refuses_entries_and_takes_votes() -> None:
     disk = Disk()
 
     async def go() -> None:
-        shell = Shell(Journal.open(SimFiles(disk), ID, SMALL))
+        journal = Journal.open(SimFiles(disk), ID, SMALL)
+        look = journal.try_again
+        # What is tidied up may make room at once, before the loop has its turn: here nothing does.
+        journal.try_again = lambda: disk.bytes_max is None and look()  # type: ignore[method-assign]
+        shell = Shell(journal)
         disk.bytes_max = disk.used
         number, first = 0, 1
         while not shell.again:
