@@ -294,7 +294,7 @@ def ended_otherwise_elsewhere(truth: Truth, spec: Spec, task: tuple[bytes, int])
 
 def stuck(world: World, clients: list[SimClient], within_s: float) -> str:
     """Who still waits, for the reader."""
-    lines = [f"{within_s:.0f} s after all faults were over there are tasks without an outcome:"]
+    lines = [f"all faults are over, and for {within_s:.0f} s none came of the tasks without an outcome:"]
     for client in clients[:3]:
         link = client.link.identity.name if client.link is not None else "no node"
         for batch in client.batches.values():

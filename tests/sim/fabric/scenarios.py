@@ -21,7 +21,7 @@ from tests.sim.fabric.world import Bounds, World
 from tests.sim.scenarios import Outcome
 
 DONE_S = 60.0
-"""All faults are over: until every client has every outcome. Verdicts, leases, backoffs and the work itself."""
+"""All faults are over: until a client has one more outcome. Verdicts, leases, backoffs and a task itself."""
 REST_S = 25.0
 """Until what clients left behind is over, too: a lease of ten seconds, and what hung."""
 SOON = ReliefBounds(
@@ -157,7 +157,7 @@ class Run:
         self._suffer()
         self._heal()
         world = self.world
-        world.run_until_done(self.schedule.done_s)
+        world.run_while_tasks_end(self.schedule.done_s)
         checkers.all_ended(world)
         for client in world.clients:
             if client.link is not None:

@@ -408,6 +408,17 @@ class World:
             self.run(0.05)
         return self.sim.now - began
 
+    def run_while_tasks_end(self, within_s: float) -> None:
+        """Run until every client has every outcome, however long that takes: where one node alone has what many long tasks
+        need, they run one after another. AssertionError where none came for `within_s`."""
+        ended, since = -1, self.sim.now
+        while unfinished := [client for client in self.clients if client.unfinished]:
+            now_ended = sum(batch.count - batch.left for client in self.clients for batch in client.batches.values())
+            if now_ended != ended:
+                ended, since = now_ended, self.sim.now
+            assert self.sim.now - since < within_s, checkers.stuck(self, unfinished, within_s)
+            self.run(0.05)
+
     def _check(self) -> None:
         for node in self._live():
             checkers.sound(node)
