@@ -325,6 +325,9 @@ def test_one_commit_is_for_all_that_wait(place: Place) -> None:
 def test_a_full_disk_is_told_to_the_loop_and_its_end_too(place: Place) -> None:
     async def go() -> int:
         journal: AnyJournal = place.open()
+        look, room = journal.try_again, False
+        # What is tidied up may make room at once, before the loop has its turn: here nothing does.
+        journal.try_again = lambda: room and look()  # type: ignore[method-assign]
         shell = Shell(journal)
         place.fill(True)
         number = 0
@@ -335,6 +338,7 @@ def test_a_full_disk_is_told_to_the_loop_and_its_end_too(place: Place) -> None:
             await shell.until(lambda: shell.numbers[-1:] == [number])  # noqa: B023
         assert shell.full[-1] and shell.writer.reserve(100_000) is None
         place.fill(False)
+        room = True
         await shell.until(lambda: not shell.full[-1])
         last = len(shell.again[0][GROUP].entries)
         shell.writer.submit(number + 1, [entries(last + 1, 1, 4000)])
