@@ -93,7 +93,7 @@ class Pair:
     def dial(self) -> Wire:
         """A connection by hand."""
         wire: Wire = self.asker.wires.dial(self.route())
-        wire.wait_s(10)
+        wire.wait_s(60)
         return wire
 
     @contextlib.contextmanager

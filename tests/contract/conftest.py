@@ -106,7 +106,7 @@ class Recorder:
         return self.on_join(message, peer_address)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Let the loop turn until the condition holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -193,7 +193,7 @@ class World:
 
     async def close(self) -> None:
         for peer in self._peers:
-            await asyncio.wait_for(peer.links.close(), 10)
+            await asyncio.wait_for(peer.links.close(), 30)
 
 
 @pytest.fixture(params=["memory", "stream", "zmq"])

@@ -99,7 +99,7 @@ class RawStream(RawPeer):
     async def open(self) -> RawPeer:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self.far.endpoint.removeprefix("unix://"))
-        self.sock.settimeout(5)
+        self.sock.settimeout(60)
         self.buffer = b""
         asyncio.get_running_loop().add_reader(self.sock.fileno(), self._read)
         return self

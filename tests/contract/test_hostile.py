@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import struct
@@ -122,7 +123,7 @@ def test_who_says_nothing_is_cut(run: Run, world: MakeWorld) -> None:
         async with world() as w:
             far = await w.listening("anna", settings=QUICK)
             silent = await raw_peer(w, far).open()
-            await until(lambda: silent.ended, timeout_s=3)
+            await until(lambda: silent.ended)
             silent.close()
             assert not far.seen.links
 
@@ -171,7 +172,7 @@ def test_a_flood_of_refusals_is_summed_up(run: Run, world: MakeWorld) -> None:
 def test_bytes_that_are_not_zeromq_harm_nobody(run: Run, world: MakeWorld, reach: str) -> None:
     async def main() -> None:
         async with world() as w:
-            far, _near, out, _ = await w.pair(settings=QUICK)
+            far, _near, out, _ = await w.pair(settings=dataclasses.replace(QUICK, handshake_timeout_s=2.0))
             port = int(far.endpoint.rpartition(":")[2])
             strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
             for i, stranger in enumerate(strangers):
@@ -181,7 +182,7 @@ def test_bytes_that_are_not_zeromq_harm_nobody(run: Run, world: MakeWorld, reach
                     )
             out.send(b"unharmed")
             await until(lambda: far.seen.messages == [b"unharmed"])
-            await until(lambda: far.links._router.connections == 1, timeout_s=5)
+            await until(lambda: far.links._router.connections == 1)
             for stranger in strangers:
                 stranger.close()
 

@@ -306,7 +306,7 @@ def test_what_is_known_is_told_before_open_returns(tmp_path):
         assert {hint.source for hint in told} == {"presence", "cache", "seed"} and len(told) == 3
         assert read(tmp_path / "self.node") == own
         presence("oak", 1).write(tmp_path)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(hint.name == "oak" for hint in told):
                 await asyncio.sleep(0.01)
         before = len(told)
@@ -361,7 +361,7 @@ def run_on_fakes(events, body, **options):
             TAG, lambda hint: None, announcement=own, on_event=lambda *event: events.append(event), **options
         )
         await found.open()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await body()
         await found.close()
 

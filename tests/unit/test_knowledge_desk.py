@@ -256,7 +256,7 @@ def test_what_is_said_is_on_disk_before_the_answer_and_comes_back(post: Post) ->
     again = post.open("ash")
     assert [get(again, f"k{number}") for number in range(50)] == list(range(50))
     assert put(again, "k0", "new") > stamps[-1]
-    lines = again.ask(lambda keeper: [len(shard.lines()) for shard in keeper.knowledge.shards.values()]).result(5)
+    lines = again.ask(lambda keeper: [len(shard.lines()) for shard in keeper.knowledge.shards.values()]).result(60)
     assert set(lines) == {1}, "a line goes on after a start"
 
 
@@ -330,7 +330,7 @@ def test_a_machine_that_is_set_back_to_an_image_uses_no_number_twice(post: Post)
         put(ash, f"k{number}", number)
     for desk in (ash, elm):
         until(lambda desk=desk: all(get(desk, f"k{number}") == number for number in range(60)))
-    struck = elm.ask(lambda keeper: [shard.struck() for shard in keeper.knowledge.shards.values()]).result(5)
+    struck = elm.ask(lambda keeper: [shard.struck() for shard in keeper.knowledge.shards.values()]).result(60)
     assert not any(struck)
 
 
@@ -341,7 +341,7 @@ def test_what_a_revoked_author_said_goes_from_memory_and_disk(post: Post) -> Non
     until(lambda: get(ash, "e") == 1)
     gone = post.credentials["elm"]
     post.fleet.revoke(gone.id, time.time())
-    ash.ask(lambda keeper: keeper.revoked(gone.id)).result(5)
+    ash.ask(lambda keeper: keeper.revoked(gone.id)).result(60)
     assert (get(ash, "e"), get(ash, "a")) == (None, 2)
     until(lambda: ash.segments == 1)
     post.close(ash)
@@ -389,7 +389,7 @@ def test_a_flood_of_messages_is_left_out_and_memory_is_bounded(post: Post) -> No
 def test_a_job_that_fails_fails_alone(post: Post) -> None:
     ash = post.open("ash")
     with pytest.raises(ZeroDivisionError):
-        ash.ask(lambda keeper: 1 // 0).result(5)
+        ash.ask(lambda keeper: 1 // 0).result(60)
     ash.post(lambda keeper: 1 // 0)
     until(lambda: post.has("knowledge.crashed"))
     put(ash, "a", 1)

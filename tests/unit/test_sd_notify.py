@@ -21,7 +21,7 @@ def listener(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, st
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard, tempfile.TemporaryDirectory(dir="/tmp") as there:
         name = str(Path(there) / "notify") if request.param == "path" else f"@swarm-test-{os.getpid()}"
         heard.bind("\0" + name[1:] if name[0] == "@" else name)
-        heard.settimeout(5)
+        heard.settimeout(60)
         yield heard, name
 
 

