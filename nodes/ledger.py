@@ -138,8 +138,8 @@ class LedgerShell:
         )
         for group in journal.damaged_at_start:
             around.fact(Fact("ledger.damaged", {}, {"group": group}))
-        ownership.keeps_ledger = True
-        ownership.no_space = self.no_space
+        ownership.refusals.keeps_ledger = True
+        ownership.refusals.no_space = self.no_space
         self.carry_out: dict[type, Callable[[Any], object]] = {
             Propose: self._propose, Send: self._send, Sync: lambda it: self._writer.submit(it.number, it.writes),
             Committed: self._committed, Dropped: self._dropped, Lead: self._lead, Follow: self._follow,

@@ -5,8 +5,9 @@ them), and takes their outcomes back. Every range that it hands out has a dispat
 counts only while its task is still out under that number. Nothing here is per task where all goes well; what failed, was
 given back or was lost is looked at one by one.
 
-This module is what the shell talks to. The parts are in `swarm.protocol.owner`, over the same holdings: `placing` (what
-is out at whom), `attempts` (what the end of one means), `ending` (outcomes on their way), `dependencies`, `clients`.
+This module is what the shell talks to. The parts are in `swarm.protocol.owner`, over the same holdings: `submitting` (what
+clients hand over), `refusals` (what of it is not taken), `placing` (what is out at whom), `reports` (what executors say of
+it), `attempts` (what the end of one means), `ending` (outcomes on their way), `cancelling`, `dependencies`, `clients`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from typing import Any
 from kernels.batch import Calls, Outcomes
 from kernels.tasks import TaskColumns
 from swarm.protocol import ids
-from swarm.protocol.effects import Fact
 from swarm.protocol.ledger.batch import BatchState
 from swarm.protocol.ledger.effects import Reason, Refusal
-from swarm.protocol.ledger.records import Durability, KeptBlob, digest_of
+from swarm.protocol.ledger.records import KeptBlob
 from swarm.protocol.ledger.state import Applied
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Bytes, Tell
-from swarm.protocol.owner import finding, returning
+from swarm.protocol.owner import finding
 from swarm.protocol.owner.admission import RESERVE, Admission
 from swarm.protocol.owner.approvals import Approvals
 from swarm.protocol.owner.attempts import RETRY, Attempts
@@ -35,7 +35,6 @@ from swarm.protocol.owner.batches import (
     Batch,
     Connect,
     Dispatch,
-    Durable,
     Holdings,
     Keep,
     KeepNoMore,
@@ -45,27 +44,27 @@ from swarm.protocol.owner.batches import (
     Propose,
     ToExecutor,
 )
+from swarm.protocol.owner.cancelling import Cancelling
 from swarm.protocol.owner.clients import CLIENT, Clients
 from swarm.protocol.owner.dependencies import Dependencies
-from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending, Said
+from swarm.protocol.owner.ending import EXPIRE, FORGET, RETENTION, Ending
 from swarm.protocol.owner.heeding import HEED, Heeding
 from swarm.protocol.owner.keeping import Keeping
 from swarm.protocol.owner.leading import ADOPT, Held, Leading
 from swarm.protocol.owner.moving import MOVE, Moving
 from swarm.protocol.owner.placing import Placing
 from swarm.protocol.owner.recording import WRITE_AGAIN, Recording
+from swarm.protocol.owner.refusals import Refusals
 from swarm.protocol.owner.relief import RELIEF, Relief
+from swarm.protocol.owner.reports import Reports
+from swarm.protocol.owner.submitting import Submitting
 from swarm.protocol.owner.urgency import Urgency
-from swarm.protocol.owner.words import merged, said, why_it_stood
 from swarm.protocol.placement import Executor
-from swarm.protocol.resources import Capacity, shape_of
+from swarm.protocol.resources import Capacity
 from swarm.protocol.runtimes import Runtimes
-from swarm.protocol.spec import Spec, SpecError, parse_spec
-from swarm.protocol.states import Status
+from swarm.protocol.spec import Spec
 
 _REASONS = frozenset(reason.value for reason in Reason)
-ATTEMPTS_MAX = 1 << 31
-"""Attempts that a client may say there were of a batch before."""
 
 
 class Ownership:
@@ -73,7 +72,6 @@ class Ownership:
 
     def __init__(self, config: OwnershipConfig, me: bytes, name: str, capacity: Capacity, epoch: int = 0) -> None:
         self.me = me
-        self.draining = False
         self._holdings = Holdings(config)
         self._placing = Placing(self._holdings, me, name, capacity, epoch)
         self._ending = Ending(self._holdings)
@@ -99,7 +97,6 @@ class Ownership:
         self._moving.write = self._recording.saved
         self._recording.keep = lambda batch, ids, then: self._keeping.want(batch, ids, None, then)
         self._recording.withdrawn = self._keeping.withdraw
-        self._keeping.take = self._take_outcomes
         self._placing.hand = self._recording.hand
         self._ending.record = self._recording.ended
         self._attempts.counted = self._recording.counted
@@ -112,12 +109,26 @@ class Ownership:
         self._placing.lost = self._attempts.lost
         self._ending.known = self._known
         self._dependencies.waits = self._urgency.waits
-        self.no_space: Callable[[bytes, int], bool] = lambda key, level: False
-        """Whether a batch's log is this node's alone, has not got it, and leads nothing for want of space."""
         self.class_here: Callable[[bytes], int | None] = lambda task: None
         """The class that a task which runs on this node was given, None for one that does not: of its own, not for who waits for it."""
-        self.keeps_ledger = False
-        """Whether this node has a journal: without one nothing durable is taken."""
+        self.refusals = Refusals(self._holdings, self._admission, self._clients, self._recording, self._leading)
+        submitting = Submitting(
+            self._holdings, self._placing, self._ending, self._admission, self._clients, self._recording, self._dependencies,
+            self._urgency, self._relief, self.refusals,
+        )  # fmt: skip
+        submitting.class_of = self.class_of
+        self._cancelling = Cancelling(
+            self._holdings, self._placing, self._ending, self._clients, self._recording, self._leading, self._relief,
+        )  # fmt: skip
+        reports = Reports(
+            self._holdings, self._placing, self._ending, self._attempts, self.heeding, self._keeping, self._moving,
+            self._relief,
+        )  # fmt: skip
+        # The parts' own: nothing stands between them and the shell, which calls them for each lot of tasks.
+        self.submit = submitting.submit
+        self.cancel = self._cancelling.cancel
+        self.outcomes = reports.outcomes
+        self.event = reports.event
 
     # --- what the shell asks ------------------------------------------------------------------------------------------
 
@@ -216,7 +227,7 @@ class Ownership:
         """An executor is gone (dead, left, or its link is down): what was out there runs elsewhere, or is lost."""
         self._moving.executor_gone(node)
         if self._placing.gone(now, node, why):
-            self._moved(now)
+            self._relief.came_back(now)
             self._placing.pump(now)
 
     def executor_relinked(
@@ -231,132 +242,10 @@ class Ownership:
         `asked` are the dispatches that were out when it was asked; None: all that are out now.
         """
         if self._placing.relinked(now, node, self._keeping.with_reports(held), asked):
-            self._moved(now)
+            self._relief.came_back(now)
             self._placing.pump(now)
 
     # --- clients ------------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        now: float,
-        now_wall: float,
-        client: bytes,
-        author: str,
-        granted: bool,
-        key: bytes,
-        raw: bytes,
-        count: int,
-        columns: memoryview | bytes,
-        *,
-        attempts: int = 0,
-        deps: list[bytes] | None = None,
-        ended: list[tuple[int, int]] | None = None,
-        durability: int = 0,
-        soft: bool = False,
-        retention_s: float | None = None,
-        inherited: int | None = None,
-    ) -> None:
-        """Take a batch from a client, or say why not. A batch known already is attached to, not taken twice.
-
-        `ended` are ranges that another owner has seen to their end: they are not run again. A `durability` above 0 has it
-        put into the log of its home, which its key names: only who leads that takes it, or attaches to it. If it is `soft`,
-        nobody asked for that: what can not be kept is run without. `inherited` is the class of the task that submits it, where that
-        runs on another node.
-        """
-        holdings, refuse = self._holdings, self._clients.refuse
-        known = holdings.batches.get(key)
-        durable: Durable | None = None
-        unkept = ""
-        if soft and known is not None and known.durable is None:
-            unkept = "its log did not take it"
-        elif durability or (known is not None and known.durable is not None):
-            found = self._durable(client, key, raw, count, columns, deps or [], durability, retention_s, soft)
-            if found is None:
-                return
-            if isinstance(found, Durable):
-                durable = found
-            else:
-                unkept = found
-            attempts, ended = 0, None
-        stands: tuple[Outcomes, Bytes] | None = None
-        if known is not None and known.abandoned:
-            # A laptop that slept: its tasks were ended for nobody's sake, and are run anew now that somebody is there. Where none may
-            # be repeated, that is so for those that have not begun.
-            if known.finished_at is None:
-                refuse(
-                    client, key, "full", "its tasks are still being ended, since its client had been gone",
-                    "they are run again in a moment", self.config.refuse_after_s,
-                )  # fmt: skip
-                return
-            self._ending.forget(key)
-            if not known.spec.rerun and (stands := returning.kept(known)) is not None:
-                ended = merged([*(ended or ()), *returning.rows_of(stands[0])])
-        elif known is not None:
-            self._clients.attach(now, known, client)
-            if unkept:
-                self._clients.not_kept(known)
-            return
-        if len(key) != ids.BATCH_KEY_BYTES or count < 1 or not 0 <= attempts < ATTEMPTS_MAX:
-            refuse(client, key, "malformed", "the batch has no proper key or no tasks", "")
-            return
-        try:
-            spec = parse_spec(raw)
-        except SpecError as error:
-            refuse(client, key, "spec", str(error), "client and node may be of different versions")
-            return
-        nbytes = len(columns)
-        if not self._has_room(now, client, author, granted, key, spec, count, nbytes, deps or []):
-            return
-        try:
-            calls = Calls(columns, count)
-        except ValueError as error:
-            refuse(client, key, "malformed", f"the batch's columns are damaged: {error}", "")
-            return
-        lacks = None if durable is None else self._recording.lacks(durable, spec, calls)
-        if durable is not None and soft:
-            if lacks is None and not self._dependencies.are_in_log(deps or [], durable.group):
-                lacks = Refusal(Reason.GONE, "a task that it waits for is not kept either")
-            if lacks is not None:
-                durable, unkept, lacks = None, lacks.hint, None
-        if lacks is not None:
-            hint = "pass a path that all machines read, or say durability='none'"
-            refuse(client, key, lacks.reason.value, f"not accepted: {lacks.hint}", hint)
-            return
-        batch = Batch(
-            next(holdings.numbers), key, client, author, spec, raw, granted, shape_of(spec), calls, TaskColumns(count),
-            now, now_wall, now, attempt=attempts, durable=durable,
-        )  # fmt: skip
-        if spec.deadline is not None:
-            batch.expires_at = now + max(0.0, spec.deadline - now_wall)
-            holdings.timers.at(batch.expires_at, EXPIRE, batch)
-        holdings.batches[key] = batch
-        holdings.by_number[batch.number] = batch
-        self._admission.taken(batch)
-        over = sum(
-            batch.columns.finish(index) for start, stop in ended or () for index in range(start, min(stop, count))
-        )
-        holdings.tasks += count - over
-        holdings.bytes += nbytes
-        if stands is not None:
-            returning.put_back(holdings, batch, *stands)
-            holdings.emit(Tell(client, Kind.OUTCOMES, {"b": key, "n": stands[0].count}, (stands[1],)))
-        batch.log(now, "submitted", 0, count, "", author)
-        holdings.emit(Fact("batch.submitted", {"kind": spec.kind}, {"batch": key.hex(), "name": spec.name}, count))
-        if durable is not None:
-            self._recording.submitted(now, batch, durable, deps or [])
-        if deps:
-            self._dependencies.wait_for(now, batch, deps)
-        if unkept:
-            batch.log(now, "not kept", 0, count, "", unkept)
-            self._clients.not_kept(batch)
-        if batch.columns.ready:
-            self._placing.push(batch, now, batch.columns.ready)
-        if spec.inherits:
-            inherited = self.class_of(spec.parent) if inherited is None else inherited
-        self._urgency.child(now, batch, inherited if spec.inherits else None)
-        self._ending.close_if_done(now, batch)
-        self._relief.arm(now)
-        self._placing.pump(now)
 
     def _run_unkept(self, now: float, batch: Batch, refusal: Refusal) -> None:
         """A log does not take what nobody asked to be kept: it is run all the same, under the eyes of its client."""
@@ -391,129 +280,12 @@ class Ownership:
         """The log that a durable batch belongs to, if it is led here."""
         return self._leading.group_of(key, level)
 
-    def _durable(
-        self,
-        client: bytes,
-        key: bytes,
-        raw: bytes,
-        count: int,
-        columns: memoryview | bytes,
-        deps: list[bytes],
-        level: int,
-        retention_s: float | None,
-        soft: bool,
-    ) -> Durable | str | None:
-        """What is to be known of a durable batch; None when it is not taken, and its client has been told why. If it is `soft`, a
-        text says why it cannot be kept, and is run without."""
-        digest, known = digest_of(raw, count, columns, deps), self._holdings.batches.get(key)
-        if known is not None:
-            there = known.durable
-            if there is not None and there.digest == digest and there.level == level:
-                return there
-            self._clients.refuse(
-                client, key, "conflict",
-                f"there is a batch with this id and other content: its digest is {_digest(there)}, this one's {digest.hex()}",
-                "give each batch an id of its own; the one that is there was left as it is",
-            )  # fmt: skip
-            return None
-        if soft and not self.keeps_ledger:
-            return "this node keeps no journal"
-        if not self.keeps_ledger or level not in (Durability.NODE, Durability.FLEET):
-            self._clients.refuse(
-                client, key, "durability", "this node keeps no journal, so it can promise nothing for later",
-                "durability='none' has tasks that live as long as the script that submitted them",
-            )  # fmt: skip
-            return None
-        group = self._leading.group_of(key, level)
-        if group is None and soft and self.no_space(key, level):
-            return "the disk of this node is full"
-        if group is None and self.no_space(key, level):
-            self._clients.refuse(
-                client, key, "disk-full", "not accepted: the disk of this node is full, and nobody else keeps its log",
-                "make room there; it takes durable tasks again by itself",
-            )  # fmt: skip
-            return None
-        if group is None:
-            self._clients.unknown(client, key, untaken=True)
-            return None
-        epoch = self._leading.led[group]
-        kept = self.config.durable_retention_s if retention_s is None else retention_s
-        begun = self._recording.has_begun(group, key)
-        return Durable(group, level, digest, epoch, epoch, count, kept, begun, soft=soft)
-
-    def _has_room(
-        self, now: float, client: bytes, author: str, granted: bool, key: bytes, spec: Spec, count: int, nbytes: int,
-        deps: list[bytes],
-    ) -> bool:  # fmt: skip
-        """Whether a batch may and can be taken; if not, its client has been told why."""
-        config, refuse = self.config, self._clients.refuse
-        if (spec.pickled or (spec.fn is not None and spec.fn[0] == "blob") or spec.kind == "command") and not granted:
-            refuse(
-                client, key, "not-granted", f"{author} may not run code of its own here (no grant 'code')",
-                "use functions that the nodes load by name, or ask an admin for a certificate with the grant 'code'",
-            )  # fmt: skip
-        elif self.draining:
-            refuse(client, key, "draining", "this node is stopping", "another node takes the batch", 0.0)
-        elif count > config.tasks_max or nbytes > config.bytes_max:
-            refuse(
-                client, key, "too-large", f"a batch of {count} tasks ({nbytes} bytes); this node never holds so much",
-                "hand over less at once, or raise queue_tasks and queue_bytes in the node's settings",
-            )  # fmt: skip
-        elif (full := self._admission.refusal(now, client, key, spec, count, nbytes, deps)) is not None:
-            refuse(client, key, "full", full[0], "try again then, or use more nodes", full[1])
-        else:
-            return True
-        return False
-
-    def cancel(self, now: float, key: bytes, ranges: list[tuple[int, int]] | None, *, kill: bool = True) -> None:
-        """The client, or somebody for it, gives tasks up: those waiting end now, those running are ended if `kill`."""
-        batch = self._holdings.batches.get(key)
-        if batch is None or batch.finished_at is not None:
-            return
-        wanted = merged(ranges) if ranges is not None else [(0, batch.calls.count)]
-        batch.cancelled = merged([*batch.cancelled, *wanted])
-        if kill:
-            batch.killed = merged([*batch.killed, *wanted])
-        if batch.durable is not None:
-            self._recording.cancelled(batch, wanted, kill)
-        ended: Said = []
-        payload = said("the task was cancelled", "", batch.spec)
-        dispatched: set[int] = set()
-        columns = batch.columns
-        adopting = self._leading.is_adopting(batch)  # who has it is not known yet, and is told when it is
-        for start, stop in wanted:
-            batch.log(now, "cancelled", start, stop)
-            for index in range(max(0, start), min(stop, batch.calls.count)):
-                state = columns.state(index)
-                if state == TaskColumns.DISPATCHED:
-                    dispatched.add(columns.token(index))
-                elif state != TaskColumns.DONE and not adopting:
-                    ended.append((index, Status.CANCELLED, payload))
-        waiting = self._placing.withdraw(batch)
-        self._ending.finish(now, batch, ended)
-        if waiting and batch.columns.ready:
-            # Who waited for what ended lent it his urgency, and has it back: that may have put the others into the queue already.
-            self._placing.withdraw(batch)
-            self._placing.push(batch, now, batch.columns.ready)
-        for number in sorted(dispatched):
-            dispatch = self._placing.dispatches.get(number)
-            if dispatch is not None:
-                self._placing.recall(dispatch, wanted, kill)
-        self._moved(now)
-        self._placing.pump(now)
-
     def move(self, now: float, key: bytes, index: int, node: bytes, within_s: float, by: str = "") -> int:
         """Have a task that runs go on at another node, from its next safe point. `MoveOver` says under this ticket what came of it.
         `by` is who asks."""
         ticket = self._moving.move(now, key, index, node, within_s, by)
         self._placing.pump(now)
         return ticket
-
-    def _moved(self, now: float) -> None:
-        """Something may have come back that was asked to move, and a slot be free for what stands still."""
-        if self._moving:
-            self._moving.look(now)
-        self._relief.look(now)
 
     def _relieved(self, now: float) -> None:
         """Somebody said how busy he is."""
@@ -578,7 +350,7 @@ class Ownership:
 
     def drain(self, now: float) -> None:
         """Take no more batches; what clients have here goes on until the shell's deadline."""
-        self.draining = True
+        self.refusals.draining = True
         self._placing.executors[self.me].draining = True
         self._moving.heard(now, self._placing.executors[self.me])
 
@@ -588,75 +360,6 @@ class Ownership:
         """An idle node asks for tasks that wait at another one: "" when they are recalled for it, else why not."""
         return self._approvals.approve(now, thief, nonce, victim, number, start, stop, wait_s)
 
-    # --- executors' reports -------------------------------------------------------------------------------------------
-
-    def outcomes(
-        self, now: float, executor: bytes, number: int, count: int, body: Bytes, load: Any = None, stood_us: Any = 0
-    ) -> None:
-        """An executor reports outcomes under a dispatch number; rows that are not out under it are ignored. Some of their tasks
-        stood still for `stood_us` microseconds together.
-
-        ValueError when the columns are malformed.
-        """
-        placing = self._placing
-        it = placing.executors.get(executor)
-        if it is not None and isinstance(load, Mapping) and not it.local:
-            it.heard(load)
-            self._moving.heard(now, it)
-        dispatch = placing.out(number, executor)
-        if dispatch is None:
-            self._holdings.emit(Fact("outcome.stale", {}, {"executor": executor.hex(), "dispatch": number}, count))
-            return
-        report = Outcomes(body, count)
-        if type(stood_us) is int and stood_us > 0:
-            dispatch.stood_us += stood_us
-        if dispatch.batch.durable is None or not self._keeping.holds_back(now, dispatch, report, body):
-            self._take_outcomes(now, dispatch, report, body)
-        placing.pump(now)
-
-    def _take_outcomes(self, now: float, dispatch: Dispatch, report: Outcomes, body: Bytes) -> None:
-        placing, number, count = self._placing, dispatch.number, report.count
-        batch = dispatch.batch
-        columns = batch.columns
-        placing.settle(dispatch, count, max(0, report.run_us_total - dispatch.stood_us) / 1e6)
-        if report.all_ok and columns.accepts(report, number):
-            columns.settle(report, number)
-            placing.ran(now, dispatch, report, count)
-            self._ending.settled(now, batch, report, body, dispatch.token)
-            self._ending.count(batch, Status.OK, count, report)
-            placing.returned(dispatch, count)
-            if batch.untied:
-                self.heeding.went_well(now, dispatch)
-        else:
-            self._attempts.sort_out(now, dispatch, report)
-        self._moved(now)
-        self._ending.close_if_done(now, batch)
-
-    def event(self, now: float, executor: bytes, number: int, index: int, name: str, value: Any, body: Bytes) -> None:
-        """An executor says something about a task that runs: passed on to the client."""
-        dispatch = self._placing.out(number, executor)
-        if dispatch is None:
-            return
-        batch = dispatch.batch
-        if not 0 <= index < batch.calls.count or not batch.columns.holds(index, number):
-            return
-        if name == "progress":
-            batch.progress[index] = value
-        elif name == "lesson":
-            self.heeding.reflected(now, dispatch, index, value)
-            self._placing.pump(now)
-            return
-        elif name in ("suspended", "resumed"):
-            batch.log(now, name, index, index + 1, dispatch.executor.name, why_it_stood(name, value))
-            self._relief.stood(now, dispatch, index, name == "suspended", value)
-        elif name == "unsaved":
-            self._moving.unsaved(now, batch, index, str(value))
-            return
-        if batch.client is not None:
-            header = {"b": batch.key, "i": index, "e": name, "v": value, "w": dispatch.executor.name}
-            for client in batch.clients:
-                self._holdings.emit(Tell(client, Kind.EVENT, header, (body,) if len(body) else ()))
-
     def on_timer(self, now: float) -> None:
         """Run what is due: backoffs, deadlines, leases, retention."""
         while (due := self._holdings.timers.pop(now)) is not None:
@@ -664,14 +367,9 @@ class Ownership:
             if what == RETRY:
                 self._attempts.retry(*value)
             elif what == EXPIRE:
-                self._expire(now, value)
+                self._cancelling.expire(now, value)
             elif what == CLIENT:
-                left = self._clients.lease_over(now, value)
-                for batch in left:
-                    self._placing.withdraw(batch)  # the end of one makes room, and none of the others is to begin in it
-                for batch in left:
-                    self.cancel(now, batch.key, None)
-                self._ending.shed(now)  # what was kept for it
+                self._cancelling.client_gone(now, value)
             elif what == FORGET:
                 self._ending.forget_until(now)
             elif what == RETENTION:
@@ -686,31 +384,15 @@ class Ownership:
                 self._moving.late(now, *value)
             elif what == RELIEF:
                 self._relief.due(now)
-        self._moved(now)
+        self._relief.came_back(now)
         self._placing.pump(now)
-
-    def _expire(self, now: float, batch: Batch) -> None:
-        """The deadline of a batch has passed: what has not begun will not."""
-        if batch.finished_at is not None or self._holdings.by_number.get(batch.number) is not batch:
-            return
-        if self._leading.is_adopting(batch):
-            self._holdings.timers.at(now + self.config.adopt_s, EXPIRE, batch)  # some of it may run
-            return
-        self._placing.withdraw(batch)
-        payload = said("its deadline passed before it could start", "", batch.spec)
-        ended: Said = []
-        for start, stop in batch.pending():
-            for index in range(start, stop):
-                if batch.columns.state(index) != TaskColumns.DISPATCHED:
-                    ended.append((index, Status.EXPIRED, payload))
-        self._ending.finish(now, batch, ended)
 
     # --- the ledger ---------------------------------------------------------------------------------------------------
 
     def committed(self, now: float, ticket: int, copies: int, hosts: int, applied: Applied) -> None:
         """A record that was proposed is committed, on so many disks of so many hosts; `applied` is what it came to."""
         self._recording.committed(now, ticket, copies, hosts, applied)
-        self._moved(now)
+        self._relief.came_back(now)
         self._placing.pump(now)
 
     def dropped(self, now: float, ticket: int, why: str = "", unknown: bool = True) -> None:
@@ -761,7 +443,7 @@ class Ownership:
     def follow(self, now: float, group: bytes) -> None:
         """This node leads a group no longer. What runs goes on: the next leader adopts it."""
         self._leading.follow(now, group)
-        self._moved(now)
+        self._relief.came_back(now)
 
     def held(self, now: float, group: bytes, epoch: int, executor: bytes, runs: list[Held]) -> None:
         """What an executor has of a group's batches, whoever handed it over (the answer to `AskHeld`)."""
@@ -799,10 +481,6 @@ class Ownership:
     def states(self, batch: Batch) -> Iterator[tuple[int, str]]:
         """(index, state in words) of each task of a batch."""
         return finding.states(batch)
-
-
-def _digest(durable: Durable | None) -> str:
-    return "not known" if durable is None else durable.digest.hex()
 
 
 __all__ = [

@@ -25,10 +25,9 @@ FLEET, NODE = b"f" * 32, b"n" * 16
 class Around:
     """What the rest of the node is told."""
 
-    keeps_ledger = False
-
     def __init__(self) -> None:
         self.facts: list[Fact] = []
+        self.refusals = SimpleNamespace()
 
     def fact(self, fact: Fact) -> None:
         self.facts.append(fact)

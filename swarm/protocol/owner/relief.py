@@ -198,6 +198,12 @@ class Relief:
 
     # --- preemption ---------------------------------------------------------------------------------------------------
 
+    def came_back(self, now: float) -> None:
+        """Something may have come back that was asked to move, and a slot be free for what stands still."""
+        if self._moving:
+            self._moving.look(now)
+        self.look(now)
+
     def look(self, now: float) -> None:
         """Something came back: what has stood still for long takes the slot, or what has run for long on a slow node. Cheap where
         nothing has."""

@@ -40,7 +40,7 @@ class Owner:
         boots = member.world.boots
         config = OwnershipConfig(adopt_s=0.4, client_lease_s=1e9, unknown_after_s=0.2)
         self.it = Ownership(config, id_of(member.number), f"n{member.number}", Capacity({"cpu": SLOTS}), epoch=boots)
-        self.it.keeps_ledger = True
+        self.it.refusals.keeps_ledger = True
         self.tickets: dict[int, Any] = {}
         self.heard_at: dict[int, float] = {}
         """Executors, and when they last said something."""

@@ -40,13 +40,17 @@ class WatchedOwnership(Ownership):
 
     node: SimNode
 
-    def submit(
+    def __init__(self, config: OwnershipConfig, me: bytes, name: str, capacity: Capacity, epoch: int) -> None:
+        super().__init__(config, me, name, capacity, epoch=epoch)
+        self._submit, self.submit = self.submit, self._submit_watched
+
+    def _submit_watched(
         self, now: float, now_wall: float, client: bytes, author: str, granted: bool, key: bytes, raw: bytes,
         count: int, columns: memoryview | bytes, **how: Any,
     ) -> None:  # fmt: skip
-        fits = key not in self.batches and not self.draining and not how.get("deps")
+        fits = key not in self.batches and not self.refusals.draining and not how.get("deps")
         fits = fits and checkers.has_room(self, count, len(columns))
-        super().submit(now, now_wall, client, author, granted, key, raw, count, columns, **how)
+        self._submit(now, now_wall, client, author, granted, key, raw, count, columns, **how)
         if fits and key not in self.batches:
             checkers.refused(self, client, parse_spec(raw), count)
 

@@ -87,7 +87,7 @@ class DurableOwner(Owner):
     ) -> None:
         super().__init__(slots, config, epoch)
         self.it = Ownership(config or OwnershipConfig(), me, "me", Capacity({"cpu": slots}), epoch)
-        self.it.keeps_ledger = True
+        self.it.refusals.keeps_ledger = True
         self.logs: dict[bytes, Log] = {}
         self.asked: list[AskHeld] = []
         self.adopts: list[Adopt] = []

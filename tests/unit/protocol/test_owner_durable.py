@@ -173,7 +173,7 @@ def test_without_a_leader_the_answer_is_unknown_and_nothing_begins() -> None:
 def test_a_batch_of_another_home_is_unknown_here_and_one_without_a_journal_is_refused() -> None:
     owner, _ = leader()
     owner.hand(1, key=ids.batch_key(durable_session(OAK, b"12345"), 1))
-    owner.it.keeps_ledger = False
+    owner.it.refusals.keeps_ledger = False
     owner.hand(2)
     assert [it["reason"] for it in owner.messages(Kind.REFUSED)] == ["unknown", "durability"]
     assert owner.messages(Kind.REFUSED)[1]["after"] is None
@@ -441,7 +441,7 @@ def test_what_nobody_asked_to_be_kept_runs_without_where_the_log_does_not_take_i
 
 def test_what_nobody_asked_to_be_kept_runs_without_at_a_node_that_keeps_no_journal() -> None:
     owner, _ = leader()
-    owner.it.keeps_ledger = False
+    owner.it.refusals.keeps_ledger = False
     owner.hand(1, soft=True)
     assert unkept(owner, 1)
     owner.hand(1, soft=True)  # the answer was lost

@@ -255,7 +255,7 @@ def test_a_volatile_task_that_waits_for_one_that_another_leads_ends_with_a_reaso
 
 def test_a_deadline_counts_from_the_submission_under_every_leader() -> None:
     first, second, log = pair()
-    first.it.draining = False
+    first.it.refusals.draining = False
     for node in (OAK, ELM):
         first.it.executor_lost(first.now, node, "dead")
     deadline = 1.7e9 + first.now + 5
