@@ -220,8 +220,10 @@ class Direct:
         if spec is None:
             raise wire.DirectViolation(f"a call of the spec {word}, which was not sent")
         run = DirectRun(self._session + _INDEX.pack(number), number, spec, self)
+        fn = self._callable(spec)
+        # That its code had to be fetched or imported says nothing of how long it runs.
         began = boottime_ns()
-        status, payload = self._outcome(run, body)
+        status, payload = (Status.RETURNED, b"") if fn is None else self._outcome(run, fn, body)
         run_us = (boottime_ns() - began) // 1000
         if status != Status.RETURNED:
             teaches, self._said = payload if status == FAILED else self._said, b""
@@ -250,17 +252,19 @@ class Direct:
 
         return call_of_fn(spec.fn) in self._shut
 
-    def _outcome(self, run: DirectRun, body: memoryview) -> tuple[int, bytes]:
-        context, spec = self._context, run.spec
+    def _callable(self, spec: WorkerSpec) -> Callable[..., Any] | None:
+        """What is called. None if that is the node's business."""
         if spec.number in self._through:
-            return Status.RETURNED, b""
+            return None
         try:
             fn = self._callables.resolve(spec.fn or (), spec.granted)
         except Unresolved:
-            return Status.RETURNED, b""  # the node says what is the matter
+            return None  # the node says what is the matter
         reflects = getattr(options_of(fn), "reflect", None) is not None
-        if reflects or is_coroutine_function(fn) or transaction_of(spec, fn) is not None:
-            return Status.RETURNED, b""
+        return None if reflects or is_coroutine_function(fn) or transaction_of(spec, fn) is not None else fn
+
+    def _outcome(self, run: DirectRun, fn: Callable[..., Any], body: memoryview) -> tuple[int, bytes]:
+        context, spec = self._context, run.spec
         context.run, context.index = run, 0
         try:
             try:

@@ -164,7 +164,7 @@ class Lane:
 
     def call(self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future | None:
         """Call directly. None when this one has to go through the node."""
-        if not self._wanted or not route.quick:
+        if not self._wanted or not (route.quick or route.rested(time.monotonic())):
             return None
         if self._socket is None and not self._asked():
             return None

@@ -184,8 +184,7 @@ class Fleet:
         make: Callable[[Batch, int], Future] = Future,
     ) -> Future:
         """Hand over one call."""
-        quick = route.quick or (route.rests_until and route.rested(time.monotonic()))
-        if make is Future and quick and route.open is None:
+        if make is Future and (route.quick or route.rests_until) and route.open is None:
             future = self._lane.call(route, args, kwargs)
             if future is not None:
                 return future

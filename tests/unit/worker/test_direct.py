@@ -80,6 +80,25 @@ def test_calls_are_answered_and_recorded_and_the_worker_comes_back(worker: Drive
     assert worker.values(worker.spec(abs), [(-3,)]) == [3]
 
 
+class Late:
+    """Takes a while to be loaded."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return eval, ("__import__('time').sleep(2)",)
+
+
+def test_what_its_code_takes_to_load_is_not_what_a_call_takes(worker: Driver, tmp_path: Path) -> None:
+    client, late = Client(worker, tmp_path / "s"), Late()
+    client.spec(1, lambda: late)
+    client.call(7, 1)
+    worker.pending += [worker.read(wire.RECORDS)]
+    kind, status, *_ = client.read()
+    assert (kind, status) == (direct.OUTCOME, Status.OK)
+    client.socket.close()
+    ((_, _, _, run_us, *_),) = over(worker)
+    assert run_us < 2_000_000
+
+
 def test_a_revoked_slot_comes_back_after_the_call_that_runs(worker: Driver, tmp_path: Path) -> None:
     client = Client(worker, tmp_path / "s")
     client.spec(1, abs)
