@@ -11,6 +11,7 @@ import pytest
 
 import swarm
 from tests.e2e.fleets import Nodes, until
+from tests.e2e.test_lone_calls import direct
 
 NAMES = ("ash", "oak", "elm")
 
@@ -97,7 +98,7 @@ def test_what_failed_on_one_node_runs_on_others(nodes: Nodes) -> None:
     for name in ("elm", "oak"):
         with nodes.connect(name) as fleet:
             futures = [fleet.submit(uses, number) for number in range(100)]
-            assert {future.result(60) for future in futures} == {"ash", "elm"}
+            assert {future.result(60) for future in futures} <= {"ash", "elm"}
             task = futures[50].id
         (why,) = told(nodes, name, "why", task)
         assert any("heeds lessons" in line for line in why["lines"]), why
@@ -115,7 +116,7 @@ def test_a_lesson_by_hand_is_heeded_and_shown(nodes: Nodes) -> None:
         until(lambda name=name: told(nodes, name, "list") == [added], 60, f"the lesson on {name}")
     with nodes.connect("oak") as fleet:
         futures = [fleet.submit(where, number) for number in range(40)]
-        assert {future.result(60) for future in futures} == {"ash", "oak"}
+        assert {future.result(60) for future in futures} <= {"ash", "oak"}
     (shown,) = told(nodes, "oak", "show", added["key"][:6])
     assert shown["advice"] == ["avoid node elm"] and shown["cause"] == "the licence is not there"
 
@@ -127,15 +128,32 @@ def test_what_a_task_says_keeps_others_away(nodes: Nodes) -> None:
         until(lambda: len(told(nodes, "oak", "list")) == 1, 60, "the lesson")
     with nodes.connect("oak") as fleet:
         futures = [fleet.submit(says, "nobody") for _ in range(40)]
-        assert {future.result(60) for future in futures} == {"ash", "oak"}
+        assert {future.result(60) for future in futures} <= {"ash", "oak"}
 
 
-def test_a_durable_task_that_failed_on_one_node_is_tried_on_another(nodes: Nodes) -> None:
-    uses.__module__ = "__main__"
+def meets(number: int, tried: str) -> str:
+    """As `uses`; elsewhere it does not end before it was tried on oak."""
+    import os
+    import time
+
+    current = swarm.current_task()
+    assert current is not None
+    if current.node == "oak":
+        open(tried, "w").close()
+    while not os.path.exists(tried):
+        time.sleep(0.01)
+    import planted_library
+
+    assert planted_library.value == 7
+    return str(current.node)
+
+
+def test_a_durable_task_that_failed_on_one_node_is_tried_on_another(nodes: Nodes, tmp_path: Path) -> None:
+    meets.__module__ = "__main__"
     with nodes.connect("ash") as fleet:
-        futures = [fleet.submit(uses, number, durability="node") for number in range(30)]
+        # More than the others have slots for, so that some begin there.
+        futures = [fleet.submit(meets, number, str(tmp_path / "tried"), durability="node") for number in range(30)]
         assert {future.result(60) for future in futures} <= {"ash", "elm"}
-        # More than the others have slots for, so that some began there.
         (one,) = told(nodes, "ash", "list")
         assert set(one["where"]) == {"interpreter", "packages"}
 
@@ -146,7 +164,7 @@ def test_a_machine_that_gets_what_it_lacked_is_used_again(nodes: Nodes, tmp_path
         with pytest.raises(ModuleNotFoundError):
             fleet.submit(uses, 0, labels=["node:oak"]).result(60)
         futures = [fleet.submit(uses, number) for number in range(40)]
-        assert {future.result(60) for future in futures} == {"ash", "elm"}
+        assert {future.result(60) for future in futures} <= {"ash", "elm"}
         (tmp_path / "empty" / "planted_library.py").write_text("value = 7\n")
 
         def runs() -> bool:
@@ -192,7 +210,7 @@ def test_what_may_take_longer_is_given_longer(nodes: Nodes) -> None:
     sleeps.__module__ = "__main__"
     with nodes.connect("ash") as fleet:
         assert fleet.submit(sleeps, 1, timeout_s=0.25).exception(60) is not None, "nobody allowed it"
-        future = fleet.submit(sleeps, 2, timeout_s=0.25, timeout_max_s=5.0)
+        future = fleet.submit(sleeps, 2, timeout_s=0.25, timeout_max_s=30.0)
         assert future.result(60) == 2
         (why,) = told(nodes, "ash", "why", future.id)
         assert [one["family"] for one in why["lessons"]] == ["timeout"]
@@ -237,8 +255,8 @@ def later(number: int) -> str:
 def test_calls_on_a_slot_of_the_node_itself_teach_and_heed(nodes: Nodes) -> None:
     later.__module__ = "__main__"
     with nodes.connect("oak") as fleet:
-        until(lambda: fleet.submit(later, 1).result(60) == "oak" and fleet._engine.lane.open, 60, "a slot")
-        failed = fleet.submit(later, 8)
+        assert direct(fleet, later, 1).result(60) == "oak"
+        failed = direct(fleet, later, 8)
         assert isinstance(failed.exception(60), ModuleNotFoundError)
         assert "ran directly" in " ".join(fleet.query("explain", task=failed.id)["lines"])
         until(lambda: len(told(nodes, "ash", "list")) == 1, 60, "the lesson")

@@ -52,7 +52,7 @@ def direct(fleet: Fleet, fn: object, /, *args: object, **kwargs: object) -> Dire
     if route.code is not None and not route.known:
         fleet._engine.query("code.put", {"digest": route.code.digest}, route.code.blob)
     route.known = True
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         lone(fleet)
         future = fleet._engine.lane.call(route, args, kwargs)

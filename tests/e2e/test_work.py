@@ -73,10 +73,11 @@ def test_only_the_task_that_crashes_is_blamed(fleet: Fleet, tmp_path: Path) -> N
 
 def test_a_timeout_ends_one_task(fleet: Fleet) -> None:
     def naps(index: int) -> int:
-        time.sleep(30 if index == 3 else 0)
+        time.sleep(600 if index == 3 else 0)
         return index
 
-    futures = [fleet.submit(naps, index, timeout_s=0.5) for index in range(6)]
+    # so long that the others are not held up for as much by whatever else this machine does
+    futures = [fleet.submit(naps, index, timeout_s=3) for index in range(6)]
     for index, future in enumerate(futures):
         if index == 3:
             with pytest.raises(TimeoutError):
@@ -86,13 +87,11 @@ def test_a_timeout_ends_one_task(fleet: Fleet) -> None:
 
 
 def test_cancel_ends_what_waits_and_what_runs(fleet: Fleet) -> None:
-    futures = [fleet.submit(time.sleep, 20) for _ in range(5)]
-    time.sleep(0.3)
-    began = time.monotonic()
+    futures = [fleet.submit(time.sleep, 600, rerun=False) for _ in range(5)]
+    until(lambda: any(future.running() for future in futures), 60, "some run")
     assert all(future.cancel() for future in futures)
     assert all(future.cancelled() for future in futures)
     assert fleet.submit(abs, -1).result(60) == 1, "the workers are free again"
-    assert time.monotonic() - began < 15
 
 
 def test_retries_for_the_exceptions_named(fleet: Fleet, tmp_path: Path) -> None:
