@@ -83,7 +83,8 @@ def test_what_runs_is_raised_and_makes_way_no_more(nodes: Nodes, tmp_path: Path)
             assert raised.future.reprioritize(HIGH) and other.future.reprioritize(STANDARD)
             urgent = Held(fleet, tmp_path, f"urgent{id(raised)}", CRITICAL)
             urgent.begins()
-            assert other.stands and not raised.stands
+            until(lambda other=other: other.stands, 60, "the other one makes way")
+            assert not raised.stands
             urgent.ends()
             until(lambda: not first.stands and not second.stands, 60, "it goes on")
         for one in (first, second):
@@ -119,8 +120,8 @@ def test_what_stands_still_is_raised_and_goes_on(nodes: Nodes, tmp_path: Path) -
         high = Held(fleet, tmp_path, "high", HIGH)
         high.begins()
         until(lambda: low.stands, 60)
-        said = nodes.cli("status").stdout.decode()
-        assert "class  HIGH 1 running; LOW 1 suspended" in said, said
+        told = b"class  HIGH 1 running; LOW 1 suspended"
+        until(lambda: told in nodes.cli("status").stdout, 60, "the status says so")
         batch = nodes.cli("batch", "nice", low.future.batch_id, "--priority", "critical").stdout.decode()
         assert "CRITICAL" in batch, batch
         until(lambda: not low.stands and high.stands, 60, "they change places")
@@ -149,7 +150,7 @@ def test_what_an_urgent_task_waits_for_goes_before_what_is_less_urgent(nodes: No
         between = Held(fleet, tmp_path, "between", STANDARD)
         Path(names[1]).touch()
         until(lambda: Path(names[2]).exists() and Path(names[2]).read_text(), 60, "the child runs, although it is LOW")
-        assert not between.began or between.stands
+        until(lambda: not between.began or between.stands, 60, "the other one waits, or makes way")
         Path(names[3]).touch()
         assert parent.result(60) == "held"
         between.begins()
