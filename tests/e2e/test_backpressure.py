@@ -123,6 +123,8 @@ import sys, swarm
 from tests.e2e.test_backpressure import leaves_a_mark
 with swarm.connect(timeout_s=60, direct=False, durability="none") as fleet:
     rows = [fleet.submit(leaves_a_mark, sys.argv[1]) for _ in range({COUNT})]
+    for row in rows:
+        row.receipt.result(60)
     rows[0].result(60)
     print("begun", flush=True)
     print(sum(len(row.result(120)) for row in rows), flush=True)
