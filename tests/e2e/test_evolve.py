@@ -69,15 +69,19 @@ def test_over_the_fleet_it_is_what_it_is_here(nodes: Nodes) -> None:
     assert here == there and here["failures"] == 0
 
 
-def test_workers_of_the_fleet_score(nodes: Nodes) -> None:
+def test_workers_of_the_fleet_score(nodes: Nodes, tmp_path: Path) -> None:
     """The score is the process: none of them is this one, and both workers had some."""
     with nodes.connect("ash") as fleet:
+        there = str(tmp_path)
 
         def who(x: object) -> float:
             import os
             import time
 
-            time.sleep(0.01)
+            open(os.path.join(there, str(os.getpid())), "w").close()
+            deadline = time.monotonic() + 60
+            while len(os.listdir(there)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
             return float(os.getpid())
 
         population = EvolvingPopulation(ArrayGenomes(2), who, size=40, seed=1, map=fleet.map)

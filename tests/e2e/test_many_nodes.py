@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def _where(index: int) -> str:
     return os.path.basename(os.environ["SWARM_NODE_SOCKET"]).removesuffix(".sock")
 
 
+def _meets(index: int, there: str, count: int) -> str:
+    """Where it runs; not before it was begun on so many nodes."""
+    Path(there, _where(index)).touch()
+    deadline = time.monotonic() + 60
+    while len(os.listdir(there)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return _where(index)
+
+
 def _alive(nodes: Nodes, count: int) -> bool:
     said = nodes.cli("members", "--json")
     if said.returncode:
@@ -35,13 +45,15 @@ def _alive(nodes: Nodes, count: int) -> bool:
     return sum(1 for member in members if member["state"] == "alive") == count
 
 
-def test_three_nodes_share_work_and_one_is_killed(nodes: Nodes) -> None:
+def test_three_nodes_share_work_and_one_is_killed(nodes: Nodes, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
     for name in ("oak", "elm", "fir"):
         nodes.start(name, "--workers", "1")
     with nodes.connect("oak") as fleet:
         until(lambda: sum(m["state"] == "alive" for m in fleet.members()) == 3, 60, "three members")
-        where = Counter(fleet.map(_where, range(45)))
-        assert set(where) == {"oak", "elm", "fir"}, where
+        where = Counter(fleet.map(partial(_meets, there=str(there), count=3), range(45)))
+        assert set(where) == {"oak", "elm", "fir"} and where.total() == 45, where
         futures = [fleet.submit(_where, index) for index in range(120)]
         time.sleep(0.5)
         nodes.kill("fir")
