@@ -54,7 +54,7 @@ def command_directories(tmp_path: Path) -> list[Path]:
 def test_a_command_that_is_ended_takes_all_it_started_along(fleet: Fleet, tmp_path: Path) -> None:
     script = "touch here; trap '' TERM; setsid sleep 300 & (setsid sh -c 'sleep 300; true' &); sleep 300"
     env = {MARK: str(tmp_path)}
-    late = fleet.submit_command(["sh", "-c", script], env=env, timeout_s=1.0)
+    late = fleet.submit_command(["sh", "-c", script], env=env, timeout_s=4.0)
     until(lambda: len(sleepers(tmp_path)) == 3, 60, "it has started what it starts")
     assert len(command_directories(tmp_path)) == 1
     with pytest.raises(swarm.TaskTimeout):

@@ -102,7 +102,7 @@ def test_leaving_a_map_ends_the_chunks_that_run(fleet: Fleet, tmp_path: Path) ->
 
 
 def test_a_time_limit_is_the_chunks_when_its_size_was_asked_for(fleet: Fleet) -> None:
-    results = fleet.map(time.sleep, [0, 0, 60, 0], chunksize=2, timeout_s=1)
+    results = fleet.map(time.sleep, [0, 0, 60, 0], chunksize=2, timeout_s=3)
     assert [next(results), next(results)] == [None, None]
     with pytest.raises(swarm.TaskTimeout):
         next(results)

@@ -119,7 +119,7 @@ def test_what_is_ended_while_it_runs_changes_nothing(nodes: Nodes, tmp_path: Pat
     there = tmp_path / "d"
     make(there)
     with nodes.connect("oak") as fleet:
-        future = fleet.submit(fn, tmp_path / "began", transaction=there, timeout_s=1.0 if how == "timeout" else None)
+        future = fleet.submit(fn, tmp_path / "began", transaction=there, timeout_s=3.0 if how == "timeout" else None)
         until((tmp_path / "began").exists, 60)
         if how == "cancel":
             assert future.cancel()
