@@ -163,11 +163,12 @@ def test_who_joins_late_has_what_somebody_said_who_is_gone(nodes: Nodes) -> None
 
 def test_what_a_revoked_node_said_goes(nodes: Nodes) -> None:
     begin(nodes)
-    with nodes.connect("ash") as ash, nodes.connect("elm") as elm:
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak, nodes.connect("elm") as elm:
         ash.knowledge.put("facts", "a", 1)
         elm.knowledge.put("facts", "e", 2)
-        known(ash, "e", 2)
-        known(elm, "a", 1)
+        for fleet in (ash, oak, elm):
+            known(fleet, "a", 1)
+            known(fleet, "e", 2)
     assert nodes.cli("fleet", "revoke", "elm").returncode == 0
     for name in ("ash", "oak"):
         with nodes.connect(name) as fleet:
@@ -239,8 +240,9 @@ def test_bad_words_get_clear_errors_and_the_command_prints_json(nodes: Nodes) ->
         fleet.knowledge.watch("facts").close()
     put = nodes.cli("knowledge", "put", "facts", "k", '{"a": [1, "two"]}', "--tag", "t", "--json")
     assert (put.returncode, json.loads(put.stdout)["key"]) == (0, "k")
-    got = nodes.cli("knowledge", "get", "facts", "k", "--json")
-    assert json.loads(got.stdout) == {"kind": "facts", "key": "k", "value": {"a": [1, "two"]}, "weight": 1.0}
+    got = json.loads(nodes.cli("knowledge", "get", "facts", "k", "--json").stdout)
+    assert got.pop("weight") == pytest.approx(1.0, rel=0.03), "a little less when an hour begins in between"
+    assert got == {"kind": "facts", "key": "k", "value": {"a": [1, "two"]}}
     assert json.loads(nodes.cli("knowledge", "query", "facts", "--json").stdout)["key"] == "k"
     assert nodes.cli("knowledge", "watch", "facts", "--current", "--count", "1").stdout.startswith(b"k  ")
     assert nodes.cli("knowledge", "drop", "facts", "k").returncode == 0
