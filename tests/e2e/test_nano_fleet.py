@@ -221,12 +221,12 @@ def test_stop_ends_it_with_what_there_is_and_cancel_without(fleet):
 def test_real_time_runs_in_real_time_and_moves(fleet):
     flock = population(time="real")
     began = time.monotonic()
-    run = nano.submit(fleet, flock, seconds=1.5, on="elm")
+    run = nano.submit(fleet, flock, seconds=4, on="elm")
     until(lambda: run.progress["passes"] > 0, 60, "progress")
     run.move("oak")
     report = run.result(60)
-    assert report.now_ns == 1_500_000_000
-    assert time.monotonic() - began >= 1.0
+    assert report.now_ns == 4_000_000_000
+    assert time.monotonic() - began >= 3.5
     assert {stint.node for stint in report.stints} == {"elm", "oak"}
 
 
@@ -390,7 +390,7 @@ def test_what_makes_way_stands_still_between_two_passes_and_real_time_with_it(tm
     with nodes.connect("oak") as fleet:
         flock = nano.NanoSwarm(seed=8, time="real")
         flock.spawn(kinds_to_spread.Singer, 3, rate_hz=100)
-        run = nano.submit(fleet, flock, seconds=2, priority=swarm.LOW)
+        run = nano.submit(fleet, flock, seconds=5, priority=swarm.LOW)
         until(lambda: run.progress["passes"] > 0, 60, "progress")
         began = time.monotonic()
         urgent = fleet.submit(time.sleep, 4, priority=swarm.CRITICAL)
@@ -398,7 +398,7 @@ def test_what_makes_way_stands_still_between_two_passes_and_real_time_with_it(tm
         urgent.result(60)
         report = run.result(60)
         assert time.monotonic() - began > 4.0
-        assert report.now_ns == 2_000_000_000
+        assert report.now_ns == 5_000_000_000
         (line,) = report.stints[0].report.cohorts
         assert line.late_ns.quantile(1.0) < 3e9, "the seconds for which it stood are not its own"
     assert set(nodes.stop_all().values()) == {0}
