@@ -10,7 +10,7 @@ from nodes.blobs import shared_memory_directory
 from nodes.worker.process import adopt_orphans, children
 from swarm.paths import Home
 
-GRACE_S = 2.0
+GRACE_S = 20.0
 """What was killed may need a moment until the kernel has taken it away."""
 ALARMS = ("Traceback", "Exception ignored", "never retrieved", "was destroyed but", "never awaited", "leaked")
 
