@@ -84,7 +84,7 @@ class Lan:
             raise
 
     def down(self) -> None:
-        """End the processes in the hosts (TERM, after a second KILL) and remove everything. Safe to call again."""
+        """End the processes in the hosts (TERM, after ten seconds KILL) and remove everything. Safe to call again."""
         names = [self._namespace(place) for place in (*self.hosts, SWITCH)]
         _remove([name for name in names if (_NETNS / name).exists()])
         for child in self._children:
@@ -249,7 +249,7 @@ def clear_leftovers() -> None:
 
 def _remove(namespaces: Iterable[str]) -> None:
     namespaces = list(namespaces)
-    for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 1.0)):
+    for number, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
         deadline = time.monotonic() + patience_s
         pids = [pid for name in namespaces for pid in _pids(name)]
         for pid in pids:

@@ -30,7 +30,7 @@ from typing import Final
 
 _ROOT: Final = Path(__file__).parents[2]
 _SYSTEMD: Final = next((p for p in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if os.path.exists(p)), "")
-_BOOT_TIMEOUT_S: Final = 30.0
+_BOOT_TIMEOUT_S: Final = 120.0
 _POWEROFF: Final = signal.SIGRTMIN + 4 if hasattr(signal, "SIGRTMIN") else 0  # systemd(1): start poweroff.target
 _MASKED: Final = (
     "systemd-udevd.service", "systemd-udev-trigger.service", "systemd-logind.service", "systemd-networkd.service",

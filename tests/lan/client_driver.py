@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("host")
     parser.add_argument("count", type=int)
     options = parser.parse_args()
-    with swarm.connect(timeout_s=20) as fleet:
-        fleet.submit(int).result(20)
+    with swarm.connect(timeout_s=60) as fleet:
+        fleet.submit(int).result(60)
         say("home", node=fleet.node)
         work = Work(fleet, options.count)
         say("submitted")

@@ -53,18 +53,18 @@ class Driver:
         """What was said under this event with these facts."""
         return [one for one in list(self.said) if one["event"] == event and facts.items() <= one.items()]
 
-    def until(self, what: Callable[[Driver], Any], timeout_s: float = 20.0) -> Any:
+    def until(self, what: Callable[[Driver], Any], timeout_s: float = 60.0) -> Any:
         """Wait until this holds of what was said, and return it."""
         with self._changed:
             assert self._changed.wait_for(lambda: what(self), timeout_s), f"{self.host} said only: {self.said}"
             return what(self)
 
-    def hears(self, *others: str, payload: str | None = None, timeout_s: float = 20.0) -> None:
+    def hears(self, *others: str, payload: str | None = None, timeout_s: float = 60.0) -> None:
         """Wait for a proven datagram of each of the others."""
         more = {} if payload is None else {"payload": payload}
         for other in others:
             self.until(lambda driver, other=other: driver.all("heard", name=other, **more), timeout_s)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout_s)

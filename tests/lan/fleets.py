@@ -67,12 +67,12 @@ class Work:
         for index, future in enumerate(self._futures):
             future.add_done_callback(lambda _, index=index: self._outcomes.update([index]))
 
-    def done(self, within_s: float = 60.0) -> Counter[str]:
+    def done(self, within_s: float = 120.0) -> Counter[str]:
         """Wait for the end of all; how many ran where."""
         deadline = time.monotonic() + within_s
         results = [future.result(max(0.0, deadline - time.monotonic())) for future in self._futures]
         assert [index for index, _ in results] == list(range(len(self._futures)))
-        until(lambda: self._outcomes.total() >= len(results), 10)
+        until(lambda: self._outcomes.total() >= len(results), PATIENCE_S)
         assert set(self._outcomes.values()) == {1}, "an outcome came twice"
         return Counter(node for _, node in results)
 
@@ -189,7 +189,7 @@ class LanFleet:
         for node in self.nodes.values():
             node.send_signal(signal.SIGCONT)
             node.send_signal(signal.SIGTERM)
-        return {host: node.wait(30) for host, node in self.nodes.items()}
+        return {host: node.wait(PATIENCE_S) for host, node in self.nodes.items()}
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
