@@ -111,7 +111,7 @@ def all_know(some: list[Neighbour], count: int) -> bool:
     return all(one.neighbourhood.live_count == count for one in some)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s"

@@ -665,14 +665,16 @@ def test_what_a_task_forks_does_not_speak_for_the_worker(worker: Driver) -> None
     assert worker.values(worker.spec(forks), [(), ()]) == [1, 1]
 
 
-def test_what_it_prints_comes_while_it_runs(worker: Driver) -> None:
+def test_what_it_prints_comes_while_it_runs(worker: Driver, tmp_path: Path) -> None:
     assert worker.process.stdout is not None
+    read = tmp_path / "read"
 
     def prints() -> None:
         import time
 
         print("whole line")
-        time.sleep(0.5)
+        while not read.exists():
+            time.sleep(0.01)
         print("part", end="")
 
     spec = worker.spec(prints, push=True)
@@ -681,6 +683,7 @@ def test_what_it_prints_comes_while_it_runs(worker: Driver) -> None:
     assert os.read(fd, 100) == b"whole line\n"
     assert worker.page is not None
     assert worker.page.current() is not None
+    read.touch()
     worker.outcomes(run)
     assert os.read(fd, 100) == b"part"
 
