@@ -23,7 +23,7 @@ from swarm.payload_failure import decode_failure
 from swarm.protocol.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[3]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Ended(Exception):
