@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
@@ -182,7 +183,8 @@ def test_nothing_can_be_read_on_the_way(pair: Pair) -> None:
         except OSError:
             pass
         for end in (source, target):
-            end.close()
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # which wakes the other thread; to close it does not
 
     def listen() -> None:
         near, _ = tap.accept()
@@ -192,6 +194,8 @@ def test_nothing_can_be_read_on_the_way(pair: Pair) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+        near.close()
+        far.close()
 
     tapping = threading.Thread(target=listen)
     tapping.start()
@@ -203,7 +207,8 @@ def test_nothing_can_be_read_on_the_way(pair: Pair) -> None:
     transfer.wait(20)
     assert view == secret
     pair.asker.client.close()
-    tapping.join(20)
+    tapping.join(60)
+    assert not tapping.is_alive()
     tap.close()
     raw = bytes(seen)
     assert len(raw) > len(secret)
