@@ -747,8 +747,8 @@ class Execution:
         )
         if self._share_at is None and (stop - start > 1 or len(worker.slices) > 1):
             self._share_at = now + SHARE_AFTER_S
-        if run.spec.timeout_s is not None and self._observe_at is None:
-            self._observe_at = now + min(OBSERVE_EVERY_S, run.spec.timeout_s)
+        if run.spec.timeout_s is not None:
+            self._observe_by(now + min(OBSERVE_EVERY_S, run.spec.timeout_s))
         if not run.spec.rerun or run.spec.kind == "command":
             self._reports.event(run, start, "started", None)
         wait = now - run.queued_at
@@ -770,8 +770,12 @@ class Execution:
         self._effects.append(effect)
 
     def _resumed(self, now: float, worker: Worker) -> None:
-        if self._observe_at is None and is_timed(worker):
-            self._observe_at = now + OBSERVE_EVERY_S
+        if is_timed(worker):
+            self._observe_by(now + OBSERVE_EVERY_S)
+
+    def _observe_by(self, at: float) -> None:
+        """Look for what has run for too long at that time at the latest: what was looked at last may have had more time than this."""
+        self._observe_at = at if self._observe_at is None else min(self._observe_at, at)
 
     def _let_go(self, worker: Worker) -> None:
         if worker.shape is not None:

@@ -36,7 +36,10 @@ def end_what_is_over(
         if worker.paused[0] == (part.run.number, current[1]):
             ends += worker.paused[1]  # only running counts
         if now < ends:
-            soonest = min(soonest, ends) if soonest is not None else ends
+            # What it has in hand besides may begin at any time, and may have less time.
+            least_s = min(part.run.spec.timeout_s or timeout_s for part in worker.slices.values())
+            look = min(ends, now + max(OBSERVE_EVERY_S, least_s))
+            soonest = min(soonest, look) if soonest is not None else look
             continue
         recall(now, worker)
         part.run.verdicts[current[1]] = Status.TIMEOUT

@@ -393,6 +393,50 @@ def test_a_timeout_counts_from_when_the_task_begins() -> None:
     assert node.stopped
 
 
+def test_a_short_timeout_counts_after_and_beside_a_long_one() -> None:
+    node = Executor(slots=2)
+    for slow in (1, 2):
+        node.dispatch(slow, timeout_s=60.0)
+        (long,) = node.slices()
+        node.claim(long)
+        node.wait(0.5)  # it was looked at, and has a minute
+        if slow == 1:
+            node.report(long, {0: Status.OK})
+            node.done(long)
+        node.dispatch(10 + slow, timeout_s=0.2)
+        (short,) = node.slices()
+        node.claim(short)
+        node.wait(0.15)
+        assert not node.stopped
+        node.wait(0.1)
+        assert [one.worker for one in node.stopped] == [short.worker]
+        node.stopped.clear()
+        node.exited(short.worker, "signal 9")
+        assert node.ended(10 + slow) == {0: Status.TIMEOUT}
+
+
+def test_what_a_worker_has_in_hand_besides_has_its_own_timeout() -> None:
+    node = Executor(slots=1)
+    for number, timeout_s in enumerate((60.0, 0.2)):
+        node.dispatch(number, 100, timeout_s=timeout_s)
+        while parts := node.slices():
+            for part in parts:
+                node.run(part, run_us=100)
+    node.dispatch(2, timeout_s=60.0)
+    node.dispatch(3, timeout_s=0.2)
+    long, short = node.slices()  # both are quick, as far as is known
+    assert long.worker == short.worker
+    node.claim(long)
+    node.wait(0.015)  # it was looked at, and has a minute
+    node.report(long, {0: Status.OK})
+    node.done(long)
+    node.claim(short)
+    node.wait(0.15)
+    assert not node.stopped
+    node.wait(0.3)
+    assert [one.worker for one in node.stopped] == [short.worker]
+
+
 @pytest.mark.parametrize(("options", "tasks"), [({"recycle_tasks": 2}, 2), ({"recycle_age_s": 30.0}, 1)])
 def test_workers_are_replaced_by_count_and_by_age(options: dict[str, Any], tasks: int) -> None:
     node = Executor(slots=1, **options)
