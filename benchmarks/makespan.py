@@ -25,6 +25,7 @@ from random import Random
 from unittest.mock import patch
 
 from benchmarks.schedules import blind_s, bound_s, longest_first_s, patient_s
+from swarm.protocol.membership_config import DEFAULT as membership
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec
 from swarm.protocol.states import Status
@@ -39,10 +40,8 @@ SIZES = ((2.0, 1.0), (4.0, 0.5), (6.0, 2.0))
 REAL_SLOTS = (1, 2, 3)
 REAL_TASKS = 400
 REAL_S = (0.03, 3.0)
-WARM = 400
-"""Tasks a node of another kind, run before."""
-GOSSIP_S = 0.005
-"""How busy it is a node says to all others as often as every so many seconds, times the nodes."""
+WARM = 200
+"""Tasks a node of another kind, run before: so many that it is known how fast the slowest is."""
 UNSTOLEN_NODES_MAX = 8
 """Of larger fleets the figure without stealing is not taken."""
 SAFE_S = 0.05
@@ -71,7 +70,7 @@ def two_modes(count: int, seed: int) -> list[float]:
 
 class Steady(Members):
     """Nothing goes wrong, so nobody need be probed: all know each other from the start, and node 0, which hands the work over, is
-    linked to all. How busy a node is they hear of as ever, in large fleets less often."""
+    linked to all. How busy a node is they hear of as often, and as late, as membership gossips it in a fleet of that size."""
 
     def _tick(self) -> None:
         """Nobody is suspected."""
@@ -90,13 +89,15 @@ class Steady(Members):
 
     def gossip(self, node: SimNode) -> None:
         now, running = self._world.sim.now, self._world.running()
-        wait_s = max(0.0, self._told.get(node.number, 0.0) + GOSSIP_S * len(running) - now)
+        count = len(running)
+        pause_s = max(membership.info_interval_s, membership.info_interval_per_member_s * count)
+        wait_s = max(0.0, self._told.get(node.number, 0.0) + pause_s - now)
         if wait_s:
             # As member records do: the latest one is told when it is its turn.
             node._info_timer = node.host.call_later(wait_s, node._tell_info)
             return
         self._told[node.number] = now
-        node.host.call_later(0.001 + 0.3 * self._rng.random(), self._tell_all, node, node.info())
+        node.host.call_later(membership.spread_s(count) * self._rng.random(), self._tell_all, node, node.info())
 
     def _tell_all(self, node: SimNode, info: dict[str, object]) -> None:
         for other in self._world.running():

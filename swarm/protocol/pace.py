@@ -28,13 +28,17 @@ from math import log2, sqrt
 KINDS_MAX = 16
 """Kinds of tasks that are compared: those seen last."""
 WINDOW = 128
-"""Run times that are looked back upon, of a kind and of a node."""
-NEWEST = 32
-"""As many of a kind are set against those before them: if they differ by an octave, its times are changing."""
+"""Run times that are looked back upon, of a node; of a kind at least."""
+WINDOW_SLOTS = 4
+WINDOW_MAX = 4096
+"""And of a kind so many for each slot that ran it, up to this: tasks of one length end on all nodes of one speed at once, and with
+fewer those of one speed would be compared with nothing but each other."""
+NEWEST_PART = 4
+"""One in so many of a kind's, the newest, are set against those before them: if they differ by an octave, its times are changing."""
 KNOWN_AFTER = 48
 """Run times of a node that there have to be beside those of others before it counts as faster or slower."""
 EVERY = 8
-"""After so many more all is reckoned again."""
+"""After so many more all is reckoned again; of a kind, after one part in `WINDOW / EVERY` of what is looked back upon."""
 OTHERS_PART = 1 / 16
 """So large a part of a kind's last run times has to be of other nodes."""
 FRESH_S = 60.0
@@ -53,9 +57,10 @@ LEAST_S = 1e-6
 class _Window:
     """The last so many values, and their order."""
 
-    __slots__ = ("head", "last", "ordered")
+    __slots__ = ("head", "last", "most", "ordered")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = WINDOW) -> None:
+        self.most = most
         self.last: array[float] = array("d")
         self.ordered: array[float] = array("d")
         self.head = 0
@@ -64,14 +69,20 @@ class _Window:
     def add(self, value: float) -> int:
         """Take one in; where in `last` it is now."""
         insort(self.ordered, value)
-        if len(self.last) < WINDOW:
+        if len(self.last) < self.most:
             self.last.append(value)
             return len(self.last) - 1
         at = self.head
         del self.ordered[bisect_left(self.ordered, self.last[at])]
         self.last[at] = value
-        self.head = (at + 1) % WINDOW
+        self.head = (at + 1) % self.most
         return at
+
+    def widen(self, most: int) -> int:
+        """Look back further from now on. How many of the first places have become the last ones."""
+        head, self.head, self.most = self.head, 0, most
+        self.last = self.last[head:] + self.last[:head]
+        return head
 
     def newest(self, count: int) -> list[float]:
         """The last so many of those that there are."""
@@ -116,6 +127,7 @@ class _Source:
 
     skip: int
     """The first of its workers, which are not counted."""
+    slots: int
     rows: float = 1.0
     """In a report, on average."""
     ahead: int = 0
@@ -138,17 +150,33 @@ class _Kind:
 
     def __init__(self) -> None:
         self.sources: dict[bytes, _Source] = {}
+        self.times = _Window()
         self.clear()
 
     def clear(self) -> None:
         """What there was is of another time."""
-        self.times = _Window()
+        self.times = _Window(self.times.most)
         self.nodes: list[bytes] = []
         """Whose each one is."""
         self.of: dict[bytes, int] = {}
         self.at = self.level = self.middle = 0.0
         self.since = 0
         self.known = False
+
+    def source(self, node: bytes, slots: float) -> _Source:
+        """Where a node of so many slots begins to run such tasks."""
+        wide = max(1, int(min(slots, WINDOW)))
+        it = self.sources[node] = _Source(wide, wide)
+        most = min(WINDOW_MAX, WINDOW_SLOTS * sum(one.slots for one in self.sources.values()))
+        if most >= 2 * self.times.most:
+            moved = self.times.widen(most)
+            self.nodes = self.nodes[moved:] + self.nodes[:moved]
+        return it
+
+    @property
+    def every(self) -> int:
+        """After so many more all is reckoned again."""
+        return max(EVERY, self.times.most * EVERY // WINDOW)
 
     def add(self, node: bytes, value: float) -> None:
         """A task ran on a node."""
@@ -175,9 +203,10 @@ class _Kind:
         count = len(self.nodes)
         self.middle = _median(self.times.ordered)
         self.level = sum(paces[node].shift * number for node, number in self.of.items()) / count
-        newest = self.times.newest(NEWEST)
-        before = self.times.newest(count)[len(newest) :]
-        self.known = len(before) >= NEWEST and abs(_median(sorted(newest)) - _median(sorted(before))) < 1.0
+        part = self.times.most // NEWEST_PART
+        last = self.times.newest(count)
+        newest, before = last[:part], last[part:]
+        self.known = len(before) >= part and abs(_median(sorted(newest)) - _median(sorted(before))) < 1.0
 
     def fresh_s(self) -> float:
         """For how long it says something."""
@@ -205,7 +234,7 @@ class Paces:
             self._kinds.move_to_end(kind)
         source = it.sources.get(node)
         if source is None:
-            source = it.sources[node] = _Source(max(1, int(min(slots, WINDOW))))
+            source = it.source(node, slots)
         if it.nodes and now - it.at > it.fresh_s():
             it.clear()
         it.at = now
@@ -222,7 +251,7 @@ class Paces:
                 pace.beside.add(octaves - it.middle)
                 pace.since += 1
             it.add(node, octaves + pace.shift - it.level)
-            if it.since >= EVERY:
+            if it.since >= it.every:
                 it.judge(self._paces)
         return pace.judge()
 

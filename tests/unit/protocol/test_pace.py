@@ -73,6 +73,22 @@ def test_it_comes_to_the_true_ratio(speeds: list[float], what: str) -> None:
     assert abs(average) < 0.25, "1.0 is the average"
 
 
+def test_in_a_large_fleet_tasks_of_one_length_that_end_in_waves_tell_who_is_slow() -> None:
+    # All slots begin at once, so what ends together is of nodes of one speed: the last so many reports are all of these.
+    speeds = [(1.0, 0.5, 2.0)[node % 3] for node in range(150)]
+    fleet = Fleet(speeds, slots=4.0)
+    ends = sorted(
+        (round((turn + 1) / speed, 6), 1 / speed, node)
+        for node, speed in enumerate(speeds) for turn in range(int(40 * speed))
+    )  # fmt: skip
+    for _, took_s, node in ends:
+        for _ in range(4):
+            fleet.tell(node, b"k", took_s)
+    for speed in (1.0, 2.0):
+        ratios = {round(fleet.found[node] / fleet.found[1], 1) for node in range(150) if speeds[node] == speed}
+        assert ratios and all(0.8 * speed / 0.5 < one < 1.5 * speed / 0.5 for one in ratios), ratios
+
+
 @pytest.mark.parametrize("what", sorted(DRAWS))
 def test_equal_nodes_count_as_equal_but_for_a_few_by_chance(what: str) -> None:
     wrong = 0
