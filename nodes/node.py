@@ -230,6 +230,7 @@ class Node:
             wires, self.addresses, self.fact,
         )  # fmt: skip
         self._stack.push_async_callback(self.workshop.close)
+        self.workshop.unheard = self.unheard
         self.stealing.is_here, self.stealing.blobs_of = self.workshop.is_here, self.workshop.refers_to
         states = SavedStates(
             self.fabric, self.workshop.store, self.workshop.fetch, self.switchboard, self.loop, self.fact

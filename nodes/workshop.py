@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
 
@@ -43,6 +43,11 @@ FAR_CLIENT_GRACE_S = 300.0
 """What a client of this host, or of another, holds is kept for so long when it has no link."""
 
 
+ABSENT_S = 30.0
+"""So long what no node has is looked for while some nodes cannot be asked."""
+AGAIN_S = 0.5
+
+_T = TypeVar("_T")
 _KEEPING = "keeping"
 """Who holds what is being copied to where it is kept."""
 _REF = re.compile(b"\xc4\x20")
@@ -106,6 +111,8 @@ class Workshop:
         fact: Callable[[Fact], None],
     ) -> None:
         self.code = CodeStore()
+        self.unheard: Callable[[], bool] = lambda: False
+        """Whether there are nodes that cannot be asked now, and may be again."""
         self.logged: Callable[[bytes], bytes | None] = lambda digest: None
         """What the logs have that this node keeps copies of."""
         self.kept: Kept | None = None
@@ -298,17 +305,37 @@ class Workshop:
 
     async def _later(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         try:
+            id = bytes(args[0])
             if method == "code.get":
-                code = await self._fetch_code(bytes(args[0]))
+                code = await self._patiently(lambda: self._code_of(id), self.unheard)
                 self._fabric.pool.reply(worker, number, code)
             else:
-                path, size = await self.fetch(bytes(args[0]))
+                # What is lost can be made again, so it is told soon: only who is cut off from all others cannot know.
+                path, size = await self._patiently(
+                    lambda: self.fetch(id), lambda: not self._holders() and self.unheard()
+                )
                 if worker in self._fabric.pool.pids():
-                    self.store.hold(bytes(args[0]), worker)
+                    self.store.hold(id, worker)
                     self._tidy_later()
                 self._fabric.pool.reply(worker, number, {"path": str(path), "offset": 0, "size": size})
         except SwarmError as error:
             self._refuse(worker, number, str(error), error.hint)
+
+    async def _patiently(self, find: Callable[[], Awaitable[_T]], unsure: Callable[[], bool]) -> _T:
+        """What a task that has begun needs. While nodes cannot be asked nobody knows that it is gone for good: a cut may end, and who
+        died comes again with its logs; meanwhile the task may be given to another node. NotHere."""
+        until = self._loop.time() + ABSENT_S
+        while True:
+            try:
+                return await find()
+            except NotHere:
+                if not unsure() or self._loop.time() >= until:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    async def _code_of(self, digest: bytes) -> bytes:
+        code = self._any_code(digest)
+        return await self._fetch_code(digest) if code is None else code
 
     def _refuse(self, worker: int, number: int, message: str, hint: str) -> None:
         self._fabric.pool.reply(worker, number, {"message": message, "hint": hint}, failed=True)
