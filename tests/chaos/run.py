@@ -113,7 +113,7 @@ def _chaos(hosts: Hosts, nemesis: Nemesis, folder: Path, seed: str, size: Size, 
     calm_s = time.monotonic() - calm_since_s
     asks = {host: _client(hosts, folder, "ask", host) for host in hosts.names}
     for host, ask in asks.items():
-        _ended(ask, f"who asked at {host}", size.liveness_s * 3, nemesis)
+        _ended(ask, f"who asked at {host}", size.liveness_s * 10, nemesis)
     nemesis.check_nodes()
     settled = history.read(folder).settled
     return calm_s if settled == set(hosts.names) else -1.0
