@@ -251,6 +251,10 @@ TABLE: Final[dict[str, Row]] = {
         None, (_counter("knowledge_blobs_fetched", "Large values that came from another node."),)
     ),
     "knowledge.blob_lacking": Row("warning"),
+    "knowledge.past_lacking": Row("info"),
+    "knowledge.past_fetched": Row(
+        "info", (_counter("knowledge_past_fetched", "Segments of the past that came from other nodes."),)
+    ),
     "knowledge.author_refused": Row(
         "warning", (_counter("knowledge_authors_refused", "Certificates of authors that do not hold.", "reason"),)
     ),

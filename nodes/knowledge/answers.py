@@ -180,7 +180,7 @@ class KnowledgeAnswers:
     async def _get(self, link: Link, args: Mapping[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         kind, key = str(args["kind"]), _text(args["key"])
         if args.get("at") is not None:
-            return await self._get_then(kind, key, args["at"], args.get("here") is True)
+            return await self._get_then(args)
         if self.joining is not None and not self.joining.has(kind, key):
             answered = await self._by_others("knowledge.get", args)
             if answered is not None:
@@ -209,10 +209,15 @@ class KnowledgeAnswers:
         answered = await self.joining.forward(method, {**args, "passed_on": True})
         return None if answered is None else (dict(answered[0]), answered[1])
 
-    async def _get_then(self, kind: str, key: str, at: Any, here: bool) -> tuple[dict[str, Any], bytes]:
+    async def _get_then(self, args: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        if self.joining is not None and not self.joining.over:
+            answered = await self._by_others("knowledge.get", args)
+            if answered is not None:
+                return answered
+        kind, key, at = str(args["kind"]), _text(args["key"]), args["at"]
         there = self._elsewhere.holders(kind, key)
         if there:
-            if here:
+            if args.get("here") is True:
                 raise NotHeld("this node does not hold that")
             try:
                 header, raw = await self._elsewhere.get(there, {"kind": kind, "key": key, "at": at})

@@ -85,6 +85,8 @@ class State:
     def __init__(self, until: int, shards: Mapping[int, Shard]) -> None:
         self.until = until
         self.shards = shards
+        self.unasked: list[str] = []
+        """Nodes that may know more and could not be asked, while others could."""
         if WHOLE in shards:
             # Facts that were pruned then are not found in the past either.
             policy = fading_of(shards[WHOLE].get(POLICIES, POLICY))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nodes.knowledge.answers import KnowledgeAnswers
+from nodes.knowledge.comparing import Comparing
 from nodes.knowledge.joining import Joining, digests
 from nodes.knowledge.lending import Lending
 from nodes.knowledge.past import Past
@@ -15,6 +16,7 @@ from nodes.knowledge.peers import Peers
 from nodes.knowledge.shelf import Shelf
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_answers import SnapshotAnswers
+from nodes.knowledge.telling_past import TellingPast
 from nodes.lane import Lane
 from nodes.queries import Switchboard
 from nodes.settings import KnowledgeSection
@@ -43,7 +45,9 @@ class Keeping:
         fact: Callable[[Fact], None],
     ) -> None:
         self.shelf = Shelf(directory, name, shell, Signing.of(credentials), lambda: key_of(fleet), settings, fact)
-        self.past = Past(directory, shell, self.shelf, credentials.identity.sign_key)
+        self.comparing = Comparing(shell, switchboard, settings.bytes)
+        self.past = Past(directory, shell, self.shelf, credentials.identity.sign_key, self.comparing)
+        self.telling = TellingPast(directory, shell, switchboard)
         answers.past = SnapshotAnswers(self.shelf, self.past, switchboard)
         self.lending = Lending(self.shelf, lane, switchboard, lambda: shell.desk.bytes)
 
@@ -63,9 +67,11 @@ class Keeping:
         """Take snapshots, and look after them, from now on."""
         self.joining.start()
         self.shelf.start()
+        self.comparing.start()
 
     async def close(self) -> None:
         """Begin nothing more."""
+        await self.comparing.close()
         await self.joining.close()
         await self.peers.close()
         await self.shelf.close()

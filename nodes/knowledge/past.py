@@ -1,6 +1,7 @@
 """Reading the past of a running node's knowledge, and setting the fleet back to it.
 
-A moment is read from the log and what was let go from it, as long as these reach back to it; else from a snapshot here that was made after
+A moment is read from the log and what was let go from it, as long as these reach back to it and were compared with those of others since
+(`comparing`); else from a snapshot here that was made after
 it and reaches back to it, or from one that was made before it together with the log. What no such source covers in full is
 refused: a wrong answer about the past is never given.
 """
@@ -17,12 +18,13 @@ from typing import Any, Final
 from kernels.plain import encode_plain
 from nodes.knowledge import snapshot_files
 from nodes.knowledge.authors import Authors
+from nodes.knowledge.comparing import Comparing
 from nodes.knowledge.desk import Desk
+from nodes.knowledge.elsewhere import NotHeld
 from nodes.knowledge.history import Difference, OutOfRetention, State, differences, set_back, shard_at, shown
 from nodes.knowledge.shelf import Shelf
 from nodes.knowledge.shell import KnowledgeShell
 from nodes.knowledge.snapshot_files import PastFile
-from swarm.errors import SwarmError
 from swarm.protocol.knowledge.bounds import FUTURE_MS, RETENTION_MS
 from swarm.protocol.knowledge.entries import shard_of
 from swarm.protocol.knowledge.fading import FACTS, POLICY
@@ -42,18 +44,21 @@ SHOWN_MAX: Final = 1000
 class Past:
     """One node's past. For its loop."""
 
-    def __init__(self, directory: Path, shell: KnowledgeShell, shelf: Shelf, own_key: bytes) -> None:
+    def __init__(
+        self, directory: Path, shell: KnowledgeShell, shelf: Shelf, own_key: bytes, comparing: Comparing
+    ) -> None:
         self._directory = directory
         self._shell = shell
         self._shelf = shelf
         self._own_key = own_key
+        self._comparing = comparing
         self._kept: tuple[int, State, bytes] | None = None
         """(moment, what was known then, by what is known now)."""
         self._reading = asyncio.Lock()
         """One at a time: each takes the memory of what it reads."""
 
     async def get(self, kind: str, key: str, until: int) -> Any:
-        """What was known under a key; GONE if nothing was. OutOfRetention, BadEntry."""
+        """What was known under a key; GONE if nothing was. OutOfRetention, NoHolder, BadEntry."""
         number = shard_of(kind, key, self._shell.shards)
         async with self._reading:
             if kind == FACTS:  # by the policy of then, a fact may have been pruned
@@ -63,7 +68,7 @@ class Past:
             return state.get(kind, key, number)
 
     async def state(self, until: int, goes_on: bool = False) -> State:
-        """All that was known; with `goes_on` as it was read for the part of the answer before. OutOfRetention."""
+        """All that was known of what this node holds; with `goes_on` as it was read for the part of the answer before. OutOfRetention, NoHolder."""
         loop = asyncio.get_running_loop()
         async with self._reading:
             kept = self._kept
@@ -71,15 +76,19 @@ class Past:
                 self._kept = None
                 # What is heard while it is read is in it or not: it is read again for the next question, then.
                 version = await self._version()
-                state = await self._read(until, range(self._shell.shards), None)
+                state = await self._read(until, self.held(), None)
                 kept = self._kept = until, state, version
                 loop.call_later(KEPT_S, self._forget, kept)
         return kept[1]
 
+    def held(self) -> list[int]:
+        """The shards that this node holds."""
+        return [number for number in range(self._shell.shards) if not self._shell.holders(number)]
+
     async def _version(self) -> bytes:
         """Another one as soon as something is known that was not: of a moment of the past, too."""
         found: bytes = await self._shell.ask(partial(_version, self._shell.desk))
-        return found
+        return found + repr(self.held()).encode()
 
     def _forget(self, kept: tuple[int, State, bytes]) -> None:
         if self._kept is kept:
@@ -98,14 +107,13 @@ class Past:
     async def _read(self, until: int, numbers: Iterable[int], keys: tuple[str, ...] | None) -> State:
         desk = self._shell.desk
         wanted = list(numbers)
-        lacking = [number for number in wanted if self._shell.holders(number)]
-        if lacking:
-            raise SwarmError(
-                f"this node lacks {len(lacking)} of {self._shell.shards} shards: it knows the past of the others alone",
-                hint="ask for single keys, which are asked of those who hold them",
-            )
+        if any(self._shell.holders(number) for number in wanted):
+            raise NotHeld("this node does not hold all of that")
+        unasked = await self._comparing.settle(ms_of(until), wanted)
         log, since_ms = await self._shell.ask(partial(_collected, desk, wanted))
-        return await asyncio.to_thread(self._built, until, wanted, keys, log, since_ms)
+        state = await asyncio.to_thread(self._built, until, wanted, keys, log, since_ms)
+        state.unasked = unasked
+        return state
 
     def _built(
         self,
@@ -188,7 +196,7 @@ def _collected(desk: Desk, numbers: list[int], keeper: Keeper) -> tuple[dict[int
     shards = keeper.knowledge.shards
     assert desk.store is not None
     found = {number: list(shards[number].segments()) if number in shards else [] for number in numbers}
-    return found, desk.store.since_ms(time.time_ns() // 1_000_000)
+    return found, desk.store.since_ms(time.time_ns() // 1_000_000, numbers)
 
 
 def _version(desk: Desk, keeper: Keeper) -> bytes:

@@ -350,7 +350,8 @@ def _listed(desk: Desk, keeper: Keeper) -> Contents:
     assert desk.store is not None
     # Of this millisecond there may be more to come.
     stamp = min(knowledge.sealed_until, max(knowledge.clock.last, time_of(wall_ms) - 1))
-    return Contents(stamp, desk.store.since_ms(wall_ms), knowledge.shards_count, b"".join(digests), segments)
+    held = [number for number in range(knowledge.shards_count) if keeper.holds(number)]
+    return Contents(stamp, desk.store.since_ms(wall_ms, held), knowledge.shards_count, b"".join(digests), segments)
 
 
 def _rewrite(desk: Desk, damaged: list[tuple[int, bytes]], keeper: Keeper) -> int:

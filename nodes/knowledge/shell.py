@@ -79,6 +79,7 @@ class KnowledgeShell:
         self._partners: dict[bytes, Member] = {}
         self._holders: dict[int, list[bytes]] = {}
         """Of each shard who holds it; empty while this node holds all, as in a small fleet."""
+        self._others: dict[int, list[bytes]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._stirred: set[asyncio.Future[None]] = set()
         self._closing = False
@@ -213,7 +214,29 @@ class KnowledgeShell:
                 there = holders(shard, known, self._replication)
                 if self.id not in there:
                     self._holders[shard] = there
+        held = [shard for shard in range(self.shards) if shard not in self._holders]
+        self._others = {}
         self.desk.post(lambda keeper: keeper.members(self.now(), nodes))
+        if nodes:
+            self.desk.post(partial(_holds, self.desk, held))
+
+    def others(self, shard: int) -> list[bytes]:
+        """The members beside this node that hold a shard that it holds."""
+        found = self._others.get(shard)
+        if found is None:
+            there = holders(shard, {*self._partners, self.id}, self._replication)
+            found = self._others[shard] = [node for node in there if node != self.id]
+        return found
+
+    def is_linked(self, node: bytes) -> bool:
+        """Whether there is a link to a member; none is made."""
+        link = self._links.get(node)
+        return link is not None and link.up
+
+    def name_of(self, node: bytes) -> str:
+        """How people call a member."""
+        known = self._partners.get(node)
+        return node.hex() if known is None else known.name
 
     # --- asking ---------------------------------------------------------------------------------------------------------
 
@@ -309,6 +332,11 @@ class KnowledgeShell:
         if not isinstance(ids, list) or len(ids) > UNKNOWN_MAX or not all(type(id) is bytes for id in ids):
             raise ValueError(f"ids are not a list of at most {UNKNOWN_MAX}")
         return {"certificates": sorted(self.authors.certificates(ids).values())}
+
+
+def _holds(desk: Desk, shards: list[int], keeper: Keeper) -> None:
+    assert desk.store is not None
+    desk.store.holds(shards, time.time_ns() // 1_000_000)
 
 
 def _revoke(keeper: Keeper, author: bytes, authors: Authors) -> None:

@@ -198,6 +198,25 @@ class PastFile:
             if type(payload) is bytes and check(payload) == checksum:
                 yield place, payload, gone_ms
 
+    def after(self, row: int, count: int) -> list[tuple[int, int, bytes, int]]:
+        """(row, shard, place, when) of what was let go since a row was written, in the order in which it was."""
+        return self._db.execute(
+            "SELECT rowid, shard, place, gone_ms FROM past WHERE rowid > ? ORDER BY rowid LIMIT ?", (row, count)
+        ).fetchall()
+
+    def last_row(self) -> int:
+        """0 if nothing was let go."""
+        return int(self._db.execute("SELECT coalesce(max(rowid), 0) FROM past").fetchone()[0])
+
+    def payload(self, number: int, place: bytes) -> tuple[bytes, int] | None:
+        """(payload, when); None if it is not here, or damaged."""
+        found = self._db.execute(
+            "SELECT payload, checksum, gone_ms FROM past WHERE shard = ? AND place = ?", (number, place)
+        ).fetchone()
+        if found is None or type(found[0]) is not bytes or check(found[0]) != found[1]:
+            return None
+        return found[0], int(found[2])
+
     def damaged(self) -> list[tuple[int, bytes]]:
         """(shard, place) of segments that are not what was written."""
         return [

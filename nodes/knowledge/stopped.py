@@ -78,6 +78,6 @@ def _contents(store: Store) -> Contents:
             tree.add(place)
         digests.append(tree.root if number in segments else b"")
     return Contents(
-        max(store.clock(), time_of(wall_ms) - 1), store.since_ms(wall_ms), SHARDS, b"".join(digests), segments,
+        max(store.clock(), time_of(wall_ms) - 1), store.since_ms(wall_ms, range(SHARDS)), SHARDS, b"".join(digests), segments,
         authors=store.authors(),
     )  # fmt: skip

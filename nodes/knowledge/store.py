@@ -66,8 +66,8 @@ class Store:
         """Shard -> rows."""
         self.bytes = 0
         """Of all payloads."""
-        self.past_changes = 0
-        """Counted while the process runs."""
+        self.past_changes = self.trims = 0
+        """Counted while the process runs: how often the past changed, and how often some of it had no room."""
         try:
             self._db = self._opened()
         except sqlite3.DatabaseError as error:
@@ -148,18 +148,38 @@ class Store:
         found = self._db.execute("SELECT value FROM numbers WHERE name = 'clock'").fetchone()
         return int.from_bytes(found[0], "big") if found else 0
 
-    def since_ms(self, now_ms: int) -> int:
-        """From when on all that was let go is in the past here; noted as `now_ms` where it never was."""
-        found = self._db.execute("SELECT value FROM numbers WHERE name = 'since'").fetchone()
-        if found:
-            return int.from_bytes(found[0], "big")
-        self.set_since(now_ms)
-        return now_ms
+    def since_ms(self, now_ms: int, shards: Iterable[int] = ()) -> int:
+        """From when on all that was let go, of these shards, is in the past here; noted as `now_ms` where it never was."""
+        found = self._number("since")
+        if found is None:
+            self.set_since(now_ms)
+            found = now_ms
+        own = [self._number(f"since/{number}") for number in shards]
+        return max((found if each is None else each for each in own), default=found)
 
-    def set_since(self, since_ms: int) -> None:
-        """The past is all here from then on. A disk that takes nothing is no error: it is said again at the next start."""
+    def set_since(self, since_ms: int, shard: int | None = None) -> None:
+        """The past, or that of a shard, is all here from then on. A disk that takes nothing is no error: it is said again at the next start."""
+        self._set_number("since" if shard is None else f"since/{shard}", since_ms.to_bytes(8, "big"))
+
+    def holds(self, shards: Iterable[int], now_ms: int) -> None:
+        """This node is one of those now that keep these shards: of those that it did not keep before its past begins now."""
+        there = sorted(shards)
+        names = b"".join(number.to_bytes(2, "big") for number in there)
+        found = self._db.execute("SELECT value FROM numbers WHERE name = 'held'").fetchone()
+        if found is None or found[0] != names:
+            before = None if found is None else {found[0][at : at + 2] for at in range(0, len(found[0]), 2)}
+            for number in there:
+                if before is not None and number.to_bytes(2, "big") not in before:
+                    self.set_since(now_ms, number)
+            self._set_number("held", names)
+
+    def _number(self, name: str) -> int | None:
+        found = self._db.execute("SELECT value FROM numbers WHERE name = ?", (name,)).fetchone()
+        return int.from_bytes(found[0], "big") if found else None
+
+    def _set_number(self, name: str, value: bytes) -> None:
         try:
-            self._db.execute("INSERT OR REPLACE INTO numbers VALUES ('since', ?)", (since_ms.to_bytes(8, "big"),))
+            self._db.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (name, value))
         except sqlite3.DatabaseError:
             pass
 
@@ -231,20 +251,42 @@ class Store:
     def trim_past(self, now_ms: int, bytes_max: int) -> None:
         """Forgets what was let go too long ago, and of what is more than so many bytes the oldest: the past begins later then."""
         try:
-            self._db.execute("DELETE FROM past WHERE gone_ms < ?", (now_ms - PAST_KEPT_MS,))
-            size = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0]
+            # The last row stays: rows are told to others by their numbers, of which none is given twice.
+            self._db.execute(
+                "DELETE FROM past WHERE gone_ms < ? AND rowid < (SELECT max(rowid) FROM past)", (now_ms - PAST_KEPT_MS,)
+            )
+            size = self.past_bytes()
             while size > bytes_max:
                 until = self._db.execute(
                     "SELECT max(gone_ms) FROM (SELECT gone_ms FROM past ORDER BY gone_ms LIMIT ?)", (TRIMMED,)
                 ).fetchone()[0]
                 self._db.execute("BEGIN IMMEDIATE")
-                self.set_since(max(until + FUTURE_MS, self.since_ms(now_ms)))
-                self._db.execute("DELETE FROM past WHERE gone_ms <= ?", (until,))
+                self._begins_later(max(until + FUTURE_MS, self.since_ms(now_ms)))
+                gone = self._db.execute(
+                    "DELETE FROM past WHERE gone_ms <= ? AND rowid < (SELECT max(rowid) FROM past)", (until,)
+                ).rowcount
                 self._db.execute("COMMIT")
-                size = self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0]
+                self.trims += 1
+                self.past_changes += 1
+                size = self.past_bytes() if gone else 0
         except sqlite3.DatabaseError as error:
             self._roll_back()
             raise self._not_written(error) from error
+
+    def past_bytes(self) -> int:
+        """Of all payloads that were let go."""
+        return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM past").fetchone()[0])
+
+    def has_past(self, shard: int, place: bytes) -> bool:
+        """Whether something was let go, and is kept."""
+        found = self._db.execute("SELECT 1 FROM past WHERE shard = ? AND place = ?", (shard, place)).fetchone()
+        return found is not None
+
+    def _begins_later(self, since_ms: int) -> None:
+        self.set_since(since_ms)
+        self._db.execute(
+            "UPDATE numbers SET value = ? WHERE name LIKE 'since/%' AND value < ?", (since_ms.to_bytes(8, "big"),) * 2
+        )
 
     def mend(self, shard: int, payload: bytes) -> None:
         """Writes a segment again that is not what was written. NotWritten."""

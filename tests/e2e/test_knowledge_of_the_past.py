@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.knowledge.store import Store
 from tests.e2e.fleets import Nodes, until
 from tests.e2e.test_knowledge import known
 from tests.e2e.test_knowledge_snapshots import SETTINGS, fill
@@ -45,3 +46,61 @@ def test_an_answer_about_a_moment_has_what_was_heard_since_it_was_asked_first(no
         fill(ash, 1200, 10)
         assert [first[0], *(key for key, _ in rows)] == [f"page/{number:05}" for number in range(1100)], "one state"
         assert len(list(ash.knowledge.query("facts", prefix="page/", at=moment))) == 1200
+
+
+def let_go(nodes: Nodes, name: str, least: int) -> int:
+    """Of what a stopped node holds all but the last segment of each shard goes into its past, as it does after a month."""
+    store = Store(nodes.home.node_dir(name))
+    try:
+        rows = [(row.shard, row.place) for row in store.rows()]
+        for shard in {shard for shard, _ in rows}:
+            store.keep_only(shard, {max(place for of, place in rows if of == shard)}, int(time.time() * 1000))
+        gone = len(rows) - sum(store.counts.values())
+        assert gone >= least
+        return gone
+    finally:
+        store.close(in_order=store.begin())
+
+
+def test_who_was_away_when_something_was_said_and_let_go_has_it_in_its_past(nodes: Nodes) -> None:
+    nodes.start("ash")
+    nodes.start("oak")
+    with nodes.connect("ash") as ash, nodes.connect("oak") as oak:
+        until(lambda: len(ash.members()) == 2, 20, "members")
+        ash.knowledge.put("facts", "wall", 1)
+        known(oak, "wall", 1)
+    nodes.stop("oak")
+    with nodes.connect("ash") as ash:
+        stamps = [ash.knowledge.put("facts", "door", number) for number in range(6)]
+    nodes.stop("ash")
+    let_go(nodes, "ash", 5)
+    nodes.start("oak")
+    nodes.start("ash")
+    with nodes.connect("oak") as oak:
+        until(lambda: len(oak.members()) == 2, 20, "members")
+        # At once, whatever was compared until now: it is right or it is none.
+        for number, stamp in enumerate(stamps):
+            assert oak.knowledge.get("facts", "door", at=stamp) == number
+            assert dict(oak.knowledge.query("facts", at=stamp)) == {"wall": 1, "door": number}
+    # It has them itself now.
+    nodes.kill("ash")
+    with nodes.connect("oak") as oak:
+        until(lambda: any(one["state"] == "dead" for one in oak.members()), 30, "ash is known to be dead")
+        assert [oak.knowledge.get("facts", "door", at=stamp) for stamp in stamps] == list(range(6))
+
+
+def test_who_begins_late_reads_what_was_before(nodes: Nodes) -> None:
+    nodes.start("ash")
+    with nodes.connect("ash") as ash:
+        stamps = [ash.knowledge.put("facts", "door", number) for number in range(4)]
+    nodes.stop("ash")
+    let_go(nodes, "ash", 3)
+    nodes.start("ash")
+    nodes.start("oak")
+    with nodes.connect("oak") as oak:
+        until(lambda: len(oak.members()) == 2, 20, "members")
+        assert [oak.knowledge.get("facts", "door", at=stamp) for stamp in stamps] == list(range(4))
+    nodes.kill("ash")
+    with nodes.connect("oak") as oak:
+        until(lambda: any(one["state"] == "dead" for one in oak.members()), 30, "ash is known to be dead")
+        assert oak.knowledge.get("facts", "door", at=stamps[0]) == 0

@@ -21,7 +21,7 @@ from swarm.protocol.knowledge import bounds
 from swarm.protocol.knowledge.entries import FormatError, Segment, read
 from swarm.protocol.knowledge.knowledge import Knowledge
 from swarm.protocol.knowledge.replicas import Replication, holders, weight
-from swarm.protocol.knowledge.rules import STRIKE, VIOLATIONS, Outcome
+from swarm.protocol.knowledge.rules import STRIKE, VIOLATIONS, WAITS, Outcome
 from swarm.protocol.knowledge.shard import Shard
 from swarm.protocol.knowledge.stamps import FarFuture, time_of
 from swarm.protocol.knowledge.sync import SALT_BYTES, Exchange
@@ -30,6 +30,10 @@ VERSION: Final = 1
 DIGEST_BYTES: Final = 16
 EXCHANGES_MAX: Final = 32
 """At one time: more are not begun, and of those that peers begin the oldest ends."""
+STALLED_S: Final = 1.5
+"""Of an exchange that somebody waits for: its message was lost, then, or was not read."""
+ENDED_MAX: Final = 1024
+"""Exchanges of which it is known how they ended."""
 WRAP_BYTES: Final = 128
 FRAME_BYTES_MAX: Final = bounds.MESSAGE_BYTES_MAX + WRAP_BYTES
 REFUSED: Final = VIOLATIONS | {Outcome.QUOTA}
@@ -94,6 +98,9 @@ class Keeper:
         self._fresh: dict[int, list[bytes]] = {}
         self._fresh_at: float | None = None
         self._exchanges: OrderedDict[tuple[bytes, int, bytes], tuple[Exchange, float]] = OrderedDict()
+        self._ended: OrderedDict[tuple[bytes, int, bytes], None] = OrderedDict()
+        self._left_over: OrderedDict[tuple[bytes, int, bytes], None] = OrderedDict()
+        """Of these exchanges something waits: for its author's certificate, or for its time."""
         self._sync_at = now + self._config.sync_every_s * rng.random()
         self._expire_at = now + self._config.expire_every_s * rng.random()
 
@@ -320,16 +327,38 @@ class Keeper:
             if self.holds(number) and self._shard(number).digest[:DIGEST_BYTES] != digest:
                 self._begin(now, source, number)
 
-    def _begin(self, now: float, peer: bytes, number: int) -> None:
+    def compare(self, now: float, peer: bytes, number: int) -> bytes | None:
+        """Begins an exchange with a peer that holds a shard, too: its salt, by which `compared` tells how it went. None while one with this peer
+        about this shard is under way, or too many are. One of which nothing was heard for a while is given up for it."""
+        for key in [
+            key for key, (_, at) in self._exchanges.items() if key[:2] == (peer, number) and now - at > STALLED_S
+        ]:
+            del self._exchanges[key]
+        return self._begin(now, peer, number)
+
+    def compared(self, now: float, peer: bytes, number: int, salt: bytes) -> bool | None:
+        """Whether an exchange went to its end, once it is over or nothing was heard of it for a while; None until then."""
+        key = (peer, number, salt)
+        found = self._exchanges.get(key)
+        return key in self._ended if found is None else False if now - found[1] > STALLED_S else None
+
+    def left_over(self, peer: bytes, number: int, salt: bytes) -> bool:
+        """Whether something of an exchange waits for its author's certificate, or for its time."""
+        return (peer, number, salt) in self._left_over
+
+    def _begin(self, now: float, peer: bytes, number: int) -> bytes | None:
         if len(self._exchanges) >= EXCHANGES_MAX or any(key[:2] == (peer, number) for key in self._exchanges):
-            return
+            return None
         salt = self._rng.randbytes(SALT_BYTES)
-        exchange = self._made(now, number, salt)
+        exchange = self._made(now, peer, number, salt)
         self._exchanges[peer, number, salt] = (exchange, now)
         self._send(peer, [VERSION, "sync", number, salt, exchange.begin()])
+        return salt
 
-    def _made(self, now: float, number: int, salt: bytes) -> Exchange:
+    def _made(self, now: float, peer: bytes, number: int, salt: bytes) -> Exchange:
         def took(outcome: Outcome, segment: Segment | None, payload: bytes) -> None:
+            if outcome in WAITS:
+                _note(self._left_over, (peer, number, salt))
             self._took(now, outcome, segment, payload, number)
 
         return Exchange(self._shard(number), salt, took, self.holds(number), self._config.retention_ms)
@@ -342,7 +371,7 @@ class Keeper:
         if found is None:
             if not self.holds(number):
                 return  # the peer knows other members; it gives up by itself
-            exchange = self._made(now, number, salt)
+            exchange = self._made(now, source, number, salt)
         else:
             exchange = found[0]
         try:
@@ -351,7 +380,8 @@ class Keeper:
             self._exchanges.pop(key, None)
             raise
         if exchange.done:
-            self._exchanges.pop(key, None)
+            if self._exchanges.pop(key, None) is not None:
+                _note(self._ended, key)
         elif exchange.turn:  # else it is from an exchange that is over
             self._exchanges[key] = (exchange, now)
             self._exchanges.move_to_end(key)
@@ -368,3 +398,9 @@ class Keeper:
         raw = encode_plain(parts, FRAME_BYTES_MAX)
         assert raw is not None, parts[1]
         self._out.append((peer, raw))
+
+
+def _note(noted: OrderedDict[tuple[bytes, int, bytes], None], key: tuple[bytes, int, bytes]) -> None:
+    noted[key] = None
+    if len(noted) > ENDED_MAX:
+        noted.popitem(last=False)
