@@ -94,7 +94,7 @@ class Answers:
                 "lan": node.listens_on_lan,
                 "http": None if node.http_address is None else f"http://{node.http_address[0]}:{node.http_address[1]}",
                 "draining": node.draining,
-                "withheld": list(node.offer.why),
+                "withheld": list(node.offering.why),
                 "low_work": node.fabric.pool.niceness.told,
                 "lowers": bool(node.fabric.pool.niceness.way),
             },

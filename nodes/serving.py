@@ -50,7 +50,7 @@ async def _serve(loaded: Loaded, home: Home) -> int:
         if node.ready or node.draining:
             service.status(node.summary())
 
-    node.service_alive = alive  # type: ignore[method-assign]
+    node.pulse.alive = alive
     opening = loop.create_task(node.open())
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
