@@ -35,6 +35,11 @@ def begin(nodes: Nodes, *names: str, flags: tuple[str, ...] = ()) -> None:
         until(lambda: len(fleet.members()) == len(names), 60, "members")
 
 
+def about(value: Any) -> Any:
+    """A weight, or several: a fiftieth part of a halving less where an hour begins in the middle of a test."""
+    return pytest.approx(value, rel=0.03)
+
+
 def known(fleet: Fleet, key: str, value: Any, kind: str = "facts") -> None:
     until(lambda: fleet.knowledge.get(kind, key, use=False) == value, 60, f"{key} is {value!r}")
 
@@ -46,11 +51,14 @@ def test_what_nobody_uses_is_pruned_everywhere_and_brought_back(nodes: Nodes) ->
         ash.knowledge.put("facts", "often", 2)
         for fleet in (ash, oak):
             known(fleet, "often", 2)
-        assert oak.knowledge.use("often") == 2.0
-        until(lambda: ash.knowledge.weight("often") == 2.0, 60, "the use is known at ash")
+        assert oak.knowledge.use("often") == about(2.0)
+        until(lambda: ash.knowledge.weight("often") == about(2.0), 60, "the use is known at ash")
         assert [row.key for row in ash.knowledge.query("facts", by_weight=True)] == ["often", "seldom"]
         weighed = {row.key: row.weight for row in ash.knowledge.query("facts", weights=True)}
-        assert weighed == {"often": 2.0, "seldom": 1.0}
+        assert weighed == about({"often": 2.0, "seldom": 1.0})
+        for _ in range(6):  # heavy enough to stay for minutes, on a slow machine
+            oak.knowledge.use("often")
+        until(lambda: ash.knowledge.weight("often") == about(8.0), 60, "the uses are known at ash")
         with oak.knowledge.watch("facts") as changes:
             # A cycle of a second and a high threshold: the fleet forgets within seconds.
             ash.knowledge.put("policies", "fading", {"cycle_s": 1, "threshold": 0.95})
@@ -91,25 +99,25 @@ def test_getting_a_fact_is_using_it_and_is_said_when_the_node_stops(nodes: Nodes
             known(ash, key, 1)
         for _ in range(3):
             assert ash.knowledge.get("facts", "a") == 1
-        assert ash.knowledge.weight("a") == 1.0, "it is gathered, and not said yet"
+        assert ash.knowledge.weight("a") == about(1.0), "it is gathered, and not said yet"
     assert nodes.stop("ash") == 0
     nodes.start("ash")
     with nodes.connect("oak") as oak:
-        until(lambda: oak.knowledge.weight("a") == 4.0, 60, "the uses are known")
-        assert oak.knowledge.weight("b") == 1.0
+        until(lambda: oak.knowledge.weight("a") == about(4.0), 60, "the uses are known")
+        assert oak.knowledge.weight("b") == about(1.0)
 
     async def the_same() -> None:
         async with connect_async(nodes.home, timeout_s=60) as fleet:
             known = fleet.knowledge
-            assert await known.get("facts", "a", use=False) == 1 and await known.weight("a") >= 4.0
-            assert await known.use("b") == 2.0
+            assert await known.get("facts", "a", use=False) == 1 and await known.weight("a") == about(4.0)
+            assert await known.use("b") == about(2.0)
             with pytest.raises(NotFound):
                 await known.restore("b")
             assert [one async for one in known.pruned()] == []
             found = [row async for row in known.query("facts", by_weight=True, weights=True)]
-            assert [(row.key, row.weight) for row in found] == [("a", 4.0), ("b", 2.0)]
+            assert [row.key for row in found] == ["a", "b"] and [row.weight for row in found] == about([4.0, 2.0])
             await known.put("beliefs", "x", 1.0)
-            assert (await known.belief("x")).log_odds == 1.0
+            assert (await known.belief("x")).log_odds == about(1.0)
 
     asyncio.run(the_same())
 
@@ -122,12 +130,12 @@ def test_a_belief_has_a_probability_and_what_speaks_for_and_against_it(nodes: No
         for fleet in (ash, oak):
             until(lambda fleet=fleet: fleet.knowledge.belief("rain").authors == 2, 60, "both are heard")
             belief = fleet.knowledge.belief("rain")
-            assert (belief.log_odds, belief.evidence_for, belief.evidence_against) == (1.5, 2.0, -0.5)
-            assert 0.8175 < belief.probability < 0.8176
+            assert (belief.log_odds, belief.evidence_for, belief.evidence_against) == about((1.5, 2.0, -0.5))
+            assert belief.probability == about(0.8176)
         assert ash.knowledge.belief("snow").probability == 0.5 and ash.knowledge.belief("snow").authors == 0
         ash.knowledge.put("policies", "fading", {"cycle_s": 1})
-        until(lambda: oak.knowledge.belief("rain").log_odds < 1.5, 60, "it fades")
-        assert next(iter(oak.knowledge.query("beliefs"))).value < 1.5
+        until(lambda: oak.knowledge.belief("rain").log_odds < 1.4, 60, "it fades")
+        assert next(iter(oak.knowledge.query("beliefs"))).value < 1.4
         ash.knowledge.put("policies", "fading", {})
     shown = json.loads(nodes.cli("knowledge", "get", "beliefs", "rain", "--json").stdout)
     assert shown["log_odds"] == shown["value"] and shown["probability"] > 0.5 and shown["authors"] == 2
@@ -200,7 +208,6 @@ def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nod
     try:
         for fleet in fleets.values():
             until(lambda fleet=fleet: len(fleet.members()) == len(NAMES), 60, "members")
-        time.sleep(0.5)  # what members say of themselves is known to all
         keys = [f"room/{number:02}" for number in range(40)]
         with fleets["fir"].knowledge.watch("facts", "room/") as changes:
             for number, key in enumerate(keys):
@@ -211,7 +218,8 @@ def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nod
             for number, key in enumerate(keys):
                 known(fleet, key, number)
                 fleet.knowledge.get("facts", key)
-            assert list(fleet.knowledge.query("facts", prefix="room/")) == list(zip(keys, range(40), strict=True)), name
+            wanted = list(zip(keys, range(40), strict=True))
+            until(lambda fleet=fleet: list(fleet.knowledge.query("facts", prefix="room/")) == wanted, 60, name)
             assert [key for key, _ in fleet.knowledge.query("facts", reverse=True, limit=3)] == keys[:-4:-1]
             assert [key for key, _ in fleet.knowledge.query("facts", start="room/07", limit=3)] == keys[7:10]
             assert [key for key, _ in fleet.knowledge.query("facts", tag="even")] == keys[::2]
