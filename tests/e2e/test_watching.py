@@ -22,6 +22,13 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     assert nodes.stop_all() == {"oak": 0}
 
 
+def change(file: Path, text: str) -> None:
+    """At once: whoever looks in between does not see half of it."""
+    new = file.parents[1] / "new"
+    new.write_text(text)
+    new.replace(file)
+
+
 def start(nodes: Nodes, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nodes.cli", "audit", "--watch", "--every", "100ms", *words],
@@ -50,7 +57,7 @@ def test_changes_are_told_as_they_come(nodes: Nodes, tmp_path: Path) -> None:
     try:
         first = said()
         assert set(first["files"]) == {"a.py", "b.py"}  # type: ignore[call-overload]
-        (tree / "a.py").write_text("def f(x):\n    return 1 if x and x > 2 else 3\n")
+        change(tree / "a.py", "def f(x):\n    return 1 if x and x > 2 else 3\n")
         second = said()
         assert second["changed"] == ["a.py"] and second["gone"] == []
         assert second["functions"] == [{"complexity": 3, "was": 1, "path": "a.py", "line": 1, "name": "f"}]
@@ -67,14 +74,15 @@ def test_changes_are_told_as_they_come(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_person_reads_lines(nodes: Nodes, tmp_path: Path) -> None:
-    file = tmp_path / "a.py"
+    file = tmp_path / "tree" / "a.py"
+    file.parent.mkdir()
     file.write_text("def f(x):\n    return x\n")
     watch = start(nodes, str(file))
     assert watch.stdout is not None
     try:
         while "MAINTAINABLE" not in watch.stdout.readline():
             pass
-        file.write_text("def f(:\n")
+        change(file, "def f(:\n")
         line = ""
         while "1 changed" not in line:
             line = watch.stdout.readline()
