@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import threading
 import time
@@ -32,8 +33,10 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     assert nodes.stop_all() == {"oak": 0}
 
 
-def takes(data: bytes, number: int) -> tuple[int, int]:
-    """Some time, not much."""
+def takes(data: bytes, number: int, gate: str = "") -> tuple[int, int]:
+    """Some time, not much; not before a file is there, if one is named."""
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
     time.sleep(0.0005)
     return len(data), number
 
@@ -48,9 +51,11 @@ def counted(fleet: Fleet, name: str) -> float:
 class Flood(threading.Thread):
     """A client that hands over as fast as it may, and comes back when it is told to."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, gate: Path) -> None:
         super().__init__(name="flood")
         self.fleet = fleet
+        self.gate = gate
+        """Nothing of it ends before this file is there, which it is when somebody was refused: however quick the node is."""
         self.futures: list[Future] = []
         self.refused = 0
         self.error: BaseException | None = None
@@ -61,10 +66,11 @@ class Flood(threading.Thread):
             for number in range(EACH):
                 while True:
                     try:
-                        one = self.fleet.submit(takes, data, number, priority=LOW, submit_timeout_s=0)
+                        one = self.fleet.submit(takes, data, number, str(self.gate), priority=LOW, submit_timeout_s=0)
                     except NotAccepted as full:
                         assert full.retry_after_s > 0
                         self.refused += 1
+                        self.gate.touch()
                         time.sleep(min(full.retry_after_s, 0.2))
                     else:
                         self.futures.append(one)
@@ -73,12 +79,12 @@ class Flood(threading.Thread):
             self.error = error
 
 
-def test_a_flood_is_refused_and_all_of_it_ends_and_the_node_does_not_grow_with_it(nodes: Nodes) -> None:
+def test_a_flood_is_refused_and_all_of_it_ends_and_the_node_does_not_grow_with_it(nodes: Nodes, tmp_path: Path) -> None:
     node = psutil.Process(nodes.processes["oak"].pid)
     with nodes.connect("oak") as fleet:
         assert fleet.submit(takes, b"", 1).result(60) == (0, 1)
         before = node.memory_info().rss
-        floods = [Flood(nodes.connect("oak")) for _ in range(CLIENTS)]
+        floods = [Flood(nodes.connect("oak"), tmp_path / "gate") for _ in range(CLIENTS)]
         for one in floods:
             one.start()
         most, unfinished = before, 0
