@@ -144,10 +144,10 @@ def test_killed_it_comes_back_with_the_same_identity_and_takes_work(running: Ser
 
 
 def test_one_that_hangs_is_ended_by_the_watchdog_and_comes_back(running: Service) -> None:
-    running.drop_in("watchdog", "[Service]\nWatchdogSec=6\n")
+    running.drop_in("watchdog", "[Service]\nWatchdogSec=5\n")
     running.checked(["systemctl", "restart", "swarm-node"])
     before, restarts = running.pid(), int(running.show("NRestarts"))
-    time.sleep(8)
+    time.sleep(6)
     assert running.pid() == before and int(running.show("NRestarts")) == restarts, "it is alive, and says so"
     running.checked(["kill", "-STOP", str(before)])
     running.restarted(restarts + 1, 60, before)
