@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -67,8 +68,11 @@ def test_it_tells_what_was_taken_and_not_what_waits(worker: Driver) -> None:
     assert ended(worker, run)["signal"] == 9
 
 
-def test_a_command_that_reads_no_more_is_told_of_once(worker: Driver) -> None:
-    run = worker.run(worker.spec(), [call("sh", "-c", "exec <&-; sleep 0.5; echo over")])
+def test_a_command_that_reads_no_more_is_told_of_once(worker: Driver, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    script = f"exec <&-; while [ ! -e {given} ]; do sleep 0.05; done; echo over"
+    worker.on_event = lambda run, index, name, value: given.touch() if name == "took" else None
+    run = worker.run(worker.spec(), [call("sh", "-c", script)])
     for offset in range(0, 20 * 65536, 65536):
         give(worker, run, offset, bytes(65536))
         time.sleep(0.01)
