@@ -228,6 +228,8 @@ def write_kinds(target: Path, kinds: Mapping[str, Iterator[tuple[str, Any]]]) ->
 def _back(args: argparse.Namespace, fleet: Any) -> int:
     kinds = list(args.kind)
     found, rows = ask(fleet, "snapshot.back", at=args.at, kinds=kinds, apply=False)
+    if found.get("unasked"):
+        say(f"{', '.join(found['unasked'])} could not be asked, and may have heard more; others could")
     if not args.json:
         shown = [(kind, key, _shown(now), _shown(then)) for kind, key, then, now in rows]
         if shown:

@@ -274,8 +274,7 @@ class KnowledgeAnswers:
                 "a search for words takes no prefix, start, stop, tag, order or moment", hint="say one of them"
             )
         if args.get("at") is not None:
-            goes_on = args.get("after") is not None
-            return await self._then().query(kind, args["at"], {**_sought(args), "limit": most + 1, "goes_on": goes_on})
+            return await self._query_then(kind, args, most)
         held, lacking = self._elsewhere.shards(kind)
         if args.get("here"):
             wanted = frozenset(_whole(number) for number in args["shards"])
@@ -313,6 +312,27 @@ class KnowledgeAnswers:
         )
         part = part_of(merged)
         return {"more": more or len(part) < len(merged)}, joined(part)
+
+    async def _query_then(self, kind: str, args: Mapping[str, Any], most: int) -> tuple[dict[str, Any], bytes]:
+        """Of a moment of the past: what this node holds from its own, the rest from those who hold it."""
+        held, lacking = self._elsewhere.shards(kind)
+        only = held
+        if args.get("here"):
+            only, lacking = frozenset(_whole(number) for number in args["shards"]), []
+            if not only <= held:
+                raise NotHeld("this node does not hold all of that")
+        asked = {**_sought(args), "limit": most + 1, "goes_on": args.get("after") is not None}
+        header, rows = await self._then().query(kind, args["at"], asked, only)
+        parts = [(len(rows) > most, rows[:most])]
+        if lacking:
+            there = {name: args[name] for name in args if name not in ("here", "shards")} | {"limit": most}
+            try:
+                parts += await self._elsewhere.query(lacking, there)
+            except AskFailed as error:
+                raise _as_there(error) from None
+        more, merged = together(parts, most, args.get("reverse") is True)
+        part = part_of(merged)
+        return {**header, "more": more or len(part) < len(merged)}, joined(part)
 
     def _rows(
         self, keeper: Keeper, kind: str, args: Mapping[str, Any], most: int, only: frozenset[int] | None

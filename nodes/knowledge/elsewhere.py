@@ -22,6 +22,8 @@ from swarm.protocol.knowledge.views import GONE, Change
 from transport.links import Link
 
 ASK_S: Final = 5.0
+THEN_S: Final = 60.0
+"""Of a moment of the past: who is asked may have to compare its own with others first."""
 LINK_S: Final = 3.0
 """How long a link to a holder is waited for."""
 SECOND_S: Final = 0.25
@@ -69,6 +71,7 @@ class Elsewhere:
         links = self._links(there)
         errors: list[str] = []
         deadline = float("inf")
+        timeout_s = ASK_S if args.get("at") is None else THEN_S
         try:
             while True:
                 while links is not None and len(waiting) + len(found) < ASKED_AT_ONCE:
@@ -76,13 +79,13 @@ class Elsewhere:
                     if link is None:
                         links = None
                         break
-                    waiting.add(loop.create_task(self._asked(link, "knowledge.get", args)))
+                    waiting.add(loop.create_task(self._asked(link, "knowledge.get", args, timeout_s=timeout_s)))
                     args = {**args, "use": False}  # one of them counts it
                 if not waiting:
                     break
                 done, waiting = await asyncio.wait(
                     waiting,
-                    timeout=max(0.0, min(2 * ASK_S, deadline - loop.time())),
+                    timeout=max(0.0, min(2 * timeout_s, deadline - loop.time())),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in done:
@@ -137,28 +140,39 @@ class Elsewhere:
 
     async def query(self, lacking: list[int], args: Mapping[str, Any]) -> list[tuple[bool, list[list[Any]]]]:
         """(whether there is more, rows) of holders that together have all these shards. NoHolder."""
-        left, found = set(lacking), list[tuple[bool, list[list[Any]]]]()
+        timeout_s = ASK_S if args.get("at") is None else THEN_S
+        found = []
+        for header, body in await self.spread("knowledge.query", lacking, args, timeout_s):
+            rows: Any = decode_plain(body)
+            found.append((bool(header["more"]), rows))
+        return found
+
+    async def spread(
+        self, method: str, lacking: list[int], args: Mapping[str, Any], timeout_s: float, again: bool = True
+    ) -> list[Answer]:
+        """The answers of holders that together have all these shards, each for those that it is asked for. NoHolder. Without `again` nobody is
+        asked in place of one that may have done it: AskFailed."""
+        left, found = set(lacking), list[Answer]()
         failed: set[bytes] = set()
         errors: list[str] = []
         while left:
             groups = await self._groups(left, failed, args, errors)
             asking = {
-                node: self._asked(link, "knowledge.query", {**args, "shards": sorted(shards)})
+                node: self._asked(link, method, {**args, "shards": sorted(shards)}, timeout_s=timeout_s)
                 for node, (link, shards) in groups.items()
             }
             answers = await asyncio.gather(*asking.values(), return_exceptions=True)
             for (node, (_, shards)), answer in zip(groups.items(), answers, strict=True):
                 if isinstance(answer, AskFailed):
-                    if answer.facts.get("kind") not in (*_UNSURE, NOT_HELD, "busy", "unknown-method"):
+                    kind = answer.facts.get("kind")
+                    if kind not in (*_UNSURE, NOT_HELD, "busy", "unknown-method") or (kind in _UNSURE and not again):
                         raise answer
                     failed.add(node)
                     errors.append(str(answer))
                 elif isinstance(answer, BaseException):
                     raise answer
                 else:
-                    header, body = answer
-                    rows: Any = decode_plain(body)
-                    found.append((bool(header["more"]), rows))
+                    found.append(answer)
                     left -= shards
         return found
 
@@ -277,8 +291,10 @@ class Elsewhere:
                     yield link
             await asyncio.sleep(0.05)
 
-    async def _asked(self, link: Link, method: str, args: Mapping[str, Any], body: bytes = b"") -> Answer:
-        return await self._switchboard.asked(link, method, {**args, "here": True}, body, ASK_S)
+    async def _asked(
+        self, link: Link, method: str, args: Mapping[str, Any], body: bytes = b"", timeout_s: float = ASK_S
+    ) -> Answer:
+        return await self._switchboard.asked(link, method, {**args, "here": True}, body, timeout_s)
 
     def _nobody(self, there: list[bytes], args: Mapping[str, Any], errors: list[str]) -> NoHolder:
         what = f"{args['kind']} {args['key']!r}" if "key" in args else f"some of {args.get('kind')}"

@@ -48,7 +48,7 @@ class Keeping:
         self.comparing = Comparing(shell, switchboard, settings.bytes)
         self.past = Past(directory, shell, self.shelf, credentials.identity.sign_key, self.comparing)
         self.telling = TellingPast(directory, shell, switchboard)
-        answers.past = SnapshotAnswers(self.shelf, self.past, switchboard)
+        answers.past = SnapshotAnswers(self.shelf, self.past, shell, switchboard)
         self.lending = Lending(self.shelf, lane, switchboard, lambda: shell.desk.bytes)
 
         def copy_of(link: Link) -> PeerCopy:

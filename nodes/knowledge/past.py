@@ -57,15 +57,15 @@ class Past:
         self._reading = asyncio.Lock()
         """One at a time: each takes the memory of what it reads."""
 
-    async def get(self, kind: str, key: str, until: int) -> Any:
-        """What was known under a key; GONE if nothing was. OutOfRetention, NoHolder, BadEntry."""
+    async def get(self, kind: str, key: str, until: int) -> tuple[Any, list[str]]:
+        """What was known under a key; GONE if nothing was; and who could not be asked that may know more. OutOfRetention, NoHolder, BadEntry."""
         number = shard_of(kind, key, self._shell.shards)
         async with self._reading:
             if kind == FACTS:  # by the policy of then, a fact may have been pruned
                 state = await self._read(until, sorted({number, WHOLE}), (key, POLICY))
             else:
                 state = await self._read(until, [number], (key,))
-            return state.get(kind, key, number)
+            return state.get(kind, key, number), state.unasked
 
     async def state(self, until: int, goes_on: bool = False) -> State:
         """All that was known of what this node holds; with `goes_on` as it was read for the part of the answer before. OutOfRetention, NoHolder."""
@@ -94,15 +94,17 @@ class Past:
         if self._kept is kept:
             self._kept = None
 
-    async def back(self, until: int, kinds: Iterable[str], apply: bool) -> dict[str, Any]:
-        """What differs between now and the moment; with `apply` it is set back, by new entries of this node.
+    async def back(self, until: int, kinds: Iterable[str], apply: bool, numbers: Iterable[int]) -> dict[str, Any]:
+        """What differs in these shards, which this node holds, between now and the moment; with `apply` it is set back, by new entries of this node.
 
         What is said meanwhile elsewhere and later than these entries counts after them, as always. Raises what `state` does, and
         SwarmError where the log takes no more: what was set back until then is, and doing it again goes on.
         """
         state = await self.state(until)
-        found: dict[str, Any] = await self._shell.ask(partial(_back, state, frozenset(kinds), apply), says=apply)
-        return found
+        found: dict[str, Any] = await self._shell.ask(
+            partial(_back, state, frozenset(kinds), apply, list(numbers)), says=apply
+        )
+        return {**found, "unasked": state.unasked}
 
     async def _read(self, until: int, numbers: Iterable[int], keys: tuple[str, ...] | None) -> State:
         desk = self._shell.desk
@@ -206,9 +208,12 @@ def _version(desk: Desk, keeper: Keeper) -> bytes:
     return b"".join([desk.store.past_changes.to_bytes(8, "big"), *(shards[number].digest for number in sorted(shards))])
 
 
-def _back(state: State, kinds: frozenset[str], apply: bool, keeper: Keeper) -> dict[str, Any]:
+def _back(state: State, kinds: frozenset[str], apply: bool, numbers: list[int], keeper: Keeper) -> dict[str, Any]:
     """In the desk's thread."""
-    found = [each for each in differences(state, keeper.knowledge.shards) if not kinds or each.kind in kinds]
+    then = State(state.until, {number: state.shards[number] for number in numbers if number in state.shards})
+    shards = keeper.knowledge.shards
+    now = {number: shards[number] for number in numbers if number in shards}
+    found = [each for each in differences(then, now) if not kinds or each.kind in kinds]
     partly = 0
     if apply:
         wall_ms = time.time_ns() // 1_000_000

@@ -11,7 +11,7 @@ import pytest
 from nodes.knowledge.store import Store
 from tests.e2e.fleets import Nodes, until
 from tests.e2e.test_knowledge import known
-from tests.e2e.test_knowledge_snapshots import SETTINGS, fill
+from tests.e2e.test_knowledge_snapshots import SETTINGS, fill, said
 
 
 @pytest.fixture
@@ -104,3 +104,45 @@ def test_who_begins_late_reads_what_was_before(nodes: Nodes) -> None:
     with nodes.connect("oak") as oak:
         until(lambda: any(one["state"] == "dead" for one in oak.members()), 30, "ash is known to be dead")
         assert oak.knowledge.get("facts", "door", at=stamps[0]) == 0
+
+
+def test_where_no_node_holds_all_the_past_is_asked_of_those_who_do(nodes: Nodes, tmp_path: Path) -> None:
+    names = ("ash", "oak", "elm", "fir")
+    for name in names:
+        nodes.start(name, "--knowledge-whole-nodes", "1", "--knowledge-replicas", "2")
+    fleets = {name: nodes.connect(name) for name in names}
+    try:
+        for fleet in fleets.values():
+            until(lambda fleet=fleet: len(fleet.members()) == len(names), 20, "members")
+        time.sleep(0.5)  # what members say of themselves is known to all
+        keys = [f"room/{number:02}" for number in range(40)]
+        moment = max(
+            fleets[names[number % 4]].knowledge.put("facts", key, number, tags=[] if number % 2 else ["even"])
+            for number, key in enumerate(keys)
+        )
+        before = {key: number for number, key in enumerate(keys)}
+        time.sleep(0.01)
+        ash = fleets["ash"].knowledge
+        for key in keys[:20]:
+            ash.put("facts", key, "changed")
+        ash.drop("facts", keys[30])
+        for fleet in fleets.values():
+            knowledge = fleet.knowledge
+            assert dict(knowledge.query("facts", at=moment)) == before
+            assert [key for key, _ in knowledge.query("facts", at=moment, reverse=True, limit=3)] == keys[:-4:-1]
+            assert [key for key, _ in knowledge.query("facts", tag="even", start=keys[7], at=moment)] == keys[8::2]
+            assert knowledge.get("facts", keys[0], at=moment) == 0
+        out = tmp_path / "then"
+        assert said(nodes, "snapshot", "restore", "--at", str(moment), "--to", str(out))["records"] == 40
+        back = ("snapshot", "restore", "--at", str(moment), "--fleet", "--of", "oak")
+        dry = said(nodes, *back, "--dry-run")
+        assert dry["differences"] == 21 and [row["key"] for row in dry["rows"]] == [*keys[:20], keys[30]]
+        assert ash.get("facts", keys[0]) == "changed"
+        assert said(nodes, *back, "--yes")["set_back"] == 21
+        for fleet in fleets.values():
+            until(lambda fleet=fleet: dict(fleet.knowledge.query("facts")) == before, 20, "set back")
+        assert sorted(key for key, _ in ash.query("facts", tag="even")) == keys[::2], "tags come back, too"
+        assert said(nodes, *back, "--yes")["differences"] == 0
+    finally:
+        for fleet in fleets.values():
+            fleet.close()
