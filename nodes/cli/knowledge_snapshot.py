@@ -147,10 +147,13 @@ def restore(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, knowledge: Any) -> int:
+    from swarm.client.knowledge import LargeValue
     from swarm.protocol.knowledge.kinds import KINDS
 
     def records(kind: str) -> Iterator[tuple[str, Any]]:
-        return ((entry.key, entry.value) for entry in knowledge.query(kind, at=args.at))
+        for entry in knowledge.query(kind, at=args.at):
+            is_large = isinstance(entry.value, LargeValue)
+            yield entry.key, knowledge.get(kind, entry.key, at=args.at) if is_large else entry.value
 
     if args.dry_run:
         counts = {kind: sum(1 for _ in records(kind)) for kind in KINDS}
@@ -170,6 +173,7 @@ def restore_snapshot(args: argparse.Namespace, snapshot: Any, path: Path) -> int
     from nodes.knowledge import snapshot_files
     from nodes.knowledge.history import OutOfRetention, State, moment, shard_at, shown
     from nodes.snapshots import known_fleet
+    from swarm.protocol.knowledge.blobs import reference_in
     from swarm.protocol.knowledge.bounds import RETENTION_MS
     from swarm.protocol.knowledge.rules import Outcome
     from swarm.protocol.knowledge.stamps import ms_of, time_of
@@ -197,10 +201,30 @@ def restore_snapshot(args: argparse.Namespace, snapshot: Any, path: Path) -> int
         ]
         shards[number] = shard_at(number, said.shards, payloads, until, believed)
     state = State(until, shards)
-    kinds = {kind: ((key, value) for key, value, _ in state.records(kind)) for kind in state.kinds()}
-    counts = write_kinds(Path(args.to), kinds)
+    lacking: list[str] = []
+
+    def records(kind: str) -> Iterator[tuple[str, Any]]:
+        for key, value, _ in state.records(kind):
+            reference = reference_in(value)
+            raw = None if reference is None else snapshot_files.blob(snapshot, reference.id)
+            if reference is not None and raw is None:
+                lacking.append(key)
+            yield key, value if raw is None else decode_plain(raw)
+
+    counts = write_kinds(Path(args.to), {kind: records(kind) for kind in state.kinds()})
+    if lacking:
+        some = ", ".join(lacking[:5])
+        say(f"{len(lacking):,} large values are not in {path.name}, their ids stand in their place: {some}")
     if args.json:
-        print_json({"folder": args.to, "records": sum(counts.values()), "kinds": counts, "at": shown(until)})
+        print_json(
+            {
+                "folder": args.to,
+                "records": sum(counts.values()),
+                "kinds": counts,
+                "at": shown(until),
+                "lacking": lacking,
+            }
+        )
     else:
         print(f"{args.to}: {sum(counts.values()):,} records as they were {shown(until)}")
     return ExitCode.OK

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodes.knowledge import snapshot_files
+from nodes.knowledge.blob_files import NoRoom
 from nodes.knowledge.desk import Desk
 from nodes.knowledge.elsewhere import NOT_HELD
+from nodes.knowledge.large import LargeValues
 from nodes.knowledge.peer_copies import PeerCopy, in_loop
 from nodes.knowledge.shelf import AUTOMATIC
 from nodes.knowledge.shell import KnowledgeShell
@@ -68,6 +70,7 @@ class Joining:
         copy_of: Callable[[Link], PeerCopy],
         key: Callable[[], bytes],
         fact: Callable[[Fact], None],
+        large: LargeValues,
         least_bytes: int = LEAST_BYTES,
     ) -> None:
         self._shell = shell
@@ -78,6 +81,7 @@ class Joining:
         self._copy_of = copy_of
         self._key = key
         self._fact = fact
+        self._large = large
         self._least_bytes = least_bytes
         self._task: asyncio.Task[None] | None = None
         self._stocked: set[int] = set()
@@ -137,7 +141,7 @@ class Joining:
             # What did not come this way comes by anti-entropy.
             self._fact(Fact("snapshot.join_failed", {}, {"error": str(error)}))
         finally:
-            self.over = True
+            self.over, self._large.holding = True, False
             self._shell.release()
 
     async def _join(self) -> None:
@@ -159,7 +163,7 @@ class Joining:
         found = [(link, *answer) for link, answer in zip(links, answers, strict=True) if answer is not None]
         if not found:
             return  # a fleet that has begun just now, or knows so little that it is told at once
-        self._shell.holding = True
+        self._shell.holding = self._large.holding = True
         self.over = False
         began = time.monotonic()
         # Whose snapshot reaches furthest says what there is; the others have most of its chunks.
@@ -236,6 +240,7 @@ class Joining:
                         became += one
                     in_loop(self._shell.loop, self._released)
                     list(pool.map(partial(self._take_past, arriving), range(said.shards)))
+                self._take_blobs(arriving)
                 if not self._closing:
                     self._shell.desk.ask(partial(_since, self._shell.desk, said.since_ms)).result(FORWARD_S)
                 arriving.fetch_all()
@@ -293,6 +298,24 @@ class Joining:
         ]
         for at in range(0, len(rows), BATCH):
             self._wait(partial(_add_past, self._shell.desk, rows[at : at + BATCH]), says=True)
+
+    def _take_blobs(self, arriving: Arriving) -> None:
+        """Large values that entries name of which this node is to keep them."""
+        if all(line.name != snapshot_files.BLOBS for line in arriving.manifest.shards):
+            return  # of an earlier release, or there are none
+        shard = arriving.shard(snapshot_files.BLOBS)
+        for id in sorted(self._wait(self._large.wanted, says=False)):
+            value = shard.get(id)
+            if value is None or id in self._large.files:
+                continue
+            try:
+                self._large.files.put(snapshot_files.blob_of(id, value))
+            except NoRoom as error:
+                in_loop(self._shell.loop, partial(self._no_room, str(error)))
+                return
+
+    async def _no_room(self, error: str) -> None:
+        self._fact(Fact("knowledge.blob_lacking", {}, {"error": error}))
 
     def _is_authentic(self, payload: bytes) -> bool:
         """What is read out of the past later is not checked again."""

@@ -9,6 +9,7 @@ from typing import Any
 from nodes.knowledge.answers import KnowledgeAnswers
 from nodes.knowledge.comparing import Comparing
 from nodes.knowledge.joining import Joining, digests
+from nodes.knowledge.large import LargeValues
 from nodes.knowledge.lending import Lending
 from nodes.knowledge.past import Past
 from nodes.knowledge.peer_copies import PeerCopy
@@ -43,8 +44,12 @@ class Keeping:
         lane: Lane,
         links: Mapping[bytes, Link],
         fact: Callable[[Fact], None],
+        large: LargeValues,
     ) -> None:
-        self.shelf = Shelf(directory, name, shell, Signing.of(credentials), lambda: key_of(fleet), settings, fact)
+        self.shelf = Shelf(
+            directory, name, shell, Signing.of(credentials), lambda: key_of(fleet), settings, fact, large.files
+        )
+        large.kept = self.shelf.blob
         self.comparing = Comparing(shell, switchboard, settings.bytes)
         self.past = Past(directory, shell, self.shelf, credentials.identity.sign_key, self.comparing)
         self.telling = TellingPast(directory, shell, switchboard)
@@ -54,7 +59,9 @@ class Keeping:
         def copy_of(link: Link) -> PeerCopy:
             return PeerCopy(shell.loop, switchboard, lane, link)
 
-        self.joining = Joining(shell, switchboard, links, fleet, self.shelf.folder, copy_of, self.shelf.key, fact)
+        self.joining = Joining(
+            shell, switchboard, links, fleet, self.shelf.folder, copy_of, self.shelf.key, fact, large
+        )
         answers.joining = self.joining
         self.peers = Peers(self.shelf, shell, fleet, switchboard, links, copy_of, fact)
 

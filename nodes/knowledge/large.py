@@ -7,7 +7,7 @@ Who holds a shard keeps the blobs that its entries name; what no entry names any
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -75,6 +75,10 @@ class LargeValues:
         self._scrubs = 0
         self._unnamed: dict[bytes, float] = {}
         self._said_lacking: set[bytes] = set()
+        self.holding = False
+        """What lacks comes in one go: it is not fetched one by one."""
+        self.kept: Callable[[bytes], bytes | None] | None = None
+        """Where else a blob may be than on peers, for any thread."""
         switchboard.serve(METHOD, self._give)
 
     def start(self) -> None:
@@ -142,12 +146,18 @@ class LargeValues:
                 raw = None if link is None else await self._from(link, reference)
                 if raw is not None:
                     self._shell.around.fact(Fact("knowledge.blob_fetched"))
-                    try:
-                        await asyncio.to_thread(self.files.put, raw)
-                    except NoRoom as error:
-                        self._shell.around.fact(Fact("knowledge.blob_lacking", {}, {"error": str(error)}))
+                    await self._put(raw)
                     return raw
-        return None
+        raw = None if self.kept is None else await asyncio.to_thread(self.kept, reference.id)
+        if raw is not None:
+            await self._put(raw)
+        return raw
+
+    async def _put(self, raw: bytes) -> None:
+        try:
+            await asyncio.to_thread(self.files.put, raw)
+        except NoRoom as error:
+            self._shell.around.fact(Fact("knowledge.blob_lacking", {}, {"error": str(error)}))
 
     async def _from(self, link: Link, reference: Reference) -> bytes | None:
         parts, got = list[bytes](), 0
@@ -205,7 +215,7 @@ class LargeValues:
                 else:
                     self._named[kind, key] = Named(reference, said.line.author, said.time)
 
-    def _wanted(self, keeper: Keeper) -> dict[bytes, Reference]:
+    def wanted(self, keeper: Keeper) -> dict[bytes, Reference]:
         """In the desk's thread: what this node is to keep."""
         self._look(keeper)
         wanted: dict[bytes, Reference] = {}
@@ -222,7 +232,7 @@ class LargeValues:
         while not self._shell.closing:
             stirred = self._shell.stirred()
             try:
-                await self._keep_wanted(await self._shell.ask(self._wanted))
+                await self._keep_wanted(await self._shell.ask(self.wanted))
             except SwarmError as error:
                 self._shell.around.fact(Fact("knowledge.blob_lacking", {}, {"error": str(error)}))
             await asyncio.wait((stirred,), timeout=LOOK_S)
@@ -241,9 +251,12 @@ class LargeValues:
         if checked and now - self._scrubbed_at >= SCRUB_S:
             self._scrubbed_at, self._scrubs = now, self._scrubs + 1
             await self.value(wanted[checked[self._scrubs % len(checked)]])
-        if not self._shell.partners():
+        if self.holding:
             return
-        for id in sorted(wanted.keys() - set(here)):
+        lacking = wanted.keys() - set(here)
+        if not self._shell.partners():
+            lacking -= self._said_lacking  # a snapshot here had it, or has it no more
+        for id in sorted(lacking):
             if await self._fetched(wanted[id]) is not None:
                 self._said_lacking.discard(id)
             elif id not in self._said_lacking and len(self._said_lacking) < 1000:

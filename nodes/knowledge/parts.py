@@ -67,7 +67,7 @@ class KnowledgeParts:
         self._answers = KnowledgeAnswers(shell, switchboard, self._weighing, self.large)
         self.keeping = Keeping(
             directory, name, fleet, credentials, shell, self._answers, settings.knowledge, switchboard, workshop.lane,
-            fabric.node_links, around.fact,
+            fabric.node_links, around.fact, self.large,
         )  # fmt: skip
         stack.push_async_callback(self.keeping.close)
         fabric.knowledge = shell.receive

@@ -11,7 +11,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any, Final, TypeVar
 from blake3 import blake3
 
 from nodes.knowledge import snapshot_files
+from nodes.knowledge.blob_files import BlobFiles
+from nodes.knowledge.blob_records import BlobRecords
 from nodes.knowledge.desk import Desk
 from nodes.knowledge.rebuilding import Rebuilt
 from nodes.knowledge.shell import KnowledgeShell
@@ -35,7 +37,9 @@ from swarm.snapshots.checking import Report, repair, verify
 from swarm.snapshots.copies import AnyCopy, FolderCopy
 from swarm.snapshots.errors import SnapshotError, SnapshotExists
 from swarm.snapshots.manifest import Manifest
+from swarm.snapshots.ordering import Record
 from swarm.snapshots.publishing import sweep
+from swarm.snapshots.snapshot import Snapshot
 
 FOLDER: Final = "snapshots"
 AUTOMATIC: Final = "auto-"
@@ -64,6 +68,7 @@ class Shelf:
         key: Callable[[], bytes],
         settings: KnowledgeSection,
         fact: Callable[[Fact], None],
+        blobs: BlobFiles,
     ) -> None:
         self.folder = private_directory(directory / FOLDER)
         self._directory = directory
@@ -74,6 +79,7 @@ class Shelf:
         """The fleet's, for those that are encrypted."""
         self._settings = settings
         self._fact = fact
+        self._blobs = blobs
         self._busy = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.helped: Helped | None = None
@@ -109,6 +115,7 @@ class Shelf:
         desk = self._shell.desk
         found: Contents = await self._shell.ask(partial(_listed, desk))
         found.authors = self._shell.authors.all()
+        found.blobs = BlobRecords(self._blobs)
         return found
 
     async def create(
@@ -138,7 +145,7 @@ class Shelf:
         past = PastFile(self._directory)
         try:
             contents.past = past.rows
-            contents.digest = content_digest(contents.digest, past)
+            contents.digest = content_digest(contents.digest, past, self._blobs.ids())
             if base is not None and unless_same:
                 said = snapshot_files.about(base[1])
                 if said is not None and said.digest == contents.digest:
@@ -163,6 +170,18 @@ class Shelf:
             past.close()
         shared = sum(each.shared_bytes for each in created.written)
         return _result(created.folder, created.manifest, base[0] if base else None, created.new_bytes, shared, new=True)
+
+    def blob(self, id: bytes) -> bytes | None:
+        """A packed value over 64 KiB that one of the snapshots here has, the newest first. In any thread."""
+        for path, _ in reversed(self.all()):
+            try:
+                with Snapshot.open(path, key=self.key()) as snapshot:
+                    found = snapshot_files.blob(snapshot, id)
+            except (SwarmError, OSError):
+                continue
+            if found is not None:
+                return found
+        return None
 
     def all(self) -> list[tuple[Path, Manifest]]:
         """All whose manifest can be read, oldest first. In any thread."""
@@ -253,7 +272,13 @@ class Shelf:
         try:
             contents.past = past.rows
             damaged = {each.shard for each in report.damage}
-            known = {name: list(rows) for name, rows in snapshot_files.records(contents).items() if name in damaged}
+            known: dict[str, Sequence[Record]] = {
+                name: list(rows)
+                for name, rows in snapshot_files.records(contents).items()
+                if name in damaged and name != snapshot_files.BLOBS
+            }
+            if snapshot_files.BLOBS in damaged:
+                known[snapshot_files.BLOBS] = contents.blobs
         finally:
             past.close()
         rebuilt = Rebuilt(path, GOING, report, known, self.key())
@@ -281,9 +306,10 @@ def newest(folder: Path) -> tuple[Path, Manifest] | None:
     return None
 
 
-def content_digest(shards: bytes, past: PastFile) -> bytes:
-    """What tells one content from another: the digests of the shards, and how much of the past there is and when it ends."""
-    return blake3(shards + repr(past.extent()).encode()).digest(16)
+def content_digest(shards: bytes, past: PastFile, blobs: list[bytes]) -> bytes:
+    """What tells one content from another: the digests of the shards, how much of the past there is and when it ends, and which large
+    values."""
+    return blake3(shards + repr(past.extent()).encode() + b"".join(blobs)).digest(16)
 
 
 def _result(

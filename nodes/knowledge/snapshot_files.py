@@ -5,6 +5,7 @@ Records, all of them values in MessagePack:
     knowledge-NN   place in the tree (24 bytes) -> segment or proof, as it is told to peers
     past-NN        the same of what was let go -> [when, in milliseconds, segment]
     authors        id -> certificate, so that signatures can be checked when the author has left
+    blobs          id (BLAKE3) -> the packed value over 64 KiB that an entry names; no such file where there is none
 
 `about` of the manifest has, under ``knowledge``, ``stamp`` (all entries up to it that the node had are in), ``since_ms`` (from
 when on the past is complete), ``shards``, ``node`` and ``digest`` (of what is in it: equal for equal content).
@@ -13,7 +14,7 @@ when on the past is complete), ``shards``, ``node`` and ``digest`` (of what is i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ import msgpack
 
 from nodes.knowledge.store import FILE, check, place_of
 from nodes.snapshots import CERTIFICATE, Signing
+from swarm.protocol.knowledge.blobs import id_of
 from swarm.protocol.knowledge.bounds import SHARDS_MAX
 from swarm.protocol.knowledge.entries import FormatError
 from swarm.protocol.knowledge.stamps import ms_of
@@ -32,6 +34,7 @@ from swarm.snapshots.snapshot import Created, Snapshot, create
 
 ABOUT: Final = "knowledge"
 AUTHORS: Final = "authors"
+BLOBS: Final = "blobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Contents:
     past: Callable[[int], Iterable[tuple[bytes, bytes, int]]] = lambda number: ()
     """Of a shard (place, payload, when), in order."""
     authors: Mapping[bytes, bytes] = field(default_factory=dict)
+    blobs: Sequence[Record] = ()
+    """Large values, each read when it is written."""
 
     @property
     def bytes(self) -> int:
@@ -83,6 +88,8 @@ def records(contents: Contents) -> dict[str, Iterable[Record]]:
     for number in range(contents.shards):
         shards[past_name(number)] = ((at, msgpack.packb([gone, raw])) for at, raw, gone in contents.past(number))
     shards[AUTHORS] = ((id, msgpack.packb(contents.authors[id])) for id in sorted(contents.authors))
+    if len(contents.blobs):
+        shards[BLOBS] = contents.blobs
     return shards
 
 
@@ -158,6 +165,22 @@ def certificate_of(value: bytes) -> bytes | None:
     return found if type(found) is bytes else None
 
 
+def blob_of(id: bytes, value: bytes) -> bytes:
+    """The packed value of a record of `BLOBS`. SnapshotMalformed where it is another's."""
+    found = _unpacked(value)
+    if type(found) is not bytes or id_of(found) != id:
+        raise _malformed(id)
+    return found
+
+
+def blob(snapshot: Snapshot, id: bytes) -> bytes | None:
+    """A packed value, where the snapshot has it. SnapshotMalformed, SnapshotDamaged."""
+    if BLOBS not in snapshot.names:
+        return None
+    value = snapshot.shard(BLOBS).get(id)
+    return None if value is None else blob_of(id, value)
+
+
 def segment_of(place: bytes, value: bytes) -> bytes:
     """The payload of a record. SnapshotMalformed where it does not belong there."""
     found = _unpacked(value)
@@ -180,7 +203,7 @@ def _unpacked(value: bytes) -> Any:
 
 def _malformed(place: bytes) -> SnapshotMalformed:
     return SnapshotMalformed(
-        f"the record {place.hex()} of a snapshot is no segment of knowledge", hint="use another copy"
+        f"the record {place.hex()} of a snapshot is not what a node keeps of knowledge", hint="use another copy"
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from nodes.knowledge import snapshot_files
+from nodes.knowledge.blob_files import BlobFiles
+from nodes.knowledge.blob_records import BlobRecords
 from nodes.knowledge.shelf import AUTOMATIC, FOLDER, content_digest, newest
 from nodes.knowledge.snapshot_files import Contents, PastFile
 from nodes.knowledge.store import FILE, Store
@@ -21,6 +24,9 @@ from swarm.snapshots.snapshot import Created
 from transport.certificates import read_certificate
 from transport.fleet import CERTIFICATE_FILE, Fleet, enroll
 from transport.private_files import read_private
+
+BLOBS_BYTES_MAX: Final = 1 << 60
+"""What is there is within the bound of the node."""
 
 
 def create(
@@ -41,7 +47,9 @@ def create(
         store, past = Store(directory), PastFile(directory)
         try:
             contents = _contents(store)
-            contents.digest = content_digest(contents.digest, past)
+            files = BlobFiles(directory, BLOBS_BYTES_MAX)
+            contents.digest = content_digest(contents.digest, past, files.ids())
+            contents.blobs = BlobRecords(files)
             contents.past = past.rows
             created = snapshot_files.write(
                 folder / name, contents, node, Signing.of(own), base=base[0] if base else None,
