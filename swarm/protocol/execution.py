@@ -22,9 +22,19 @@ from swarm.protocol.executor.crew import Crew
 from swarm.protocol.executor.effects import ExecutionEffect, HandInput, HandSlice, HandSpec, StopWorker
 from swarm.protocol.executor.evictions import Evictions
 from swarm.protocol.executor.grants import SlotGrants
+from swarm.protocol.executor.keeping import keeps_slots
 from swarm.protocol.executor.leases import Leases
 from swarm.protocol.executor.leaving import asked, check_saved, saved_within
-from swarm.protocol.executor.load import classes, load_of, load_to, running_tasks, waiting_tasks, yielding
+from swarm.protocol.executor.load import (
+    NOBODY_WAITS,
+    classes,
+    load_of,
+    load_to,
+    running_tasks,
+    waiting_by_owner,
+    waiting_tasks,
+    yielding,
+)
 from swarm.protocol.executor.orphans import Orphans
 from swarm.protocol.executor.reports import Reports, ended
 from swarm.protocol.executor.runs import ClaimPage, Run, Slice, Worker
@@ -106,6 +116,8 @@ class Execution:
         self._slice_token = 0
         self._observe_at: float | None = None
         self._share_at: float | None = None
+        self._waiting_of: Mapping[bytes, list[int]] = {}
+        """Owner -> tasks of his that wait here, by class, as of the last time that the load was asked for."""
         self._seen = 0.0
         """The latest instant that it was told."""
 
@@ -179,11 +191,12 @@ class Execution:
     def load(self, owner: bytes | None = None) -> dict[str, Any]:
         """What this node tells of its load (`swarm.protocol.executor.load.load_of`), to an owner or to anybody."""
         load = load_of(self.account, self._ready, self._workers.values(), self.yielding(), draining=self.draining)
-        return load if owner is None else load_to(load, self._table, owner)
+        self._waiting_of = waiting_by_owner(self._ready, self._table)
+        return load if owner is None else self.load_to(load, owner)
 
     def load_to(self, load: Mapping[str, Any], owner: bytes) -> dict[str, Any]:
-        """What anybody is told, made into what an owner is: where many are told at once."""
-        return load_to(load, self._table, owner)
+        """What anybody is told, made into what an owner is: where many are told at once, just after."""
+        return load_to(load, self._table, owner, self._waiting_of.get(owner, NOBODY_WAITS))
 
     def yielding(self) -> list[float]:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
@@ -644,15 +657,22 @@ class Execution:
             suspensions.resume_all(now)
             return
         now_ns = int(now * 1e9)
-        for shape in self._ready.shapes(now_ns):
-            while (head := self._ready.head(shape, now_ns)) is not None:
-                run = self._table.by_number[head[0]]
-                if suspensions.count:
-                    suspensions.resume_all(now, level(run.priority, run.queued_at, now))
-                worker = self._worker_for(now, shape, run)
-                if worker is None:
-                    break
+        turns = self._ready.turns(now_ns)
+        while (shape := turns.next()) is not None:
+            head = self._ready.head(shape, now_ns)
+            assert head is not None, shape
+            run = self._table.by_number[head[0]]
+            if suspensions.count:
+                suspensions.resume_all(now, level(run.priority, run.queued_at, now))
+            worker = self._worker_for(now, shape, run)
+            if worker is not None:
                 self._hand(now, worker, run, shape)
+                continue
+            turns.full()
+            if not turns.alone and keeps_slots(
+                self.account, self._workers.values(), self._table, self.runtimes, shape, now - run.queued_at
+            ):
+                break
         suspensions.resume_all(now)
         if self._crew.lacks_spares and not self.draining and self._suspensions.is_taken(now):
             self._crew.want_spares(now)

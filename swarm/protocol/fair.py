@@ -21,9 +21,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from types import MappingProxyType
 
-from kernels.runqueue import RunQueue
+from kernels.runqueue import HIGH_CLASS, RunQueue
 
 GUESS_S = 0.1
 """What a task takes of which nothing is known."""
@@ -35,6 +36,9 @@ NICE_BASE = 1.25
 """Each step of nice makes a batch's share of its user's smaller by this, as in Linux's scheduler."""
 NICE_STEP_NS = 1_000_000_000
 """And it is so much of the user's time later, or sooner."""
+AGEING_NS = 10_000_000_000
+"""What waits rises by a class in so long."""
+Rank = tuple[int, int, float, int, int]
 EQUAL: Mapping[str, float] = MappingProxyType({})
 
 
@@ -121,7 +125,7 @@ class FairQueue:
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
-        self._queue = RunQueue()
+        self._queue = RunQueue(AGEING_NS)
         self._turns: dict[int, _Turn] = {}
         self._of_user: dict[tuple[str, int], _Turn] = {}
         self._flows: dict[Hashable, _Flow] = {}
@@ -168,6 +172,20 @@ class FairQueue:
             return None
         key, run = self._turns[head[0]].next().head()
         return key, run[0]
+
+    def rank(self, now: int) -> Rank:
+        """Where the run that is next stands among those of other queues with the same shares, the least first: by its class as it has
+        risen by now, its user's share, his deadlines, the shares of his batches, and since when it waits. Something waits."""
+        head = self._queue.peek(now)
+        assert head is not None, "nothing waits"
+        turn = self._turns[head[0]]
+        flow = turn.next()
+        since = flow.head()[1][1]
+        level = turn.priority
+        if level < HIGH_CLASS:
+            level = min(HIGH_CLASS, level + max(0, now - since) // AGEING_NS)
+        due = turn.due[0][0] if flow.is_due else inf
+        return -level, self._shares.tag(turn.user), due, turn.tag + flow.nice * NICE_STEP_NS, since
 
     def take_from(self, key: int, tasks: int, seconds: float | None = None) -> int:
         """Take tasks of a run out, of which each is thought to take its slots for so long; how many there were."""

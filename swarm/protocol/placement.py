@@ -71,6 +71,8 @@ class Executor:
     """Tasks of ours there that others make way for."""
     yielding: list[float] = field(default_factory=list)
     """Slots there whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH; as last heard, less what was sent since."""
+    queued: list[int] | None = None
+    """Tasks of ours that wait there for a slot, by class: as last heard, and sent to wait since. None: it does not say."""
     ask_load: Callable[[], Mapping[str, Any]] | None = None
     """Asks for its load anew, where that costs nothing: of this very node."""
     fits: dict[Shape, tuple[str, int]] = field(default_factory=dict)
@@ -136,6 +138,10 @@ class Executor:
         self.withheld = _amount(load.get("off")) or 0.0
         if waiting is not None:
             self.waiting = int(waiting)
+        yours = load.get("yours")
+        if isinstance(yours, list | tuple) and len(yours) == len(Priority):
+            counts = [_amount(tasks) for tasks in yours]
+            self.queued = None if None in counts else [int(tasks or 0) for tasks in counts]
         blocked = _amount(load.get("blocked"))
         if blocked is not None:
             self.blocked = int(blocked)

@@ -6,11 +6,12 @@ wait in one queue, so whether a machine can take them is asked once a shape, not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import heapify, heappop, heappush
 
-from swarm.protocol.fair import EQUAL, FairQueue, Shares
+from swarm.protocol.fair import EQUAL, FairQueue, Rank, Shares
 from swarm.protocol.spec import Spec
 
 SLACK = 1e-9
@@ -238,15 +239,9 @@ class ReadyShapes:
         queue = self._queues.get(shape)
         return None if queue is None else queue.peek(now_ns)
 
-    def shapes(self, now_ns: int) -> Iterator[Shape]:
-        """The shapes with waiting tasks, the one with the most urgent class first; a steady order otherwise."""
-        if len(self._queues) < 2:
-            return iter(list(self._queues))
-        return iter(sorted(self._queues, key=lambda shape: (-self._urgency(shape), shape)))
-
-    def _urgency(self, shape: Shape) -> int:
-        queue = self._queues[shape]
-        return next((klass for klass in (3, 2, 1, 0) if queue.waiting(klass)), -1)
+    def turns(self, now_ns: int) -> Turns:
+        """Whose turn it is, over all shapes: one order of all that waits, whatever it asks for."""
+        return Turns(self._queues, now_ns)
 
     def waiting(self, priority: int) -> int:
         """Tasks waiting in one class."""
@@ -256,3 +251,58 @@ class ReadyShapes:
         """Tasks waiting of one shape."""
         queue = self._queues.get(shape)
         return 0 if queue is None else queue.tasks
+
+
+class Turns:
+    """Shapes in the order in which their heads are next, for one look at what waits: a shape comes up again after what was taken of it,
+    until it is said to have no room. Ranks only grow meanwhile, since who is served comes later, so a look costs what is taken."""
+
+    __slots__ = ("_left", "_now_ns", "_queues", "_ranked", "_shape")
+
+    def __init__(self, queues: Mapping[Shape, FairQueue], now_ns: int) -> None:
+        self._queues = queues
+        self._now_ns = now_ns
+        self._shape: Shape | None = None
+        """Whose turn it is; None before the first, and when it has no room."""
+        self._left = [shape for shape, queue in queues.items() if queue.tasks]
+        self._ranked: list[tuple[Rank, Shape]] | None = None
+        """A heap of the others; None where there is one shape only."""
+        if len(self._left) > 1:
+            self._ranked = [(queues[shape].rank(now_ns), shape) for shape in self._left]
+            heapify(self._ranked)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing waits of any other shape, or what does has no room."""
+        return not self._ranked
+
+    def next(self) -> Shape | None:
+        """The shape whose head is next, of those that have room; None when there is none."""
+        if self._ranked is None:
+            shape, self._left = self._left[0] if self._left else None, []
+            if shape is None and self._shape is not None and self._waits(self._shape):
+                shape = self._shape
+            self._shape = shape
+            return shape
+        if self._shape is not None and self._waits(self._shape):
+            heappush(self._ranked, (self._queues[self._shape].rank(self._now_ns), self._shape))
+        self._shape = None
+        while self._ranked:
+            _, shape = heappop(self._ranked)
+            if not self._waits(shape):
+                continue
+            rank = self._queues[shape].rank(self._now_ns)
+            if self._ranked and (rank, shape) > self._ranked[0]:
+                heappush(self._ranked, (rank, shape))
+                continue
+            self._shape = shape
+            break
+        return self._shape
+
+    def full(self) -> None:
+        """There is no room for the shape whose turn it is."""
+        self._shape = None
+
+    def _waits(self, shape: Shape) -> bool:
+        queue = self._queues.get(shape)
+        return queue is not None and queue.tasks > 0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kernels.runqueue import RunQueue
-from swarm.protocol import fair
+from swarm.protocol import execution, fair
+from swarm.protocol.owner.in_line import InLine
 from swarm.protocol.resources import Capacity
 from swarm.protocol.states import Priority
 from tests.sim.fabric import programs
@@ -21,12 +22,14 @@ SEEDS = 6
 SLOTS = 2
 FOR_S = 15.0
 LONGEST_S = 0.5
+MEMORY, WIDE = {"memory": 1e6}, {"cpu": float(SLOTS)}
+Needs = dict[str, float] | None
 
 
 def fleet(seed: int, nodes: int = 2) -> World:
     world = World(seed)
     for number in range(nodes):
-        world.start(number, Capacity({"cpu": float(SLOTS)}))
+        world.start(number, Capacity({"cpu": float(SLOTS), "memory": 1e9}))
     world.run(2.0)
     return world
 
@@ -59,23 +62,40 @@ def shares(seed: int, nodes: int = 2) -> None:
     assert one + other >= 0.7 * SLOTS * nodes * FOR_S, f"slots were idle: {one + other:.1f} s of work"
 
 
-def moves(seed: int, low: int, high: int, *, mine: bool) -> None:
-    """A task of one class waits, while work of a higher one keeps coming: of the same user, or of another."""
-    world = fleet(seed, 1)
-    stream, other = world.client(0), world.client(0)
+def moves(
+    seed: int, low: int, high: int, *, mine: bool = False, needs: Needs = None, of_stream: Needs = None, owner: int = 0,
+    takes_s: float = 0.15, within_s: float = 30.0,
+) -> None:  # fmt: skip
+    """A task of one class waits, while work of another keeps coming: of the same user, or of another; handed to the same node or not."""
+    world = fleet(seed, 1 + owner)
+    stream, other = world.client(0), world.client(owner)
     world.run(0.5)
     rng = Random(f"stream {seed}")
+    enough = 4 * SLOTS * max(1, round(0.1 / takes_s))
 
     def feed() -> None:
-        if stream.unfinished < 4 * SLOTS:
-            hand(stream, programs.FINE, 0.05 + 0.2 * rng.random(), 4 * SLOTS, priority=high)
+        if stream.unfinished < enough:
+            hand(
+                stream,
+                programs.FINE,
+                takes_s * (0.3 + 1.4 * rng.random()),
+                enough,
+                priority=high,
+                needs=of_stream or {},
+            )
         stream.host.call_later(0.05, feed)
 
     feed()
     world.run(2.0)
-    batch = hand(stream if mine else other, programs.FINE, 0.1, 1, priority=low)
-    world.run(30.0)
+    batch = hand(stream if mine else other, programs.FINE, 0.1, 1, priority=low, needs=needs or {})
+    _until(world, batch, within_s)
     assert not batch.left, f"class {low} stands still under {high}"
+
+
+def _until(world: World, batch: Any, within_s: float) -> None:
+    ends = world.sim.now + within_s
+    while batch.left and world.sim.now < ends:
+        world.run(0.25)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -88,6 +108,34 @@ def test_users_get_as_much_as_each_other(seed: int) -> None:
 def test_each_class_moves_on_under_a_stream_of_a_higher_one(low: int, high: int, mine: bool) -> None:
     for seed in range(2):
         moves(seed, low, high, mine=mine)
+
+
+@pytest.mark.parametrize(("needs", "of_stream"), [(MEMORY, None), (None, MEMORY), (WIDE, None)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 1)])
+def test_what_asks_for_something_else_is_in_the_same_line(needs: Needs, of_stream: Needs, low: int, high: int) -> None:
+    """What a task needs decides where it fits, not when it is its turn."""
+    moves(1, low, high, needs=needs, of_stream=of_stream, mine=bool(needs is MEMORY))
+
+
+@pytest.mark.parametrize(("low", "high", "within_s"), [(0, 1, 30.0), (1, 1, 3.0), (2, 1, 3.0)])
+def test_what_is_handed_to_another_node_is_in_the_same_line(low: int, high: int, within_s: float) -> None:
+    """A stream of short tasks, of which some are always sent ahead, leaves another owner no free slot to see."""
+    moves(1, low, high, owner=1, takes_s=0.012, within_s=within_s)
+
+
+def test_what_only_one_node_has_is_not_for_its_own_clients_alone() -> None:
+    """Who hears first of a free slot is who owns what ran in it."""
+    world = World(3)
+    world.start(0, Capacity({"cpu": 2.0, "gpu": 1.0}))
+    world.start(1, Capacity({"cpu": 2.0}))
+    world.run(2.0)
+    here, there = world.client(0), world.client(1)
+    world.run(0.5)
+    hand(here, programs.FINE, 0.3, 200, priority=Priority.LOW, needs={"gpu": 1.0})
+    world.run(2.0)
+    batch = hand(there, programs.FINE, 0.3, 3, needs={"gpu": 1.0})
+    _until(world, batch, 10.0)
+    assert not batch.left, "STANDARD work waits behind LOW"
 
 
 def test_nothing_moves_under_critical_work() -> None:
@@ -110,3 +158,26 @@ def test_the_property_sees_a_queue_that_does_not_age(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fair, "RunQueue", Ageless)
     with pytest.raises(AssertionError, match="stands still"):
         moves(0, Priority.LOW, Priority.HIGH, mine=False)
+
+
+def test_the_property_sees_owners_who_have_nothing_wait_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InLine, "place", lambda self, now, shape, priority: None)
+    with pytest.raises(AssertionError, match="stands still"):
+        moves(1, Priority.HIGH, Priority.STANDARD, owner=1, takes_s=0.012, within_s=3.0)
+    with pytest.raises(AssertionError, match="behind LOW"):
+        test_what_only_one_node_has_is_not_for_its_own_clients_alone()
+
+
+def test_the_property_sees_slots_that_never_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "keeps_slots", lambda *told: False)
+    with pytest.raises(AssertionError, match="stands still"):
+        moves(1, Priority.STANDARD, Priority.STANDARD, needs=WIDE)
+
+
+def test_the_property_sees_a_line_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_shape(self: fair.FairQueue, now: int) -> Any:
+        return (0, 0, 0.0, 0, 0)
+
+    monkeypatch.setattr(fair.FairQueue, "rank", by_shape)
+    with pytest.raises(AssertionError, match="stands still"):
+        moves(1, Priority.LOW, Priority.STANDARD, needs=MEMORY)

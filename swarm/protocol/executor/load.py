@@ -12,6 +12,8 @@ from swarm.protocol.executor.table import RunTable
 from swarm.protocol.resources import SLACK, Account, ReadyShapes
 from swarm.protocol.states import Priority
 
+NOBODY_WAITS = [0] * len(Priority)
+
 
 def load_of(
     account: Account, ready: ReadyShapes, workers: Collection[Worker], yields: list[float], *, draining: bool
@@ -34,15 +36,25 @@ def load_of(
     return load
 
 
-def load_to(load: Mapping[str, Any], runs: RunTable, owner: bytes) -> dict[str, Any]:
-    """The same to an owner, with how many tasks of others are here ("others"): its own it counts itself, and better, since a
-    report of what is free is older than what it has sent or taken back since."""
-    told = dict(load, others=runs.others(owner))
+def load_to(load: Mapping[str, Any], runs: RunTable, owner: bytes, waiting: list[int]) -> dict[str, Any]:
+    """The same to an owner, with how many tasks of others are here ("others"), and how many of its own wait, by class ("yours"): all of
+    its own it counts itself, and better, since a report of what is free is older than what it has sent or taken back since."""
+    told = dict(load, others=runs.others(owner), yours=waiting)
     if "low" in load:
         urgent = runs.urgent_of(owner)
         if urgent:
             told["urgent"] = urgent
     return told
+
+
+def waiting_by_owner(ready: ReadyShapes, runs: RunTable) -> dict[bytes, list[int]]:
+    """Tasks that wait for a slot, by owner and by the class of their runs."""
+    found: dict[bytes, list[int]] = {}
+    if ready.tasks:
+        for run in runs.by_number.values():
+            if run.columns.ready:
+                found.setdefault(run.owner, [0] * len(Priority))[run.priority] += run.columns.ready
+    return found
 
 
 def yielding(workers: Collection[Worker], ready: ReadyShapes, runs: RunTable, now: float) -> list[float]:

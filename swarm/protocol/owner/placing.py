@@ -14,6 +14,7 @@ from swarm.protocol.ledger.records import Token
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner.batches import Batch, Connect, Dispatch, Holdings, Lane, ToExecutor
+from swarm.protocol.owner.in_line import WORDS, InLine
 from swarm.protocol.owner.patience import Patience
 from swarm.protocol.pace import Paces
 from swarm.protocol.placement import Brief, Executor, judge
@@ -60,6 +61,7 @@ class Placing:
         self.executors: dict[bytes, Executor] = {me: local}
         self._rankings = Rankings(self.executors)
         self._patience = Patience(self.executors, holdings.timers)
+        self._in_line = InLine(self.executors, holdings.timers)
         self.dispatches: dict[int, Dispatch] = {}
         self.ready = ReadyShapes(holdings.config.shares)
         # Dispatch numbers of a later life of this node are above those of an earlier one: 2^40 dispatches a life.
@@ -215,21 +217,23 @@ class Placing:
         if not self.ready.tasks:
             return
         now_ns = int(now * 1e9)
-        for shape in self.ready.shapes(now_ns):
-            while (head := self.ready.head(shape, now_ns)) is not None:
-                lane = self._lanes.get(head[0]) if self._lanes else None
-                batch = self._holdings.by_number[head[0]] if lane is None else lane.batch
-                if not batch.spec.rerun and batch.durable is None and not self._may_start(batch, lane):
-                    continue
-                if lane is not None:
-                    placed = self._place_apart(now, lane, shape, head[1])
-                elif head[1] == self.ready.waiting_of(shape):
-                    placed = self._place(now, batch, shape, head[1], head[1])
-                else:
-                    # Others wait as well, and after each range it may be somebody else's turn.
-                    placed = self._place(now, batch, shape, head[1], 1)
-                if not placed:
-                    break
+        turns = self.ready.turns(now_ns)
+        while (shape := turns.next()) is not None:
+            head = self.ready.head(shape, now_ns)
+            assert head is not None, shape
+            lane = self._lanes.get(head[0]) if self._lanes else None
+            batch = self._holdings.by_number[head[0]] if lane is None else lane.batch
+            if not batch.spec.rerun and batch.durable is None and not self._may_start(batch, lane):
+                continue
+            if lane is not None:
+                placed = self._place_apart(now, lane, shape, head[1])
+            elif head[1] == self.ready.waiting_of(shape) and turns.alone:
+                placed = self._place(now, batch, shape, head[1], head[1])
+            else:
+                # Others wait as well, and after each range it may be somebody else's turn.
+                placed = self._place(now, batch, shape, head[1], 1)
+            if not placed:
+                turns.full()
 
     def _may_start(self, batch: Batch, lane: Lane | None) -> bool:
         if lane is None:
@@ -250,7 +254,7 @@ class Placing:
         mean_s: float | None,
         priority: int,
         taken: int = 0,
-    ) -> tuple[Executor | None, int, bool, Ranked | None]:
+    ) -> tuple[Executor | None, int, bool, Ranked | list[Brief] | None]:
         """Who gets how many of what waits, whether others are suspended for these, and what was thought of the best. None: nobody
         has room, which is put on record."""
         most = WINDOW_SAVED if batch.saved else WINDOW_STEP
@@ -259,6 +263,8 @@ class Placing:
             alone = judge(it, batch.queued, mean_s, priority)
             if alone.room:
                 return it, min(alone.room, waiting, most), alone.displaces, None
+            if self._in_line.place(now, batch.queued, priority) is not None:
+                return it, 1, False, None
             self._explain_wait(now, batch, [alone.brief])
             return None, 0, False, None
         best, count, displaces, detail = ranking.best(mean_s, waiting, most)
@@ -266,6 +272,9 @@ class Placing:
             for it in ranking.unreached(best):
                 self._holdings.emit(Connect(it.id))
         if best is None:
+            best = self._in_line.place(now, batch.queued, priority)
+            if best is not None:
+                return best, 1, False, [(best.name, 0, 0.0, WORDS)]
             self._explain_wait(now, batch, detail)
         elif not displaces:
             # What is counted out at the end of a turn still counts there.
