@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,15 @@ class Batch:
 
 
 _EMPTY = CallBuilder()
+
+
+def is_urgent(it: Batch) -> bool:
+    """Whether a batch goes before others: HIGH and CRITICAL tasks that wait for no others, as on the way from here on."""
+    return it.route.urgent and not it.deps
+
+
+def _place(it: Batch) -> tuple[bool, int]:
+    return not is_urgent(it), it.number
 
 
 class Batches:
@@ -192,7 +201,7 @@ class Batches:
         return future
 
     def take(self) -> tuple[list[Batch], list[tuple[bytes, bytes]]]:
-        """All there is, in the order of their numbers, and new code that they need. `handed` follows."""
+        """All there is, what is urgent first and else in the order of their numbers, and new code that they need. `handed` follows."""
         with self.lock:
             self.awake = False
             for it in self._open:
@@ -203,13 +212,41 @@ class Batches:
             self._taken = sum(it.builder.count for it in batches)
             self._full, self._open, self._full_bytes = [], [], 0
         if len(batches) > 1:
-            batches.sort(key=lambda one: one.number)
+            batches.sort(key=_place)
         return batches, code
 
-    def handed(self) -> None:
-        """What was taken is counted by the session now."""
+    def take_urgent(self) -> tuple[list[Batch], list[tuple[bytes, bytes]]]:
+        """The same of urgent tasks alone. What else there is waits, and `awake` stays as it is."""
+        with self.lock:
+            batches = [it for it in (*self._full, *self._open) if it.builder.count and is_urgent(it)]
+            if not batches:
+                return [], []
+            for it in batches:
+                if it.route.open is it:
+                    it.route.open = None
+            needed = {it.route.code.digest for it in batches if it.route.code is not None}
+            code = [one for one in self._code if one[0] in needed]
+            self._code = [one for one in self._code if one[0] not in needed]
+            self._taken = sum(it.builder.count for it in batches)
+            self._full_bytes -= sum(it.builder.nbytes for it in self._full if it in batches)
+            self._full = [it for it in self._full if it not in batches]
+            self._open = [it for it in self._open if it not in batches]
+        batches.sort(key=_place)
+        return batches, code
+
+    def handed(self, waits: Sequence[Batch] = ()) -> None:
+        """What was taken is counted by the session now, but for batches that wait here again. Then `awake` holds."""
         with self.lock:
             self._taken = 0
+            if waits:
+                self._full[:0] = waits
+                self._full_bytes += sum(it.builder.nbytes for it in waits)
+                self.awake = True
+
+    @property
+    def numbers(self) -> set[int]:
+        """The batches that are not handed over. Under the lock."""
+        return {it.number for it in (*self._full, *self._open)}
 
     def bound(self, tasks_max: object) -> None:
         """The node takes so many tasks at once; if it is of a version that does not say, as many as there are in a batch."""
@@ -227,9 +264,10 @@ class Batches:
             self._full, self._open, self._full_bytes = [], [], 0
         return left
 
-    def rouse(self) -> None:
-        """Have the loop look here, if it does not already. Under the lock."""
-        if not self.awake:
+    def rouse(self, urgent: bool = False) -> None:
+        """Have the loop look here, if it does not already, or waits for a link that is congested and there is something `urgent`. Under
+        the lock."""
+        if not self.awake or urgent:
             self.awake = True
             self._wake()
 
@@ -256,7 +294,7 @@ class Batches:
         if route.code is not None:
             # Together with the batch, so that it is there before it.
             self._code.append((route.code.digest, route.code.blob))
-        self.rouse()
+        self.rouse(route.urgent)
         return it
 
     def _look(self, it: Batch, index: int) -> None:

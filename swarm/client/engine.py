@@ -18,7 +18,7 @@ from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from swarm.client.batches import URGENT_PART, Batch, Batches, Make, Room
+from swarm.client.batches import URGENT_PART, Batch, Batches, Make, Room, is_urgent
 from swarm.client.buffers import Buffers, Lending
 from swarm.client.direct import Lane
 from swarm.client.finder import ROUND_PAUSE_S, Finder, client_credentials
@@ -370,16 +370,24 @@ class Engine:
 
     # --- in the loop --------------------------------------------------------------------------------------------------
 
-    def _flush(self) -> None:
-        """Hand over what there is. While the link is congested it waits, and with it those who submit."""
-        if self._link is not None and self._link.congested and not self.closed:
-            return  # stays awake; `link_writable` comes back here
-        batches, code = self.batches.take()
-        with self.room.lock:
-            cancels, self._cancels = self._cancels, []
+    def _flush(self, *, whole: bool = False) -> None:
+        """Hand over what there is, urgent tasks first. What the link has no room for waits, but for urgent tasks, and with it those who
+        submit; `whole`: nothing does."""
+        link = self._link
+        whole = whole or link is None or self.closed
+        if whole or link is None or not link.congested:
+            batches, code = self.batches.take()
+        else:
+            batches, code = self.batches.take_urgent()  # else stays awake; `link_writable` comes back here
+            if not batches:
+                return
         for digest, blob in code:
             self._keep_code(digest, blob)
+        waits: list[Batch] = []
         for it in batches:
+            if not (whole or is_urgent(it)) and link is not None and link.congested:
+                waits.append(it)
+                continue
             count, columns, futures = it.take()
             if not count:
                 continue  # begun for a call that then turned out to be no plain one, and went elsewhere
@@ -391,8 +399,14 @@ class Engine:
                 it.number, it.route.raw, it.route.rerun, count, columns, it.deps, durability=level, soft=it.route.soft,
                 key=it.key,
             )  # fmt: skip
+            if len(batches) > 1:
+                self._turn()  # so that the link knows
         if batches:
-            self.batches.handed()
+            self.batches.handed(waits)
+        with self.room.lock:
+            waiting = self.batches.numbers
+            cancels = [one for one in self._cancels if one[0] not in waiting]
+            self._cancels = [one for one in self._cancels if one[0] in waiting]
         if cancels:
             self._cancel(cancels)
         self._turn()
@@ -411,13 +425,13 @@ class Engine:
             self._session.cancel(number, wanted, kill=kill)
 
     def _cancel_pending(self) -> None:
-        self._flush()
+        self._flush(whole=True)
         for number in sorted(self._session.unfinished):
             self._session.cancel(number, kill=False)
         self._turn()
 
     def _give_input(self, number: int, index: int, what: str, value: Any, body: bytes) -> None:
-        self._flush()
+        self._flush(whole=True)
         self._session.give_input(number, index, what, value, body)
         self._turn()
 
