@@ -56,7 +56,7 @@ class Settled:
     unknown: list[bytes] = field(default_factory=list)
     certificates: list[bytes] = field(default_factory=list)
     news: bool = False
-    """Something is known now that was not."""
+    """Something is known now that was not, or is known no more."""
 
 
 class Full(SwarmError):
@@ -239,6 +239,8 @@ class Desk:
         if kept or self._unsaved:
             failed = self._write(store, keeper, now, kept, done) or failed
             done.news = True
+        if keeper.withdrawn:
+            keeper.withdrawn, done.news = False, True
         if not self._unsaved:
             done.messages = messages
             self._forget(store, keeper, done)

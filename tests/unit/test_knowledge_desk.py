@@ -21,6 +21,7 @@ from swarm.protocol.knowledge.entries import Entry, Op, Segment, read, seal, sha
 from swarm.protocol.knowledge.keeper import KeeperConfig
 from swarm.protocol.knowledge.shard import Outcome, Shard
 from swarm.protocol.knowledge.stamps import time_of
+from swarm.protocol.knowledge.views import GONE
 from transport.fleet import Fleet, create_fleet, enroll
 from transport.identity import Credentials, Untrusted
 
@@ -50,6 +51,8 @@ class Post:
         self.authors: dict[bytes, Authors] = {}
         self.facts: list[tuple[bytes, Fact]] = []
         self.violations: list[tuple[bytes, str]] = []
+        self.news: dict[bytes, int] = {}
+        """How often those who wait at a node were told to look."""
         self.credentials: dict[str, Credentials] = {}
         self.lock = threading.Lock()
 
@@ -85,6 +88,7 @@ class Post:
         with self.lock:
             self.facts += [(source, fact) for fact in settled.facts]
             self.violations += [(each.peer, each.why) for each in settled.violations]
+            self.news[source] = self.news.get(source, 0) + settled.news
         for node, message in settled.messages:
             if node in self.desks:
                 self.desks[node].heard(source, message)
@@ -340,9 +344,14 @@ def test_what_a_revoked_author_said_goes_from_memory_and_disk(post: Post) -> Non
     put(ash, "a", 2)
     until(lambda: get(ash, "e") == 1)
     gone = post.credentials["elm"]
+    watch = ash.ask(lambda keeper: keeper.knowledge.watch("facts", "")).result(60)
     post.fleet.revoke(gone.id, time.time())
+    before = post.news[post.credentials["ash"].id]
     ash.ask(lambda keeper: keeper.revoked(gone.id)).result(60)
     assert (get(ash, "e"), get(ash, "a")) == (None, 2)
+    until(lambda: post.news[post.credentials["ash"].id] > before)  # who watches is told to look
+    (change,) = ash.ask(lambda keeper: keeper.knowledge.changes(watch)).result(60)
+    assert (change.key, change.value) == ("e", GONE)
     until(lambda: ash.segments == 1)
     post.close(ash)
     store = Store(post.root / "ash")

@@ -85,6 +85,8 @@ class Keeper:
         self.knowledge = knowledge
         self.counts: Counter[str] = Counter()
         """What became of payloads that came, by `Outcome`; for metrics."""
+        self.withdrawn = False
+        """Whether something was taken back of which nothing is written: those who wait for changes have to look."""
         self.violations: list[Violation] = []
         """To be read and cleared by the shell."""
         self._rng = rng
@@ -146,6 +148,7 @@ class Keeper:
         """Nothing that an author said counts any more; `Verify` refuses it from now on."""
         for shard in self.knowledge.shards.values():
             shard.drop_author(author)
+        self.withdrawn = True
 
     # --- events ---------------------------------------------------------------------------------------------------------
 
