@@ -5,6 +5,7 @@
   swarm lesson why TASK
   swarm lesson forget KEY
   swarm lesson add "the licence is on ash only" --node oak --for 7d
+  swarm lesson add "large scenes" --callable render --needs memory=8GB --timeout 10m
 
 KEY is the beginning of a key that `list` shows, as much as is enough. A lesson that was added is about every task, unless
 --callable says about which (as its name is shown: module:function for what nodes have installed).
@@ -17,19 +18,31 @@ import re
 import time
 from typing import Any, Final
 
-from nodes.cli.arguments import add_client_arguments, add_common_arguments
+from nodes.cli.arguments import add_client_arguments, add_common_arguments, duration, needs
 from nodes.cli.connecting import connected
 from nodes.cli.screen import print_json, say, table
 from swarm.errors import NotFound, UsageError
 from swarm.exit_codes import ExitCode
-from swarm.protocol.lessons.advice import Advice, AdviceError, Ask, Avoid, Require, RetryAfter, shown
+from swarm.protocol.lessons.advice import (
+    DELAY_MS_MAX,
+    PARAMETERS,
+    Advice,
+    AdviceError,
+    Ask,
+    Avoid,
+    Change,
+    Quarantine,
+    Require,
+    RetryAfter,
+    shown,
+)
 from swarm.protocol.lessons.families import reflected
 from swarm.protocol.lessons.fingerprints import Failed
-from swarm.protocol.lessons.heeding import Known, Lesson, LessonError, explained
+from swarm.protocol.lessons.heeding import LASTING_MS_MAX, Known, Lesson, LessonError, explained
 from swarm.protocol.lessons.names import call_named
 from swarm.protocol.lessons.records import Record, RecordError
 from swarm.protocol.owner.teaching import key_of, read_value, value_of
-from swarm.units import parse_duration_s
+from swarm.units import format_duration
 
 _ACTIONS: Final = "list|show|why|forget|add"
 _KEYS_IN: Final = re.compile(r"\blesson ([0-9a-f]{8})\b")
@@ -51,9 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--node", default="", metavar="NAME", help="avoid this node")
     add.add_argument("--label", default="", metavar="LABEL", help="avoid nodes that have this label")
     add.add_argument("--require", default="", metavar="LABEL", help="only nodes that have this label")
-    add.add_argument("--wait", default="", metavar="DURATION", help="begin so long after now")
+    add.add_argument(
+        "--needs", action="append", default=[], metavar="NAME=AMOUNT", help="reserve at least so much, as memory=2GB"
+    )
+    add.add_argument("--wait", type=duration, metavar="DURATION", help="begin so long after now")
+    add.add_argument(
+        "--timeout", type=duration, metavar="DURATION", help="let it take so long, where timeout_max_s allows it"
+    )
+    add.add_argument("--quarantine", type=duration, metavar="DURATION", help="do not run it for so long (--callable)")
     add.add_argument("--ask", default="", metavar="QUESTION", help="a question for a person")
-    add.add_argument("--for", dest="lasting", default="30d", metavar="DURATION", help="how long it is likely to be so")
+    add.add_argument(
+        "--for", dest="lasting", type=duration, default=30 * 86_400.0, metavar="DURATION", help="how long it is likely to be so (30d)"
+    )  # fmt: skip
     for each in actions.choices.values():
         add_common_arguments(each, action=True)
         add_client_arguments(each)
@@ -98,7 +120,7 @@ def _show(args: argparse.Namespace, fleet: Any) -> int:
 
 def _why(args: argparse.Namespace, fleet: Any) -> int:
     lines = [line.strip() for line in fleet.query("explain", task=args.task)["lines"]]
-    found = [line for line in lines if "lesson" in line]
+    found = [line for line in lines if "lesson" in line or line.startswith("ask: ")]
     begins = {key for line in found for key in _KEYS_IN.findall(line)}
     known = {key: one for key, one in _known(fleet).items() if key[:8] in begins}
     if args.json:
@@ -128,20 +150,19 @@ def _add(args: argparse.Namespace, fleet: Any) -> int:
         if value:
             advice.append(Avoid(tie, value))
             ties.append((tie, value))
-    if args.require:
-        advice.append(Require(args.require))
-    if args.wait:
-        advice.append(RetryAfter(int(parse_duration_s(args.wait) * 1000)))
+    everywhere = _everywhere(args)
+    if (ties and everywhere) or len(ties) > 1:
+        raise UsageError("it is about a machine, or about all of them", hint="add two lessons")
+    advice += everywhere
     if args.ask:
         advice.append(Ask(args.ask))
     if not advice:
-        raise UsageError("it advises nothing", hint="give --node, --label, --require, --wait or --ask")
-    if len(ties) > 1 or (ties and len(advice) > 1 and not args.ask):
-        raise UsageError("it is about a machine, or about all of them", hint="add two lessons")
+        hint = "give --node, --label, --require, --needs, --wait, --timeout, --quarantine or --ask"
+        raise UsageError("it advises nothing", hint=hint)
+    lasting_ms = _ms("--for", args.lasting, LASTING_MS_MAX)
     now_ms = time.time_ns() // 1_000_000
     diagnosis = reflected(Failed(message=args.cause), args.cause, tuple(advice))
     calls = (call_named(args.callable),) if args.callable else ()
-    lasting_ms = int(parse_duration_s(args.lasting) * 1000)
     lesson = Lesson(
         diagnosis.pattern, diagnosis.family, args.callable[:120], diagnosis.cause, calls, tuple(ties), diagnosis.advice, lasting_ms, now_ms
     )  # fmt: skip
@@ -156,6 +177,33 @@ def _add(args: argparse.Namespace, fleet: Any) -> int:
     else:
         print(key)
     return ExitCode.OK
+
+
+def _everywhere(args: argparse.Namespace) -> list[Advice]:
+    """What a lesson by hand advises that does not depend on the machine."""
+    advice: list[Advice] = []
+    if args.require:
+        advice.append(Require(args.require))
+    advice += [Require(name, amount) for name, amount in sorted(needs(args.needs).items()) if amount]
+    if args.wait is not None:
+        advice.append(RetryAfter(_ms("--wait", args.wait, DELAY_MS_MAX)))
+    if args.timeout is not None:
+        low, high = PARAMETERS["timeout_s"]
+        if not low <= args.timeout <= high:
+            raise UsageError(f"--timeout {args.timeout:g} s", hint=f"from {low:g} s to {format_duration(high)}")
+        advice.append(Change("timeout_s", args.timeout))
+    if args.quarantine is not None:
+        if not args.callable:
+            raise UsageError("--quarantine without --callable", hint="say with --callable NAME what is not to be run")
+        advice.append(Quarantine(_ms("--quarantine", args.quarantine, DELAY_MS_MAX)))
+    return advice
+
+
+def _ms(flag: str, value_s: float, most_ms: int) -> int:
+    """Whole milliseconds of what a flag gives, of which there is one at least."""
+    if not 1 <= value_s * 1000 <= most_ms:
+        raise UsageError(f"{flag} {value_s:g} s", hint=f"from 1 ms to {format_duration(most_ms / 1000)}")
+    return int(value_s * 1000)
 
 
 def _known(fleet: Any) -> dict[str, Known]:

@@ -23,13 +23,8 @@ DELAY_MS_MAX: Final = 7 * 86_400_000
 AMOUNT_MAX: Final = 1e15
 TIES: Final = ("node", "label", "interpreter", "packages")
 """What of a machine may be avoided."""
-PARAMETERS: Final[dict[str, tuple[float, float]]] = {
-    "timeout_s": (0.001, 30 * 86_400.0),
-    "backoff_s": (0.0, 86_400.0),
-    "retries": (0, 100),
-    "chunksize": (1, 1_000_000),
-}
-"""Options of a task that a lesson may change, and between which values."""
+PARAMETERS: Final[dict[str, tuple[float, float]]] = {"timeout_s": (0.001, 30 * 86_400.0)}
+"""Options of a task that a lesson may change, and between which values: those that owners give (`swarm.protocol.owner.given`)."""
 
 
 class AdviceError(ValueError):

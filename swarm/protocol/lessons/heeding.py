@@ -32,7 +32,8 @@ from swarm.protocol.lessons.records import PROBE_LEASE_MS, Evidence, Record
 CALLS_MAX: Final = 64
 """Callables of which a lesson remembers that they met it, the latest ones."""
 CAUSE_CHARACTERS_MAX: Final = 500
-LABELS_MAX: Final = 64
+LASTING_MS_MAX: Final = 366 * 86_400_000
+"""How long at most a lesson is said to be likely to hold."""
 WAITS_BELOW_MS: Final = 3_600_000
 """When every machine is avoided: what lasts less than this is waited for, what lasts longer is a refusal."""
 HALF_OPEN_MIN_MS: Final = 1_000
@@ -142,7 +143,7 @@ class Lesson:
         if (
             type(lasting_ms) is not int
             or type(seen_ms) is not int
-            or not 0 < lasting_ms <= 366 * 86_400_000
+            or not 0 < lasting_ms <= LASTING_MS_MAX
             or not 0 <= seen_ms < 1 << 53
         ):
             raise LessonError("a lesson's times are not whole milliseconds")

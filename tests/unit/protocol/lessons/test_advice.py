@@ -98,7 +98,7 @@ def test_any_bytes_are_advice_or_refused(raw: bytes) -> None:
     [
         [7, "os.system('x')"], [1, "node", ""], [1, "host", "x"], [1, "node", "x" * 201], [1, "node", "a\nb"], [1, "node", "\ud800"], [2, "memory", -1.0],
         [2, "memory", float("nan")], [2, "memory", 2e15], [2, "memory", "2GB"], [3, -1], [3, DELAY_MS_MAX + 1], [3, 1.5], [3, True], [4, "python", 1.0],
-        [4, "timeout_s", float("inf")], [4, "timeout_s", 0.0], [4, "retries", 101.0], [5, -5], [6, ""], [6, "x" * (TEXT_CHARACTERS_MAX + 1)], [], None, "x", [1, "node"],
+        [4, "timeout_s", float("inf")], [4, "timeout_s", 0.0], [4, "retries", 1.0], [5, -5], [6, ""], [6, "x" * (TEXT_CHARACTERS_MAX + 1)], [], None, "x", [1, "node"],
         [1, "node", "x", "y"],
     ],
 )  # fmt: skip
