@@ -263,7 +263,7 @@ def _tick_of(form: Form) -> str | None:
     if form.name in ("native", "native_many"):
         module = sys.modules.get(kind.__module__)
         for name, value in vars(module).items() if module is not None else ():
-            if value is form.keep and not isinstance(value, int):
+            if value is form.keep:  # an address, too: the module finds its own where it is imported
                 return f"{kind.__module__}:{name}"
         return ""
     if form.make is None or form.make is getattr(kind, "tick", None):
