@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -52,6 +53,19 @@ def needed() -> Path:
     return found
 
 
+def free_port() -> int:
+    """A port that nothing listens on, below those that connections are given: while the server is down, none of them takes it, not even
+    one that is tried to the server itself."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("a hundred ports from 20000 to 32000 are taken")
+
+
 class Cluster:
     """A server and its directory. Its superuser is `swarm`, let in over the Unix socket as it comes."""
 
@@ -67,9 +81,7 @@ class Cluster:
         secret.chmod(0o644)
         self._run("initdb", "-D", str(self.data), "-U", "swarm", "-E", "UTF8", "--locale=C", "--no-sync",
                   "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}")  # fmt: skip
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
         self.start()
