@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import json
 import os
@@ -231,6 +232,7 @@ def test_names_follow_the_conventions() -> None:
         assert not {"id", "task", "batch", "peer", "node", "member"} & set(series.labels)
 
 
+@functools.cache
 def emitted() -> dict[str, set[str]]:
     """Names of the facts in the source -> the labels that are spelled out with them."""
     found: dict[str, set[str]] = {}
