@@ -4,7 +4,8 @@ Machines are (slots, speed). What no schedule beats is the total over the capaci
 first, each where it ends soonest, is within a few percent of the best there is when all lengths are known (Graham, "Bounds on
 multiprocessing timing anomalies", 1969; on machines of different speed: Gonzalez, Ibarra, Sahni, 1977). Who knows no length and may not
 move what runs can do no better than begin tasks in any order; what is left to choose is which machines to use. `blind_s` uses all,
-and `patient_s` leaves those idle on which a task would, by what is known of the times' distribution, cost more than it gains.
+and `patient_s` leaves those idle on which a task would, by what is known of the times' distribution, cost more than it gains. Who may move
+what runs, at no cost, has what has run longest on the fastest slots at any moment (`moving_s`): what was begun in its turn ends no sooner.
 """
 
 from __future__ import annotations
@@ -66,6 +67,43 @@ def unknown_s(times: list[float], machines: Machines, uses: Uses) -> float:
 def blind_s(times: list[float], machines: Machines) -> float:
     """All machines are used until nothing is left."""
     return unknown_s(times, machines, lambda left, speed, total: True)
+
+
+def moving_s(times: list[float], machines: Machines) -> float:
+    """No length is known, and what runs may move at no cost: tasks begin in their order, and those that began first have the fastest
+    slots."""
+    slots = sorted((speed for count, speed in machines for _ in range(int(count))), reverse=True)
+    ends_of = [index for index, speed in enumerate(slots) if index + 1 == len(slots) or slots[index + 1] != speed]
+    running: list[int] = []
+    left, since = list(times), [0.0] * len(times)
+    heap: list[tuple[float, int, int]] = []
+    version = [0] * len(times)
+    now, at = 0.0, 0
+
+    def place(task: int, where: int, before: int) -> None:
+        """A task has another slot from now on."""
+        if before >= 0:
+            left[task] -= (now - since[task]) * slots[before]
+        since[task] = now
+        version[task] += 1
+        heappush(heap, (now + max(0.0, left[task]) / slots[where], task, version[task]))
+
+    while at < len(times) or running:
+        while at < len(times) and len(running) < len(slots):
+            running.append(at)
+            place(at, len(running) - 1, -1)
+            at += 1
+        now, task, seen = heappop(heap)
+        if version[task] != seen:
+            continue
+        gone = running.index(task)
+        del running[gone]
+        version[task] += 1
+        for last in ends_of:
+            # Who stood first on slower slots moves up.
+            if gone <= last < len(running):
+                place(running[last], last, last + 1)
+    return now
 
 
 def patient_s(times: list[float], machines: Machines) -> float:

@@ -11,8 +11,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from math import log2
 from typing import Any, Protocol, TypeVar, overload
 
+from swarm.protocol.spec import EXPECTED_S_MAX
 from swarm.units import parse_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DURABILITIES = ("none", "node", "fleet")
 """What a receipt stands for: nothing on a disk, the disk of the home node, the disks of two of three hosts. The place of a
 level is its number on the wire."""
+EXPECTED_S_MIN = 1e-6
+"""What is said to take less is told as this."""
 _OPTIONS = "__swarm_task__"
 _PRIORITIES = {"LOW": 0, "STANDARD": 1, "HIGH": 2, "CRITICAL": 3}
 
@@ -28,7 +32,7 @@ _PRIORITIES = {"LOW": 0, "STANDARD": 1, "HIGH": 2, "CRITICAL": 3}
 class TaskOptions:
     """What a task asks for; None is "not said", so that a call can say it, or the default holds.
 
-    Units: `timeout_s` and `backoff_s` (initial, factor, most) are seconds, ``needs["memory"]`` is bytes.
+    Units: `timeout_s`, `expected_s` and `backoff_s` (initial, factor, most) are seconds, ``needs["memory"]`` is bytes.
     """
 
     name: str | None = None
@@ -39,6 +43,7 @@ class TaskOptions:
     labels: tuple[str, ...] | None = None
     timeout_s: float | None = None
     timeout_max_s: float | None = None
+    expected_s: float | None = None
     priority: int | None = None
     rerun: bool | None = None
     stream: bool | None = None
@@ -67,6 +72,7 @@ class TaskOptions:
         labels: Sequence[str] | None = None,
         timeout_s: float | None = None,
         timeout_max_s: float | None = None,
+        expected_s: float | None = None,
         priority: int | str | None = None,
         rerun: bool | None = None,
         stream: bool | None = None,
@@ -113,6 +119,7 @@ class TaskOptions:
             labels=None if labels is None else tuple(labels),
             timeout_s=None if timeout_s is None else float(timeout_s),
             timeout_max_s=None if timeout_max_s is None else float(timeout_max_s),
+            expected_s=None if expected_s is None else told_s(expected_s),
             priority=None if priority is None else parse_priority(priority),
             rerun=rerun,
             stream=stream,
@@ -137,6 +144,7 @@ def task(
     labels: Sequence[str] | None = None,
     timeout_s: float | None = None,
     timeout_max_s: float | None = None,
+    expected_s: float | None = None,
     priority: int | str | None = None,
     rerun: bool | None = None,
     stream: bool | None = None,
@@ -156,7 +164,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
 
     `retries` counts further attempts after an exception of `retry_on` (any Exception when that is not given), with
     `backoff_s` = (initial, factor, most) seconds between them. `needs` reserves resources (cpu, memory in bytes or text
-    like "2GB", gpu, or a node's own), `labels` are required of the node. `rerun=False`: what had started when its node
+    like "2GB", gpu, or a node's own), `labels` are required of the node. `expected_s` says how many seconds it takes, as far as you
+    know: of what waits the longest goes first then, and placement need not find out. `rerun=False`: what had started when its node
     died is not started again. `stream=True`: a generator's items are delivered as they come. `python` names a guest
     interpreter of the node. `timeout_max_s` allows a lesson (``swarm lesson``) to let it run longer than `timeout_s`, up to that. `durability` says on whose disks it is before it counts as accepted: "none", "node" or
     "fleet". `checkpoint=True`: it says at safe points what it would go on from (:func:`checkpoint`), so that it can be moved
@@ -189,6 +198,15 @@ def check_durability(durability: str) -> None:
     """ConfigError for a level that there is not."""
     if durability not in DURABILITIES:
         raise _wrong(f"durability={durability!r} is not one of 'none', 'node' and 'fleet'")
+
+
+def told_s(expected_s: Any) -> float:
+    """How long a task is said to take, as it is told to the fleet: in steps of a fourth root of 2 (19 %), so that calls that take about
+    the same travel together. ConfigError unless it is a time that there is."""
+    said = expected_s
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said <= EXPECTED_S_MAX:
+        raise _wrong(f"expected_s={said!r} is not a number of seconds above 0 and up to {EXPECTED_S_MAX:g}")
+    return min(EXPECTED_S_MAX, float(2.0 ** (round(4 * log2(max(said, EXPECTED_S_MIN))) / 4)))
 
 
 def parse_amount(resource: str, value: float | str) -> float:

@@ -79,6 +79,9 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label", dest="labels", action="append", default=[], help="only on nodes with this label")
     group.add_argument("-p", "--priority", choices=PRIORITIES, default="standard", help="how urgent it is (standard)")
     group.add_argument("--timeout", type=duration, metavar="TIME", help="kill it after this long")
+    group.add_argument(
+        "--expected", type=duration, metavar="TIME", help="it takes about so long: of what waits the longest goes first"
+    )
     group.add_argument("--retries", type=whole(0), default=0, metavar="N", help="run it again when its status is not 0")
     group.add_argument("--rerun", action="store_true", help="it may be run twice: start it again if its node is lost")
     group.add_argument(
@@ -120,6 +123,8 @@ def task_options(args: argparse.Namespace) -> dict[str, Any]:
         "priority": PRIORITIES.index(args.priority),
         "timeout_s": args.timeout,
     }
+    if args.expected is not None:
+        options["expected_s"] = args.expected
     if args.retries:
         options["retries"] = args.retries
     if args.rerun:

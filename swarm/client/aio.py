@@ -117,7 +117,9 @@ class AsyncFleet:
         """As `map`, with options worked out before."""
         inner = self.inner
         ends = None if timeout is None else time.monotonic() + timeout
-        how = plan(inner._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key)
+        how = plan(
+            inner._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key, options.lengths
+        )
         feed = Feed(inner, how, iterables, window=window, ordered=ordered)
         try:
             while True:

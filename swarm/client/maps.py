@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from swarm.client.futures import Future
 from swarm.client.names import durable_parent, keyed, part_of_map
 from swarm.client.routes import Route, Routes
 from swarm.errors import PayloadTooLarge, WorkerCrashed
-from swarm.tasks import TaskOptions, options_of, waiting
+from swarm.tasks import TaskOptions, options_of, told_s, waiting
 
 WINDOW_ITEMS = 4096
 WINDOW_CHUNKS = 64
@@ -68,6 +68,8 @@ class Plan:
     packs: bool
     name: bytes = b""
     """Of the map, if its tasks have names: each has that of its first item's place."""
+    apart: Callable[[tuple[Any, ...]], Route] | None = None
+    """The route of one item, where it is said of each how long it takes."""
 
 
 def plan(
@@ -78,8 +80,10 @@ def plan(
     nice: int,
     chunksize: Chunksize | None,
     key: str | None = None,
+    lengths: Callable[..., float] | None = None,
 ) -> Plan:
-    """Work out the routes. ValueError for a chunksize that is none.
+    """Work out the routes. ValueError for a chunksize that is none, or one for items of which each has a length of its own, told by
+    `lengths`.
 
     What is said of a task (its time limit, its retries, that it may not be repeated) is meant for each item: then, and
     for coroutines, items are chunked only when asked by number.
@@ -95,12 +99,27 @@ def plan(
         adapts, size = False, chunksize
     else:
         raise ValueError("chunksize must be >= 1.")
+    apart = None
+    if lengths is not None:
+        if size > 1:
+            raise ValueError("items whose lengths are told apart are tasks of their own: leave chunksize away")
+        apart, adapts = _by_length(routes, fn, options, deadline, nice, lengths), False
+
     single = routes.of(fn, options, deadline, nice)
     name = part_of_map(single if key is None else keyed(single, key))
     # How long items take is not the same the next time, and chunks that depend on it would not be either.
     adapts = adapts and not name and not (single.durability and durable_parent() is not None)
     chunked, packs = chunk_route(routes, fn, options, deadline, nice) if adapts or size > 1 else (None, False)
-    return Plan(single, chunked, size if chunked is not None else 1, adapts, exact, packs, name)
+    return Plan(single, chunked, size if chunked is not None else 1, adapts, exact, packs, name, apart)
+
+
+def _by_length(
+    routes: Routes, fn: Any, options: TaskOptions, deadline: float | None, nice: int, lengths: Callable[..., float]
+) -> Callable[[tuple[Any, ...]], Route]:
+    def route(args: tuple[Any, ...]) -> Route:
+        return routes.of(fn, replace(options, expected_s=told_s(lengths(*args))), deadline, nice)
+
+    return route
 
 
 class Feed:
@@ -183,6 +202,8 @@ class Feed:
     def _begin(self, chunk: Chunk, *, apart: bool = False) -> Part:
         apart = apart or self._plan.chunked is None
         route = self._plan.single if apart else self._plan.chunked
+        if apart and self._plan.apart is not None:
+            route = self._plan.apart(chunk.call)
         assert route is not None
         if self._plan.name:
             route = replace(route, name=b"%s%d%s" % (self._plan.name, chunk.first, b"" if apart else b"+"), open=None)

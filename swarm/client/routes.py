@@ -29,6 +29,8 @@ REST_S = 10.0
 REST_S_MAX = 640.0
 ROUTES_MAX = 4096
 SESSIONS_KEPT = 1024
+QUICK_S = 0.005
+"""What is said to take longer goes to the node, which knows who has room."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +144,7 @@ class Routes:
         if chunked:
             given["chunked"] = True
             given.pop("checkpoint", None)  # of several calls none can be moved by itself
+            given.pop("expected_s", None)  # that of one of them
         name = given.pop("name", None) or (fn.partition(":")[2] if isinstance(fn, str) else display_name(fn))
         spec = _spec("call", where, name, given, deadline, nice)
         # What goes directly to a worker of this host is answered by it, and nothing is acknowledged before.
@@ -168,7 +171,9 @@ def level_of(given: dict[str, Any], default: str, live: str, soft: bool = False)
 
 
 def _is_plain(spec: Spec) -> bool:
-    """Whether a call asks nothing of the node but to be run."""
+    """Whether a call asks nothing of the node but to be run, and is not said to be long."""
+    if spec.expected_s is not None and spec.expected_s > QUICK_S:
+        return False
     wants = (spec.stream, spec.python, spec.needs, spec.labels, spec.timeout_s, spec.deadline, spec.retries)
     return spec.rerun and not spec.checkpoint and not spec.transaction and not any(wants)
 

@@ -52,6 +52,7 @@ _OPTION_NAMES = frozenset(
         "durability",
         "checkpoint",
         "timeout_max_s",
+        "expected_s",
         "transaction",
     )
 )
@@ -114,8 +115,8 @@ class Fleet:
     def submit(self, fn: Fn, /, *args: Any, **kwargs: Any) -> Future:
         """Run ``fn(*args, **kwargs)`` somewhere in the fleet; a future of its result.
 
-        The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), retries,
-        retry_on, backoff_s, rerun, stream, python, name, durability, transaction, key and submit_timeout_s are options, not arguments; a
+        The keywords priority, nice, needs, labels, timeout_s (seconds), deadline (seconds since the epoch), expected_s
+        (seconds), retries, retry_on, backoff_s, rerun, stream, python, name, durability, transaction, key and submit_timeout_s are options, not arguments; a
         callable that has such keywords itself is submitted with ``options(…).submit``.
 
         A durable task is submitted once under a `key`, a text: whoever of this user (or of the task that submits it)
@@ -160,6 +161,8 @@ class Fleet:
 
     def route(self, fn: Fn, options: Chosen) -> Route:
         """Where calls of this callable go, with these options."""
+        if options.lengths is not None:
+            raise ConfigError("expected_s= is a function", hint="of the items of a map; of one call say the seconds")
         route = self._routes.of(fn, options.task, options.deadline, options.nice)
         if options.key is not None:
             return keyed(route, options.key)
@@ -298,7 +301,8 @@ class Fleet:
         how many make one (or less, where their arguments pass 512 KiB), None that each is one. What an item raises is
         raised when its turn comes, after the results before it; with `retries` and a number, it is tried again together
         with those that share its task. TimeoutError when the next result is not there `timeout` seconds after the call.
-        What is under way when the iteration is left is cancelled.
+        What is under way when the iteration is left is cancelled. `expected_s` may be a function of the items that says how
+        many seconds `fn` takes for them: each is a task then, and of those under way the longest go first.
         """
         return self.mapped(
             fn, iterables, chosen(options), chunksize=chunksize, window=window, ordered=ordered, timeout=timeout
@@ -317,7 +321,7 @@ class Fleet:
     ) -> Iterator[Any]:
         """As `map`, with options worked out before."""
         ends = None if timeout is None else time.monotonic() + timeout
-        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key)
+        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key, options.lengths)
         feed = Feed(self, how, iterables, window=window, ordered=ordered)
         feed.fill()
         return feed.results(ends)
@@ -625,9 +629,10 @@ def _command(on_output: Callable[[str, bytes], object] | None, batch: Batch, ind
 
 
 class Chosen:
-    """The options of a call: those of the task, its deadline and niceness, its key, and how long to wait for room."""
+    """The options of a call: those of the task, its deadline and niceness, its key, how long to wait for room, and what tells how
+    long each item of a map takes."""
 
-    __slots__ = ("deadline", "key", "nice", "patience", "task")
+    __slots__ = ("deadline", "key", "lengths", "nice", "patience", "task")
 
     def __init__(
         self,
@@ -636,12 +641,14 @@ class Chosen:
         nice: int = 0,
         key: str | None = None,
         patience: tuple[float | None] | None = None,
+        lengths: Callable[..., float] | None = None,
     ) -> None:
         self.task = task
         self.patience = patience
         self.deadline = deadline
         self.nice = nice
         self.key = key
+        self.lengths = lengths
 
 
 NOTHING_CHOSEN = Chosen(_NO_OPTIONS)
@@ -663,7 +670,8 @@ def chosen(options: dict[str, Any]) -> Chosen:
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
     patience = _patience(options.pop("submit_timeout_s")) if "submit_timeout_s" in options else None
-    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key, patience)
+    lengths = options.pop("expected_s") if callable(options.get("expected_s")) else None
+    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key, patience, lengths)
 
 
 def _patience(timeout_s: Any) -> tuple[float | None]:

@@ -46,7 +46,7 @@ from swarm.protocol.fair import EQUAL, GUESS_S
 from swarm.protocol.outbound import Bytes
 from swarm.protocol.resources import Account, Capacity, ReadyShapes, Shape, shape_of
 from swarm.protocol.runtimes import Runtimes
-from swarm.protocol.spec import Spec
+from swarm.protocol.spec import Spec, kind_of
 from swarm.protocol.states import FINAL_BELOW, Priority, Status
 
 SLICE_HORIZON_S = 0.005
@@ -640,9 +640,12 @@ class Execution:
         return (0, outcomes.count - 1) if outcomes.count > 1 else (0,) if outcomes.count else ()
 
     def _push(self, run: Run, count: int) -> None:
+        expected_s = run.spec.expected_s
+        self.runtimes.told(run.raw, expected_s)
         self._ready.push(
             run.shape, run.number, run.priority, run.nice, int(run.queued_at * 1e9), count, run.user,
-            (run.batch[: ids.SESSION_BYTES], run.raw), run.spec.deadline,
+            (run.batch[: ids.SESSION_BYTES], run.raw if expected_s is None else kind_of(run.raw)), run.spec.deadline,
+            expected_s,
         )  # fmt: skip
 
     def _pump(self, now: float) -> None:

@@ -12,6 +12,10 @@ Where deadlines are given the turn is the user's all the same, and in it the ear
 
 A *flow* is what has its share as one: batches of one client's process that run the same thing, the eldest first, since `map` hands many
 batches over for what people call one.
+
+Where a client says how long tasks take, the longest of a flow go first: begun last, they would be what everybody waits for in the end
+(Graham, "Bounds on multiprocessing timing anomalies", 1969). A task goes before what has waited for up to `LEAD` times as long as it
+takes longer, so that none waits forever behind longer ones that keep coming.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ NICE_STEP_NS = 1_000_000_000
 AGEING_NS = 10_000_000_000
 """What waits rises by a class in so long."""
 Rank = tuple[int, int, float, int, int]
+LEAD = 10.0
+"""By so many times what it is said to take a task goes before what came earlier."""
 EQUAL: Mapping[str, float] = MappingProxyType({})
 
 
@@ -115,8 +121,15 @@ class _Flow:
     late: OrderedDict[int, list[int]] = field(default_factory=OrderedDict)
     """Runs that came later than they wait: these go first. Key -> [tasks, since]."""
     runs: OrderedDict[int, list[int]] = field(default_factory=OrderedDict)
+    lengths: list[tuple[int, int]] = field(default_factory=list)
+    """(when its turn is, key) of runs that are said to take so long, the first one first; what is there no more is left out."""
 
     def head(self) -> tuple[int, list[int]]:
+        while self.lengths and not self.late:
+            key = self.lengths[0][1]
+            if key in self.runs:
+                return key, self.runs[key]
+            heappop(self.lengths)
         return next(iter((self.late or self.runs).items()))
 
 
@@ -144,9 +157,10 @@ class FairQueue:
 
     def push(
         self, key: int, priority: int, nice: int, since: int, tasks: int, user: str = "", job: Hashable = b"",
-        deadline: float | None = None,
+        deadline: float | None = None, expected_s: float | None = None,
     ) -> None:  # fmt: skip
-        """Queue a run of tasks; one that waits already grows. Since when it waits counts for its class, as time goes by."""
+        """Queue a run of tasks; one that waits already grows. Since when it waits counts for its class, as time goes by. Of those of
+        which it is said how long they take (`expected_s`, of all in a job or of none) the longest go first."""
         flow = self._of.get(key)
         if flow is None:
             name = (user, priority, nice, job)
@@ -158,6 +172,8 @@ class FairQueue:
         run = where.get(key)
         if run is None:
             where[key] = [tasks, since]
+            if expected_s is not None and where is flow.runs:
+                heappush(flow.lengths, (since - int(expected_s * LEAD * 1e9), key))
         else:
             run[0] += tasks
         flow.newest = max(flow.newest, since)

@@ -144,9 +144,10 @@ class _Source:
 
 
 class _Kind:
-    """The last run times of one kind on all nodes, as log2 of the seconds that they would have taken on the average one."""
+    """The last run times of one kind on all nodes, as log2 of the seconds (or of how many times what they were said to take) that
+    they would have taken on the average one."""
 
-    __slots__ = ("at", "known", "level", "middle", "nodes", "of", "since", "sources", "times")
+    __slots__ = ("at", "known", "level", "middle", "nodes", "of", "since", "sources", "times", "unit_s")
 
     def __init__(self) -> None:
         self.sources: dict[bytes, _Source] = {}
@@ -161,6 +162,7 @@ class _Kind:
         self.of: dict[bytes, int] = {}
         self.at = self.level = self.middle = 0.0
         self.since = 0
+        self.unit_s = 0.0
         self.known = False
 
     def source(self, node: bytes, slots: float) -> _Source:
@@ -210,7 +212,7 @@ class _Kind:
 
     def fresh_s(self) -> float:
         """For how long it says something."""
-        return max(FRESH_S, FRESH_TASKS * float(2.0 ** min(self.middle, 32.0)))
+        return max(FRESH_S, FRESH_TASKS * self.unit_s * float(2.0 ** min(self.middle, 32.0)))
 
 
 class Paces:
@@ -221,10 +223,18 @@ class Paces:
         self._paces: dict[bytes, Pace] = {}
 
     def observe(
-        self, now: float, node: bytes, pace: Pace, slots: float, kind: bytes, count: int, time_s: Callable[[int], float]
+        self,
+        now: float,
+        node: bytes,
+        pace: Pace,
+        slots: float,
+        kind: bytes,
+        count: int,
+        time_s: Callable[[int], float],
+        unit_s: float = 1.0,
     ) -> bool:
-        """A node of so many slots reports `count` tasks of a kind, of which the n-th took `time_s(n)` seconds (0: it does not
-        count). Whether its speed is another now."""
+        """A node of so many slots reports `count` tasks of a kind, of which the n-th took `time_s(n)` times `unit_s` seconds (0: it
+        does not count). Whether its speed is another now."""
         it = self._kinds.get(kind)
         if it is None:
             it = self._kinds[kind] = _Kind()
@@ -237,7 +247,7 @@ class Paces:
             source = it.source(node, slots)
         if it.nodes and now - it.at > it.fresh_s():
             it.clear()
-        it.at = now
+        it.at, it.unit_s = now, max(it.unit_s, unit_s)
         self._paces[node] = pace
         for row in source.pick(count):
             took_s = time_s(row)

@@ -190,14 +190,14 @@ class ReadyShapes:
 
     def push(
         self, shape: Shape, key: int, priority: int, nice: int, now_ns: int, count: int, user: str = "",
-        job: Hashable = b"", deadline: float | None = None,
+        job: Hashable = b"", deadline: float | None = None, expected_s: float | None = None,
     ) -> None:  # fmt: skip
         """Add a run of `count` tasks known by `key`; a run that waits already grows by `count`. Whose it is, and what it is a part
-        of, decide on its share."""
+        of, decide on its share; how long one is said to take, which of the parts is first."""
         queue = self._queues.get(shape)
         if queue is None:
             queue = self._queues[shape] = FairQueue(self._shares)
-        queue.push(key, priority, nice, now_ns, count, user, job, deadline)
+        queue.push(key, priority, nice, now_ns, count, user, job, deadline, expected_s)
         self.tasks += count
 
     def remove(self, shape: Shape, key: int) -> int:

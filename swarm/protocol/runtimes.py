@@ -15,6 +15,14 @@ class Runtimes:
     def __init__(self) -> None:
         self._mean_s: OrderedDict[bytes, float] = OrderedDict()
 
+    def told(self, spec: bytes, expected_s: float | None) -> None:
+        """Take in how long such tasks take, as who submits them knows. What is seen of them counts more."""
+        if expected_s is None or spec in self._mean_s:
+            return
+        self._mean_s[spec] = expected_s
+        if len(self._mean_s) > KEPT_MAX:
+            self._mean_s.popitem(last=False)
+
     def observe(self, spec: bytes, total_us: int, count: int) -> None:
         """Take in that `count` tasks took `total_us` microseconds together."""
         if count <= 0:
@@ -29,7 +37,7 @@ class Runtimes:
             self._mean_s.popitem(last=False)
 
     def mean_s(self, spec: bytes) -> float | None:
-        """Mean run time in seconds, None when none has ended yet."""
+        """Mean run time in seconds; what was told of it while none has ended yet, or None."""
         return self._mean_s.get(spec)
 
     def count_within(self, spec: bytes, horizon_s: float, most: int) -> int:

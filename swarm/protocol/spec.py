@@ -6,7 +6,7 @@ A node parses a spec once and keeps it by its bytes; the tasks of a batch never 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,8 @@ NEEDS_MAX = 32
 LABELS_MAX = 32
 RETRIES_MAX = 1_000_000
 LINEAGE_DEPTH_MAX = 64
+EXPECTED_S_MAX = 1e9
+"""Thirty years."""
 NO_NEEDS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -31,7 +33,7 @@ class SpecError(ValueError):
 class Spec:
     """What a batch runs.
 
-    Units: seconds (`timeout_s`, `backoff_s`), wall-clock seconds since the epoch (`deadline`), bytes (`needs["memory"]`).
+    Units: seconds (`timeout_s`, `expected_s`, `backoff_s`), wall-clock seconds since the epoch (`deadline`), bytes (`needs["memory"]`).
     """
 
     kind: str
@@ -47,6 +49,8 @@ class Spec:
     timeout_max_s: float | None = None
     """Up to so long a lesson may let it run, if it was ended by `timeout_s`; None: no longer than that."""
     deadline: float | None = None
+    expected_s: float | None = None
+    """So long one of its tasks takes, as who submits it knows; None: he did not say."""
     retries: int = 0
     retry_on: tuple[str, ...] = ()
     backoff_s: tuple[float, float, float] = (0.1, 2.0, 60.0)
@@ -97,7 +101,7 @@ class Spec:
 
 
 _KEYS = (
-    "priority", "nice", "needs", "labels", "timeout_s", "timeout_max_s", "deadline", "retries", "retry_on", "backoff_s", "rerun", "stream",
+    "priority", "nice", "needs", "labels", "timeout_s", "timeout_max_s", "deadline", "expected_s", "retries", "retry_on", "backoff_s", "rerun", "stream",
     "chunked", "checkpoint", "python", "transaction", "root", "parent", "depth", "inherits", "pickled",
 )  # fmt: skip
 _DEFAULTS = Spec("call", None, "")
@@ -130,6 +134,7 @@ def parse_spec(raw: bytes) -> Spec:
         timeout_s=_seconds(fields, "timeout_s"),
         timeout_max_s=_seconds(fields, "timeout_max_s"),
         deadline=_seconds(fields, "deadline"),
+        expected_s=_expected(fields),
         retries=_integer(fields, "retries", 0, 0, RETRIES_MAX),
         retry_on=_texts(fields, "retry_on", 64),
         backoff_s=_backoff(fields.get("backoff_s", _DEFAULTS.backoff_s)),
@@ -159,6 +164,14 @@ def parse_spec(raw: bytes) -> Spec:
     if spec.stream and spec.retries:
         raise SpecError("a stream cannot be retried: items that were delivered would come twice")
     return spec
+
+
+@lru_cache(maxsize=4096)
+def kind_of(raw: bytes) -> bytes:
+    """What is the same of tasks that differ in nothing but how long they were said to take. Of a spec that says nothing of it
+    that is the spec itself. Raises as `parse_spec`."""
+    spec = parse_spec(raw)
+    return raw if spec.expected_s is None else b"told " + replace(spec, expected_s=None).encode()
 
 
 _KNOWN = frozenset(_KEYS) | {"kind", "fn", "name"}
@@ -191,6 +204,13 @@ def _seconds(fields: dict[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         raise SpecError(f"{key} is {value!r}, not a number of seconds")
     return float(value)
+
+
+def _expected(fields: dict[str, Any]) -> float | None:
+    value = _seconds(fields, "expected_s")
+    if value is not None and not 0 < value <= EXPECTED_S_MAX:
+        raise SpecError(f"expected_s is {value!r}, not a number of seconds above 0 and up to {EXPECTED_S_MAX:g}")
+    return value
 
 
 def _texts(fields: dict[str, Any], key: str, most: int) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from swarm.protocol.placement import Brief, Executor, judge
 from swarm.protocol.ranking import Ranked, Ranking, Rankings
 from swarm.protocol.resources import Capacity, ReadyShapes, Shape
 from swarm.protocol.runtimes import Runtimes
+from swarm.protocol.spec import kind_of
 from swarm.protocol.states import Status
 
 WINDOW_STEP = 1024
@@ -154,6 +155,7 @@ class Placing:
             self.heeding.pushed(batch)
         if batch.spec.checkpoint:
             self.checkpointable(batch)
+        self.runtimes.told(batch.raw, batch.spec.expected_s)
         if batch.apart:
             self._set_apart(batch, since)
             self.ready.remove(batch.queued, batch.number)
@@ -177,8 +179,11 @@ class Placing:
             self._queue(batch, lane.number, *urgency, since, 1)
 
     def _queue(self, batch: Batch, key: int, priority: int, nice: int, since: float, count: int) -> None:
-        job = (batch.key[: ids.SESSION_BYTES], batch.raw)
-        self.ready.push(batch.queued, key, priority, nice, int(since * 1e9), count, batch.author, job, batch.expires_at)
+        expected_s = batch.spec.expected_s
+        job = (batch.key[: ids.SESSION_BYTES], batch.raw if expected_s is None else kind_of(batch.raw))
+        self.ready.push(
+            batch.queued, key, priority, nice, int(since * 1e9), count, batch.author, job, batch.expires_at, expected_s
+        )
 
     def requeue(self, batch: Batch, shape: Shape) -> None:
         """What waits of a batch waits under another shape from now on."""
@@ -476,12 +481,16 @@ class Placing:
         self.runtimes.observe(kind, max(0, report.run_us_total - stood_us), count)
         if stood_us:
             return  # which of them stood still is not known
-        run_us, status = report.run_us, report.status
+        run_us, status, unit_s = report.run_us, report.status, 1.0
+        if dispatch.batch.spec.expected_s is not None:
+            # Of one kind whatever was said of their length: how many times that they took.
+            kind, unit_s = kind_of(kind), dispatch.batch.spec.expected_s
+        scale = 1e-6 / unit_s
 
         def took_s(row: int) -> float:
-            return run_us(row) * 1e-6 if status(row) == Status.OK else 0.0
+            return run_us(row) * scale if status(row) == Status.OK else 0.0
 
-        if self._paces.observe(now, it.id, it.pace, it.slots, kind, report.count, took_s):
+        if self._paces.observe(now, it.id, it.pace, it.slots, kind, report.count, took_s, unit_s):
             it.changed()
             self._patience.measured()
 

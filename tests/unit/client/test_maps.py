@@ -14,7 +14,7 @@ import pytest
 from kernels.batch import Calls
 from kernels.chunks import unpack
 from swarm.client.chunks import Source, in_chunks
-from swarm.errors import PayloadTooLarge, RemoteTraceback, WorkerCrashed
+from swarm.errors import ConfigError, PayloadTooLarge, RemoteTraceback, WorkerCrashed
 from swarm.payload import decode_call
 from swarm.payload_failure import encode_notice
 from swarm.protocol.spec import parse_spec
@@ -62,6 +62,18 @@ def test_quick_items_travel_together_and_slow_ones_alone(world: World) -> None:
     del node.ran[:]
     assert len(list(world.fleet.map(square, range(500), timeout_s=5))) == 500
     assert len(node.ran) == 500, "a time limit is one of an item"
+
+
+def test_how_long_each_item_takes_may_be_told(world: World) -> None:
+    node = world.nodes[0]
+    assert list(world.fleet.map(pow, [2, 3, 4], [5, 2, 1], expected_s=lambda base, power: float(base**power))) == [32, 9, 4]
+    assert sorted(parse_spec(header["s"]).expected_s or 0.0 for header in node.submitted) == [4.0, pytest.approx(9.0, rel=0.1), 32.0]
+    with pytest.raises(ValueError, match="chunksize"):
+        world.fleet.map(square, [1], chunksize=2, expected_s=abs)
+    with pytest.raises(ConfigError, match="expected_s"):
+        world.fleet.submit(square, 1, expected_s=abs)
+    with pytest.raises(ConfigError, match="expected_s"):
+        list(world.fleet.map(square, [-1], expected_s=lambda x: x))
 
 
 def test_endless_inputs_are_taken_as_there_is_room(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from swarm import tasks
 from swarm.client import routes
-from swarm.client.routes import Routes, command_route, is_lasting, session_for_here
+from swarm.client.routes import Route, Routes, command_route, is_lasting, session_for_here
 from swarm.errors import ConfigError
 from swarm.protocol.spec import parse_spec
 from swarm.tasks import TaskOptions
@@ -54,6 +54,24 @@ def test_a_function_is_looked_up_and_options_make_another_route() -> None:
     assert routes.of(double, needy) is not plain
     assert parse_spec(routes.of(double, needy).raw).needs == {"gpu": 1, "memory": 1000}
     assert routes.of(double, TaskOptions(), 1e9, -3).raw != plain.raw
+
+
+def test_lengths_that_are_about_the_same_share_a_route_and_long_calls_are_not_quick() -> None:
+    routes = Routes()
+
+    def told(seconds: float) -> Route:
+        return routes.of(abs, TaskOptions.of(expected_s=seconds))
+
+    assert told(8.0) is told(8.5) and told(8.0) is not told(10.0)
+    assert parse_spec(told(8.0).raw).expected_s == 8.0
+    for seconds in (1e-9, 0.003, 1.0, 12345.6, 1e9):
+        found = parse_spec(told(seconds).raw).expected_s
+        assert found is not None and max(seconds, 1e-6) / 1.1 < found < max(seconds, 1e-6) * 1.1
+    assert told(0.001).quick and not told(1.0).quick
+    assert parse_spec(routes.chunked(abs, TaskOptions.of(expected_s=1.0)).raw).expected_s is None
+    for wrong in (0, -1, True, "5", float("nan"), 1e10):
+        with pytest.raises(ConfigError, match="expected_s"):
+            TaskOptions.of(expected_s=wrong)  # type: ignore[arg-type]
 
 
 def test_what_carries_state_is_written_anew_and_the_same_content_shares_a_route() -> None:
