@@ -137,7 +137,7 @@ class Pool:
         leavings = self._config.leavings
         try:
             if python:
-                guest = Path(__file__).parent / "worker" / "guest.py"
+                guest = Path(__file__).parent / "worker" / "guest"
                 command = [self._config.pythons[python], str(guest), "--channel", str(theirs.fileno())]
             else:
                 page, page_fd = SlotPage.create()

@@ -81,7 +81,7 @@ def test_it_holds_the_kernels_and_what_a_node_starts_and_no_tests(place: Place) 
     names = zipfile.ZipFile(wheel).namelist()
     kernels = {Path(name).name.split(".")[0] for name in names if name.startswith("kernels/") and name.endswith(".so")}
     assert kernels == {path.stem for path in (ROOT / "kernels").glob("*.pyx")}
-    assert {"nodes/worker/guest.py", "swarm/py.typed", "kernels/batch.pyi"} <= set(names)
+    assert {"nodes/worker/guest/__main__.py", "swarm/py.typed", "kernels/batch.pyi"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names if not re.match(r"nanoswarm-[^/]*\.dist-info/", name)}
     assert tops == {"kernels", "transport", "swarm", "nodes"}

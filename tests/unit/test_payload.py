@@ -250,7 +250,7 @@ def test_others_who_use_cloudpickle_are_not_touched(tmp_path, monkeypatch) -> No
 
 
 def test_code_says_which_python_made_it_and_stays_a_pickle() -> None:
-    from nodes.worker.guest import made_by
+    from nodes.worker.guest.callables import made_by
 
     blob = encode_code(lambda: 5).blob
     assert pickle.loads(blob)() == 5

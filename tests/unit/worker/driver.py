@@ -50,7 +50,7 @@ class Driver:
             fds.append(page_fd)
             command = [sys.executable, "-m", "nodes.worker.home", "--channel", str(fds[0]), "--slots", str(page_fd)]
         else:
-            command = [python, str(ROOT / "nodes/worker/guest.py"), "--channel", str(fds[0])]
+            command = [python, str(ROOT / "nodes/worker/guest"), "--channel", str(fds[0])]
         if modules:
             command += ["--modules", ",".join(modules)]
         command += options
