@@ -20,9 +20,9 @@ from nodes.queries import Switchboard
 from swarm.errors import NotFound, SwarmError
 from swarm.snapshots.checking import manifest_of
 from swarm.snapshots.errors import SnapshotError
-from swarm.snapshots.format import HASH_BYTES, HEADER_BYTES, file_name, unpack_entry
+from swarm.snapshots.format import HASH_BYTES, file_name, unpack_entry
 from swarm.snapshots.manifest import SHARDS_MAX
-from swarm.snapshots.mapping import Mapped, read_table
+from swarm.snapshots.mapping import Mapped, head_of, read_table
 from transport.bounds import MESSAGE_BYTES_MAX
 from transport.links import Link
 
@@ -33,6 +33,8 @@ FILES_MAX: Final = 64
 MADE_EVERY_S: Final = 5.0
 """A node takes no more snapshots than one in so long because others ask."""
 FRESH_S: Final = 3600.0
+ANSWER_BYTES_MAX: Final = MESSAGE_BYTES_MAX - (64 << 10)
+"""Of what comes in one message."""
 
 
 class Lending:
@@ -89,23 +91,10 @@ class Lending:
         return {"found": found is not None}, found or b""
 
     def _read_head(self, name: str, root: bytes) -> bytes | None:
-        for folder in _folders(self._shelf.folder):
-            path = folder / name
-            if "/" in name or not path.is_file():
-                continue
-            try:
-                mapped = Mapped(path)
-            except (OSError, SnapshotError):
-                continue
-            try:
-                header, table = read_table(mapped, root)
-                if HEADER_BYTES + header.table_bytes < MESSAGE_BYTES_MAX - (64 << 10):
-                    return bytes(mapped.read(0, HEADER_BYTES)) + bytes(table)
-            except SnapshotError:
-                continue
-            finally:
-                mapped.close()
-        return None
+        if "/" in name:
+            return None
+        heads = (head_of(folder / name, root, ANSWER_BYTES_MAX) for folder in _folders(self._shelf.folder))
+        return next((head for head in heads if head is not None), None)
 
     async def _find(self, link: Link, args: Mapping[str, Any], body: memoryview) -> Any:
         """Where chunks stand: for each ``[file, offset]`` or nil, and a ticket for each file."""
@@ -124,7 +113,7 @@ class Lending:
     async def _part(self, link: Link, args: Mapping[str, Any], body: memoryview) -> Any:
         """One chunk."""
         (place,) = await asyncio.to_thread(self._index.find, self._shelf.folder, [bytes(args["hash"])])
-        if place is None or place[2] > MESSAGE_BYTES_MAX - (64 << 10):
+        if place is None or place[2] > ANSWER_BYTES_MAX:
             return {"found": False}, b""
         return {"found": True}, await asyncio.to_thread(_read, *place)
 

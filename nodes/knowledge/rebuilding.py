@@ -17,9 +17,9 @@ from blake3 import blake3
 from swarm.errors import NotFound
 from swarm.snapshots.checking import Report
 from swarm.snapshots.errors import SnapshotError
-from swarm.snapshots.format import HEADER_BYTES, file_name, unpack_entry
+from swarm.snapshots.format import file_name, unpack_entry
 from swarm.snapshots.manifest import ShardLine
-from swarm.snapshots.mapping import Mapped, read_table
+from swarm.snapshots.mapping import Mapped, head_of, read_table
 from swarm.snapshots.ordering import Record
 from swarm.snapshots.reading import Shard
 from swarm.snapshots.sealing import Sealer
@@ -72,17 +72,7 @@ class Rebuilt:
 
     def head(self, shard: str, root: bytes) -> bytes | None:
         """Header and table, where the whole file came out the same."""
-        path = self._folder / file_name(shard, root)
-        if not path.is_file():
-            return None
-        mapped = Mapped(path)
-        try:
-            _, table = read_table(mapped, root)
-            return mapped.read(0, HEADER_BYTES) + bytes(table)
-        except SnapshotError:
-            return None
-        finally:
-            mapped.close()
+        return head_of(self._folder / file_name(shard, root), root)
 
     def chunk(self, hash: bytes) -> bytes | None:
         """A chunk as it is stored."""

@@ -13,7 +13,7 @@ from swarm.snapshots.checking import Copy, manifest_of
 from swarm.snapshots.errors import SnapshotError
 from swarm.snapshots.format import HEADER_BYTES, file_name, root_of, unpack_entry
 from swarm.snapshots.manifest import decode
-from swarm.snapshots.mapping import Mapped, read_table
+from swarm.snapshots.mapping import Mapped, head_of, read_table
 
 
 class FolderCopy:
@@ -34,17 +34,7 @@ class FolderCopy:
 
     def head(self, shard: str, root: bytes) -> bytes | None:
         """Header and table of the file with this root."""
-        try:
-            mapped = Mapped(self.folder / file_name(shard, root))
-        except (OSError, SnapshotError):
-            return None
-        try:
-            _, table = read_table(mapped, root)
-            return mapped.read(0, HEADER_BYTES) + bytes(table)
-        except SnapshotError:
-            return None
-        finally:
-            mapped.close()
+        return head_of(self.folder / file_name(shard, root), root)
 
     def chunk(self, hash: bytes) -> bytes | None:
         """A chunk as it is stored."""

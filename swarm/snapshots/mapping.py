@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from swarm.snapshots.errors import SnapshotDamaged
+from swarm.snapshots.errors import SnapshotDamaged, SnapshotError
 from swarm.snapshots.format import (
     ENTRY_BYTES,
     HASH_BYTES,
@@ -105,6 +105,24 @@ def read_table(mapped: Mapped, root: bytes | None) -> tuple[Header, memoryview]:
     if mapped.size > header.file_bytes:
         raise malformed(path, f"has {mapped.size - header.file_bytes} bytes behind its end")
     return header, table
+
+
+def head_of(path: Path, root: bytes, bytes_max: int | None = None) -> bytes | None:
+    """Header and table of a shard's file, both checked, as another takes them over; None where it is not there, is not whole, or where both
+    together have more than ``bytes_max``."""
+    try:
+        mapped = Mapped(path)
+    except (OSError, SnapshotError):
+        return None
+    try:
+        header, table = read_table(mapped, root)
+        if bytes_max is not None and HEADER_BYTES + header.table_bytes > bytes_max:
+            return None
+        return mapped.read(0, HEADER_BYTES) + bytes(table)
+    except SnapshotError:
+        return None
+    finally:
+        mapped.close()
 
 
 class MappedChunks:
