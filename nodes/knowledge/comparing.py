@@ -151,8 +151,7 @@ class Comparing:
             held = frozenset(number for number in range(self.shell.shards) if not self.shell.holders(number))
             for node in sorted(partners):
                 is_due = now_ms - self._tried_ms.get(node, 0) > AGAIN_S * 1000
-                shares = any(node in self.shell.others(number) for number in held)
-                if is_due and shares and self.shell.is_linked(node):
+                if is_due and self.shell.is_linked(node) and any(node in self.shell.others(number) for number in held):
                     self._tried_ms[node] = now_ms
                     try:
                         await self._compared(node)
