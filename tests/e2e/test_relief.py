@@ -148,3 +148,36 @@ def test_a_node_that_its_owner_uses_is_relieved_of_what_runs_there(tmp_path: Pat
             one.kill()
             one.wait()
         assert set(nodes.stop_all().values()) <= {0}
+
+
+def paced(number: int) -> int:
+    """Takes four times as long on oak."""
+    time.sleep(0.08 if swarm.current_task().node == "oak" else 0.02)
+    return number
+
+
+def test_what_runs_on_a_slow_node_goes_on_at_a_faster_one(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.start("oak", "--workers", "1")
+    nodes.start("elm", "--workers", "1", "--label", "fast")
+    with nodes.connect("oak") as fleet:
+        all_alive(fleet, 2)
+
+        def ratio() -> float:
+            """How many times as fast elm is, as far as was measured."""
+            list(fleet.map(paced, range(100), chunksize=1, ordered=False))
+            speeds = {one["name"]: one.get("speed", 1.0) for one in fleet.query("status")["members"]}
+            return float(speeds["elm"] / speeds["oak"])
+
+        until(lambda: ratio() >= 1.6, 120, "the speeds are known")
+        block = fleet.submit(waits_for, tmp_path / "free", tmp_path / "block", labels=("fast",))
+        until((tmp_path / "block").exists, 60)
+        task = fleet.submit(counts, tmp_path)
+        until(lambda: lines(tmp_path) == ["oak"], 60, "it begins on oak, since elm is full")
+        (tmp_path / "free").touch()
+        assert block.result(60) == "over"
+        until(lambda: lines(tmp_path) == ["oak", "elm"], 60, "it goes on at elm")
+        text = explained(nodes, task.id)
+        assert "moved on elm" in text and "elm was idle, and is" in text and "times as fast" in text, text
+        (tmp_path / "stop").touch()
+        steps, total, path = task.result(60)
+        assert total == steps * (steps + 1) // 2 and path == ["oak", "elm"]
