@@ -113,7 +113,8 @@ class PythonCohort:
         """What those that are no mere rows keep of themselves, by row, as their `save` tells it; None when there is nothing
         but fields. NanoError where that cannot be told."""
         form = self._form
-        if form.name == "object" and form.make is None:
+        if form.name == "object" and form.make is None and not saves(form.kind):
+            self._refuse_attributes()
             return None
         told = {}
         for row in self.rows:
@@ -131,6 +132,16 @@ class PythonCohort:
             except Exception as error:
                 raise NanoError(f"save() of {handle!r} raised {type(error).__name__}: {error}") from error
         return told
+
+    def _refuse_attributes(self) -> None:
+        """NanoError where an agent keeps something that is in no field: it would be lost without a word."""
+        for agent in self._agents:
+            kept = getattr(agent, "__dict__", None)
+            if kept:
+                raise NanoError(
+                    f"{self._form.kind.__qualname__} cannot be saved: its agents keep {', '.join(sorted(kept))[:200]} beside their fields",
+                    hint="declare it as a field, or give the kind save() and restore(value)",
+                )
 
     def forget(self, row: int) -> None:
         """An agent has ended."""

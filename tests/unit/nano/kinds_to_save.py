@@ -110,3 +110,23 @@ class Tally:
 
     def restore(self, saved):
         self.count = saved
+
+
+class Counting(nano.Kind, capacity=8):
+    """Keeps something beside its fields, and does not say so."""
+
+    x: nano.f64
+
+    def tick(self, now_ns, bus):
+        self.turns = getattr(self, "turns", 0) + 1
+        self.x = self.turns
+
+
+class CountingSaved(Counting, capacity=8):
+    """Says what it keeps."""
+
+    def save(self):
+        return getattr(self, "turns", 0)
+
+    def restore(self, value):
+        self.turns = value

@@ -8,7 +8,7 @@ import pytest
 
 from swarm import nano
 from swarm.nano import saving
-from tests.unit.nano.kinds_to_save import Falling, Pacer, Tally, Walker, counted, fall
+from tests.unit.nano.kinds_to_save import Counting, CountingSaved, Falling, Pacer, Tally, Walker, counted, fall
 
 
 def grown() -> nano.NanoSwarm:
@@ -87,6 +87,22 @@ def test_what_cannot_be_saved_is_refused_by_name():
             continue
         with pytest.raises(nano.NanoError, match=name):
             flock.save()
+
+
+def test_what_agents_keep_beside_their_fields_is_saved_by_them_or_refused():
+    flock = nano.NanoSwarm()
+    flock.spawn(Counting, 2, rate_hz=10)
+    flock.save()  # there is nothing yet
+    flock.run_for(seconds=0.5)
+    with pytest.raises(nano.NanoError, match="Counting cannot be saved: its agents keep turns beside their fields"):
+        flock.save()
+    flock = nano.NanoSwarm()
+    flock.spawn(CountingSaved, 2, rate_hz=10)
+    flock.run_for(seconds=0.5)
+    again = nano.load(flock.save())
+    for each in (flock, again):
+        each.run_for(seconds=0.5)
+    assert [agent.x for agent in again.cohorts[0]] == [agent.x for agent in flock.cohorts[0]] == [10.0, 10.0]
 
 
 def ordinary(seed, capacity=16):
