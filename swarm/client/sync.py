@@ -321,7 +321,9 @@ class Fleet:
     ) -> Iterator[Any]:
         """As `map`, with options worked out before."""
         ends = None if timeout is None else time.monotonic() + timeout
-        how = plan(self._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key, options.lengths)
+        how = plan(
+            self._routes, fn, options.task, options.deadline, options.nice, chunksize, options.key, options.lengths
+        )
         feed = Feed(self, how, iterables, window=window, ordered=ordered)
         feed.fill()
         return feed.results(ends)

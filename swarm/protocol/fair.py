@@ -42,10 +42,10 @@ NICE_STEP_NS = 1_000_000_000
 """And it is so much of the user's time later, or sooner."""
 AGEING_NS = 10_000_000_000
 """What waits rises by a class in so long."""
-Rank = tuple[int, int, float, int, int]
 LEAD = 10.0
 """By so many times what it is said to take a task goes before what came earlier."""
 EQUAL: Mapping[str, float] = MappingProxyType({})
+Rank = tuple[int, int, float, int, int]
 
 
 class Shares:

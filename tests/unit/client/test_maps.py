@@ -66,8 +66,16 @@ def test_quick_items_travel_together_and_slow_ones_alone(world: World) -> None:
 
 def test_how_long_each_item_takes_may_be_told(world: World) -> None:
     node = world.nodes[0]
-    assert list(world.fleet.map(pow, [2, 3, 4], [5, 2, 1], expected_s=lambda base, power: float(base**power))) == [32, 9, 4]
-    assert sorted(parse_spec(header["s"]).expected_s or 0.0 for header in node.submitted) == [4.0, pytest.approx(9.0, rel=0.1), 32.0]
+    assert list(world.fleet.map(pow, [2, 3, 4], [5, 2, 1], expected_s=lambda base, power: float(base**power))) == [
+        32,
+        9,
+        4,
+    ]
+    assert sorted(parse_spec(header["s"]).expected_s or 0.0 for header in node.submitted) == [
+        4.0,
+        pytest.approx(9.0, rel=0.1),
+        32.0,
+    ]
     with pytest.raises(ValueError, match="chunksize"):
         world.fleet.map(square, [1], chunksize=2, expected_s=abs)
     with pytest.raises(ConfigError, match="expected_s"):
