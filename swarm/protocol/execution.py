@@ -718,7 +718,8 @@ class Execution:
         elif run.priority >= Priority.HIGH:
             found = self._suspensions.victims(now, shape, run)
             # One that has begun nothing of what it was handed can run it as well as an idle one.
-            taker = idle or next((worker for worker in found if worker.current() is None), None)
+            free = (one for one in found if one.current() is None and len(one.slices) < SLICES_MAX)
+            taker = idle or next(free, None)
             if found and taker is not None:
                 fits = self._suspensions.suspend(now, found, shape, run)
                 self._crew.replace(now)
