@@ -212,6 +212,9 @@ def restore_snapshot(args: argparse.Namespace, snapshot: Any, path: Path) -> int
             yield key, value if raw is None else decode_plain(raw)
 
     counts = write_kinds(Path(args.to), {kind: records(kind) for kind in state.kinds()})
+    if said.lacking:
+        held = said.shards - len(said.lacking)
+        say(f"{path.name} has {held} of {said.shards} shards: {said.node} held no more; take one of others, too")
     if lacking:
         some = ", ".join(lacking[:5])
         say(f"{len(lacking):,} large values are not in {path.name}, their ids stand in their place: {some}")

@@ -10,6 +10,7 @@ now and then, so that most answers need not wait.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class Comparing:
                     self._tried_ms[node] = now_ms
                     try:
                         await self._compared(node)
-                    except SwarmError as error:
+                    except (SwarmError, OSError, sqlite3.Error) as error:
                         self.shell.around.fact(Fact("knowledge.past_lacking", {}, {"error": str(error)}))
 
     # --- asking one ---------------------------------------------------------------------------------------------------------
@@ -202,8 +203,8 @@ class Comparing:
             if epoch == asked.epoch and both <= asked.shards:
                 first = asked.row
             trims = await self.shell.ask(partial(_trims, self.shell.desk))
-            last = await self._fetched(link, epoch, first, both)
-            if first == 0:
+            last, whole = await self._fetched(link, epoch, first, both)
+            if first == 0 and whole:
                 # All that it has is here: the past is whole from where its own is.
                 await self.shell.ask(
                     partial(_reaches_back, self.shell.desk, trims, {n: since[n] for n in both if n in since})
@@ -285,8 +286,9 @@ class Comparing:
 
     # --- what it let go -----------------------------------------------------------------------------------------------------
 
-    async def _fetched(self, link: Link, epoch: bytes, row: int, both: frozenset[int]) -> int:
-        """What the other let go is here; the number of its last row."""
+    async def _fetched(self, link: Link, epoch: bytes, row: int, both: frozenset[int]) -> tuple[int, bool]:
+        """What the other let go is here: (the number of its last row, whether it gave all that it named)."""
+        whole = True
         for _ in range(PAGES_MAX):
             header, raw = await self.switchboard.asked(link, LIST_METHOD, {"after": row}, timeout_s=ASK_S)
             try:
@@ -299,13 +301,15 @@ class Comparing:
                 raise AskFailed(f"{link.identity.name} has begun anew meanwhile", hint="ask again")
             oldest_ms = _wall_ms() - PAST_KEPT_MS
             sought = [each for each in rows if each.shard in both and each.gone_ms >= oldest_ms]
-            await self._have(link, await self.shell.ask(partial(_lacking, self.shell.desk, sought)))
+            whole &= await self._have(link, await self.shell.ask(partial(_lacking, self.shell.desk, sought)))
             row = last
             if not more:
-                return row
+                return row, whole
         raise AskFailed(f"{link.identity.name} has let go more than can be told at once", hint="ask again")
 
-    async def _have(self, link: Link, lacking: list[Row]) -> None:
+    async def _have(self, link: Link, lacking: list[Row]) -> bool:
+        """Fetches these; False where the other has some of them no more, or not as they were."""
+        whole = True
         while lacking:
             part = lacking[:WANTED_MAX]
             answer, raw = await self.switchboard.asked(
@@ -326,7 +330,9 @@ class Comparing:
             if rows:
                 facts = {"peer": link.identity.name, "segments": len(rows)}
                 self.shell.around.fact(Fact("knowledge.past_fetched", {}, facts, float(len(rows))))
+            whole &= len(found) == looked
             lacking = lacking[looked:]
+        return whole
 
     def _checked(self, wanted: dict[bytes, Row], found: list[Any]) -> list[tuple[int, bytes, int]]:
         """In a thread: what counts of what came. FormatError where something came that no correct node gives."""

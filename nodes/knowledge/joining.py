@@ -24,6 +24,7 @@ from nodes.knowledge.large import LargeValues
 from nodes.knowledge.peer_copies import PeerCopy, in_loop
 from nodes.knowledge.shelf import AUTOMATIC
 from nodes.knowledge.shell import KnowledgeShell
+from nodes.knowledge.snapshot_files import About
 from nodes.queries import AskFailed, Switchboard
 from nodes.snapshots import signer_of
 from swarm.errors import SwarmError
@@ -236,13 +237,14 @@ class Joining:
                 ]
                 in_loop(self._shell.loop, partial(self._learn, certificates))
                 with ThreadPoolExecutor(2 * len(copies), "knowledge-join") as pool:
-                    for one in pool.map(partial(self._take_shard, arriving), range(said.shards)):
+                    numbers = sorted(set(range(said.shards)) - said.lacking)
+                    for one in pool.map(partial(self._take_shard, arriving), numbers):
                         became += one
                     in_loop(self._shell.loop, self._released)
                     list(pool.map(partial(self._take_past, arriving), range(said.shards)))
                 self._take_blobs(arriving)
                 if not self._closing:
-                    self._shell.desk.ask(partial(_since, self._shell.desk, said.since_ms)).result(FORWARD_S)
+                    self._shell.desk.ask(partial(_since, self._shell.desk, said)).result(FORWARD_S)
                 arriving.fetch_all()
         except SnapshotExists:
             pass  # it was here
@@ -371,9 +373,10 @@ def _add_past(desk: Desk, rows: list[tuple[int, bytes, int]], keeper: Keeper) ->
     desk.store.add_past(rows)
 
 
-def _since(desk: Desk, since_ms: int, keeper: Keeper) -> None:
+def _since(desk: Desk, said: About, keeper: Keeper) -> None:
     assert desk.store is not None
-    desk.store.set_since(since_ms)
+    for number in set(range(said.shards)) - said.lacking:
+        desk.store.set_since(said.since_ms, number)
 
 
 async def _finished(work: Callable[[], Counter[str]]) -> Counter[str]:

@@ -144,6 +144,8 @@ class Past:
             said = snapshot_files.about(manifest)
             if said is None or said.shards != self._shell.shards or manifest.signer != self._own_key:
                 continue
+            if said.lacking & set(numbers):
+                continue
             reaches_ms = max(said.since_ms, manifest.created_ms - RETENTION_MS)
             if until <= said.stamp and (at_ms >= reaches_ms or until == said.stamp or at_ms == ms_of(said.stamp)):
                 return self._of(until, numbers, keys, [self._in_snapshot(path, numbers)], authors)

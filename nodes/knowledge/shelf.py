@@ -377,7 +377,10 @@ def _listed(desk: Desk, keeper: Keeper) -> Contents:
     # Of this millisecond there may be more to come.
     stamp = min(knowledge.sealed_until, max(knowledge.clock.last, time_of(wall_ms) - 1))
     held = [number for number in range(knowledge.shards_count) if keeper.holds(number)]
-    return Contents(stamp, desk.store.since_ms(wall_ms, held), knowledge.shards_count, b"".join(digests), segments)
+    lacking = [number for number in range(knowledge.shards_count) if not keeper.holds(number)]
+    return Contents(
+        stamp, desk.store.since_ms(wall_ms, held), knowledge.shards_count, b"".join(digests), segments, lacking=lacking
+    )
 
 
 def _rewrite(desk: Desk, damaged: list[tuple[int, bytes]], keeper: Keeper) -> int:

@@ -8,7 +8,8 @@ Records, all of them values in MessagePack:
     blobs          id (BLAKE3) -> the packed value over 64 KiB that an entry names; no such file where there is none
 
 `about` of the manifest has, under ``knowledge``, ``stamp`` (all entries up to it that the node had are in), ``since_ms`` (from
-when on the past is complete), ``shards``, ``node`` and ``digest`` (of what is in it: equal for equal content).
+when on the past is complete), ``shards``, ``node`` and ``digest`` (of what is in it: equal for equal content). ``lacking`` are, where there are some, the
+numbers of shards that the node did not hold.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class About:
     shards: int
     node: str
     digest: bytes
+    lacking: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Contents:
     authors: Mapping[bytes, bytes] = field(default_factory=dict)
     blobs: Sequence[Record] = ()
     """Large values, each read when it is written."""
+    lacking: Sequence[int] = ()
 
     @property
     def bytes(self) -> int:
@@ -108,7 +111,7 @@ def write(
         CERTIFICATE: signing.certificate,
         ABOUT: {
             "stamp": contents.stamp, "since_ms": contents.since_ms, "shards": contents.shards, "node": node,
-            "digest": contents.digest,
+            "digest": contents.digest, **({"lacking": list(contents.lacking)} if contents.lacking else {}),
         },
     }  # fmt: skip
     return create(
@@ -130,7 +133,10 @@ def about(manifest: Manifest) -> About | None:
         or type(digest) is not bytes or not 0 < shards <= SHARDS_MAX or not 0 <= stamp < 1 << 64
     ):  # fmt: skip
         return None
-    return About(stamp, since_ms, shards, node, digest)
+    lacking = said.get("lacking", [])
+    if not isinstance(lacking, list) or not all(type(number) is int for number in lacking):
+        return None
+    return About(stamp, since_ms, shards, node, digest, frozenset(lacking))
 
 
 def payloads(snapshot: Snapshot, number: int) -> Iterator[bytes]:

@@ -85,7 +85,9 @@ def _contents(store: Store) -> Contents:
         for place, _ in segments.get(number, ()):
             tree.add(place)
         digests.append(tree.root if number in segments else b"")
+    held = store.held()
+    lacking = set[int]() if held is None else set(range(SHARDS)) - held
     return Contents(
-        max(store.clock(), time_of(wall_ms) - 1), store.since_ms(wall_ms, range(SHARDS)), SHARDS, b"".join(digests), segments,
-        authors=store.authors(),
+        max(store.clock(), time_of(wall_ms) - 1), store.since_ms(wall_ms, set(range(SHARDS)) - lacking), SHARDS, b"".join(digests), segments,
+        authors=store.authors(), lacking=sorted(lacking),
     )  # fmt: skip

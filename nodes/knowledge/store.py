@@ -163,15 +163,18 @@ class Store:
 
     def holds(self, shards: Iterable[int], now_ms: int) -> None:
         """This node is one of those now that keep these shards: of those that it did not keep before its past begins now."""
-        there = sorted(shards)
-        names = b"".join(number.to_bytes(2, "big") for number in there)
+        there, before = set(shards), self.held()
+        if there != before:
+            for number in sorted(there - before) if before is not None else ():
+                self.set_since(now_ms, number)
+            self._set_number("held", b"".join(number.to_bytes(2, "big") for number in sorted(there)))
+
+    def held(self) -> set[int] | None:
+        """The shards that this node kept among others; None where it was alone until now."""
         found = self._db.execute("SELECT value FROM numbers WHERE name = 'held'").fetchone()
-        if found is None or found[0] != names:
-            before = None if found is None else {found[0][at : at + 2] for at in range(0, len(found[0]), 2)}
-            for number in there:
-                if before is not None and number.to_bytes(2, "big") not in before:
-                    self.set_since(now_ms, number)
-            self._set_number("held", names)
+        if found is None:
+            return None
+        return {int.from_bytes(found[0][at : at + 2], "big") for at in range(0, len(found[0]), 2)}
 
     def _number(self, name: str) -> int | None:
         found = self._db.execute("SELECT value FROM numbers WHERE name = ?", (name,)).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from nodes.knowledge.store import Store
 from tests.e2e.fleets import Nodes, until
 from tests.e2e.test_knowledge import known
-from tests.e2e.test_knowledge_snapshots import SETTINGS, fill, said
+from tests.e2e.test_knowledge_snapshots import SETTINGS, command, fill, said
 
 
 @pytest.fixture
@@ -143,6 +144,10 @@ def test_where_no_node_holds_all_the_past_is_asked_of_those_who_do(nodes: Nodes,
             until(lambda fleet=fleet: dict(fleet.knowledge.query("facts")) == before, 20, "set back")
         assert sorted(key for key, _ in ash.query("facts", tag="even")) == keys[::2], "tags come back, too"
         assert said(nodes, *back, "--yes")["differences"] == 0
+        # A snapshot has what its node holds, and says so.
+        assert said(nodes, "snapshot", "create", "part", "--of", "elm")["records"]
+        status, _, errors = command(nodes, "snapshot", "restore", "part", "--to", str(tmp_path / "part"))
+        assert status == 0 and re.search(r"part has \d+ of 16 shards: elm held no more", errors)
     finally:
         for fleet in fleets.values():
             fleet.close()

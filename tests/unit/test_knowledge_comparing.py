@@ -285,3 +285,33 @@ def test_rows_travel() -> None:
     for wrong in (b"x", bytes(ROW_BYTES * (ROWS_MAX + 1))):
         with pytest.raises(ValueError, match="no rows"):
             unpacked(wrong)
+
+
+def test_what_is_named_and_not_given_any_more_makes_no_past_whole(tmp_path: Path) -> None:
+    async def play(ash: Node, oak: Node, post: Post) -> None:
+        gone = [ash.said(number) for number in range(3)]
+        ash.let_go(gone, now_ms())
+        await ash.ask(lambda keeper: ash.desk.store.set_since(5, SHARD))  # type: ignore[union-attr]
+        since = oak.since()
+
+        def fewer(method: str, answer: Any) -> Any:
+            found: Any = decode_plain(answer[1]) if method == "knowledge.past_of" else None
+            return answer if found is None else (answer[0], encode_plain(found[1:], 1 << 30))
+
+        ash.changed = fewer
+        assert await oak.comparing.settle(now_ms(), [SHARD]) == []
+        assert sum(oak.past(gone)) == 2 and oak.since() == since
+
+    two(tmp_path, play)
+
+
+def test_many_who_ask_at_once_are_answered_by_few_questions(tmp_path: Path) -> None:
+    async def play(ash: Node, oak: Node, post: Post) -> None:
+        ash.let_go([ash.said(1)], now_ms())
+        asking = [oak.comparing.settle(now_ms(), [number]) for number in range(SHARDS) for _ in range(20)]
+        assert await asyncio.gather(*asking) == [[]] * len(asking)
+        # The one under way, and one for those who asked after it began; each asks what is held, and for rows.
+        assert oak.asked_of.count("knowledge.past") <= 2 * 2 and oak.asked_of.count("knowledge.past_of") == 1
+        await oak.comparing.close()
+
+    two(tmp_path, play)
