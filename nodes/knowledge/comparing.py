@@ -48,6 +48,8 @@ EXCHANGE_S: Final = 8.0
 """So long an exchange may take, that of a certificate that lacks included."""
 HOLD_S: Final = 3.0
 POLL_S: Final = 0.01
+ALONE_S: Final = 20.0
+"""After so long without others a node that was among others before is the only one that is left, as far as it can know."""
 ASKED_AT_ONCE: Final = 4
 ASKED_MAX: Final = 8
 """Of one shard: where more nodes hold it, those that are linked come first."""
@@ -88,6 +90,7 @@ class Comparing:
     _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKED_AT_ONCE))
     _looking: asyncio.Task[None] | None = None
     _tried_ms: dict[bytes, int] = field(default_factory=dict)
+    _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     def start(self) -> None:
         """Ask those who are linked, from now on."""
@@ -106,6 +109,7 @@ class Comparing:
         """Has all that other nodes know of these shards until a moment; the names of those that could not be asked while others could. NoHolder where
         of a shard no other holder could."""
         wanted = list(numbers)
+        await self._meet()
         lacking = sorted({node for number in wanted for node in self._to_ask(number, at_ms)})
         results = await asyncio.gather(*(self._compared(node) for node in lacking), return_exceptions=True)
         failed: dict[bytes, str] = {}
@@ -122,6 +126,14 @@ class Comparing:
                     hint="ask again when it is back or known to be dead (`swarm members`); what others said last may lack here",
                 )
         return sorted(self.shell.name_of(node) for node in failed)
+
+    async def _meet(self) -> None:
+        """Waits for others where there were some: who has begun just now does not know yet who is there, and seems to be alone."""
+        loop = asyncio.get_running_loop()
+        if self.shell.met or not await self.shell.ask(partial(_was_among_others, self.shell.desk)):
+            return
+        while not self.shell.met and not self.shell.closing and loop.time() < self._began + ALONE_S:
+            await asyncio.sleep(POLL_S)
 
     def _others(self, number: int) -> list[bytes]:
         others = self.shell.others(number)
@@ -397,6 +409,11 @@ def _add(desk: Desk, rows: list[tuple[int, bytes, int]], bytes_max: int, keeper:
         )
     if rows:
         desk.store.add_past(rows)
+
+
+def _was_among_others(desk: Desk, keeper: Keeper) -> bool:
+    assert desk.store is not None
+    return desk.store.held() is not None
 
 
 def _trims(desk: Desk, keeper: Keeper) -> int:

@@ -137,12 +137,13 @@ class Joining:
     async def _run(self) -> None:
         try:
             if not await self._shell.ask(_has_any):
+                self._shell.joins = True
                 await self._join()
         except (SwarmError, OSError) as error:
             # What did not come this way comes by anti-entropy.
             self._fact(Fact("snapshot.join_failed", {}, {"error": str(error)}))
         finally:
-            self.over, self._large.holding = True, False
+            self.over, self._large.holding, self._shell.joins = True, False, False
             self._shell.release()
 
     async def _join(self) -> None:

@@ -85,6 +85,10 @@ class KnowledgeShell:
         self._closing = False
         self.holding = False
         """What peers compare is left unread: it comes in one go."""
+        self.joins = False
+        """It had nothing when it began, and what it will have comes from others."""
+        self.met = False
+        """Whether another node that keeps knowledge was known since the start."""
         self.desk = Desk(
             directory, credentials.id, credentials.sign, self.authors, self.shards, settings.bytes, now,
             self._settled_in_thread, KeeperConfig(sync_every_s=settings.sync_every_s),
@@ -218,6 +222,7 @@ class KnowledgeShell:
         self._others = {}
         self.desk.post(lambda keeper: keeper.members(self.now(), nodes))
         if nodes:
+            self.met = self.met or nodes != [self.id]
             self.desk.post(partial(_holds, self.desk, held))
 
     def others(self, shard: int) -> list[bytes]:

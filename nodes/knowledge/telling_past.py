@@ -37,6 +37,8 @@ WANTED_MAX: Final = 2048
 GIVEN_BYTES: Final = 1 << 20
 """After so many bytes an answer ends; one segment may go over it."""
 EPOCH_BYTES: Final = 8
+BEGUN_S: Final = 4.0
+"""So long it is waited for that a node has read its disk."""
 
 
 class Row(NamedTuple):
@@ -87,8 +89,13 @@ class TellingPast:
         after = args.get("after")
         if after is None:
             held = [number for number in range(self._shell.shards) if not self._shell.holders(number)]
-            if self._shell.holding:
-                held = []  # it has joined just now: others know what it will know
+            deadline = self._shell.now() + BEGUN_S
+            while self._shell.holding and not self._shell.joins:  # it reads its disk
+                if self._shell.now() > deadline:
+                    raise SwarmError("this node has begun just now", hint="ask again in a moment")
+                await asyncio.sleep(0.01)
+            if self._shell.joins:
+                held = []  # others know what it will know
             digests, since = await self._shell.ask(partial(_held, self._shell.desk, held))
             return {"digests": digests, "since": since, "epoch": self._epoch}, b""
         if type(after) is not int or not 0 <= after < 1 << 63:

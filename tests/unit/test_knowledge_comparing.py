@@ -18,6 +18,7 @@ from nodes.knowledge.elsewhere import NoHolder
 from nodes.knowledge.store import PAST_KEPT_MS, place_of
 from nodes.knowledge.telling_past import ROW_BYTES, ROWS_MAX, WANTED_MAX, Row, TellingPast, packed, unpacked
 from nodes.queries import AskFailed
+from swarm.errors import SwarmError
 from swarm.protocol.knowledge.bounds import SHARDS
 from swarm.protocol.knowledge.entries import BODY_AT as BODY
 from swarm.protocol.knowledge.entries import Entry, Op, seal, shard_of
@@ -46,7 +47,7 @@ class Node:
         self.asked_of: list[str] = []
         self.changed: Callable[[str, Any], Any] = lambda method, answer: answer
         self.shell: Any = SimpleNamespace(
-            shards=SHARDS, desk=self.desk, authors=post.authors[self.id], holding=False, closing=False,
+            shards=SHARDS, desk=self.desk, authors=post.authors[self.id], holding=False, closing=False, met=True, joins=False,
             now=time.monotonic, ask=self.ask, others=lambda number: sorted(self.peers), holders=lambda number: [],
             partners=lambda: sorted(self.peers), is_linked=self.peers.__contains__, name_of=lambda node: node.hex(),
             link_to=lambda node: SimpleNamespace(
@@ -57,7 +58,10 @@ class Node:
         )  # fmt: skip
         switchboard: Any = SimpleNamespace(serve=self.methods.__setitem__, asked=self.asked)
         TellingPast(post.root / name, self.shell, switchboard)
-        self.comparing = Comparing(self.shell, switchboard, 1 << 20)
+        self.switchboard = switchboard
+
+    def begin(self) -> None:
+        self.comparing = Comparing(self.shell, self.switchboard, 1 << 20)
 
     def ask(self, job: Any, says: bool = False) -> Any:
         return asyncio.wrap_future(self.desk.ask(job, says))
@@ -72,7 +76,7 @@ class Node:
         asker: Any = SimpleNamespace(identity=SimpleNamespace(role="node"))
         try:
             return other.changed(method, await other.methods[method](asker, args, memoryview(body)))
-        except ValueError as error:
+        except (ValueError, SwarmError) as error:
             raise AskFailed(str(error), kind="bad-arguments") from None
 
     def said(self, number: int, key: str = "k", size: int = 10) -> bytes:
@@ -105,8 +109,14 @@ def two(root: Path, play: Callable[[Node, Node, Post], Coroutine[Any, Any, None]
         post.enrolled(name)
     ash, oak = (Node(post, name) for name in ("ash", "oak"))
     ash.peers[oak.id], oak.peers[ash.id] = oak, ash
+
+    async def begun() -> None:
+        ash.begin()
+        oak.begin()
+        await asyncio.wait_for(play(ash, oak, post), 60)
+
     try:
-        asyncio.run(asyncio.wait_for(play(ash, oak, post), 60))
+        asyncio.run(begun())
     finally:
         for desk in list(post.desks.values()):
             post.close(desk)
@@ -313,5 +323,51 @@ def test_many_who_ask_at_once_are_answered_by_few_questions(tmp_path: Path) -> N
         # The one under way, and one for those who asked after it began; each asks what is held, and for rows.
         assert oak.asked_of.count("knowledge.past") <= 2 * 2 and oak.asked_of.count("knowledge.past_of") == 1
         await oak.comparing.close()
+
+    two(tmp_path, play)
+
+
+def test_who_has_begun_just_now_waits_for_others_where_there_were_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(ash: Node, oak: Node, post: Post) -> None:
+        peers, oak.peers, oak.shell.met = oak.peers, {}, False
+        assert await oak.comparing.settle(now_ms(), [SHARD]) == [], "it was always alone"
+        await oak.ask(lambda keeper: oak.desk.store.holds(range(SHARDS), now_ms()))  # type: ignore[union-attr]
+        gone = ash.said(1)
+        ash.let_go([gone], now_ms())
+        asking = asyncio.ensure_future(oak.comparing.settle(now_ms(), [SHARD]))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not asking.done()
+        oak.peers, oak.shell.met = peers, True
+        assert await asking == [] and all(oak.past([gone]))
+        oak.peers, oak.shell.met = {}, False
+        monkeypatch.setattr("nodes.knowledge.comparing.ALONE_S", 0.0)
+        assert await oak.comparing.settle(now_ms(), [SHARD]) == [], "nobody is left"
+
+    two(tmp_path, play)
+
+
+def test_who_joins_vouches_for_nothing_and_who_reads_its_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(ash: Node, oak: Node, post: Post) -> None:
+        gone = ash.said(1)
+        ash.let_go([gone], now_ms())
+        ash.shell.holding = ash.shell.joins = True
+        assert await oak.comparing.settle(now_ms() - 60_000, [SHARD]) == []
+        assert not any(oak.past([gone]))
+        ash.shell.joins = False
+        asking = asyncio.ensure_future(oak.comparing.settle(now_ms() - 60_000, [SHARD]))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not asking.done()
+        ash.shell.holding = False
+        assert await asking == [] and all(oak.past([gone]))
+        monkeypatch.setattr("nodes.knowledge.telling_past.BEGUN_S", 0.0)
+        ash.shell.holding = True
+        with pytest.raises(NoHolder, match="has begun just now"):
+            await oak.comparing.settle(now_ms(), [SHARD])
 
     two(tmp_path, play)
