@@ -22,6 +22,7 @@ from swarm.protocol import ids
 from swarm.protocol.ledger.effects import Refusal
 from swarm.protocol.ledger.homes import home_of, is_local
 from swarm.protocol.member import Member, State
+from swarm.protocol.owner.in_line import WORDS
 from swarm.protocol.owner.words import words_of
 from swarm.protocol.ownership import Batch
 from swarm.protocol.ranking import Ranked
@@ -350,7 +351,7 @@ class Answers:
             elif at is not None:
                 shown["state"] = "running"
                 shown["run_s"] = now - at
-            elif placed is not None and placed[4] != self._node.name:
+            elif placed is not None and placed[4] != self._node.name and not _in_line(placed[5]):
                 shown["state"] = "running"
         elif state == "held":
             shown["state"] = "waiting"
@@ -365,9 +366,15 @@ class Answers:
         shown = self._task(batch, index)
         head = f"{shown['id'][:8]} {batch.spec.name}  {shown['priority'].upper()}  {shown['state']}"
         lines = [f"{head}, submitted {_ago(now - batch.submitted_at)} by {batch.author}"]
-        for at, what, start, stop, node, detail in batch.trace:
-            if not start <= index < stop or (what in _ENDED and shown["state"] == _RECORDING):
+        events = [event for event in batch.trace if event[2] <= index < event[3]]
+        last = max((place for place, event in enumerate(events) if event[1] in _PLACED), default=-1)
+        out = False
+        for place, (at, what, _, _, node, detail) in enumerate(events):
+            out |= what in _PLACED
+            if what in _ENDED and shown["state"] == _RECORDING:
                 continue
+            if what == "waits" and out and place > last and shown["state"] != "waiting":
+                continue  # said of its batch: others of it wait
             where = f" on {node}" if node else ""
             lines.append(f"{_ago(now - at)}: {what}{where}")
             if isinstance(detail, list | Ranked):
@@ -521,6 +528,11 @@ def _log_answer(chunks: list[tuple[str, bytes]], dropped: int, offset: int) -> d
             found.append([stream, data[max(0, offset - at) :]])
         at += len(data)
     return {"chunks": found, "offset": at, "dropped": dropped}
+
+
+def _in_line(detail: object) -> bool:
+    """Whether what was placed waits there for its turn, as far as is known."""
+    return isinstance(detail, list) and any(isinstance(entry, tuple) and entry[-1] == WORDS for entry in detail)
 
 
 def _number(value: object) -> float:

@@ -84,7 +84,7 @@ TABLE: Final[dict[str, Row]] = {
             Series(
                 "durations",
                 "swarm_task_wait_seconds",
-                "Time a slice of tasks waited on this node before a worker got it, by the class that it was of then.",
+                "Time tasks waited since they were handed over to the fleet, until a worker of this node got them, by slice and the class it was of then.",
                 ("class",),
                 of="waits",
             ),
@@ -122,7 +122,7 @@ TABLE: Final[dict[str, Row]] = {
     "task.resumed": Row(
         "info",
         (
-            _counter("task_resumptions", "Suspended tasks that went on."),
+            _counter("task_resumptions", "Suspended tasks that went on.", of="#"),
             _counter("task_suspended_seconds", "Seconds for which tasks stood still.", of="stood_s"),
         ),
     ),

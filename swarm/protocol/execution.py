@@ -63,6 +63,7 @@ CLASSES = tuple(priority.name.lower() for priority in Priority)
 INDEX_END = 1 << 32
 """Tasks of a batch, and attempts of a task, are fewer."""
 TOKEN_END = 1 << 64
+WAITED_S_MAX = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,15 +382,19 @@ class Execution:
             raise ValueError("a fencing token that is no pair of whole numbers")
         if extra and "saved" in extra:
             check_saved(extra["saved"])
+        extra = dict(extra or {})
+        waited_s = extra.pop("waited", 0.0)
+        if type(waited_s) not in (int, float) or not 0 <= waited_s <= WAITED_S_MAX:
+            raise ValueError(f"tasks that waited for {waited_s!r} s")
         shape = shape_of(spec)
         if self.draining or self.config.capacity.misfit(shape):
             self._reports.back(owner, dispatch, batch, range(first, first + calls.count))
             return
         run = Run(
             self._table.next_number(), owner, dispatch, batch, spec, raw, granted, shape, calls, first,
-            TaskColumns(calls.count), attempts, extra or {}, now,
+            TaskColumns(calls.count), attempts, extra, now,
         )  # fmt: skip
-        run.user = user
+        run.user, run.waited_s = user, float(waited_s)
         if urgency is not None:
             run.priority, run.nice = urgency
         self._table.add(run)
@@ -775,7 +780,7 @@ class Execution:
             self._observe_by(now + min(OBSERVE_EVERY_S, run.spec.timeout_s))
         if not run.spec.rerun or run.spec.kind == "command":
             self._reports.event(run, start, "started", None)
-        wait = now - run.queued_at
+        wait = now - run.queued_at + run.waited_s
         self._effects.append(
             Fact("slice.handed", {"class": CLASSES[run.priority]}, {"wait_s": wait, "tasks": stop - start}, wait)
         )

@@ -298,3 +298,12 @@ def test_promtool_has_nothing_to_say() -> None:
     assert missing in ([], ["swarm_log_suppressed_total", "swarm_unknown_facts_total"])
     done = subprocess.run([tool, "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_what_goes_on_is_counted_and_how_long_it_stood_is_added_up() -> None:
+    made, _, _ = telemetry()
+    made.open()
+    for stood_s in (2.5, 0.25):
+        made.fact(Fact("task.resumed", {}, {"stood_s": stood_s}, stood_s))
+    assert sample_of(made.metrics()[0], "swarm_task_resumptions_total") == 2.0
+    assert sample_of(made.metrics()[0], "swarm_task_suspended_seconds_total") == 2.75

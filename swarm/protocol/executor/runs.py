@@ -51,6 +51,8 @@ class Run:
     nice: int = 0
     thought_s: float = 0.0
     """How long a task of it was thought to run, when some were handed over last."""
+    waited_s: float = 0.0
+    """For how long they had waited at their owner, as it says."""
     user: str = ""
     """Whose tasks they are; the empty text where the owner does not say."""
     apart: dict[int, tuple[int, int]] = field(default_factory=dict)

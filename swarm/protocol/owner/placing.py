@@ -29,6 +29,9 @@ WINDOW_STEP = 1024
 WINDOW_SAVED = 16
 """The same, where some of them go on from a state, which travels with them."""
 
+WAITED_S = 0.001
+"""What has waited for less is not told that it did."""
+
 MayStart = Callable[[Batch], bool]
 """Asks for the start of a batch's ready tasks that may not be repeated. False: none of them may begin now."""
 Hand = Callable[[Dispatch], None]
@@ -535,6 +538,9 @@ def handed(dispatch: Dispatch) -> ToExecutor:
     if dispatch.token is not None:
         extra["token"] = list(dispatch.token)
     attempts = batch.columns.attempts(start) - 1 + batch.attempt
+    waited_s = dispatch.sent_at - batch.submitted_at
+    if not attempts and not batch.dep_order and waited_s >= WAITED_S:
+        extra["waited"] = round(waited_s, 3)
     dispatch.spec, raw = (batch.spec, batch.raw) if batch.given is None else batch.given
     return ToExecutor(
         dispatch.executor.id, dispatch.number, batch.key, dispatch.spec, raw, batch.granted, start, stop - start,

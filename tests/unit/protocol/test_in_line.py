@@ -264,3 +264,29 @@ def test_slots_are_not_kept_for_what_lacks_something_else() -> None:
         node.run(part)
     node.run_all()
     node.at_rest()
+
+
+# --- for how long it waited -------------------------------------------------------------------------------------------
+
+
+def test_what_waited_at_its_owner_has_waited_when_it_begins() -> None:
+    owner = Owner(slots=1)
+    owner.submit(1)
+    (first,) = owner.taken()
+    owner.submit(2)
+    owner.wait(3.5)
+    owner.fine(first)
+    (second,) = owner.taken()
+    assert "waited" not in (first.extra or {}) and second.extra == {"waited": 3.5}
+    node = Executor(slots=1)
+    node.dispatch(1, extra={"waited": 3.5})
+    (part,) = node.slices()
+    (fact,) = [one for one in node.facts if one.name == "slice.handed"]
+    assert fact.fields["wait_s"] == 3.5 and fact.labels == {"class": "standard"}
+    assert "waited" not in part.extra, "it is nothing to the worker"
+
+
+@pytest.mark.parametrize("said", [-1.0, float("nan"), float("inf"), True, "long", None])
+def test_a_wait_that_is_none_is_refused(said: Any) -> None:
+    with pytest.raises(ValueError, match="tasks that waited"):
+        Executor(slots=1).dispatch(1, extra={"waited": said})
