@@ -130,8 +130,11 @@ class Lane:
 
     # --- from a peer --------------------------------------------------------------------------------------------------
 
-    async def fetch(self, link: Link, blob_id: bytes, into: Place | None = None) -> bool:
-        """Bring a blob that a peer has into the store, or `into` another place; False when it has none, or what came is not it.
+    async def fetch(
+        self, link: Link, blob_id: bytes, into: Place | None = None, rank: Callable[[], int] = lambda: 0
+    ) -> bool:
+        """Bring a blob that a peer has into the store, or `into` another place; False when it has none, or what came is not it. What
+        is of a higher `rank`, which may change meanwhile, comes first.
 
         SystemRefused when there is no room for it.
         """
@@ -153,7 +156,7 @@ class Lane:
                     await self._loop.run_in_executor(None, _write, path, part, size)
                     break
                 if transfer is None:
-                    transfer = Transfer(Verb.READ, File(path, size, writable=True), hashed=is_digest)
+                    transfer = Transfer(Verb.READ, File(path, size, writable=True), hashed=is_digest, rank=rank)
                 before = transfer.progress.at
                 failure = await self._attempt(transfer, link.identity, answer)
                 if failure is None:

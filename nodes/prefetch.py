@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
@@ -17,12 +18,13 @@ from kernels.plain import decode_plain
 from swarm.errors import SwarmError
 from swarm.payload import REF_ID_BYTES, PayloadError, Ref, refs_of
 from swarm.protocol.spec import Spec
+from swarm.protocol.states import Priority
 
 AHEAD_BYTES_MAX = 256 << 20
 AHEAD_PART = 4
 """At most this part (a quarter) of the store is taken by what nobody has asked for yet."""
 RUNS_MAX = 64
-"""Runs that are read ahead at one time; what the others need is fetched when it is asked for."""
+"""Runs that are read ahead at one time, and as many urgent ones beside them; what the others need is fetched when it is asked for."""
 LOOK_EVERY_S = 0.25
 LOOKED_AT_ONCE = 64
 """Payloads looked at before the loop gets another turn."""
@@ -31,7 +33,7 @@ LOOKED_AT_ONCE = 64
 class Fetch(Protocol):
     """`Workshop.fetch`: brings a blob from wherever it is, from `first` if it can."""
 
-    async def __call__(self, blob_id: bytes, first: bytes | None = None) -> object: ...
+    async def __call__(self, blob_id: bytes, first: bytes | None = None, rank: Callable[[], int] = ...) -> object: ...
 
 
 class Prefetch:
@@ -44,13 +46,16 @@ class Prefetch:
         waits: Callable[[bytes, int], bool],
         bytes_max: int,
         loop: asyncio.AbstractEventLoop,
+        rank: Callable[[bytes, int], int] = lambda owner, dispatch: 0,
     ) -> None:
-        """`waits` says whether a dispatch of an owner still has tasks here; `bytes_max` is the size of the store."""
+        """`waits` says whether a dispatch of an owner still has tasks here; `bytes_max` is the size of the store; `rank` says how urgent
+        a dispatch is by now: the more, the earlier comes what it needs."""
         self._fetch = fetch
         self._is_here = is_here
         self._waits = waits
         self._ahead_max = min(AHEAD_BYTES_MAX, bytes_max // AHEAD_PART)
         self._loop = loop
+        self._rank = rank
         self._ahead: dict[bytes, int] = {}
         self._ahead_bytes = 0
         self._opened = asyncio.Event()
@@ -64,7 +69,7 @@ class Prefetch:
             ends = (calls.payload(0), calls.payload(calls.count - 1)) if calls.count else ()
             if not any(len(end) and end[0] in b"RB" for end in ends):
                 return
-        if len(self._readers) < RUNS_MAX:
+        if len(self._readers) < (RUNS_MAX if spec.priority < Priority.HIGH else 2 * RUNS_MAX):
             reader = self._loop.create_task(self._read(owner, dispatch, spec, calls, dependencies))
             self._readers.add(reader)
             reader.add_done_callback(self._readers.discard)
@@ -101,7 +106,7 @@ class Prefetch:
                 self._ahead[ref.id] = ref.size
                 self._ahead_bytes += ref.size
                 brought.append(ref.id)
-                await self._fetch(ref.id, owner)
+                await self._fetch(ref.id, owner, partial(self._rank, owner, dispatch))
             while self._waits(owner, dispatch) and any(one in self._ahead for one in brought):
                 await asyncio.sleep(LOOK_EVERY_S)
         except (SwarmError, PayloadError, OSError):

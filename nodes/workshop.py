@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,7 @@ from nodes.settings import LimitsSection
 from swarm.errors import SwarmError
 from swarm.paths import Home
 from swarm.protocol.effects import Fact
+from swarm.protocol.executor.suspension import class_of
 from swarm.protocol.outbound import Bytes
 from swarm.protocol.spec import Spec, parse_spec
 from transport.bulk import Wires
@@ -125,6 +127,8 @@ class Workshop:
         self._gone: dict[bytes, float] = {}
         self._near: set[bytes] = set()
         self._fetching: dict[bytes, asyncio.Future[bool]] = {}
+        self._wanted: dict[bytes, list[Callable[[], int]]] = {}
+        """Blobs that are being brought -> how urgent they are to each who waits for them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.lane = Lane(
             wires, trust, self.store, switchboard, loop,
@@ -132,7 +136,7 @@ class Workshop:
         )  # fmt: skip
         self._prefetch = Prefetch(
             self.fetch, lambda blob_id: self.store.open(blob_id) is not None, fabric.execution.holds,
-            limits.blob_bytes, loop,
+            limits.blob_bytes, loop, lambda owner, dispatch: 2 * fabric.execution.class_of_run(owner, dispatch),
         )  # fmt: skip
         fabric.requests = self
         serve = switchboard.serve
@@ -305,14 +309,14 @@ class Workshop:
 
     async def _later(self, worker: int, number: int, method: str, args: list[Any]) -> None:
         try:
-            id = bytes(args[0])
+            id, rank = bytes(args[0]), self._rank_for(worker)
             if method == "code.get":
                 code = await self._patiently(lambda: self._code_of(id), self.unheard)
                 self._fabric.pool.reply(worker, number, code)
             else:
                 # What is lost can be made again, so it is told soon: only who is cut off from all others cannot know.
                 path, size = await self._patiently(
-                    lambda: self.fetch(id), lambda: not self._holders() and self.unheard()
+                    lambda: self.fetch(id, rank=lambda: rank), lambda: not self._holders() and self.unheard()
                 )
                 if worker in self._fabric.pool.pids():
                     self.store.hold(id, worker)
@@ -359,23 +363,46 @@ class Workshop:
             f"no node has the code {digest.hex()[:12]}", hint="the node it was given to may be gone; submit it again"
         )
 
-    async def fetch(self, blob_id: bytes, first: bytes | None = None) -> tuple[Path, int]:
-        """A blob from wherever it is; the node `first` is asked first. NotHere when nobody has it."""
+    async def fetch(
+        self, blob_id: bytes, first: bytes | None = None, rank: Callable[[], int] = lambda: 0
+    ) -> tuple[Path, int]:
+        """A blob from wherever it is; the node `first` is asked first. NotHere when nobody has it. It comes before what is of a lower
+        `rank`: twice the class of the task that needs it, and one more once that has begun."""
         while (found := self.store.open(blob_id)) is None:
-            waiting = self._fetching.get(blob_id)
-            if waiting is None:
-                waiting = self._fetching[blob_id] = self._loop.create_future()
-                try:
-                    waiting.set_result(await self._fetch_from_any(blob_id, first))
-                finally:
-                    del self._fetching[blob_id]
-                    if not waiting.done():
-                        waiting.set_result(False)
-            if not await waiting:
+            wanted = self._wanted.setdefault(blob_id, [])
+            wanted.append(rank)
+            try:
+                came = await self._come(blob_id, first)
+            finally:
+                wanted.remove(rank)
+                if not wanted and self._wanted.get(blob_id) is wanted:
+                    del self._wanted[blob_id]
+            if not came:
                 raise NotHere(
                     f"no node has the blob {blob_id.hex()[:12]}", hint="the node that held it may be gone; submit again"
                 )
         return found
+
+    async def _come(self, blob_id: bytes, first: bytes | None) -> bool:
+        """Whether a blob came, brought for whoever asked first."""
+        waiting = self._fetching.get(blob_id)
+        if waiting is None:
+            waiting = self._fetching[blob_id] = self._loop.create_future()
+            try:
+                waiting.set_result(await self._fetch_from_any(blob_id, first))
+            finally:
+                del self._fetching[blob_id]
+                if not waiting.done():
+                    waiting.set_result(False)
+        return await asyncio.shield(waiting)  # who gives up waiting gives up for himself alone
+
+    def _rank_of(self, blob_id: bytes) -> int:
+        """Of those who wait for a blob now, how urgent it is to whom it is most urgent. In any thread."""
+        return max((rank() for rank in tuple(self._wanted.get(blob_id, ()))), default=0)
+
+    def _rank_for(self, worker: int) -> int:
+        it = self._fabric.execution.workers.get(worker)
+        return 0 if it is None else 2 * class_of(it) + 1
 
     def from_log(self, blob_id: bytes) -> bool:
         """Take a blob out of a log into the store, if a log has it of which a copy is here."""
@@ -396,7 +423,7 @@ class Workshop:
         if self.from_log(blob_id) or (self.kept is not None and await self.kept.into(blob_id, self.store)):
             return True
         for link in sorted(self._holders(), key=lambda one: one.identity.id != first):
-            if await self.lane.fetch(link, blob_id):
+            if await self.lane.fetch(link, blob_id, rank=partial(self._rank_of, blob_id)):
                 return True
         return False
 

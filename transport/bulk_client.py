@@ -12,6 +12,9 @@ from transport import bounds
 from transport.bulk import BulkFailed, Progress, Region, Route, Verb, Wire, Wires, ask, read_answer
 from transport.identity import Identity
 
+ANY_EVERY = 4
+"""One piece in so many is of who waits for longest, whatever the ranks: so nobody waits for ever."""
+
 
 class Transfer:
     """The bytes of one region, to or from a peer, over as many attempts as it takes.
@@ -27,7 +30,9 @@ class Transfer:
         *,
         hashed: bool = True,
         done: Callable[[BulkFailed | None], None] | None = None,
+        rank: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`rank` is asked before each piece, in any thread: transfers of a higher one go first."""
         assert verb in (Verb.READ, Verb.WRITE) and region.size > 0, (verb, region.size)
         self.verb = verb
         self.progress = Progress(region, hashed=hashed, wanted=self.wanted)
@@ -35,6 +40,7 @@ class Transfer:
         self.route: Route | None = None
         self.ticket = b""
         self.done = done
+        self.rank = rank
         self._ended = threading.Event()
         self._failure: BulkFailed | None = None
         self._placed = False
@@ -105,6 +111,18 @@ class _Lane:
     wires: set[Wire] = field(default_factory=set)
     threads: int = 0
     idle: int = 0
+    turns: int = 0
+
+    def take(self) -> Transfer:
+        """The transfer whose turn it is: of the highest rank that which waits for longest, but every so often that which does of all."""
+        self.turns += 1
+        place = 0
+        if len(self.waiting) > 1 and self.turns % ANY_EVERY:
+            ranks = [transfer.rank() for transfer in self.waiting]
+            place = ranks.index(max(ranks))
+        transfer = self.waiting[place]
+        del self.waiting[place]
+        return transfer
 
 
 class BulkClient:
@@ -210,7 +228,7 @@ class BulkClient:
                 lane.idle += 1
                 self._changed.wait(left_s)
                 lane.idle -= 1
-            transfer = lane.waiting.popleft()
+            transfer = lane.take()
             lane.running.add(transfer)
             return transfer
 

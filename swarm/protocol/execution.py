@@ -231,6 +231,11 @@ class Execution:
         """Whether tasks of an owner's dispatch are here that are not reported yet."""
         return self._table.find(owner, dispatch) is not None
 
+    def class_of_run(self, owner: bytes, dispatch: int) -> int:
+        """The class by now of what an owner has sent; LOW where it is not here."""
+        run = self._table.find(owner, dispatch)
+        return int(Priority.LOW) if run is None else run.priority
+
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:

@@ -83,6 +83,36 @@ def test_a_short_transfer_does_not_wait_for_the_end_of_a_long_one(tmp_path: Path
         pair.close()
 
 
+def test_pieces_of_what_is_urgent_go_first_and_others_are_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "BULK_PIECE_BYTES_MAX", 4096)
+    pair = Pair("memory", tmp_path, connections_max=1)
+    try:
+        ended: list[str] = []
+        carried: list[int] = []
+        with pair.held():
+            usual = [pair.reading(pair.file(8 * 4096))[0] for _ in range(6)]
+            urgent = pair.reading(pair.file(8 * 4096))[0]
+            raised = usual[4]
+
+            def begun(failure: BulkFailed | None) -> None:
+                carried.extend(one.progress.at // 4096 for one in usual)
+                # Somebody urgent waits for that, too, by now.
+                raised.rank = lambda: 7
+                ended.append("urgent")
+
+            for number, one in enumerate(usual):
+                one.done = lambda failure, number=number: ended.append(str(number))  # type: ignore[misc]
+            urgent.rank, urgent.done = lambda: 6, begun
+        for one in (urgent, *usual):
+            one.wait(60)
+        assert ended[:2] == ["urgent", "4"] and len(ended) == 7
+        assert 1 <= sum(carried) <= 5, "one piece in four is of whoever waits for longest"
+    finally:
+        pair.close()
+
+
 def test_a_read_goes_on_where_it_was_cut(pair: Pair) -> None:
     path = pair.file(2 * PIECE + 99)
     size = path.stat().st_size

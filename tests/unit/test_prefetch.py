@@ -50,13 +50,16 @@ class World:
         self.waiting = {(OWNER, 1), (OWNER, 2)}
         self.fails: set[int] = set()
         self.hangs = False
+        self.ranks: list[Callable[[], int]] = []
+        self.classes = {(OWNER, 1): 0, (OWNER, 2): 6}
         self.reader = Prefetch(
             self.fetch, self.here.__contains__, lambda owner, number: (owner, number) in self.waiting, bytes_max,
-            asyncio.get_running_loop(),
+            asyncio.get_running_loop(), lambda owner, number: self.classes[owner, number],
         )  # fmt: skip
 
-    async def fetch(self, blob_id: bytes, first: bytes | None = None) -> None:
+    async def fetch(self, blob_id: bytes, first: bytes | None = None, rank: Callable[[], int] = lambda: 0) -> None:
         self.asked.append((blob_id[0], first))
+        self.ranks.append(rank)
         if self.hangs:
             await asyncio.Event().wait()
         await asyncio.sleep(0)
@@ -96,6 +99,36 @@ def test_what_a_run_refers_to_is_brought_in_its_order_from_its_owner() -> None:
         world.queued(needs((1, 10)), PLAIN, needs((2, 10), (3, 10)), needs((1, 10)), needs((4, 10)))
         await turns(lambda: len(world.asked) == 3)
         assert world.asked == [(1, OWNER), (3, OWNER), (4, OWNER)]
+        await world.reader.close()
+
+    run(test)
+
+
+def test_each_is_as_urgent_as_its_run_is_by_then() -> None:
+    async def test() -> None:
+        world = World()
+        world.queued(needs((1, 10)))
+        world.queued(needs((2, 10)), number=2)
+        await turns(lambda: len(world.asked) == 2)
+        assert [rank() for rank in world.ranks] == [0, 6]
+        world.classes[OWNER, 1] = 4
+        assert [rank() for rank in world.ranks] == [4, 6]
+        await world.reader.close()
+
+    run(test)
+
+
+def test_urgent_runs_are_read_beside_as_many_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "RUNS_MAX", 1)
+
+    async def test() -> None:
+        world = World()
+        world.hangs = True
+        world.queued(needs((1, 10)))
+        world.queued(needs((2, 10)), number=2)
+        world.queued(needs((3, 10)), number=2, spec=Spec("call", ("name", "m:f", "f"), "f", priority=2))
+        await turns(lambda: len(world.asked) == 2)
+        assert world.brought == [1, 3]
         await world.reader.close()
 
     run(test)
