@@ -244,6 +244,7 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "knowledge.untended": Row("warning"),
     "knowledge.otherwise": Row("warning"),
+    "knowledge.ahead": Row("warning"),
     "knowledge.blob_damaged": Row(
         "error", (_counter("knowledge_blobs_damaged", "Large values on the disk that were not what they had been."),)
     ),

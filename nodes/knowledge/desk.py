@@ -23,6 +23,7 @@ from nodes.knowledge.authors import Authors
 from nodes.knowledge.store import NotWritten, Store, author_of
 from swarm.errors import SwarmError
 from swarm.protocol.effects import Fact
+from swarm.protocol.knowledge.bounds import FUTURE_MS
 from swarm.protocol.knowledge.entries import read
 from swarm.protocol.knowledge.keeper import Keeper, KeeperConfig, Violation
 from swarm.protocol.knowledge.knowledge import Knowledge
@@ -102,6 +103,8 @@ class Desk:
         self._saved_authors: dict[bytes, bytes] = {}
         self._retry_at = 0.0
         self._full = False
+        self._ahead = False
+        """Whether this node's stamps are so far ahead of its clock that the others take nothing from it yet."""
         self._counted: Counter[str] = Counter()
         self._loading = False
         self.store: Store | None = None
@@ -246,6 +249,7 @@ class Desk:
             self._forget(store, keeper, done)
         done.answers += [(answer, value, failed) for answer, value in waiting]
         self._full = store.bytes >= self._bytes_max + self._bytes_max // 8
+        self._look_at_clock(keeper, done)
         done.violations, keeper.violations = keeper.violations, []
         done.unknown = self._authors.take_unknown()
         for outcome, count in (keeper.counts - self._counted).items():
@@ -256,6 +260,13 @@ class Desk:
         self.bytes = store.bytes
         if done != Settled():
             self._settled(done)
+
+    def _look_at_clock(self, keeper: Keeper, done: Settled) -> None:
+        """The clock was ahead, and was set right: stamps go on from what it was, and others believe them when that has come."""
+        ahead_ms = ms_of(keeper.knowledge.clock.last) - _wall_ms()
+        was, self._ahead = self._ahead, ahead_ms > FUTURE_MS
+        if self._ahead and not was:
+            done.facts.append(Fact("knowledge.ahead", {}, {"ahead_s": ahead_ms // 1000}))
 
     def _said(self, keeper: Keeper, now: float) -> SwarmError | None:
         """Has what was said sealed: a segment for each shard."""

@@ -338,6 +338,34 @@ def test_a_machine_that_is_set_back_to_an_image_uses_no_number_twice(post: Post)
     assert not any(struck)
 
 
+def test_who_had_a_clock_that_was_ahead_is_told_that_others_do_not_hear_it_yet(post: Post) -> None:
+    ash, elm = post.open("ash"), post.open("elm")
+    put(ash, "before", 1)
+    until(lambda: get(elm, "before") == 1)
+
+    def set_ahead(keeper: Any) -> None:
+        keeper.knowledge.clock.last = time_of(time.time_ns() // 1_000_000 + 3_600_000)  # as after an hour too many
+
+    ash.ask(set_ahead).result(5)
+    put(ash, "after", 2)
+    until(lambda: any(fact.name == "knowledge.ahead" for source, fact in post.facts if source == ash._author))
+    (told,) = (fact for _, fact in post.facts if fact.name == "knowledge.ahead")
+    assert 3500 < told.fields["ahead_s"] <= 3600, told
+    until(lambda: any(fact.labels.get("outcome") == "future" for _, fact in post.facts))
+    put(elm, "since", 3)
+    until(lambda: get(ash, "since") == 3)
+    assert (get(ash, "after"), get(elm, "after")) == (2, None)
+    assert not post.violations, "nobody is accused"
+    post.close(ash)
+    (post.root / "ash" / FILE).rename(post.root / "aside")  # as the guide says
+    for end in ("-wal", "-shm"):
+        (post.root / "ash" / f"{FILE}{end}").unlink(missing_ok=True)
+    ash = post.open("ash")
+    until(lambda: get(ash, "before") == 1 and get(ash, "since") == 3)
+    put(ash, "after", 4)
+    until(lambda: get(elm, "after") == 4)
+
+
 def test_what_a_revoked_author_said_goes_from_memory_and_disk(post: Post) -> None:
     ash, elm = post.open("ash"), post.open("elm")
     put(elm, "e", 1)
