@@ -87,7 +87,8 @@ class Lessons:
     def learn(self, it: Learn) -> None:
         """Write down what the owner knows of a lesson now."""
         writing = self._shell.ask(
-            lambda keeper: keeper.knowledge.put(KIND, it.key, it.value, time.time_ns() // 1_000_000), says=True
+            lambda keeper: keeper.knowledge.put(KIND, it.key, it.value, time.time_ns() // 1_000_000, task=it.task),
+            says=True,
         )
         self._writing.add(writing)
         writing.add_done_callback(self._written)

@@ -30,7 +30,7 @@ VERBS: Final[dict[str, str]] = {
     "batch": "list, show and wait for batches, and have their results",
     "fleet": "make a fleet, let machines join it, turn them away",
     "nano": "nano-agents: measure, run a population, look into a saved one",
-    "knowledge": "what the fleet knows: put, get, query, watch, drop, count, use, pruned, restore",
+    "knowledge": "what the fleet knows: put, get, query, who, watch, drop, count, use, pruned, restore",
     "lesson": "lessons from failures: list, show, why, forget, add",
     "snapshot": "snapshots on this machine: create, list, verify, diff, restore, repair, pull, push",
     "journal": "a node's journal on disk: verify, export, compact",

@@ -3,6 +3,7 @@
   swarm knowledge put facts room/7 '"key with the porter"' --tag rooms
   swarm knowledge get facts room/7
   swarm knowledge query facts --prefix room/
+  swarm knowledge who facts room/7               # which node said it, when, and in which task
   swarm knowledge watch facts --current          # what changes, as it does
   swarm knowledge count tallies visits --up 3
   swarm knowledge drop facts room/7
@@ -21,19 +22,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_common_arguments, whole
 from nodes.cli.connecting import connected
-from nodes.cli.screen import print_json, say, table, to_json
+from nodes.cli.screen import ago, print_json, say, short, table, to_json
 from swarm.client.knowledge import LargeValue
 from swarm.errors import NotFound, UsageError
 from swarm.exit_codes import ExitCode
 from swarm.protocol.knowledge.beliefs import probability_of
 from swarm.units import format_bytes
 
-_ACTIONS: Final = "put|get|query|watch|drop|count|use|pruned|restore"
+_ACTIONS: Final = "put|get|query|who|watch|drop|count|use|pruned|restore"
 _NOTHING: Final = object()
 
 
@@ -77,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count.add_argument("key", metavar="KEY")
     count.add_argument("--up", type=whole(0), metavar="N", help="by how much (1)")
     count.add_argument("--down", type=whole(0), metavar="N", help="by how much (0)")
+    who = actions.add_parser("who", help="which nodes said what counts about a key, when, and in which task")
+    who.add_argument("kind", metavar="KIND")
+    who.add_argument("key", metavar="KEY")
     use = actions.add_parser("use", help="use a fact: it weighs more, and is pruned later")
     use.add_argument("key", metavar="KEY")
     actions.add_parser("pruned", help="facts that were pruned, and may be brought back")
@@ -90,6 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it."""
     with connected(args) as fleet:
+        if args.action == "who":
+            return _who(args, fleet)
         return int(_RUN[args.action](args, fleet.knowledge))
 
 
@@ -119,6 +126,31 @@ def _get(args: argparse.Namespace, knowledge: Any) -> int:
         if weight and sys.stderr.isatty():
             say(f"weighs {weight['weight']:.3g}")
     return ExitCode.OK
+
+
+def _who(args: argparse.Namespace, fleet: Any) -> int:
+    said = fleet.knowledge.said(args.kind, args.key)
+    if not said:
+        raise NotFound(
+            f"nobody said anything about {args.key!r} of kind {args.kind}", hint="swarm knowledge query KIND"
+        )
+    names = names_of(fleet)
+    if args.json:
+        for one in said:
+            by = {"node": names.get(one.author, ""), "id": one.author}
+            print_json({**by, "at": one.at, "stamp": one.stamp, "gone": one.gone, "task": one.task})
+        return ExitCode.OK
+    rows = [
+        (names.get(one.author, short(one.author)), ago(time.time() - one.at), "gone" if one.gone else "", short(one.task))
+        for one in said
+    ]  # fmt: skip
+    print(table(("NODE", "SAID", "", "TASK"), rows))
+    return ExitCode.OK
+
+
+def names_of(fleet: Any) -> dict[str, str]:
+    """The names of nodes by their ids."""
+    return {str(member["id"]): str(member["name"]) for member in fleet.members()}
 
 
 def _believe(args: argparse.Namespace, knowledge: Any) -> int:

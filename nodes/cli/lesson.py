@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from nodes.cli.arguments import add_client_arguments, add_common_arguments, duration, needs
 from nodes.cli.connecting import connected
-from nodes.cli.screen import print_json, say, table
+from nodes.cli.knowledge import names_of
+from nodes.cli.screen import ago, print_json, say, short, table
 from swarm.errors import NotFound, UsageError
 from swarm.exit_codes import ExitCode
 from swarm.protocol.lessons.advice import (
@@ -104,9 +105,12 @@ def _list(args: argparse.Namespace, fleet: Any) -> int:
 
 
 def _show(args: argparse.Namespace, fleet: Any) -> int:
+    names = names_of(fleet)
     for key, known in _named(fleet, args.key).items():
+        told = [(names.get(one.author, short(one.author)), one) for one in fleet.knowledge.said("lessons", key)]
         if args.json:
-            print_json(_fields(key, known))
+            by = [{"node": name, "id": one.author, "at": one.at, "task": one.task} for name, one in told]
+            print_json(_fields(key, known) | {"told": by})
             continue
         record = known.record
         print(f"key     {key}\n{explained(known)}")
@@ -115,6 +119,11 @@ def _show(args: argparse.Namespace, fleet: Any) -> int:
         print(
             f"record  heeded {record.uses} times, right {record.successes}, wrong {record.failures}, probed {record.probes}"
         )
+        for name, one in told:
+            print(
+                f"told    {ago(time.time() - one.at)} by {name}"
+                + (f", taught by {short(one.task)}" if one.task else "")
+            )
     return ExitCode.OK
 
 

@@ -22,7 +22,7 @@ from swarm.errors import NotFound, SwarmError
 from swarm.protocol.knowledge.beliefs import BELIEFS, Belief
 from swarm.protocol.knowledge.blobs import looks_referring, reference_in, referring
 from swarm.protocol.knowledge.bounds import BLOB_BYTES_MAX, VALUE_BYTES_MAX
-from swarm.protocol.knowledge.entries import shard_of
+from swarm.protocol.knowledge.entries import Op, shard_of
 from swarm.protocol.knowledge.fading import FACTS
 from swarm.protocol.knowledge.keeper import FRAME_BYTES_MAX, Keeper
 from swarm.protocol.knowledge.kinds import KINDS, Crdt
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from nodes.knowledge.texts import Texts
 
 ROWS_MAX: Final = 1000
+SAYINGS_MAX: Final = 100
+"""Entries of which is told who said them."""
 ANSWER_BYTES: Final = 1 << 20
 """After so many bytes an answer ends; one value may go over it."""
 _TAG: Final = (encode_plain(None) or b"")[:1]
@@ -191,11 +193,14 @@ class KnowledgeAnswers:
             if args.get("here"):
                 raise NotHeld("this node does not hold that")
             try:
-                header, raw = await self._elsewhere.get(there, {"kind": kind, "key": key, "use": use})
+                asked = {"kind": kind, "key": key, "use": use, "said": args.get("said") is True}
+                header, raw = await self._elsewhere.get(there, asked)
             except AskFailed as error:
                 raise _as_there(error) from None
             return dict(header), raw
         header, value = await self._shell.ask(lambda keeper: self._known(keeper, kind, key, use))
+        if args.get("said") is True:
+            header["said"] = await self._shell.ask(lambda keeper: _sayings(keeper, kind, key))
         if value is GONE:
             return header, b""
         reference = reference_in(value)
@@ -438,6 +443,12 @@ def _as_there(error: AskFailed) -> SwarmError:
     """What a holder said, as if it had been said here."""
     made = _REFUSALS.get(str(error.facts.get("kind")), SwarmError)
     return made(error.message, hint=error.hint)
+
+
+def _sayings(keeper: Keeper, kind: str, key: str) -> list[list[Any]]:
+    """In the desk's thread: who said what counts about a key, and when; the last first."""
+    said = keeper.knowledge.said(kind, key, SAYINGS_MAX)
+    return [[author, entry.time, entry.op == Op.DROP, entry.task, entry.attempt] for author, entry in said]
 
 
 def _shown_belief(belief: Belief) -> list[Any]:

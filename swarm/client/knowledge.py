@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from kernels.plain import decode_plain, encode_plain
 from swarm.errors import ConfigError, FleetNotFound, NotFound, SwarmError
+from swarm.protocol import ids
 from swarm.protocol.knowledge.beliefs import probability_of
 from swarm.protocol.knowledge.bounds import BLOB_BYTES_MAX
+from swarm.protocol.knowledge.stamps import ms_of
 
 if TYPE_CHECKING:
     from swarm.client.engine import Engine
@@ -87,6 +89,20 @@ class Belief(NamedTuple):
     """Nodes that say something."""
 
 
+class Saying(NamedTuple):
+    """Who said what counts about a key, and when."""
+
+    author: str
+    """The id of a node, as `Fleet.members` shows it."""
+    stamp: int
+    at: float
+    """Seconds since 1970, by the node that said it."""
+    gone: bool
+    """It said that there is nothing, or took an element out."""
+    task: str
+    """The task in which it was learned; "" where it was said otherwise."""
+
+
 class Change(NamedTuple):
     """A key of which something else is known now. ``gone``: nothing is."""
 
@@ -105,6 +121,13 @@ def _shown(value: Any) -> Any:
 def _belief(header: Mapping[str, Any]) -> Belief:
     log_odds, evidence_for, evidence_against, authors = header.get("belief") or (0.0, 0.0, 0.0, 0)
     return Belief(log_odds, probability_of(log_odds), evidence_for, evidence_against, authors)
+
+
+def _sayings(header: Mapping[str, Any]) -> list[Saying]:
+    return [
+        Saying(ids.encode32(author), stamp, ms_of(stamp) / 1000, gone, ids.text(task) if task else "")
+        for author, stamp, gone, task, _ in header.get("said") or ()
+    ]
 
 
 def _packed(value: Any) -> bytes:
@@ -154,6 +177,11 @@ class Knowledge:
         entry (of beliefs the sum, not faded). SwarmError for a moment that is not kept."""
         found, value = self._ask("get", {"kind": kind, "key": key, "at": _moment(at), "use": use})
         return value if found["found"] else default
+
+    def said(self, kind: str, key: str) -> list[Saying]:
+        """Who said what counts about a key, and when, the last first: of a register what each said last, of a set each addition. At most
+        100. It is no use of a fact."""
+        return _sayings(self._ask("get", {"kind": kind, "key": key, "use": False, "said": True})[0])
 
     def weight(self, key: str) -> float:
         """What a fact weighs now: 1 when it is put, 1 more with each use (at most 8 by one node), half of it after 50 idle cycles. 0 if there is none. A
@@ -382,6 +410,10 @@ class AsyncKnowledge:
         """As `Knowledge.get`."""
         found, value = await self._ask("get", {"kind": kind, "key": key, "at": _moment(at), "use": use})
         return value if found["found"] else default
+
+    async def said(self, kind: str, key: str) -> list[Saying]:
+        """As `Knowledge.said`."""
+        return _sayings((await self._ask("get", {"kind": kind, "key": key, "use": False, "said": True}))[0])
 
     async def weight(self, key: str) -> float:
         """As `Knowledge.weight`."""

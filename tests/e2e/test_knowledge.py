@@ -245,5 +245,10 @@ def test_bad_words_get_clear_errors_and_the_command_prints_json(nodes: Nodes) ->
     assert got == {"kind": "facts", "key": "k", "value": {"a": [1, "two"]}}
     assert json.loads(nodes.cli("knowledge", "query", "facts", "--json").stdout)["key"] == "k"
     assert nodes.cli("knowledge", "watch", "facts", "--current", "--count", "1").stdout.startswith(b"k  ")
+    (who,) = map(json.loads, nodes.cli("knowledge", "who", "facts", "k", "--json").stdout.splitlines())
+    assert (who["node"], who["gone"], who["task"]) == ("ash", False, "") and who["stamp"] == json.loads(put.stdout)[
+        "stamp"
+    ]
+    assert nodes.cli("knowledge", "who", "facts", "nobody").returncode == 6
     assert nodes.cli("knowledge", "drop", "facts", "k").returncode == 0
     assert nodes.cli("knowledge", "get", "facts", "k").returncode == 6

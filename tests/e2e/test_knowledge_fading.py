@@ -235,6 +235,13 @@ def test_in_a_larger_fleet_each_part_is_on_some_nodes_and_all_of_them_answer(nod
         for fleet in fleets.values():
             known(fleet, "visits", 8, "tallies")
             known(fleet, "seen", sorted(NAMES), "marks")
+        ids = {
+            name: next(one["id"] for one in fleet.members() if one["name"] == name) for name, fleet in fleets.items()
+        }
+        for fleet in fleets.values():
+            assert {one.author for one in fleet.knowledge.said("marks", "seen")} == set(ids.values()), "who added what"
+            (one,) = fleet.knowledge.said("facts", "room/01")
+            assert (one.author, one.gone, one.task) == (ids[NAMES[1]], False, "")
         fleets["ash"].knowledge.drop("marks", "seen", "fir")
         fleets["ash"].knowledge.drop("facts", "room/00")
         for fleet in fleets.values():

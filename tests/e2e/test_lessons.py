@@ -95,6 +95,10 @@ def test_what_failed_on_one_node_runs_on_others(nodes: Nodes) -> None:
             until(lambda name=name: len(told(nodes, name, "list")) == 1, 60, f"the lesson on {name}")
         one = told(nodes, "elm", "list")[0]
         assert one["family"] == "missing-module" and set(one["where"]) == {"interpreter", "packages"}
+        (shown,) = told(nodes, "oak", "show", one["key"])
+        assert [(by["node"], bool(by["task"])) for by in shown["told"]] == [("ash", True)], (
+            "ash placed it, and knows which it was"
+        )
     for name in ("elm", "oak"):
         with nodes.connect(name) as fleet:
             futures = [fleet.submit(uses, number) for number in range(100)]

@@ -119,6 +119,13 @@ class Knowledge:
             if said.op == Op.PUT and encode_plain(said.value, bounds.VALUE_BYTES_MAX) == raw
         ]
 
+    def said(self, kind: str, key: str, most: int) -> list[tuple[bytes, Entry]]:
+        """(author, entry) of what counts about a key, where it was learned included, the last `most`, the last first. BadEntry."""
+        self._kind(kind)
+        self.flush()
+        shard = self._shard(kind, key)
+        return [(one.line.author, shard.entry(one)) for one in shard.said(kind, key)[:most]]
+
     def count(self, kind: str, key: str, wall_ms: int, up: int = 1, down: int = 0) -> int:
         """Counts up and down. Returns the stamp. BadEntry."""
         known = self._kind(kind)

@@ -150,6 +150,8 @@ class Learn:
 
     key: str
     value: dict[str, Any]
+    task: bytes | None = None
+    """The task by which it was learned."""
 
 
 OwnershipEffect = Learn | Tell | ToExecutor | Connect | Fact | Propose | Keep | KeepNoMore | AskHeld | Adopt | MoveOver

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from kernels.tasks import TaskColumns
 from swarm.protocol.effects import Fact
+from swarm.protocol.ids import task_id
 from swarm.protocol.lessons.advice import AdviceError, Avoid, Change, Quarantine, Require, RetryAfter
 from swarm.protocol.lessons.families import Circumstances, Diagnosis, harvest, told_by
 from swarm.protocol.lessons.heeding import (
@@ -92,6 +93,8 @@ class Heeding:
         self._says = Rate(SAID_PER_S, SAID_AT_ONCE)
         self._unsaid: dict[str, None] = {}
         """Lessons of which something is to be said, the first of them first."""
+        self._taught_by: dict[str, bytes] = {}
+        """The task by which this owner was taught a lesson, the last one."""
         self._blame = Blame(self._known, self._learned)
         self.stirred: Callable[[], None] = lambda: None
         """Told when lessons have come, or changed."""
@@ -148,6 +151,7 @@ class Heeding:
 
     def _forget(self, key: str) -> None:
         known = self._known.pop(key)
+        self._taught_by.pop(key, None)
         self._general.discard(key)
         for call in known.lesson.calls:
             keys = self._by_call.get(call, set())
@@ -242,7 +246,7 @@ class Heeding:
         if news:
             fields = {"key": key[:16], "name": batch.spec.name, "cause": lesson.cause}
             self._holdings.emit(Fact("lesson.learned", {"family": lesson.family}, fields))
-        self._learned(now, key, learned(had, lesson, now_ms))
+        self._learned(now, key, learned(had, lesson, now_ms), task_id(batch.key, index))
         if key in self._known:
             batch.log(now, how, index, index + 1, it.name, [explained(self._known[key])])
         return news
@@ -262,12 +266,14 @@ class Heeding:
         self._teach(now, batch, index, it, key_of(lesson), lesson, now_ms, "told a lesson")
         self._again({call})
 
-    def _learned(self, now: float, key: str, known: Known) -> None:
+    def _learned(self, now: float, key: str, known: Known, task: bytes | None = None) -> None:
         if key not in self._known and len(self._known) >= LESSONS_MAX:
             return
         self._keep(key, known)
+        if task is not None:
+            self._taught_by[key] = task
         if not self._unsaid and self._says.take(now):
-            self._holdings.emit(Learn(key, value_of(known)))
+            self._holdings.emit(Learn(key, value_of(known), self._taught_by.get(key)))
             return
         if not self._unsaid:
             self._holdings.timers.at(now + SAY_AGAIN_S, HEED, None)
@@ -279,7 +285,7 @@ class Heeding:
             key = next(iter(self._unsaid))
             del self._unsaid[key]
             if key in self._known:
-                self._holdings.emit(Learn(key, value_of(self._known[key])))
+                self._holdings.emit(Learn(key, value_of(self._known[key]), self._taught_by.get(key)))
         if self._unsaid:
             self._holdings.timers.at(now + SAY_AGAIN_S, HEED, None)
 

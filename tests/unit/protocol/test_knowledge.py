@@ -261,3 +261,17 @@ def test_an_element_is_dropped_by_who_was_told_of_its_additions() -> None:
     tell(giver, holder)
     assert holder.get("marks", "m") is None
     assert len(giver.own_since(giver._shard("marks", "m").number, 0)) == 2
+
+
+def test_who_said_what_counts_and_in_which_task() -> None:
+    one, other = node(0), node(1)
+    task = bytes(range(16))
+    one.put("lessons", "l", {"a": 1}, WALL_MS, task=task, attempt=2)
+    tell(one, other)
+    other.put("lessons", "l", {"a": 2}, WALL_MS + 5)
+    said = other.said("lessons", "l", 10)
+    assert [(author, entry.task, entry.attempt) for author, entry in said] == [
+        (name_of(1), None, 0), (name_of(0), task, 2),
+    ]  # fmt: skip
+    assert [author for author, _ in other.said("lessons", "l", 1)] == [name_of(1)]
+    assert other.said("lessons", "nothing", 10) == []
