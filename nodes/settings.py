@@ -260,6 +260,9 @@ class KnowledgeSection:
         "seconds", 86_400.0, "how often a snapshot of it is taken where something is new; 0: never", low=0
     )
     snapshot_keep: int = _setting("whole", 7, "snapshots kept of those taken so", low=1, high=1000)
+    snapshot_encrypt: bool = _setting(
+        "switch", False, "encrypt all snapshots of it, for members of the fleet alone to read"
+    )
     check_every_s: float = _setting(
         "seconds",
         21_600.0,

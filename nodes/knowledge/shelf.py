@@ -121,11 +121,13 @@ class Shelf:
     async def create(
         self, name: str | None = None, *, full: bool = False, encrypt: bool = False, unless_same: bool = False
     ) -> dict[str, Any]:
-        """Take one; what it is. With `unless_same` the newest one where nothing is known that is not in it.
+        """Take one, encrypted where that is asked for or the setting of all; what it is. With `unless_same` the newest one where nothing is
+        known that is not in it.
 
         SnapshotExists, ConfigError for a bad name, SystemRefused where the disk takes it not.
         """
         automatic = name is None
+        encrypt = encrypt or self._settings.snapshot_encrypt
         name = (
             checked_name(name) if name is not None else AUTOMATIC + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         )

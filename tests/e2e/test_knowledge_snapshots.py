@@ -26,6 +26,7 @@ from swarm.errors import SwarmError
 from swarm.exit_codes import ExitCode
 from swarm.snapshots.checking import verify
 from swarm.snapshots.publishing import BEGUN
+from swarm.snapshots.snapshot import Snapshot
 from tests.e2e.fleets import Nodes, until
 from tests.e2e.test_knowledge import known
 
@@ -375,3 +376,34 @@ def again_after_kill(nodes: Nodes, name: str) -> None:
 def create_full(fleet: Fleet) -> None:
     with contextlib.suppress(SwarmError, TimeoutError):
         ask(fleet, "snapshot.create", 20.0, of="oak", name="full", full=True)
+
+
+def test_where_it_is_asked_for_all_of_them_are_encrypted_and_joining_reads_them(tmp_path: Path) -> None:
+    settings = SETTINGS | {"SWARM_KNOWLEDGE_SNAPSHOT_ENCRYPT": "true", "SWARM_KNOWLEDGE_SNAPSHOT_EVERY_S": "0.5"}
+    nodes = Nodes(tmp_path / "home", settings=settings)
+    nodes.start("ash")
+    try:
+        folder = nodes.home.node_dir("ash") / "snapshots"
+        with nodes.connect("ash") as ash:
+            fill(ash, 200, 2500)
+            ash.knowledge.put("facts", "secret", "the key is under the mat " * 50)
+            said(nodes, "snapshot", "create", "mine")
+            until(lambda: list(folder.glob("auto-*")), 30, "one by itself")
+            nodes.start("elm")
+            with nodes.connect("elm") as elm:
+                known(elm, "secret", "the key is under the mat " * 50)
+                until(lambda: facts_in_log(nodes, "elm", "snapshot.joined"), 60, "by a snapshot")
+                assert len(list(elm.knowledge.query("facts", prefix="page/"))) == 200
+        said(nodes, "snapshot", "restore", "mine", "--of", "ash", "--to", str(tmp_path / "back"))
+        assert "under the mat" in (tmp_path / "back" / "facts.jsonl").read_text()
+    finally:
+        assert set(nodes.stop_all().values()) <= {0}
+    shards = [path for name in ("ash", "elm") for path in (nodes.home.node_dir(name) / "snapshots").rglob("*.shard")]
+    assert shards
+    for path in shards:
+        with open(path, "rb") as file:
+            assert b"under the mat" not in file.read()
+    for made in folder.iterdir():
+        if made.is_dir():
+            with Snapshot.open(made) as snapshot:
+                assert all(snapshot.shard(name).header.encrypted for name in snapshot.names)
