@@ -397,13 +397,14 @@ class Fabric:
             elif self._is_late(link, error):
                 self._resync(link)
 
-        self.ask(link, "dispatches", {"out": sorted(out)}, answered)
+        self.ask(link, "dispatches", {"out": sorted(out), "last": self.ownership.last_dispatch}, answered)
 
     def held_by(self, owner: bytes, args: Mapping[str, Any]) -> dict[str, Any]:
-        """What is here of an owner's, when it asks: `out`, if it says so, is all that it still has out here."""
-        out = args.get("out")
+        """What is here of an owner's, when it asks: `out`, if it says so, is all that it still has out here, up to the dispatch `last`.
+        Between two processes there may be several links for a moment, and what goes by one may overtake what goes by another."""
+        out, last = args.get("out"), args.get("last")
         if isinstance(out, list):
-            self.execution.keep_only(self._now(), owner, frozenset(out))
+            self.execution.keep_only(self._now(), owner, frozenset(out), last if type(last) is int else None)
             self._turn()
         held = self.execution.held(owner)
         return {"held": [[number, [list(pair) for pair in parts]] for number, parts in held.items()]}

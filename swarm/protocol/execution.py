@@ -499,11 +499,12 @@ class Execution:
         self._pump(now)
         return not durable and any(run.token is not None for run in mine)
 
-    def keep_only(self, now: float, owner: bytes, out: Collection[int]) -> None:
-        """An owner is linked again within its lease, and has no more than these dispatches out here. The others it has given
-        to somebody else, or up, when it took this node for dead: they end. What is durable is its log's, not its owner's."""
+    def keep_only(self, now: float, owner: bytes, out: Collection[int], last: int | None = None) -> None:
+        """An owner is linked again within its lease, and had no more than these dispatches out here when `last` was the last that it
+        had given a number. The others up to then it has given to somebody else, or up, when it took this node for dead: they end.
+        Later ones may have overtaken what it says, by another link. What is durable is its log's, not its owner's."""
         for run in [run for run in self._table if run.owner == owner]:
-            if run.token is None and run.dispatch not in out:
+            if run.token is None and run.dispatch not in out and (last is None or run.dispatch <= last):
                 self._drop(now, run)
         self._pump(now)
 

@@ -156,6 +156,11 @@ class Ownership:
         return self._placing.executors
 
     @property
+    def last_dispatch(self) -> int:
+        """The number of the last dispatch of this owner; later ones have greater numbers."""
+        return self._placing.last_number
+
+    @property
     def dispatches(self) -> Mapping[int, Dispatch]:
         """What is out, by number."""
         return self._placing.dispatches

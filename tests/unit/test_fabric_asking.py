@@ -26,7 +26,7 @@ class Place:
         self.fabric.__dict__.update(
             me=ELM, _nodes={OAK: self.link}, _now=lambda: 5.0, _turn=lambda: None,
             ownership=SimpleNamespace(
-                executors={OAK: self.executor},
+                executors={OAK: self.executor}, last_dispatch=9,
                 executor_relinked=lambda now, node, held, asked: self.relinked.append((held, asked)),
             ),
             queries=SimpleNamespace(
@@ -56,18 +56,20 @@ def test_an_executor_is_told_what_is_still_out_there_though_it_was_taken_for_dea
     place.fabric._resync(place.link)
     place.fabric.ownership.executors.clear()
     place.fabric._resync(place.link)
-    assert [args for _, args, _ in place.asked] == [{"out": [7, 8]}, {"out": []}, {"out": []}]
+    assert [args["out"] for _, args, _ in place.asked] == [[7, 8], [], []]
+    assert all(args["last"] == 9 for _, args, _ in place.asked), "what is handed over later is none of its business"
 
 
 def test_who_does_not_say_what_is_out_has_nothing_ended() -> None:
-    kept: list[tuple[bytes, frozenset[int]]] = []
+    kept: list[tuple[bytes, frozenset[int], int | None]] = []
     place = Place()
     place.fabric.execution = SimpleNamespace(
-        keep_only=lambda now, owner, out: kept.append((owner, out)), held=lambda owner: {7: [(0, 3)]},
+        keep_only=lambda now, owner, out, last: kept.append((owner, out, last)), held=lambda owner: {7: [(0, 3)]},
     )  # fmt: skip
     assert place.fabric.held_by(OAK, {}) == {"held": [[7, [[0, 3]]]]} and kept == []
+    place.fabric.held_by(OAK, {"out": [7], "last": 9})
     place.fabric.held_by(OAK, {"out": [7]})
-    assert kept == [(OAK, frozenset((7,)))]
+    assert kept == [(OAK, frozenset((7,)), 9), (OAK, frozenset((7,)), None)], "nodes of the version before do not say"
 
 
 @pytest.mark.parametrize("error", [["link", "the link is down", "", {}], ["closing", "this node is stopping", "", {}]])

@@ -451,6 +451,11 @@ class Placing:
         it.sent(batch.shape, count, dispatch.priority)
         return dispatch
 
+    @property
+    def last_number(self) -> int:
+        """The number of the last dispatch that was put down: those of later ones are greater."""
+        return self._number
+
     def next_number(self) -> int:
         """A number for what is only to be given up."""
         self._number += 1

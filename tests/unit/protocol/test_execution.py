@@ -271,6 +271,17 @@ def test_an_owner_that_is_back_has_ended_what_it_gave_up_meanwhile_and_nothing_e
     assert node.ended(2) == node.ended(3, ELM) == node.ended(4) == {0: Status.OK}
 
 
+def test_what_an_owner_that_is_back_hands_over_may_overtake_what_it_says_of_its_return() -> None:
+    node = Executor(slots=1)
+    running(node, 3)
+    node.dispatch(5, 1)
+    node.it.keep_only(node.now, OAK, (), 4)
+    node.take()
+    assert [one.how for one in node.stopped] == ["kill"] and sorted(node.it.held(OAK)) == [5]
+    node.it.keep_only(node.now, OAK, (), 5)
+    assert sorted(node.it.held(OAK)) == []
+
+
 def test_the_slice_of_an_owner_that_was_lost_ends_without_being_queued_again() -> None:
     node = Executor(slots=1)
     part = running(node, 3)
