@@ -31,8 +31,9 @@ class Nodes:
         """Where nodes are started."""
 
     def start(self, name: str, *flags: str) -> None:
-        """Start a node and wait until its socket is there."""
+        """Start a node and wait until its socket is there: its own, not the one that an earlier process left when it was killed."""
         self.root.mkdir(parents=True, exist_ok=True)
+        left = self.socket_made(name)
         with open(self.root / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "nodes.cli", "node", "--name", name, *flags],
@@ -44,10 +45,18 @@ class Nodes:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 60
-        while not self.home.node_socket(name).exists():
+        while self.socket_made(name) in (None, left):
             assert self.processes[name].poll() is None, self.log(name)
             assert time.monotonic() < deadline, self.log(name)
             time.sleep(0.02)
+
+    def socket_made(self, name: str) -> tuple[int, int] | None:
+        """Which socket of a node is there: its file and when that came to be."""
+        try:
+            found = self.home.node_socket(name).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_ctime_ns
 
     def log(self, name: str) -> str:
         return (self.root / f"{name}.log").read_text(errors="replace")[-4000:]
