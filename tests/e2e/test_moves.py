@@ -270,7 +270,7 @@ def holds(there: Path) -> str:
 
 def anew(there: Path) -> list[str]:
     """It can only begin anew."""
-    ballast = os.urandom(1) * 50_000_000
+    ballast = os.urandom(1) * 30_000_000
     note(there, "began")
     while not (there / "stop").exists():
         time.sleep(0.01)
@@ -282,7 +282,7 @@ def test_what_stands_still_keeps_no_more_memory_than_its_node_bears(nodes: Nodes
     nodes.start("oak", "--workers", "1", "--suspended-bytes", "20MB")
     with nodes.connect("oak") as fleet:
         if saves:
-            low = fleet.submit(carries, tmp_path, 50_000_000, priority=swarm.LOW)
+            low = fleet.submit(carries, tmp_path, 30_000_000, priority=swarm.LOW)
         else:
             low = fleet.submit(anew, tmp_path, priority=swarm.LOW)
         began(tmp_path)
@@ -295,4 +295,4 @@ def test_what_stands_still_keeps_no_more_memory_than_its_node_bears(nodes: Nodes
         assert urgent.result(60) == "held"
         began(tmp_path, 2)
         (tmp_path / "stop").touch()
-        assert low.result(60) == ((50_000_000, 1, ["oak", "oak"]) if saves else ["oak", "oak"])
+        assert low.result(60) == ((30_000_000, 1, ["oak", "oak"]) if saves else ["oak", "oak"])

@@ -288,6 +288,27 @@ def test_what_waits_for_room_that_another_owner_has_is_placed_when_that_is_dead(
     assert statuses(batch) == [Status.OK]
 
 
+def test_what_comes_by_a_second_link_is_not_ended_by_what_was_said_before_it_by_the_first() -> None:
+    world = fleet(2, slots=1.0)
+    client = world.client(0)
+    here, there = ((it.host, it, it.identity, it.link_boot) for it in (world.nodes[0], world.nodes[1]))
+    for wire in world.cables.wires:
+        if {end.host.place for end in wire.ends} == {("node", 0), ("node", 1)}:
+            wire.sever()
+    world.run(0.003)
+    assert not world.nodes[0].is_linked(world.nodes[1].id) and not world.nodes[1].is_linked(world.nodes[0].id)
+    first, _ = world.cables.link(here, there)
+    first.arrives_at += 0.5  # a lost segment: the question what is there, which says that nothing is out, comes late
+    world.run(0.003)
+    assert first.up
+    world.cables.link(here, there)
+    world.run(0.003)
+    batch = hand(client, "fine", 2.0, 2)
+    world.run_until_done(10.0)
+    assert statuses(batch) == [Status.OK] * 2
+    assert sorted(attempt.node for attempt in world.truth.attempts) == [0, 1], "each was run once"
+
+
 def test_a_second_link_takes_over_when_the_first_breaks_and_nothing_is_lost() -> None:
     for seed in range(10):
         world = fleet(2, seed)
