@@ -77,6 +77,17 @@ class Work:
         return Counter(node for _, node in results)
 
 
+def spread(client: Fleet, nodes: int = 2, count: int = 100) -> Counter[str]:
+    """Hand work over until so many nodes have had some of it: where much else runs, one may be done with a batch before another
+    was reached. How many tasks ran where."""
+    used: Counter[str] = Counter()
+    deadline = time.monotonic() + PATIENCE_S
+    while len(used) < nodes:
+        assert time.monotonic() < deadline, used
+        used += Work(client, count).done()
+    return used
+
+
 class LanFleet:
     """Nodes on hosts; the first one makes the fleet, the others come in by its token."""
 

@@ -13,7 +13,7 @@ from swarm.paths import Home
 from tests.lab import lan as lab
 from tests.lab.fixtures import require
 from tests.lan import avahi
-from tests.lan.fleets import PATIENCE_S, LanFleet, Work, until
+from tests.lan.fleets import PATIENCE_S, LanFleet, Work, spread, until
 from transport.certificates import id_text
 from transport.fleet import Fleet, load_keys
 
@@ -84,13 +84,16 @@ def test_a_lan_without_ipv4(kind: type[lab.Lan], tmp_path: Path) -> None:
         fleet = LanFleet(lan, tmp_path)
         form(fleet, *lan.hosts)
         blobs = [bytes([number]) * (2 << 20) for number in range(12)]
-        weighed = list(fleet.client("h1").map(weigh, blobs))
-        assert [size for size, _ in weighed] == [2 << 20] * 12
-        assert len({node for _, node in weighed}) >= 2
+        weighers: set[str] = set()
+        while len(weighers) < 2:  # the test's own limit ends it
+            weighed = list(fleet.client("h1").map(weigh, blobs))
+            assert [size for size, _ in weighed] == [2 << 20] * 12
+            weighers |= {node for _, node in weighed}
         work = Work(fleet.client("h1"), 200)
         fleet.kill("h2")
         fleet.know(["h1", "h3", "h4", "h5"], lambda states: states.get("h2") in ("dead", None), PATIENCE_S)
-        assert len(work.done()) >= 2
+        work.done()
+        spread(fleet.client("h1"))
         fleet.start("h2")
         fleet.all_know(lan.hosts, PATIENCE_S)
         assert set(fleet.stop().values()) == {0}
@@ -101,7 +104,7 @@ def test_a_lan_without_multicast_where_seeds_lead_the_way(kind: type[lab.Lan], t
         lan.multicast(False)
         fleet = LanFleet(lan, tmp_path)
         form(fleet, *lan.hosts[:4])  # where a token was redeemed is a seed
-        assert len(Work(fleet.client("h1"), 200).done()) >= 2
+        spread(fleet.client("h1"))
         # one that came in, forgot where, and is told of another node than that, which is gone
         fleet.join(fleet.token("h1"), "h5")
         (fleet.home("h5").fleet_dir / "seeds").unlink()
@@ -110,7 +113,7 @@ def test_a_lan_without_multicast_where_seeds_lead_the_way(kind: type[lab.Lan], t
         fleet.flags = (*fleet.flags, "--seed", f"{lan.address('h3')}:{port_of(fleet.home('h3'), 'h3')}")
         fleet.start("h5")
         fleet.all_know(["h2", "h3", "h4", "h5"], PATIENCE_S)
-        assert len(Work(fleet.client("h5"), 200).done()) >= 2
+        spread(fleet.client("h5"))
         assert set(fleet.stop().values()) == {0}
 
 
