@@ -61,11 +61,11 @@ def browse(lan: Lan, host: str, type: str, directory: Path) -> list[Service]:
         daemons.append(lan.popen(host, command, env=env, stdout=log, stderr=log))
         log.close()
         asking = "until avahi-browse -c _none._tcp >/dev/null 2>&1; do sleep 0.1; done; exec avahi-browse -prt"
-        done = lan.run(host, ["sh", "-c", f"{asking} {type}"], env=env, timeout_s=40)
+        done = lan.run(host, ["sh", "-c", f"{asking} {type}"], env=env, timeout_s=120)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(10)
+            daemon.wait(60)
     said = (directory / "avahi.log").read_text(errors="replace")[-1000:]
     assert done.returncode == 0, done.stderr + said
     found = [line.split(";", 9) for line in done.stdout.splitlines() if line.startswith("=")]
