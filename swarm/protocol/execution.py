@@ -24,7 +24,7 @@ from swarm.protocol.executor.evictions import Evictions
 from swarm.protocol.executor.grants import SlotGrants
 from swarm.protocol.executor.keeping import keeps_slots
 from swarm.protocol.executor.leases import Leases
-from swarm.protocol.executor.leaving import asked, check_saved, saved_within
+from swarm.protocol.executor.leaving import asked, check_saved, saved_within, still_here
 from swarm.protocol.executor.load import (
     NOBODY_WAITS,
     classes,
@@ -117,6 +117,8 @@ class Execution:
         self._slice_token = 0
         self._observe_at: float | None = None
         self._share_at: float | None = None
+        self._leaving: dict[tuple[int, int], Run] = {}
+        """Tasks that were asked to end at their next safe point, by (number of the run, index)."""
         self._waiting_of: Mapping[bytes, list[int]] = {}
         """Owner -> tasks of his that wait here, by class, as of the last time that the load was asked for."""
         self._seen = 0.0
@@ -193,11 +195,14 @@ class Execution:
         """What this node tells of its load (`swarm.protocol.executor.load.load_of`), to an owner or to anybody."""
         load = load_of(self.account, self._ready, self._workers.values(), self.yielding(), draining=self.draining)
         self._waiting_of = waiting_by_owner(self._ready, self._table)
+        self._leaving = still_here(self._leaving, self._table)
         return load if owner is None else self.load_to(load, owner)
 
     def load_to(self, load: Mapping[str, Any], owner: bytes) -> dict[str, Any]:
         """What anybody is told, made into what an owner is: where many are told at once, just after."""
-        return load_to(load, self._table, owner, self._waiting_of.get(owner, NOBODY_WAITS))
+        told = load_to(load, self._table, owner, self._waiting_of.get(owner, NOBODY_WAITS))
+        leaving = sum(run.owner != owner for run in self._leaving.values())
+        return told | {"leaving": leaving} if leaving else told
 
     def yielding(self) -> list[float]:
         """Slots whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH."""
@@ -422,6 +427,7 @@ class Execution:
             return
         if save is False:
             for effect in asked(self._workers.values(), run, ranges, False):
+                self._leaving.pop((run.number, effect.index), None)
                 self._effects.append(effect)
                 self._suspensions.stay(now, self._workers[effect.worker])
             self._pump(now)
@@ -435,6 +441,7 @@ class Execution:
         self._return_waiting(run, wanted)
         if save:
             for effect in asked(self._workers.values(), run, ranges, True):
+                self._leaving[run.number, effect.index] = run
                 self._suspensions.leave(now, self._workers[effect.worker])  # who stands still comes to no safe point
                 self._effects.append(effect)
         self._pump(now)

@@ -71,6 +71,8 @@ class Executor:
     """Tasks of ours there that others make way for."""
     yielding: list[float] = field(default_factory=list)
     """Slots there whose tasks make way for more urgent ones: of class LOW, STANDARD, HIGH; as last heard, less what was sent since."""
+    leaving: int = 0
+    """Tasks of other owners there that were asked to leave, and have not yet."""
     queued: list[int] | None = None
     """Tasks of ours that wait there for a slot, by class: as last heard, and sent to wait since. None: it does not say."""
     ask_load: Callable[[], Mapping[str, Any]] | None = None
@@ -138,6 +140,8 @@ class Executor:
         self.withheld = _amount(load.get("off")) or 0.0
         if waiting is not None:
             self.waiting = int(waiting)
+        if others is not None:  # not gossip, which says nothing of it
+            self.leaving = int(_amount(load.get("leaving")) or 0)
         yours = load.get("yours")
         if isinstance(yours, list | tuple) and len(yours) == len(Priority):
             counts = [_amount(tasks) for tasks in yours]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kernels.tasks import TaskColumns
 from swarm.protocol.executor.effects import HandInput
 from swarm.protocol.executor.runs import Run, Worker
+from swarm.protocol.executor.table import RunTable
 
 SAVE = "save"
 """What a worker is handed for a task: 1 to end at its next safe point, 0 to go on."""
@@ -27,6 +29,14 @@ def asked(workers: Iterable[Worker], run: Run, ranges: list[tuple[int, int]] | N
         for index in range(begin, end)
         if any(start <= index < stop for start, stop in wanted)
     ]
+
+
+def still_here(leaving: Mapping[tuple[int, int], Run], runs: RunTable) -> dict[tuple[int, int], Run]:
+    """Those of the tasks that were asked to leave which have not ended."""
+    return {
+        (number, index): run for (number, index), run in leaving.items()
+        if run in runs and run.columns.state(index - run.first) != TaskColumns.DONE
+    }  # fmt: skip
 
 
 def saved_within(saved: Any, start: int, stop: int) -> list[Any]:

@@ -15,7 +15,8 @@ It pays where what is won is a multiple of what moves of such tasks were seen to
 * Only slots that are free are taken, and each is kept for its task before that is asked. So no move displaces anything.
 * A task that was moved is left alone for a time that doubles with each move, and so is one that could not be moved.
 * One that somebody moved by hand stays where it was put.
-* A node that something left is nobody's target for a time, and from each node one task leaves at a time.
+* A node that something left is nobody's target for a time, and from each node one task leaves at a time, whoever owns it: a node tells
+  each owner how many tasks of others are leaving it. (Two that ask within the time of a report may both be heard.)
 
 The bounds are those of `swarm.protocol.owner.relief_bounds`.
 """
@@ -306,8 +307,10 @@ class Relief:
         return mean_s - ran_s if mean_s is not None and mean_s > ran_s else ran_s
 
     def _leaves(self, source: Executor) -> bool:
-        """Whether a task is leaving a node already."""
-        return any(it.dispatch.executor is source for it in self._moving.under_way())
+        """Whether a task is leaving a node already, of this owner or of another: what comes of that is seen first."""
+        if source.ask_load is not None:
+            source.heard(source.ask_load())
+        return source.leaving > 0 or any(it.dispatch.executor is source for it in self._moving.under_way())
 
     def _lighten(self, now: float, source: Executor) -> None:
         """A node runs more than it offers: what is expected to run longest leaves it."""

@@ -235,6 +235,35 @@ def test_a_node_that_offers_fewer_slots_than_it_runs_is_relieved_one_task_at_a_t
     assert len([said for said in asked(owner, OAK) if said]) == 2
 
 
+def test_a_node_that_a_task_of_another_owner_is_leaving_is_not_relieved_meanwhile() -> None:
+    owner, _ = at_oak(4)
+    owner.wait(BOUNDS.ran_s)
+    loaded(owner, OAK, free=0.0, off=2.0, over=2.0, leaving=1)
+    owner.wait(2 * BOUNDS.over_s)
+    owner.it.executor_load(owner.now, OAK, {"free": 0.0, "wait": 0, "off": 2.0})  # gossip
+    owner.wait(2 * BOUNDS.over_s)
+    assert not asked(owner, OAK), "what comes of it is seen first"
+    hot(owner, 2.0, 4)
+    owner.wait(2.0)
+    assert asked(owner, OAK) == [True]
+
+
+def test_a_node_tells_owners_that_tasks_of_others_are_leaving() -> None:
+    node = Executor(slots=2)
+    node.dispatch(1, 2, owner=b"a" * 16, checkpoint=True)
+    first, second = node.slices()
+    for part in (first, second):
+        node.claim(part)
+    assert "leaving" not in node.it.load(b"b" * 16)
+    node.it.recall(node.now, b"a" * 16, 1, [(0, 2)], False, True)
+    node.take()
+    assert node.it.load(b"b" * 16)["leaving"] == 2 and "leaving" not in node.it.load(b"a" * 16), "its own it knows"
+    node.it.recall(node.now, b"a" * 16, 1, [(second.start, second.start + 1)], False, False)
+    assert node.it.load(b"b" * 16)["leaving"] == 1, "one is to stay"
+    node.report(first, {first.start: Status.SAVED})
+    assert "leaving" not in node.it.load(b"b" * 16)
+
+
 def test_what_has_only_begun_or_has_no_room_elsewhere_stays_on_a_hot_node() -> None:
     owner, there = at_oak(2, slots=2.0, elm=1.0)
     owner.submit(9, 1)
