@@ -346,7 +346,7 @@ def test_who_had_a_clock_that_was_ahead_is_told_that_others_do_not_hear_it_yet(p
     def set_ahead(keeper: Any) -> None:
         keeper.knowledge.clock.last = time_of(time.time_ns() // 1_000_000 + 3_600_000)  # as after an hour too many
 
-    ash.ask(set_ahead).result(5)
+    ash.ask(set_ahead).result(60)
     put(ash, "after", 2)
     until(lambda: any(fact.name == "knowledge.ahead" for source, fact in post.facts if source == ash._author))
     (told,) = (fact for _, fact in post.facts if fact.name == "knowledge.ahead")
