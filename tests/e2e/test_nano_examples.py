@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -325,3 +327,20 @@ def test_the_command_line_runs_them(name, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 passes over" in done.stdout
+
+
+def test_a_tick_that_is_compiled_when_it_is_asked_for_is_found_by_who_goes_on(tmp_path):
+    def nano_cli(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "nodes.cli", "nano", *words, "--json"],
+            capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    for script in EXAMPLES.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    nano_cli("run", "sensors.py", "--passes", "30", "--save", "half.blob")
+    nano_cli("resume", "half.blob", "--passes", "30", "--save", "one.blob")
+    nano_cli("run", "sensors.py", "--passes", "60", "--save", "other.blob")
+    assert (tmp_path / "one.blob").read_bytes() == (tmp_path / "other.blob").read_bytes()
