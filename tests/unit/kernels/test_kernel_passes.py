@@ -408,7 +408,7 @@ def test_durations_are_counted_by_the_clock_that_is_trusted(counter):
     found = passes.durations(0)
     assert sum(count for _, count in found) == 2
     for ticks_, _ in found:
-        assert 1_900_000 < clock.duration_ns(ticks_) < took
+        assert 1_900_000 < clock.duration_ns(ticks_) < 1.02 * took, "counted within one percent"
     assert 3_900_000 < clock.duration_ns(passes.statistics(0)["busy"]) < took
 
 
