@@ -29,7 +29,7 @@ def test_what_is_missing_is_named(tmp_path, start, environment, what):
     pytest.importorskip("Cython")
     command = [sys.executable, *start, "-q", "build_ext", "--force", "-b", str(tmp_path), "-t", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode != 0
     assert what in done.stderr
