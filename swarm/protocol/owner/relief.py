@@ -12,7 +12,8 @@ end at its next safe point, and only then handed out again, under a greater numb
 
 It pays where what is won is a multiple of what moves of such tasks were seen to cost. Against ping-pong and cascades:
 
-* Only slots that are free are taken, and each is kept for its task before that is asked. So no move displaces anything.
+* Only slots that are free are taken, or, for speed, about to be free, since what is at that node is short and was sent ahead; each is kept for
+  its task before that is asked. So no move displaces anything.
 * A task that was moved is left alone for a time that doubles with each move, and so is one that could not be moved.
 * One that somebody moved by hand stays where it was put.
 * A node that something left is nobody's target for a time, and from each node one task leaves at a time, whoever owns it: a node tells
@@ -23,7 +24,7 @@ The bounds are those of `swarm.protocol.owner.relief_bounds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -32,9 +33,10 @@ from swarm.protocol.executor.suspension import level
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings
 from swarm.protocol.owner.moving import ASKED, ENDED, MOVES_MAX, Move, Moving
 from swarm.protocol.owner.placing import Placing
-from swarm.protocol.placement import Executor, judge
+from swarm.protocol.placement import DEEP_BELOW_S, WINDOW_HORIZON_S, Executor, judge
 from swarm.protocol.resources import SLACK, Shape
 from swarm.protocol.runtimes import Runtimes
+from swarm.protocol.spec import kind_of
 from swarm.protocol.states import Priority
 
 RELIEF = 23
@@ -43,6 +45,9 @@ STANDS = 24
 """The timer of what will have stood still for long."""
 PREEMPTION, SLOTS, SPEED = "preemption", "slots", "speed"
 """Why a task is moved: it stands still; its node offers fewer slots than it runs; an idle node is faster."""
+
+LONG_HORIZONS = 4
+"""What is at a node for as many times the work that is sent ahead has a slot to itself."""
 
 Task = tuple[bytes, int]
 
@@ -80,7 +85,7 @@ class Relief:
         moving.ended = self._ended
         placing.checkpointable = self.watch
         self._costs = Runtimes()
-        """What moves cost, by the spec of what was moved."""
+        """What moves cost, by the kind of what was moved."""
         self._batches: dict[bytes, Batch] = {}
         """Unfinished ones that offer checkpoints."""
         self._standing: dict[Task, Standing] = {}
@@ -141,7 +146,7 @@ class Relief:
             self._records.pop(task, None)
             return
         if not reason and it.saved:
-            self._costs.observe(it.batch.raw, int((now - it.asked_at) * 1e6), 1)
+            self._costs.observe(kind_of(it.batch.raw), int((now - it.asked_at) * 1e6), 1)
         record = self._records.get(task)
         if record is None:
             if len(self._records) >= self.bounds.tasks_max:
@@ -161,7 +166,7 @@ class Relief:
     def _cost_s(self, batch: Batch) -> float:
         """What a move of such a task costs: to the owner, as it was measured, and as much from there on."""
         assert self.bounds is not None
-        seen = self._costs.mean_s(batch.raw)
+        seen = self._costs.mean_s(kind_of(batch.raw))
         return self.bounds.cost_guess_s if seen is None else 2 * seen
 
     def _pays(self, won_s: float, batch: Batch) -> bool:
@@ -190,6 +195,39 @@ class Relief:
             if it.over > SLACK or it.waiting or judge(it, shape, None).room < 1:
                 continue
             yield it
+
+    def _with_slots_soon(self, now: float, batch: Batch, but: Executor) -> Iterator[Executor]:
+        """Nodes that have no slot free, but only since short tasks of such a batch are sent ahead: a slot comes free there, and is
+        taken again, every few milliseconds, and what is sent there waits for no longer than what is ahead of it takes."""
+        mean_s = self._placing.runtimes.mean_s(batch.raw)
+        if mean_s is None or mean_s >= DEEP_BELOW_S:
+            return
+        for node in sorted(self._placing.executors):
+            it = self._placing.executors[node]
+            if (
+                it is but
+                or not it.linked
+                or it.draining
+                or it.suspect
+                or self._left.get(node, 0.0) > now
+                or it.over > SLACK
+            ):
+                continue
+            misfit, width = it.fit(batch.queued)
+            if misfit or it.others > 0 or it.blocked:
+                continue
+            coming = sum(move.target is it for move in self._moving.under_way())
+            if coming + self._held_for_long(now, it) < width - int(it.withheld):
+                yield it
+
+    @staticmethod
+    def _held_for_long(now: float, it: Executor) -> int:
+        """How many tasks of this owner have been at a node for longer than what is sent ahead takes."""
+        found = 0
+        for number, dispatch in it.dispatches.items():
+            if now - dispatch.sent_at > LONG_HORIZONS * WINDOW_HORIZON_S:
+                found += sum(stop - start for start, stop in dispatch.batch.outstanding(number))
+        return found
 
     def _move(
         self, now: float, dispatch: Dispatch, index: int, target: Executor, within_s: float, why: str, words: str
@@ -246,7 +284,7 @@ class Relief:
                 self._move(now, dispatch, index, target, bounds.leave_s, PREEMPTION, words)
 
     @staticmethod
-    def _fastest(found: Iterator[Executor]) -> Executor | None:
+    def _fastest(found: Iterable[Executor]) -> Executor | None:
         return min(found, key=lambda it: (it.withheld > 0, -it.pace.speed, not it.local, it.id), default=None)
 
     # --- balance ------------------------------------------------------------------------------------------------------
@@ -360,9 +398,8 @@ class Relief:
             if self._leaves(source) or not self._is_free(now, dispatch, index):
                 continue
             least = self.bounds.faster_factor * source.pace.speed
-            target = self._fastest(
-                it for it in self._with_room(now, batch.queued, source) if it.pace.speed >= least and not it.withheld
-            )
+            found = [*self._with_room(now, batch.queued, source), *self._with_slots_soon(now, batch, source)]
+            target = self._fastest(it for it in found if it.pace.speed >= least and not it.withheld)
             left_s = self._left_s(now, dispatch, index)
             if target is None:
                 self._slowed.append((dispatch, index))

@@ -324,6 +324,23 @@ def test_what_runs_long_on_a_slow_node_has_the_next_slot_of_a_faster_one(waits: 
         assert found == {(key_of(1), ELM)} | ({(key_of(3), OAK)} if waits == "short" else set()), "they change places"
 
 
+@pytest.mark.parametrize("there_is", ["sent ahead", "stuck", "others"])
+def test_a_fast_node_that_is_full_of_what_was_sent_ahead_has_a_slot_soon(there_is: str) -> None:
+    owner, (there,) = at_oak(1, slots=1.0, elm=1.0)
+    owner.it.executors[ELM].pace.speed = 4.0
+    owner.it._placing.runtimes.observe(there.raw, 2_000, 1)
+    owner.wait(1.0 if there_is == "stuck" else 1.3)
+    if there_is == "others":
+        loaded(owner, ELM, free=0.0, others=1)
+    owner.submit(9, 400, SAVABLE)
+    assert sum(one.count for one in owner.taken() if one.executor == ELM) > 10 or there_is == "others"
+    owner.wait(1.42 - 1.0 if there_is == "stuck" else 0.12)
+    assert asked(owner, OAK) == ([True] if there_is == "sent ahead" else [])
+    if there_is == "sent ahead":
+        owner.report(there, {0: Status.SAVED})
+        assert (there.batch, ELM) in {(one.batch, one.executor) for one in owner.taken()}
+
+
 def test_of_each_slow_node_one_task_goes_at_a_time_that_which_has_run_for_longest() -> None:
     owner, there = at_oak(2, slots=2.0, elm=0.0)
     owner.executor(b"ash" + OAK[3:], "ash", slots=1.0)
