@@ -107,7 +107,7 @@ def chunk_route(
     marked = options_of(fn) if callable(fn) else TaskOptions()
     if not (options.python or marked.python):
         return routes.chunked(fn, options, deadline, nice), True
-    if not callable(fn):
+    if not callable(fn) or marked.reflect is not None:  # a guest looks at the result of each call
         return None, False
     given = {"name": display_name(fn)} | marked.given() | options.given()
     return routes.of(in_chunks(fn), TaskOptions(**given), deadline, nice), False

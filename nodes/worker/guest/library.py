@@ -57,8 +57,10 @@ def offer_swarm(guest: Guest) -> None:
 
     def task(fn: Any = None, **options: Any) -> Any:
         def mark(function: Any) -> Any:
-            if options.get("transaction") is not None:
-                function.__swarm_task__ = types.SimpleNamespace(transaction=os.fspath(options["transaction"]))
+            directory, reflect = options.get("transaction"), options.get("reflect")
+            if directory is not None or reflect is not None:
+                directory = None if directory is None else os.fspath(directory)
+                function.__swarm_task__ = types.SimpleNamespace(transaction=directory, reflect=reflect)
             return function
 
         return mark if fn is None else mark(fn)
@@ -82,10 +84,12 @@ def offer_swarm(guest: Guest) -> None:
     class TaskOptions:
         """What @swarm.task of the sender said, in a function that comes by value."""
 
-        transaction = None
+        transaction = reflect = None
 
         def __setstate__(self, state: Any) -> None:
-            """The options came in the order that they have there; they hold for the sender, who has put them into the spec."""
+            """The options came in the order that they have there; they hold for the sender, who has put them into the spec. But for what looks
+            at results, which goes with the callable and is the only one that can be called."""
+            self.reflect = next((said for said in state if callable(said)), None)
 
     def lesson(cause: str, *, here: bool = True, wait_s: float = 0.0, require: str = "", ask: str = "") -> None:
         """As in the library."""

@@ -31,6 +31,7 @@ from .failures import failure, name_of, notice
 from .library import transaction_of, transactions
 from .payloads import Payloads
 from .plain import pack, unpack
+from .reflection import reflecting
 from .results import FAILED, Results, Streams, asyncio_run
 
 REFUSED, RETRY = 6, 16
@@ -116,6 +117,8 @@ class Guest:
                 target = kwargs if isinstance(place, str) else args
                 target[place] = self.payloads.decode(memoryview(extra["deps"][which]), granted)
             directory = transaction_of(spec, fn)
+            if not spec.get("stream"):
+                fn = reflecting(fn)
             if directory is not None:
                 value = self._in_transaction(fn, directory)(*args, **kwargs)
             else:
