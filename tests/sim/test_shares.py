@@ -138,6 +138,18 @@ def test_what_only_one_node_has_is_not_for_its_own_clients_alone() -> None:
     assert not batch.left, "STANDARD work waits behind LOW"
 
 
+def test_nothing_goes_past_what_is_before_it_by_asking_for_something_else() -> None:
+    """STANDARD tasks that are too long to be sent ahead wait at their owner; LOW ones that need memory as well do not wait elsewhere for their slots."""
+    world = fleet(1, 1)
+    client = world.client(0)
+    world.run(0.5)
+    standard = hand(client, programs.FINE, 0.1, 60, priority=Priority.STANDARD)
+    low = hand(client, programs.FINE, 0.1, 20, priority=Priority.LOW, needs=MEMORY)
+    world.run(2.5)
+    assert standard.left < 20 and low.left == 20, f"{standard.left} and {low.left} are left"
+    world.run_until_done(10.0)
+
+
 def test_nothing_moves_under_critical_work() -> None:
     with pytest.raises(AssertionError, match="stands still"):
         moves(0, Priority.LOW, Priority.CRITICAL, mine=False)
@@ -161,7 +173,7 @@ def test_the_property_sees_a_queue_that_does_not_age(monkeypatch: pytest.MonkeyP
 
 
 def test_the_property_sees_owners_who_have_nothing_wait_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InLine, "place", lambda self, now, shape, priority: None)
+    monkeypatch.setattr(InLine, "place", lambda self, *told: None)
     with pytest.raises(AssertionError, match="stands still"):
         moves(1, Priority.HIGH, Priority.STANDARD, owner=1, takes_s=0.012, within_s=3.0)
     with pytest.raises(AssertionError, match="behind LOW"):
@@ -181,3 +193,17 @@ def test_the_property_sees_a_line_for_each_shape(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fair.FairQueue, "rank", by_shape)
     with pytest.raises(AssertionError, match="stands still"):
         moves(1, Priority.LOW, Priority.STANDARD, needs=MEMORY)
+
+
+def test_no_more_wait_at_the_very_node_than_anywhere() -> None:
+    """What was placed in one turn is not known to the node's executor before the next."""
+    world = fleet(1, 1)
+    client = world.client(0)
+    world.run(0.5)
+    hand(client, programs.FINE, 5.0, 2, needs=MEMORY)
+    world.run(0.5)
+    hand(client, programs.FINE, 0.1, 20, priority=Priority.STANDARD)
+    world.run(0.5)
+    (node,) = world.nodes.values()
+    assert node.fabric.execution.waiting == 1
+    world.run_until_done(30.0)

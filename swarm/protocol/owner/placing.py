@@ -66,6 +66,8 @@ class Placing:
         self._rankings = Rankings(self.executors)
         self._patience = Patience(self.executors, holdings.timers)
         self._in_line = InLine(self.executors, holdings.timers)
+        self._before: list[Shape] = []
+        """Shapes that had their turn in this look at what waits, and found no room."""
         self.dispatches: dict[int, Dispatch] = {}
         self.ready = ReadyShapes(holdings.config.shares)
         # Dispatch numbers of a later life of this node are above those of an earlier one: 2^40 dispatches a life.
@@ -226,6 +228,7 @@ class Placing:
             return
         now_ns = int(now * 1e9)
         turns = self.ready.turns(now_ns)
+        self._before.clear()
         while (shape := turns.next()) is not None:
             head = self.ready.head(shape, now_ns)
             assert head is not None, shape
@@ -242,6 +245,7 @@ class Placing:
                 placed = self._place(now, batch, shape, head[1], 1)
             if not placed:
                 turns.full()
+                self._before.append(shape)
 
     def _may_start(self, batch: Batch, lane: Lane | None) -> bool:
         if lane is None:
@@ -271,7 +275,7 @@ class Placing:
             alone = judge(it, batch.queued, mean_s, priority)
             if alone.room:
                 return it, min(alone.room, waiting, most), alone.displaces, None
-            if self._in_line.place(now, batch.queued, priority) is not None:
+            if self._in_line.place(now, batch.queued, priority, mean_s, self._before) is not None:
                 return it, 1, False, None
             self._explain_wait(now, batch, [alone.brief])
             return None, 0, False, None
@@ -280,7 +284,7 @@ class Placing:
             for it in ranking.unreached(best):
                 self._holdings.emit(Connect(it.id))
         if best is None:
-            best = self._in_line.place(now, batch.queued, priority)
+            best = self._in_line.place(now, batch.queued, priority, mean_s, self._before)
             if best is not None:
                 return best, 1, False, [(best.name, 0, 0.0, WORDS)]
             self._explain_wait(now, batch, detail)

@@ -128,16 +128,39 @@ def test_one_task_of_each_class_waits_where_others_have_the_slots() -> None:
     )
 
 
-def test_what_runs_there_of_another_shape_is_no_reason_to_wait_here() -> None:
+def test_what_is_next_waits_where_tasks_of_another_shape_run_and_nothing_goes_past_them() -> None:
     owner = owner_beside_others(others=0, wait=0, free=2.0)
     owner.submit(1, 9)
     assert [it.count for it in owner.taken()] == [2]
-    owner.submit(2, 3, spec_of(needs={"memory": 5.0}))
-    assert [(it.count, it.spec.needs) for it in owner.taken()] == [(1, {"memory": 5.0})]
+    needs = {"memory": 5.0}
+    owner.submit(2, 3, spec_of(needs=needs, priority=Priority.LOW))
     owner.wait(1.0)
-    assert owner.taken() == [], (
-        "of one shape no more than one, and of the other none, since slots are all that it waits for"
-    )
+    assert owner.taken() == [], "the others are before it, and would have the slot"
+    owner.submit(3, 3, spec_of(needs=needs, priority=Priority.HIGH))
+    assert [(it.count, it.spec.needs, it.spec.priority) for it in owner.taken()] == [(1, needs, Priority.HIGH)]
+    owner.wait(1.0)
+    assert owner.taken() == [], "no more than one, and of the others none, since slots are all that they wait for"
+
+
+def test_what_lacks_something_else_stops_nobody_behind_it() -> None:
+    owner = owner_beside_others()
+    owner.submit(1, 1, spec_of(needs={"memory": 80.0}, priority=Priority.HIGH))
+    owner.submit(2, 1, spec_of(needs={"memory": 80.0}, priority=Priority.HIGH, nice=5))
+    assert len(owner.taken()) == 1, "one is there, and has the memory"
+    owner.submit(3, 2)
+    assert [it.count for it in owner.taken()] == [1], "the other waits for memory, and would not take the slot"
+
+
+def test_of_short_tasks_as_many_wait_as_begin_before_that_is_told() -> None:
+    owner = Owner(slots=1)
+    owner.submit(1)
+    (part,) = owner.taken()
+    owner.report(part, {0: Status.OK}, free=1.0)
+    owner.it._placing.runtimes.observe(owner.it.batches[part.batch].raw, 10_000_000, 200)
+    owner.executor(OAK, "oak", slots=8.0)
+    owner.it.executor_load(owner.now, OAK, {"free": 0.0, "wait": 9, "others": 40, "yours": [0, 0, 0, 0]})
+    owner.submit(2, 30)
+    assert sum(it.count for it in owner.taken() if it.executor == OAK) == 9
 
 
 @pytest.mark.parametrize(
