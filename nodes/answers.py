@@ -13,6 +13,7 @@ from nodes.batch_answers import BatchAnswers, urgency_in
 from nodes.batch_views import BatchViews
 from nodes.direct import Record
 from nodes.fabric import boottime_s
+from nodes.leaders import sought
 from nodes.machine import classes_from, info_of
 from nodes.moves import Moves
 from nodes.plans import Plans
@@ -258,24 +259,26 @@ class Answers:
     async def _about(self, method: str, args: Mapping[str, Any]) -> Any:
         """Answer about one task, wherever in the fleet it is known."""
         prefix = str(args["task"]).lower()
-        found = self._node.fabric.ownership.find(prefix)
-        if len(found) > 1:
-            raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
-        if found:
-            return self._one(method, *found[0], args)
-        direct = self._node.direct.find(prefix)
-        if len(direct) > 1:
-            raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
-        if direct:
-            return self._one_direct(method, *direct[0], args)
-        if not args.get("here"):
-            answers = await self._ask_peers(method, dict(args) | {"here": True})
-            if answers:
-                return answers[0]
-        raise NotFound(
+
+        async def look() -> Any:
+            found = self._node.fabric.ownership.find(prefix)
+            if len(found) > 1:
+                raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
+            if found:
+                return self._one(method, *found[0], args)
+            direct = self._node.direct.find(prefix)
+            if len(direct) > 1:
+                raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
+            if direct:
+                return self._one_direct(method, *direct[0], args)
+            answers = [] if args.get("here") else await self._ask_peers(method, dict(args) | {"here": True})
+            return answers[0] if answers else None
+
+        missing = NotFound(
             f"no task {prefix!r} is known",
             hint="outcomes are kept for a quarter of an hour; swarm task list shows what is there",
         )
+        return await sought(None if args.get("here") else self._node.ledger, look, missing)
 
     def _one(self, method: str, batch: Batch, index: int, args: Mapping[str, Any]) -> Any:
         if method == "explain":

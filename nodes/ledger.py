@@ -257,6 +257,19 @@ class LedgerShell:
         rafts = [self.ledger.raft(group) for group in self.ledger.groups]
         return {id for raft in rafts if raft is not None for id in raft.members.all} - {self.me}
 
+    def unled(self) -> int:
+        """Of how many logs that this node keeps a leader is not known, or not to be reached: one is gone, and there is no next one
+        yet."""
+        found = [self.ledger.raft(group) for group in self.ledger.groups if not is_local(group)]
+        links = self._links
+        return sum(
+            1
+            for raft in found
+            if raft is not None
+            and not raft.leads
+            and (raft.leader is None or (link := links.get(raft.leader)) is None or not link.up)
+        )
+
     def report(self) -> dict[str, Any]:
         """For people: what this node keeps, with whom, and what it survives."""
         names = {member.id: member.name for member in self._members()}

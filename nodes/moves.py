@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nodes.fabric import Fabric, boottime_s
+from nodes.leaders import Logs, sought
 from nodes.queries import AskFailed, Switchboard
 from swarm.errors import NotFound, UsageError
 from swarm.protocol import ids
@@ -30,6 +31,9 @@ class Asked(Protocol):
     name: str
     fabric: Fabric
     switchboard: Switchboard
+
+    @property
+    def ledger(self) -> Logs | None: ...
 
 
 _HINTS = {
@@ -69,16 +73,17 @@ class Moves:
         if not 0 < within_s <= WITHIN_S_MAX:
             raise UsageError(f"a task is given more than 0 and at most {WITHIN_S_MAX:g} s to come to a safe point")
         by = str(args.get("by") or "")[:BY_CHARACTERS_MAX] if link.identity.role == "node" else link.identity.name
-        found = self._node.fabric.ownership.find(prefix)
-        if len(found) > 1:
-            raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
-        if found:
-            return await self._moved(*found[0], name, within_s, by)
-        if not args.get("here"):
-            answer = await self._elsewhere({**args, "by": by}, within_s)
-            if answer is not None:
-                return answer
-        raise NotFound(f"no task {prefix!r} is known", hint="swarm task list shows what is there")
+
+        async def look() -> dict[str, Any] | None:
+            found = self._node.fabric.ownership.find(prefix)
+            if len(found) > 1:
+                raise NotFound(f"{prefix!r} begins more than one task id", hint="give more characters")
+            if found:
+                return await self._moved(*found[0], name, within_s, by)
+            return None if args.get("here") else await self._elsewhere({**args, "by": by}, within_s)
+
+        missing = NotFound(f"no task {prefix!r} is known", hint="swarm task list shows what is there")
+        return await sought(None if args.get("here") else self._node.ledger, look, missing)
 
     async def _moved(self, batch: Batch, index: int, name: str, within_s: float, by: str) -> dict[str, Any]:
         fabric = self._node.fabric

@@ -177,6 +177,7 @@ def test_three_hosts_keep_what_nobody_said_anything_of_and_two_do_not(nodes: Nod
     batches = {future.batch_id for future in kept}
     nodes.kill("ash")
     with nodes.connect("oak") as fleet:
+        assert fleet.query("task", task=kept[7].id)["id"] == kept[7].id, "nobody leads its log, but it is not gone"
         found: set[int] = set()
         for batch in batches:
             found.update(fleet.attach(batch).result(60))
