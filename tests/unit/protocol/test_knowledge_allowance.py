@@ -78,6 +78,9 @@ def test_nodes_that_exchange_what_they_have_hold_the_same_of_an_author_that_said
     for later in range(len(sizes) + 2):
         if one.digest == other.digest:
             break
+        for made in (one, other):
+            # Time goes on. What was taken from before the horizon, and was out of date only by what came after it, goes then.
+            made.expire(LIFE + 2 + (forgotten << 16) + later)
         a, b = Exchange(one, random.randbytes(32)), Exchange(other)
         message: Any = a.begin()
         sides = [b, a]
