@@ -10,6 +10,8 @@ import pytest
 
 from kernels.batch import OutcomeBuilder
 from swarm.protocol.execution import Execution
+from swarm.protocol.executor.ending import Ending
+from swarm.protocol.executor.waiting import Waiting
 from swarm.protocol.messages import Kind
 from swarm.protocol.outbound import Tell
 from swarm.protocol.owner import admission
@@ -553,7 +555,7 @@ def test_the_checker_sees_a_theft_that_does_not_wait_for_what_comes_back(monkeyp
 
 
 def test_the_checker_sees_a_task_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Execution, "_requeue", lambda self, run, start, stop: None)
+    monkeypatch.setattr(Waiting, "requeue", lambda self, run, start, stop: None)
     some_run_fails("workers", "no worker has task")
 
 
@@ -578,7 +580,7 @@ def test_the_checker_sees_a_token_that_is_given_twice(monkeypatch: pytest.Monkey
 
 
 def test_the_checker_sees_a_cancel_that_does_not_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Execution, "_kill_running", lambda *_: None)
+    monkeypatch.setattr(Ending, "kill_running", lambda *_: None)
     some_run_fails("work", "tasks without an outcome")
 
 

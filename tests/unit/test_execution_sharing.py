@@ -9,8 +9,9 @@ import pytest
 
 from kernels.batch import CallBuilder, Calls, OutcomeBuilder, Outcomes
 from kernels.slots import SlotPage
-from swarm.protocol.execution import SHARE_AFTER_S, Execution, ExecutionConfig
+from swarm.protocol.execution import Execution, ExecutionConfig
 from swarm.protocol.executor.effects import HandSlice, StartWorker
+from swarm.protocol.executor.handing import SHARE_AFTER_S
 from swarm.protocol.resources import Capacity
 from swarm.protocol.spec import Spec
 

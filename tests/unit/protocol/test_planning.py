@@ -109,7 +109,7 @@ def test_memory_is_not_given_up_and_a_node_that_drains_begins_nothing() -> None:
     wide = shape_of(spec_of(needs={"memory": 30.0}))
     assert begin(node.it, wide, CRITICAL, 1, node.now).at_once == 0
     assert begin(node.it, shape_of(spec_of(needs={"memory": 20.0})), CRITICAL, 2, node.now).at_once == 1
-    node.it.draining = True
+    node.it.drain(node.now)
     drained = begin(node.it, PLAIN, CRITICAL, 1, node.now)
     assert (drained.at_once, drained.next_s) == (0, None)
 
