@@ -25,8 +25,9 @@ import cloudpickle
 from kernels import population
 from swarm.errors import SwarmError
 from swarm.nano.errors import BadTick
+from swarm.nano.measuring import Mark
 from swarm.nano.saving import load, save
-from swarm.nano.scheduling import Mark, NanoSwarm
+from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.wire import BEAT, BESIDE, FDS_MAX, PAGE, PHASES, STOP, receive, send
 
 CHECK_S: Final = 0.05
@@ -125,7 +126,8 @@ class Worker:
             with os.fdopen(said["blob"], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 ticks = {each.form.kind.__name__: each.form for each in made._cohorts}
                 again = load(bytes(blob), ticks=ticks)
-            again.critics, made = made.critics, again
+            again.critics.extend(made.critics)
+            made = again
         self.flock = made
         for number in said["suspend"]:
             made.cohorts[number].suspend()

@@ -32,8 +32,9 @@ import cloudpickle
 from swarm.nano.agents import Gathered
 from swarm.nano.arrays import numpy
 from swarm.nano.errors import NanoError
+from swarm.nano.measuring import Mark
 from swarm.nano.reports import Report
-from swarm.nano.scheduling import Mark, NanoSwarm
+from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.wire import BEAT, BESIDE, PAGE, PHASES, STOP, receive, send
 
 WATCHDOG_MIN_S: Final = 0.1

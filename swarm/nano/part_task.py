@@ -20,9 +20,10 @@ from swarm.nano.arrays import numpy
 from swarm.nano.bridge import Bridge, Pass
 from swarm.nano.errors import KindNotThere, NanoError, SchemaMismatch
 from swarm.nano.lockstep import HEADER, SAVE, STOP, Part
+from swarm.nano.measuring import Mark
 from swarm.nano.reports import Report
 from swarm.nano.saving import load
-from swarm.nano.scheduling import Mark, NanoSwarm
+from swarm.nano.scheduling import NanoSwarm
 from swarm.nano.sources import Source, put
 from transport.mesh import Mesh
 

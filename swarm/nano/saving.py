@@ -86,7 +86,7 @@ def save(swarm: NanoSwarm) -> bytes:
             "budget": budget, "period_ns": it.period_ns, "demoted": it.demoted, "whole": it.form.whole, "state": saved,
         })  # fmt: skip
     topics = [
-        {"name": name, "full": swarm._full.get(name), "counters": swarm.bus.counters(number),
+        {"name": name, "full": swarm._declared.full.get(name), "counters": swarm.bus.counters(number),
          "inbox": section(swarm.bus.inbox(number))}
         for name, number in sorted(swarm.topics.items(), key=lambda item: item[1])
     ]  # fmt: skip
@@ -137,11 +137,11 @@ def _loaded(
     swarm.cores = header["cores"] if cores is None else cores
     kinds = [_kind(each) for each in header["kinds"]]
     for kind, each in zip(kinds, header["kinds"], strict=True):
-        state = swarm._kind(kind, each["capacity"])
+        state = swarm._declared.kind(kind, each["capacity"])
         _fill(state.population, each, sections)
     for each in header["topics"]:
         number = swarm.topics.get(each["name"])
-        if number is None or swarm._full.get(each["name"]) != each["full"]:
+        if number is None or swarm._declared.full.get(each["name"]) != each["full"]:
             raise SchemaMismatch(f"the kinds of this program know the topic {each['name']!r} otherwise, or not at all")
         swarm.bus.restore(number, sections[each["inbox"]], each["counters"])
     swarm.passes.restore(header["now_ns"], header["passes"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import struct
 import time as clocks
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from kernels.crew import THREADS_MAX, Crew
@@ -28,23 +26,27 @@ from kernels.passes import (
     WARN,
     Passes,
 )
-from kernels.population import Population
 from kernels.topics import Bus
 from swarm.nano.agents import Agents, KindState, Rows
 from swarm.nano.alerts import Alert, metric_of
 from swarm.nano.anomalies import Anomalies
-from swarm.nano.arrays import numpy
 from swarm.nano.budget import Budget
-from swarm.nano.bus import TOPICS_MAX, Port
-from swarm.nano.errors import BadTick, NanoError, PopulationFull
+from swarm.nano.bus import Port
+from swarm.nano.cohorts import Cohort
+from swarm.nano.critics import Critics
+from swarm.nano.declared import Declared
+from swarm.nano.errors import NanoError, PopulationFull
 from swarm.nano.kinds import Form, Kind, form_of
+from swarm.nano.measuring import Mark, Measuring
 from swarm.nano.numa import Machine
 from swarm.nano.numbers import instant, real, whole
 from swarm.nano.python_thread import PythonThread
 from swarm.nano.python_ticks import PythonCohort
-from swarm.nano.reports import CohortReport, Durations, Report
+from swarm.nano.rates import periods_of
+from swarm.nano.reports import Durations, Report
 from swarm.nano.topologies import Mesh
 from swarm.nano.topologies.contract import UNBOUNDED_NS, Due, Topology
+from swarm.nano.tracing import Tracing, ticks_per_ns
 from swarm.nano.watching import Watch
 
 TOPIC_LINES: Final = 65_536
@@ -61,67 +63,8 @@ COHORTS_KEPT: Final = 16
 _LOOKED_AT: Final = 8
 DEMOTED_MAX: Final = 6
 """How often a cohort's rate is halved for its overruns, at most."""
-_SPAN: Final = struct.Struct("=QQQQII")
 _FORMS: Final = {"native_many": MANY, "native": ONE, "object": PYTHON, "generator": PYTHON}
 _ACTS: Final = {"warn": WARN, "demote": WARN, "suspend": SUSPEND, "kill": KILL}
-
-
-@dataclass(slots=True)
-class CriticRuns:
-    """A critic of a swarm, and what its looks have cost."""
-
-    critic: Any
-    every: int
-    budget_ns: float | None
-    next_pass: int
-    runs: int = 0
-    busy_ns: int = 0
-    over: int = 0
-    """Looks that took longer than `budget_ns`."""
-    lost: int = 0
-    """Ticks that it did not see, since others had taken their place before it looked."""
-    failed: int = 0
-    """Looks that raised; the population goes on without what they would have found."""
-    error: Exception | None = None
-    """What the last of them raised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Counts of a swarm at a moment."""
-
-    now_ns: int
-    passes: int
-    wall_ns: int
-    counts: list[dict[str, int]]
-    durations: list[tuple[Durations, ...]]
-    topics: dict[str, tuple[int, int, int, int]]
-
-
-class _Cohort:
-    """What the swarm knows of one spawn."""
-
-    __slots__ = (
-        "absent",
-        "agents",
-        "budget",
-        "demoted",
-        "form",
-        "group",
-        "over",
-        "period_ns",
-        "python",
-        "state",
-        "was",
-    )
-
-    def __init__(self, form: Form, state: KindState, group: str, budget: Budget | None, period_ns: int) -> None:
-        self.form, self.state, self.group, self.budget = form, state, group, budget
-        self.period_ns = period_ns
-        self.agents: Agents | None = None
-        self.python: PythonCohort | None = None
-        self.demoted = self.over = 0
-        self.absent = False
 
 
 class NanoSwarm:
@@ -184,19 +127,15 @@ class NanoSwarm:
         self.topic_lines = topic_lines
         self.bus = Bus()
         self.passes = Passes(seed, resolution_ns, self.bus, time == "real", int(spin_s * 1e9))
-        self.topics: dict[str, int] = {}
-        self._full: dict[str, str] = {}
-        self._writers: dict[str, tuple[bool, int, str]] = {}
-        """Of each topic, the last in the order of a pass who writes to it: whether it is Python's, its cohort, its kind."""
-        self._readers: dict[str, tuple[bool, int, str]] = {}
-        """Of each topic that is read in the pass in which it is written, the first in that order who does so."""
-        self._kinds: dict[type[Kind], KindState] = {}
-        self._cohorts: list[_Cohort] = []
+        self._declared = Declared(self.passes, self.bus, topic_lines)
+        self.topics = self._declared.topics
+        self._cohorts: list[Cohort] = []
         self._alike: dict[tuple[Any, ...], deque[int]] = {}
         self._running = False
         self._refitted_s = clocks.monotonic()
-        self.critics: list[CriticRuns] = []
-        self._traced = self._spanned = 0
+        self._tracing = Tracing(self.passes)
+        self._critics = Critics(self.passes, self._tracing)
+        self.critics = self._critics.runs
         if capacity is not None and not (isinstance(capacity, int | float) and 0.0 < capacity <= 1e6):
             raise NanoError(f"capacity={capacity!r}", hint="how many cores' time a pass may cost, above 0")
         mesh = topology if isinstance(topology, Mesh) else Mesh()
@@ -225,6 +164,7 @@ class NanoSwarm:
         self.beat_beside: memoryview | None = None
         """Where Python's thread tells whom it ticks, likewise."""
         self._window_ns = max(1, round(window_s * 1e9))
+        self._measuring = Measuring(self.passes, self.bus, self.topics, self._cohorts, self._window_ns)
         self.topology = topology
         if topology is not None:
             self.passes.order()
@@ -271,7 +211,7 @@ class NanoSwarm:
     @property
     def agents(self) -> int:
         """Agents that live."""
-        return sum(state.population.alive for state in self._kinds.values())
+        return sum(state.population.alive for state in self._declared.kinds.values())
 
     @property
     def cohorts(self) -> Sequence[Agents]:
@@ -285,7 +225,7 @@ class NanoSwarm:
     @property
     def kinds(self) -> dict[type[Kind], KindState]:
         """The kinds and their rows."""
-        return dict(self._kinds)
+        return dict(self._declared.kinds)
 
     def failures(self) -> list[tuple[type[Kind], int, BaseException]]:
         """(kind, row, exception) of Python's ticks that raised, the last few of each cohort."""
@@ -296,12 +236,8 @@ class NanoSwarm:
             for row, error in each.python.failures
         ]
 
-    def _per_ns(self) -> float:
-        """Ticks of the clock that calls are measured by, a ns."""
-        return self.passes.clock.hz * 1e-9
-
     def _ticks_of(self, budget: Budget | None) -> int:
-        return max(1, round(budget.ns * self._per_ns())) if budget is not None else 0
+        return max(1, round(budget.ns * ticks_per_ns(self.passes))) if budget is not None else 0
 
     def _refit(self) -> None:
         """Have the clock compare itself with the system's, and budgets follow."""
@@ -341,8 +277,8 @@ class NanoSwarm:
                 f"group={group!r}", hint=f"a group is named by text, of at most {GROUP_CHARACTERS} characters"
             )
         start_ns = instant("start_ns", start_ns)
-        period_ns, periods = self._periods(rate_hz, count)
-        state = self._kind(form.kind)
+        period_ns, periods = periods_of(rate_hz, count, self.passes.resolution_ns)
+        state = self._declared.kind(form.kind)
         try:
             rows: Rows = _rows(state.population.claim(count))
         except OverflowError:
@@ -375,12 +311,12 @@ class NanoSwarm:
         # `absent`: all of it is in other parts of a spread population; here it reads nothing
         if self.topology is not None:
             self.topology.bind([group], self.seed)
-        cohort = _Cohort(form, state, group, budget, period_ns)
+        cohort = Cohort(form, state, group, budget, period_ns)
         cohort.absent = absent
         alike = self._alike.setdefault((state.number, form.name, group, budget, absent), deque())
         into = None if restoring else self._over(alike)  # a saved cohort keeps its number
         number = len(self._cohorts) if into is None else into
-        self._check_delays(form, number)
+        self._declared.check_delays(form, number, ordered=self.topology is not None, python_thread=self.python_thread)
         if form.name in ("object", "generator"):
             reads = {topic: self.topics[topic] for topic in form.kind.topics_read.values()}
             writes = {each.topic: self.topics[each.topic] for each in form.kind.topics_written.values()}
@@ -417,30 +353,6 @@ class NanoSwarm:
                 cohort.python.failures = was.python.failures
         return cohort.agents
 
-    def _check_delays(self, form: Form, number: int) -> None:
-        """NanoError where a topic that is read with `delay=0` would be written after it was read."""
-        kind = form.kind
-        if kind.topics_at_once and (self.topology is not None or self.python_thread):
-            raise NanoError(
-                f"{kind.__name__} reads {', '.join(sorted(kind.topics_at_once))} with delay=0, "
-                f"{'and a topology grants turns in its own order' if self.topology is not None else 'with python_thread=True'}",
-                hint="stages that read what was published in the same pass run one after the other, on one thread",
-            )
-        here = (form.name in ("object", "generator"), number, kind.__name__)
-        written = {each.topic for each in kind.topics_written.values()}
-        for topic in sorted(kind.topics_at_once):
-            before = self._writers.get(topic)
-            if before is not None and before > here:
-                raise _too_late(topic, before, here)
-        for topic in sorted(written):
-            after = self._readers.get(topic)
-            if after is not None and here > after:
-                raise _too_late(topic, here, after)
-        for topic in kind.topics_at_once:
-            self._readers[topic] = min(here, self._readers.get(topic, here))
-        for topic in written:
-            self._writers[topic] = max(here, self._writers.get(topic, here))
-
     def _over(self, alike: deque[int]) -> int | None:
         """A cohort of these whose agents have all ended, where there are many; looks at a few, in turn."""
         if len(alike) < COHORTS_KEPT:
@@ -465,76 +377,12 @@ class NanoSwarm:
         periods.frombytes(bytes(saved["periods"]))
         whole = range(rows[0], rows[-1] + 1) if rows and rows[-1] - rows[0] + 1 == len(rows) else rows
         agents = self._add(
-            form, self._kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None,
+            form, self._declared.kind(kind), whole, said["group"], budget, said["period_ns"], periods if periods else None, None,
             absent=said.get("absent", False), restoring=True, own=own,
         )  # fmt: skip
         it = self._cohorts[agents.cohort]
         it.demoted = said["demoted"]
         self.passes.restore_cohort(agents.cohort, saved)
-
-    def _periods(self, rate_hz: float | Sequence[float] | None, count: int) -> tuple[int, array[int] | None]:
-        if rate_hz is None:
-            return 0, None
-        if real(rate_hz):
-            return self._period(float(rate_hz)), None  # type: ignore[arg-type]
-        given: Any = rate_hz
-        hint = "give one rate, or one for each agent"
-        try:
-            rates = [float(each) for each in given] if not isinstance(given, str | bytes | Mapping | Set) else None
-        except (TypeError, ValueError, OverflowError):
-            rates = None
-        if rates is None:
-            raise NanoError(f"rate_hz={rate_hz!r} is no rate", hint=hint)
-        if len(rates) != count:
-            raise NanoError(f"{len(rates)} rates for {count} agents", hint=hint)
-        return 0, array("Q", [self._period(each) for each in rates])
-
-    def _period(self, rate_hz: float) -> int:
-        resolution = self.passes.resolution_ns
-        most = 1e9 / resolution
-        if not math.isfinite(rate_hz) or not 1e-9 <= rate_hz <= most * (1 + 1e-9):
-            raise NanoError(
-                f"a rate of {rate_hz} Hz",
-                hint=f"rates lie above 0 and at most at {most:,.0f} Hz, one tick each resolution_ns={resolution}",
-            )
-        return max(resolution, round(1e9 / rate_hz / resolution) * resolution)
-
-    def _kind(self, kind: type[Kind], capacity: int | None = None) -> KindState:
-        state = self._kinds.get(kind)
-        if state is not None:
-            return state
-        if not kind.fields:
-            raise NanoError(
-                f"{kind.__name__} declares no field", hint="declare what it keeps: `x: nano.f64` in its body"
-            )
-        wanted = {topic: None for topic in kind.topics_read.values()} | {
-            each.topic: each.full for each in kind.topics_written.values()
-        }
-        for topic, full in wanted.items():
-            if full is not None and self._full.get(topic, full) != full:
-                raise NanoError(
-                    f"{kind.__name__} writes to {topic!r} with full={full!r}, others with {self._full[topic]!r}",
-                    hint="all who write to a topic declare the same",
-                )
-        if len(self.topics.keys() | wanted.keys()) > TOPICS_MAX:
-            raise NanoError(f"more than {TOPICS_MAX} topics", hint="let agents share topics")
-        capacity = kind.capacity if capacity is None else capacity
-        population = Population(capacity, [(name, type.code) for name, type in kind.fields.items()], kind.layout)
-        number = self.passes.add_kind(population)
-        for topic, full in wanted.items():
-            self._topic(topic, full)
-        for topic in kind.topics_read.values():
-            self.bus.subscribe(self.topics[topic], number)
-        state = self._kinds[kind] = KindState(kind, number, population)
-        return state
-
-    def _topic(self, topic: str, full: str | None) -> None:
-        # A topic that is read before anybody writes to it drops what it has no room for; who writes says so, and is first
-        # asked where both are declared together.
-        if full is not None:
-            self._full.setdefault(topic, full)
-        if topic not in self.topics:
-            self.topics[topic] = self.bus.add(self.topic_lines, "block" if full == "block" else "drop")
 
     def spawn_critic(
         self, critic: Any, *, every: int = 1_000, budget_ns: float | None = None, traces: int = 100_000
@@ -546,42 +394,7 @@ class NanoSwarm:
         kept for it. Its own time is counted against `budget_ns`; see `critics`. In virtual time a traced tick costs what its
         budget declares. Returns the object.
         """
-        every, traces = whole(every), whole(traces)
-        if not isinstance(every, int) or every < 1 or not isinstance(traces, int) or traces < 1:
-            raise NanoError(f"every={every!r}, traces={traces!r}", hint="both are whole numbers above 0")
-        if budget_ns is not None and (not real(budget_ns) or not budget_ns > 0):
-            raise NanoError(f"budget_ns={budget_ns!r}", hint="a budget is a positive number of nanoseconds a look")
-        it = critic() if isinstance(critic, type) else critic
-        if not callable(getattr(it, "observe", None)) or not callable(getattr(it, "reflect", None)):
-            raise BadTick(f"{it!r} is no critic", hint="a critic has observe(traces) and reflect(now_ns)")
-        self.critics.append(CriticRuns(it, every, budget_ns, self.passes.made + every))
-        self._traced = max(self._traced, traces)
-        self.passes.trace(self._traced, self._spanned, 1.0 / self._per_ns())
-        return it
-
-    def _criticise(self) -> None:
-        """Show the critics what was traced, and have those reflect whose passes have gone by."""
-        from swarm.nano.minds.traces import TRACE
-
-        if all(each.next_pass > self.passes.made for each in self.critics):
-            return
-        raw, lost = self.passes.take_traces()
-        seen = numpy().frombuffer(raw, dtype=TRACE)
-        for each in self.critics:
-            began = clocks.perf_counter_ns()
-            each.lost += lost
-            try:
-                each.critic.observe(seen)
-                if each.next_pass <= self.passes.made:
-                    each.next_pass = self.passes.made + each.every
-                    each.critic.reflect(self.now_ns)
-                    each.runs += 1
-            except Exception as error:
-                each.next_pass = max(each.next_pass, self.passes.made + 1)
-                each.failed, each.error = each.failed + 1, error
-            spent_ns = clocks.perf_counter_ns() - began
-            each.busy_ns += spent_ns
-            each.over += each.budget_ns is not None and spent_ns > each.budget_ns
+        return self._critics.add(critic, every, budget_ns, traces)
 
     def outside(self, what: str) -> None:
         """NanoError in a tick that runs beside native passes: agents cannot be changed under them."""
@@ -616,15 +429,11 @@ class NanoSwarm:
 
     def counts(self, cohort: int) -> tuple[dict[str, float], float | None]:
         """Counts of a cohort since its beginning by name, "busy_ns" among them; and its budget, ns."""
-        counts: dict[str, float] = dict(self.passes.statistics(cohort))
-        budget = self._cohorts[cohort].budget
-        return counts | {"busy_ns": counts["busy"] / self._per_ns()}, budget.ns if budget is not None else None
+        return self._measuring.counts(cohort)
 
     def durations(self, cohort: int) -> tuple[Durations, Durations, Durations]:
         """What ticks of a cohort took since its beginning, how late they were, and how much that differed; ns."""
-        ns = 1.0 / self._per_ns() / self.passes.statistics(cohort)["parts"]
-        spent, late, jitter = (Durations(self.passes.durations(cohort, which)) for which in ("spent", "late", "jitter"))
-        return Durations([(at * ns, times) for at, times in spent.counts]), late, jitter
+        return self._measuring.durations(cohort)
 
     def demote(self, cohort: int) -> bool:
         """Halve the rate of a cohort, down to 1/64 of what it was; whether that was done."""
@@ -724,7 +533,7 @@ class NanoSwarm:
                 if clocks.monotonic() - self._refitted_s >= REFIT_S:
                     self._refit()
             if self.critics:
-                self._criticise()
+                self._critics.look()
             if self.watched is not None and self.now_ns >= self.watched.next_ns:
                 self.watched.look(self)
             if self.between is not None:
@@ -760,7 +569,7 @@ class NanoSwarm:
         """Tick the next agents of a cohort; what it took, ns."""
         python = self._cohorts[number].python
         if python is None:
-            return round(self.passes.grant(number, woken, agents) / self._per_ns())
+            return round(self.passes.grant(number, woken, agents) / ticks_per_ns(self.passes))
         began = clocks.perf_counter_ns()
         while agents > 0:
             agents -= python.run_turn(self.passes, self.now_ns, woken, agents)
@@ -786,93 +595,22 @@ class NanoSwarm:
 
     def mark(self) -> Mark:
         """Where its counts stand now, for a later `report`."""
-        numbers = range(len(self._cohorts))
-        return Mark(
-            self.now_ns, self.passes.made, clocks.perf_counter_ns(),
-            [self.passes.statistics(number) for number in numbers],
-            [self._durations(n) for n in numbers],
-            {topic: self.bus.counters(number) for topic, number in self.topics.items()},
-        )  # fmt: skip
-
-    def _durations(self, number: int) -> tuple[Durations, ...]:
-        return tuple(Durations(self.passes.durations(number, which)) for which in ("spent", "late", "jitter"))
+        return self._measuring.mark()
 
     def report(self, since: Mark) -> Report:
         """What was done since a mark."""
         self._refit()
-        ns_per = 1.0 / self._per_ns()
-        lines = []
-        for number, each in enumerate(self._cohorts):
-            now = self.passes.statistics(number)
-            known = number < len(since.counts)
-            was = since.counts[number] if known else dict.fromkeys(now, 0)
-            spent, late, jitter = self._durations(number)
-            if known:
-                spent, late, jitter = (
-                    these.since(those)
-                    for these, those in zip((spent, late, jitter), since.durations[number], strict=True)
-                )
-            lines.append(CohortReport(
-                cohort=number, kind=each.state.kind.__name__, form=each.form.name, group=each.group,
-                agents=now["agents"], awake=now["awake"],
-                **{name: now[name] - was[name] for name in ("ticks", "idle", "worked", "slept", "failed", "done", "missed")},
-                violations=now["over"] - was["over"], busy_ns=(now["busy"] - was["busy"]) * ns_per,
-                tick_ns=Durations([(at * ns_per / now["parts"], n) for at, n in spent.counts]),
-                late_ns=late, jitter_ns=jitter, budget_ns=each.budget.ns if each.budget is not None else None,
-            ))  # fmt: skip
-        names = ("published", "dropped", "blocked", "delivered")
-        said = {
-            topic: {
-                name: now - was
-                for name, now, was in zip(
-                    names, self.bus.counters(number), since.topics.get(topic, (0,) * 4), strict=True
-                )
-            }
-            for topic, number in self.topics.items()
-        }
-        return Report(
-            seconds=(self.now_ns - since.now_ns) / 1e9, wall_s=(clocks.perf_counter_ns() - since.wall_ns) / 1e9,
-            passes=self.passes.made - since.passes,
-            ticks=sum(line.ticks for line in lines), cohorts=tuple(lines), topics=said,
-            alerts=tuple(
-                replace(each) for each in (self.watched.alerts if self.watched is not None else ())
-                if each.to_ns is None or each.to_ns + self._window_ns > since.now_ns
-            ),
-            anomalies=tuple(
-                each for each in (self.watched.anomalies if self.watched is not None else ()) if each.found_ns > since.now_ns
-            ),
-        )  # fmt: skip
+        return self._measuring.report(since, self.watched)
 
     # --- profiling ----------------------------------------------------------------------------------------------------
 
     def keep_spans(self, calls: int = 100_000) -> None:
         """Note when the last so many calls of cohorts began and how long they took, for `trace_events`; 0 ends that."""
-        if not isinstance(calls, int) or calls < 0:
-            raise NanoError(f"{calls!r} calls", hint="a whole number, not negative")
-        self._spanned = calls
-        self.passes.trace(self._traced, calls, 1.0 / self._per_ns())
+        self._tracing.keep_spans(calls)
 
     def trace_events(self) -> list[dict[str, Any]]:
         """The calls since the last time in Chrome's Trace Event Format, which Perfetto opens: a track a cohort, in µs."""
-        raw, lost = self.passes.take_spans()
-        us = 1e-3 / self._per_ns()
-        found: list[dict[str, Any]] = [
-            {"ph": "M", "name": "thread_name", "pid": 1, "tid": n, "args": {"name": f"{each.state.kind.__name__} ({each.form.name})"}}
-            for n, each in enumerate(self._cohorts)
-        ]  # fmt: skip
-        first = None
-        for began, spent, now_ns, made, cohort, agents in _SPAN.iter_unpack(raw):
-            first = began if first is None else min(first, began)
-            found.append({
-                "ph": "X", "name": self._cohorts[cohort].state.kind.__name__, "cat": self._cohorts[cohort].form.name, "pid": 1,
-                "tid": cohort, "ts": (began - first) * us, "dur": spent * us,
-                "args": {"pass": made, "instant_ns": now_ns, "agents": agents},
-            })  # fmt: skip
-        if lost:
-            found.append(
-                {"ph": "I", "name": f"{lost} calls before are not kept", "pid": 1, "tid": 0, "ts": 0, "s": "g"}
-            )
-        return found
+        return self._tracing.events(self._cohorts)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -881,14 +619,6 @@ class NanoSwarm:
         from swarm.nano.saving import save
 
         return save(self)
-
-
-def _too_late(topic: str, writer: tuple[bool, int, str], reader: tuple[bool, int, str]) -> NanoError:
-    python = "; Python's agents run after native ones" if writer[0] and not reader[0] else ""
-    return NanoError(
-        f"{writer[2]} writes to {topic!r} after {reader[2]} has read it with delay=0 in the same pass{python}",
-        hint=f"spawn {writer[2]} before {reader[2]}, or have {reader[2]} read it with delay=1",
-    )
 
 
 def _rows(claimed: range | memoryview) -> Rows:
