@@ -1,6 +1,6 @@
 """Views of shards: keys in order, by tag, and what to tell who watches. They follow what the shards say, and hold nothing of their own.
 
-A view looks at the keys that something was said about since it last looked (`Shard.dirty`), so merging stays as fast as it is and
+A view looks at the keys that something was said about since it last looked (`Shard.take_dirty`), so merging stays as fast as it is and
 whoever never asks pays nothing. By key there is `Shard.get`.
 """
 
@@ -175,7 +175,7 @@ class Views:
         """Looks at what was said since the last time."""
         for number in sorted(self._shards):
             shard = self._shards[number]
-            dirty, shard.dirty = shard.dirty, {}
+            dirty = shard.take_dirty()
             for kind in sorted(dirty):
                 if dirty[kind]:
                     self._look(shard, kind, dirty[kind])
