@@ -388,6 +388,7 @@ def test_where_it_is_asked_for_all_of_them_are_encrypted_and_joining_reads_them(
             fill(ash, 200, 2500)
             ash.knowledge.put("facts", "secret", "the key is under the mat " * 50)
             said(nodes, "snapshot", "create", "mine")
+            ash.knowledge.put("facts", "more", 1)  # what is known already is in a snapshot: no other is taken of it
             until(lambda: list(folder.glob("auto-*")), 30, "one by itself")
             nodes.start("elm")
             with nodes.connect("elm") as elm:
