@@ -258,6 +258,9 @@ class Session:
         rows = range(batch.count) if ranges is None else [row for start, stop in ranges for row in range(start, stop)]
         if kill:
             batch.cancelled.update(row for row in rows if not batch.done[row])
+        if any(batch.done[row] for row in batch.pinned):
+            # What has ended here may be being made again where the batch is now, for others that wait for it.
+            ranges = _ranges([row for row in rows if not batch.done[row]])
         if self.linked and batch.sent:
             header: dict[str, Any] = {"b": batch.key, "r": _pairs(ranges)}
             if not kill:

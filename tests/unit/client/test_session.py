@@ -358,3 +358,21 @@ def test_what_an_owner_runs_without_keeping_it_is_handed_over_afresh_elsewhere()
     session.link_up(b"elm")
     (submit,) = told(session)
     assert "D" not in submit.header and submit.header["w"] == 1
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_what_is_made_again_for_others_is_not_given_up_with_what_has_not_ended(kill: bool) -> None:
+    """A result of the first node went with it, and who waits for it needs it at the second."""
+    session = Session(SESSION)
+    session.link_up(b"oak")
+    session.submit(1, b"spec", True, 3, b"columns", [])
+    session.submit(2, b"spec", True, 1, b"", [ids.batch_key(SESSION, 1) + bytes(4)])
+    outcomes(session, 1, [0])
+    session.link_down()
+    session.link_up(b"elm")
+    session.take_effects()
+    session.cancel(1, kill=kill)
+    (cancel,) = [one for one in told(session) if one.kind == Kind.CANCEL]
+    assert cancel.header["r"] == [[1, 3]] and cancel.header.get("k", True) is kill
+    session.cancel(2, kill=kill)
+    assert [one.header["r"] for one in told(session)] == [None], "nobody waits for this one: all of it"
