@@ -60,6 +60,10 @@ FOUND = [
     ("drains", 71016),
     # What may not be repeated, and had not begun when its client was gone for long, ended as CANCELLED when it was back.
     ("apart", 801054),
+    # A client gave up what had not begun, and with it what had ended and was being made again for others that waited for it.
+    ("relieving", 741021),
+    # A task whose attempt failed while it was to leave was moved again at once.
+    ("relieving", 742014),
 ]
 
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from kernels.tasks import TaskColumns
 from swarm.protocol.executor.suspension import level
 from swarm.protocol.owner.batches import Batch, Dispatch, Holdings
 from swarm.protocol.owner.moving import ASKED, ENDED, MOVES_MAX, Move, Moving
@@ -142,7 +143,7 @@ class Relief:
             return
         task = (it.batch.key, it.index)
         self._under_way.discard(task)
-        if reason == ENDED:
+        if reason == ENDED and it.batch.columns.state(it.index) == TaskColumns.DONE:
             self._records.pop(task, None)
             return
         if not reason and it.saved:

@@ -195,12 +195,12 @@ def test_nothing_is_moved_where_that_is_switched_off() -> None:
 # --- balance ----------------------------------------------------------------------------------------------------------
 
 
-def at_oak(count: int, slots: float = 4.0, elm: float = 4.0) -> tuple[Owner, list[ToExecutor]]:
+def at_oak(count: int, slots: float = 4.0, elm: float = 4.0, spec: Any = SAVABLE) -> tuple[Owner, list[ToExecutor]]:
     """Tasks at oak, and elm beside it."""
     owner = Owner(slots=0.0)
     owner.executor(OAK, "oak", slots=slots)
     for number in range(count):
-        owner.submit(number + 1, 1, SAVABLE)
+        owner.submit(number + 1, 1, spec)
     there = owner.taken()
     assert [one.executor for one in there] == [OAK] * count
     owner.executor(ELM, "elm", slots=elm)
@@ -233,6 +233,23 @@ def test_a_node_that_offers_fewer_slots_than_it_runs_is_relieved_one_task_at_a_t
     hot(owner, 2.0, 2)
     owner.wait(100.0)
     assert len([said for said in asked(owner, OAK) if said]) == 2
+
+
+def test_one_whose_attempt_ended_while_it_was_to_leave_is_left_alone_too() -> None:
+    owner, there = at_oak(2, spec=spec_of(checkpoint=True, retries=1, backoff_s=(5.0, 2.0, 60.0)))
+    owner.wait(BOUNDS.ran_s)
+    hot(owner, 1.0, 2)
+    owner.wait(BOUNDS.over_s + BOUNDS.look_s + 0.5)
+    (leaving,) = [one for one in there if owner.it._moving.is_moving(owner.it.batches[one.batch], 0)]
+    owner.report(leaving, {0: Status.RETRY})
+    assert moves(owner) == [("slots", "ended")], "it is tried again in a while"
+    record = owner.it._relief._records[leaving.batch, 0]
+    assert record.count == 1 and record.until == owner.now + BOUNDS.again_s
+    owner.wait(8.0)
+    (again,) = [one for one in owner.taken() if one.batch == leaving.batch]
+    owner.fine(again)
+    owner.wait(2 * BOUNDS.look_s)
+    assert (leaving.batch, 0) not in owner.it._relief._records, "it is over"
 
 
 def test_a_node_that_a_task_of_another_owner_is_leaving_is_not_relieved_meanwhile() -> None:
