@@ -12,7 +12,6 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future as StdFuture
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarm.client.batches import URGENT_PART, Batch, Batches, Make, Room, is_urgent
 from swarm.client.buffers import Buffers, Lending
+from swarm.client.code import CODE_KEPT_BYTES_MAX, KeptCode
 from swarm.client.direct import Lane
 from swarm.client.finder import ROUND_PAUSE_S, Finder, client_credentials
 from swarm.client.futures import Future
 from swarm.client.names import KEYED_HOME_FILE, Names, kept_home
+from swarm.client.queries import Queries
 from swarm.client.receipts import Receipt
 from swarm.client.routes import Route
 from swarm.client.settling import Settling
@@ -54,9 +55,6 @@ WINDOW_TASKS = 100_000
 """Tasks handed over and not finished before `submit` waits."""
 WINDOW_BYTES = 60 << 20
 """Bytes of calls not finished before `submit` waits."""
-CODE_KEPT_COUNT_MAX = 1024
-CODE_KEPT_BYTES_MAX = 32 << 20
-"""Callables by value that are kept to be sent to the next node; the least recently used go first."""
 RECONNECT_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
 NODES_REFRESH_S = 10.0
@@ -111,10 +109,8 @@ class Engine:
         self._cancels: list[tuple[int, int, bool]] = []  # under the lock
         # In the loop alone.
         self._link: Link | None = None
-        self._queries: dict[int, StdFuture[tuple[Any, bytes]]] = {}
-        self._query_number = 0
-        self._code: OrderedDict[bytes, bytes] = OrderedDict()
-        self._code_bytes = 0
+        self._queries = Queries()
+        self._code = KeptCode()
         self._receiving: dict[int, Batch] = {}
         """Batches whose receipt is to come."""
         self.names = Names(self._keyed_home)
@@ -382,7 +378,8 @@ class Engine:
             if not batches:
                 return
         for digest, blob in code:
-            self._keep_code(digest, blob)
+            if self._code.keep(digest, blob) and self._link is not None:
+                self._ask("code.put", {"digest": digest}, blob)
         waits: list[Batch] = []
         for it in batches:
             if not (whole or is_urgent(it)) and link is not None and link.congested:
@@ -435,34 +432,13 @@ class Engine:
         self._session.give_input(number, index, what, value, body)
         self._turn()
 
-    def _keep_code(self, digest: bytes, blob: bytes) -> None:
-        if digest in self._code:
-            self._code.move_to_end(digest)
-            return
-        self._code[digest] = blob
-        self._code_bytes += len(blob)
-        while len(self._code) > CODE_KEPT_COUNT_MAX or (self._code_bytes > CODE_KEPT_BYTES_MAX and len(self._code) > 1):
-            _, oldest = self._code.popitem(last=False)
-            self._code_bytes -= len(oldest)
-        if self._link is not None:
-            self._ask("code.put", {"digest": digest}, blob)
-
     def _ask(self, method: str, args: dict[str, Any], body: bytes) -> StdFuture[tuple[Any, bytes]]:
         answer: StdFuture[tuple[Any, bytes]] = StdFuture()
         self._ask_for(answer, method, args, body)
         return answer
 
     def _ask_for(self, answer: StdFuture[tuple[Any, bytes]], method: str, args: dict[str, Any], body: bytes) -> None:
-        if self._link is None:
-            answer.set_exception(FleetNotFound("there is no node at the moment", hint="it is being looked for"))
-            return
-        self._query_number += 1
-        self._queries[self._query_number] = answer
-        try:
-            self._link.send(encode(Kind.QUERY, {"q": self._query_number, "m": method, "a": args}), body)
-        except (LinkClosed, LinkOverflow) as error:
-            del self._queries[self._query_number]
-            answer.set_exception(SwarmError(str(error), hint="try again"))
+        self._queries.ask(self._link, answer, method, args, body)
 
     def _turn(self) -> None:
         for effect in self._session.take_effects():
@@ -617,28 +593,12 @@ class Engine:
             for message in messages:
                 kind, header, body = decode(message)
                 if kind == Kind.REPLY:
-                    self._replied(header, body)
+                    self._queries.replied(header, body)
                 else:
                     self._session.on_message(now, kind, header, body)
         except (MessageError, ValueError, TypeError, KeyError) as error:
             link.close(f"violation: {error}"[:200])
         self._turn()
-
-    def _replied(self, header: dict[str, Any], body: memoryview) -> None:
-        answer = self._queries.pop(header.get("q", 0), None)
-        if answer is None or answer.done():
-            return
-        error = header.get("e")
-        if error is None:
-            answer.set_result((header.get("v"), bytes(body)))
-            return
-        from swarm import errors
-
-        name, message, hint = error[:3]
-        kind = getattr(errors, str(name), SwarmError)
-        if not (isinstance(kind, type) and issubclass(kind, SwarmError)):
-            kind = SwarmError
-        answer.set_exception(kind(str(message), hint=str(hint)))
 
     def link_writable(self, link: Link) -> None:
         """The node consumes again: hand over what waited."""
@@ -652,11 +612,7 @@ class Engine:
         self._link = None
         self._session.link_down()
         self.lane.drop()
-        failed = FleetNotFound(f"the node is gone ({reason})", hint="the client looks for another")
-        queries, self._queries = self._queries, {}
-        for answer in queries.values():
-            if not answer.done():
-                answer.set_exception(failed)
+        self._queries.fail(FleetNotFound(f"the node is gone ({reason})", hint="the client looks for another"))
         if not self.closed and self._reconnecting is None:
             avoid = link.identity.id if self._moving else None
             self._reconnecting = self._loop.create_task(self._reconnect(avoid))
