@@ -19,8 +19,9 @@ from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S
 from swarm.client.futures import Future
 from swarm.client.maps import Chunksize, Feed, Window, plan
 from swarm.client.moves import SLACK_S, WITHIN_S, moved
+from swarm.client.options import CALL_NAMES, AnyFuture, Chosen, Fn, chosen, flat
 from swarm.client.streams import AsyncStream
-from swarm.client.sync import CALL_NAMES, AnyFuture, Chosen, Fleet, Fn, chosen, connect, flat
+from swarm.client.sync import Fleet, connect
 from swarm.paths import Home
 from swarm.protocol import ids
 

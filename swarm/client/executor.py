@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from swarm.client.chunks import Chunk, Source, opened
 from swarm.client.local_node import LocalNode
 from swarm.client.narrow import Narrow
-from swarm.client.sync import NOTHING_CHOSEN, AnyFuture, Fleet, connect
+from swarm.client.options import NOTHING_CHOSEN, AnyFuture
+from swarm.client.sync import Fleet, connect
 from swarm.errors import FleetNotFound, NotPicklable, PayloadTooLarge
 from swarm.paths import Home
 from swarm.tasks import options_of, waiting

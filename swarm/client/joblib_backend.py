@@ -15,8 +15,9 @@ from joblib import register_parallel_backend
 from joblib._parallel_backends import AutoBatchingMixin, ParallelBackendBase
 
 from swarm.client.futures import Future
+from swarm.client.options import chosen
 from swarm.client.routes import Route
-from swarm.client.sync import Fleet, chosen, connect
+from swarm.client.sync import Fleet, connect
 
 
 class SwarmBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]

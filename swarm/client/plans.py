@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarm.client.sync import CALL_NAMES, Fn
+from swarm.client.options import CALL_NAMES, Fn
 from swarm.errors import ConfigError
 from swarm.protocol.states import Priority
 from swarm.tasks import TaskOptions, current_task, options_of

@@ -15,19 +15,19 @@ from swarm.client.batches import LOOK_EVERY, Batch
 from swarm.client.buffers import Buffers
 from swarm.client.chunks import Chunk, chunk_route
 from swarm.client.commands import CommandFuture
-from swarm.client.direct import DirectFuture
+from swarm.client.dependencies import Dependencies
 from swarm.client.engine import QUERY_TIMEOUT_S, RECONNECT_TIMEOUT_S, Engine, EngineSettings
 from swarm.client.futures import Future
 from swarm.client.maps import Chunksize, Feed, Window, plan
 from swarm.client.moves import SLACK_S, WITHIN_S, moved
 from swarm.client.names import keyed
+from swarm.client.options import CALL_NAMES, NOTHING_CHOSEN, AnyFuture, Chosen, Fn, chosen, flat
 from swarm.client.routes import ROUTES_MAX, Route, Routes, command_route, is_lasting, session_for_here
 from swarm.client.storing import Storing
 from swarm.client.streams import Stream, StreamFuture
-from swarm.errors import ConfigError, DependencyFailed, NotFound
+from swarm.errors import ConfigError, NotFound
 from swarm.paths import Home
-from swarm.payload import decode_value, encode_call
-from swarm.payload_code import is_local
+from swarm.payload import decode_value
 from swarm.payload_failure import error_of
 from swarm.protocol import ids
 from swarm.protocol.states import Status
@@ -36,33 +36,7 @@ from swarm.tasks import TaskOptions, check_durability, current_task, waiting
 if TYPE_CHECKING:
     from swarm.client.knowledge import Knowledge
 
-_OPTION_NAMES = frozenset(
-    (
-        "name",
-        "retries",
-        "retry_on",
-        "backoff_s",
-        "needs",
-        "labels",
-        "timeout_s",
-        "priority",
-        "rerun",
-        "stream",
-        "python",
-        "durability",
-        "checkpoint",
-        "timeout_max_s",
-        "expected_s",
-        "transaction",
-    )
-)
-CALL_NAMES = _OPTION_NAMES | {"deadline", "nice", "key", "submit_timeout_s"}
-_NO_OPTIONS = TaskOptions()
 _BETWEEN_LOOKS = LOOK_EVERY - 1
-
-Fn = Callable[..., Any] | str
-"""A callable, or the name of one: "module:qualname", of a module that the nodes load."""
-AnyFuture = concurrent.futures.Future[Any]
 
 
 class Options:
@@ -104,6 +78,7 @@ class Fleet:
         self._commands: dict[tuple[bytes, int, bool], Route] = {}
         storing = Storing(engine.room, lambda: engine.unfinished)
         self._buffers = Buffers(engine.query, engine.post, engine.later, self._reach, engine.bulk, storing.put)
+        self._dependencies = Dependencies(engine, self._buffers)
         engine.settling.source = self._buffers
 
     def _reach(self) -> str:
@@ -193,9 +168,9 @@ class Fleet:
                 return future
         for value in args:
             if isinstance(value, concurrent.futures.Future):
-                return self._hand_after(route, args, kwargs or {}, make)
+                return self._dependencies.hand(route, args, kwargs or {}, make)
         if kwargs and any(isinstance(value, concurrent.futures.Future) for value in kwargs.values()):
-            return self._hand_after(route, args, kwargs, make)
+            return self._dependencies.hand(route, args, kwargs, make)
         return self._engine.submit(route, args, kwargs or None, make, self._buffers)
 
     def hand_chunk(self, route: Route, chunk: Chunk) -> Future:
@@ -209,74 +184,6 @@ class Fleet:
         """Whether pickles are loaded from the node: it is granted `code`."""
         link = self._engine.link
         return link is None or "code" in link.identity.grants
-
-    def _hand_after(
-        self, route: Route, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[Batch, int], Future]
-    ) -> Future:
-        """Arguments that are futures: those that are done go as values, the others are waited for by the node."""
-        fills: list[tuple[int | str, int]] = []
-        deps: list[bytes] = []
-        # What has a name is to be the same whether what it waits for has ended by now or not.
-        has_name = self._engine.names.apply(route)
-
-        def resolved(place: int | str, value: Any) -> Any:
-            if not isinstance(value, concurrent.futures.Future):
-                return value
-            if value.done() and not (has_name and self._can_name(route, value)):
-                return value.result()
-            if isinstance(value, DirectFuture) and self._lane.has(value._batch):
-                return value.result()  # no node knows of it, and it is a short one
-            if not isinstance(value, Future) or value._batch.engine is not self._engine:
-                raise ConfigError(
-                    "an argument is a future of something else than this connection",
-                    hint="wait for it and pass its result",
-                )
-            task = value.task_id
-            if not self._can_wait(route, value, deps):
-                return value.result()  # what it waits for is in another log, and may be known to other nodes
-            if task not in deps:
-                deps.append(task)
-            fills.append((place, deps.index(task)))
-            return None
-
-        try:
-            values = tuple(resolved(place, value) for place, value in enumerate(args))
-            named = {key: resolved(key, value) for key, value in kwargs.items()}
-        except ConfigError:
-            raise
-        except (Exception, concurrent.futures.CancelledError) as cause:
-            # As it would be had the other task failed a moment later.
-            error = DependencyFailed(f"a task that this one depends on ended without a value: {cause}")
-            error.__cause__ = cause
-            return self._engine.failed(route, error, make)
-        if not deps:
-            return self._engine.submit(route, values, named or None, make, self._buffers)
-        return self._engine.lending(
-            self._buffers,
-            lambda sink: self._batches.add_after(
-                route, encode_call(values, named, sink, fills=fills, by_value=is_local), deps, make
-            ),
-            by_content=has_name,
-        )
-
-    def _can_wait(self, route: Route, value: Future, deps: list[bytes]) -> bool:
-        """Whether the node that a call goes to knows of the task that it waits for."""
-        log, level = value._batch.key[: ids.LOG_TAG_BYTES], value._batch.route.durability
-        if not route.durability:
-            return not level or log == self._engine.durable_session()[: ids.LOG_TAG_BYTES]
-        if self._engine.names.apply(route):
-            return self._can_name(route, value)
-        same = level == route.durability and value._batch.route.soft == route.soft
-        return same and (not deps or deps[0][: ids.LOG_TAG_BYTES] == log)
-
-    def _can_name(self, route: Route, value: AnyFuture) -> bool:
-        """Whether a task is in the log that a call with a name goes to."""
-        if not isinstance(value, Future) or value._batch.engine is not self._engine:
-            return False
-        tag = self._engine.names.log_tag(route)
-        if value._batch.route.durability != route.durability or value._batch.route.soft:
-            return False
-        return value._batch.key[: ids.LOG_TAG_BYTES] == tag
 
     def options(self, **options: Any) -> Options:
         """This fleet with options for what is submitted through it."""
@@ -628,73 +535,6 @@ def _home(home: Home | str | Path | None) -> Home:
 def _command(on_output: Callable[[str, bytes], object] | None, batch: Batch, index: int) -> CommandFuture:
     # Listening from the beginning: the command may write before `submit_command` returns.
     return CommandFuture(batch, index, on_output)
-
-
-class Chosen:
-    """The options of a call: those of the task, its deadline and niceness, its key, how long to wait for room, and what tells how
-    long each item of a map takes."""
-
-    __slots__ = ("deadline", "key", "lengths", "nice", "patience", "task")
-
-    def __init__(
-        self,
-        task: TaskOptions,
-        deadline: float | None = None,
-        nice: int = 0,
-        key: str | None = None,
-        patience: tuple[float | None] | None = None,
-        lengths: Callable[..., float] | None = None,
-    ) -> None:
-        self.task = task
-        self.patience = patience
-        self.deadline = deadline
-        self.nice = nice
-        self.key = key
-        self.lengths = lengths
-
-
-NOTHING_CHOSEN = Chosen(_NO_OPTIONS)
-
-
-def chosen(options: dict[str, Any]) -> Chosen:
-    """Options as people write them, checked. ConfigError."""
-    if not options:
-        return NOTHING_CHOSEN
-    unknown = sorted(set(options) - CALL_NAMES)
-    if unknown:
-        raise ConfigError(f"there is no option {unknown[0]!r}", hint=f"there are {', '.join(sorted(CALL_NAMES))}")
-    deadline = options.pop("deadline", None)
-    if deadline is not None and (isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline < 0):
-        raise ConfigError(
-            f"deadline={deadline!r} is not a time in seconds since the epoch", hint="time.time() + 60, say"
-        )
-    nice, key = options.pop("nice", 0), options.pop("key", None)
-    if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
-        raise ConfigError(f"nice={nice!r} is not a whole number from -20 to 19", hint="lower ones go first")
-    patience = _patience(options.pop("submit_timeout_s")) if "submit_timeout_s" in options else None
-    lengths = options.pop("expected_s") if callable(options.get("expected_s")) else None
-    return Chosen(TaskOptions.of(**options) if options else _NO_OPTIONS, deadline, nice, key, patience, lengths)
-
-
-def _patience(timeout_s: Any) -> tuple[float | None]:
-    if timeout_s is None:
-        return (None,)
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
-        raise ConfigError(
-            f"submit_timeout_s={timeout_s!r} is no time in seconds", hint="0 is not to wait, None for ever"
-        )
-    return (float(timeout_s),)
-
-
-def flat(futures: Iterable[Any]) -> list[AnyFuture]:
-    """Futures given one by one or as iterables of them."""
-    found: list[AnyFuture] = []
-    for one in futures:
-        if isinstance(one, concurrent.futures.Future):
-            found.append(one)
-        else:
-            found.extend(one)
-    return found
 
 
 __all__ = ["Fleet", "Options", "connect"]
