@@ -138,6 +138,21 @@ def test_what_only_one_node_has_is_not_for_its_own_clients_alone() -> None:
     assert not batch.left, "STANDARD work waits behind LOW"
 
 
+def test_a_class_comes_before_a_lower_one_that_was_handed_to_another_node() -> None:
+    """Tasks of one length, so that the slots of a node become free at once."""
+    world = fleet(5)
+    low, usual = world.client(0), world.client(1)
+    world.run(0.5)
+    hand(low, programs.FINE, 0.3, 400, priority=Priority.LOW)
+    world.run(1.0)
+    hand(usual, programs.FINE, 0.3, 400)
+    world.run(1.0)
+    since = world.sim.now
+    world.run(8.0)
+    of_low, of_usual = slot_time(world, [low, usual], since)
+    assert of_usual >= 2 * of_low, f"{of_low:.1f} s of LOW work beside {of_usual:.1f} s of STANDARD"
+
+
 def test_nothing_goes_past_what_is_before_it_by_asking_for_something_else() -> None:
     """STANDARD tasks that are too long to be sent ahead wait at their owner; LOW ones that need memory as well do not wait elsewhere for their slots."""
     world = fleet(1, 1)

@@ -5,7 +5,7 @@ in order by anybody: whoever hears first of a slot that becomes free has it, and
 owner may have a task of each class wait at each node where it is not alone: the node's own queue, which knows classes, ages and
 shares of all that is there, decides who is next.
 
-As many wait as begin there until the node has said so, one at least: little enough to wait at the wrong node, and what others have time for is
+As many wait as begin there until the node has said so, one at least, and one a slot where something less urgent runs: little enough to wait at the wrong node, and what others have time for is
 pulled from there as anything that waits. And nothing goes there past another task of this owner that could have the slot: only the owner
 knows that this one waits, too.
 """
@@ -84,6 +84,9 @@ class InLine:
         if it.queued is None or it.withheld >= min(it.slots, SLOTS_MAX) - SLACK:
             return False
         most = 1 if mean_s is None else 1 + int(min(it.slots, SLOTS_MAX) * TOLD_S / max(mean_s, TOLD_S))
+        if any(it.yielding[:priority]):
+            # Something less urgent has slots there, and more of it may be waiting: it is to get none that becomes free.
+            most = max(most, int(min(it.slots, SLOTS_MAX)))
         return sum(it.queued[priority:]) < most or not here
 
 

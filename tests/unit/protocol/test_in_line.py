@@ -151,6 +151,14 @@ def test_what_lacks_something_else_stops_nobody_behind_it() -> None:
     assert [it.count for it in owner.taken()] == [1], "the other waits for memory, and would not take the slot"
 
 
+def test_where_something_less_urgent_runs_one_waits_for_each_slot() -> None:
+    owner = owner_beside_others(low=[1.0, 1.0, 0.0])
+    owner.submit(1, 5)
+    assert sum(it.count for it in owner.taken()) == 2
+    owner.submit(2, 5, spec_of(priority=Priority.LOW))
+    assert owner.taken() == [], "there is nothing below it"
+
+
 def test_of_short_tasks_as_many_wait_as_begin_before_that_is_told() -> None:
     owner = Owner(slots=1)
     owner.submit(1)
