@@ -38,7 +38,7 @@ class Critics:
 
     def __init__(self, passes: Passes, tracing: Tracing) -> None:
         self._passes = passes
-        self._tracing = tracing
+        self.tracing = tracing
         self.runs: list[CriticRuns] = []
 
     def add(self, critic: Any, every: int, budget_ns: float | None, traces: int) -> Any:
@@ -52,7 +52,7 @@ class Critics:
         if not callable(getattr(it, "observe", None)) or not callable(getattr(it, "reflect", None)):
             raise BadTick(f"{it!r} is no critic", hint="a critic has observe(traces) and reflect(now_ns)")
         self.runs.append(CriticRuns(it, every, budget_ns, self._passes.made + every))
-        self._tracing.keep_ticks(traces)
+        self.tracing.keep_ticks(traces)
         return it
 
     def look(self) -> None:
@@ -78,3 +78,11 @@ class Critics:
             spent_ns = clocks.perf_counter_ns() - began
             each.busy_ns += spent_ns
             each.over += each.budget_ns is not None and spent_ns > each.budget_ns
+
+    def carry_on(self, other: Critics) -> None:
+        """What looked at another swarm looks at this one from now on, which has as many traces kept for it."""
+        for each in other.runs:
+            each.next_pass = self._passes.made + each.every
+            self.runs.append(each)
+        if other.runs:
+            self.tracing.keep_ticks(other.tracing.ticks)

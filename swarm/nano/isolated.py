@@ -126,7 +126,7 @@ class Worker:
             with os.fdopen(said["blob"], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 ticks = {each.form.kind.__name__: each.form for each in made._cohorts}
                 again = load(bytes(blob), ticks=ticks)
-            again.critics.extend(made.critics)
+            again.take_critics(made)
             made = again
         self.flock = made
         for number in said["suspend"]:

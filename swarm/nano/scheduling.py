@@ -396,6 +396,10 @@ class NanoSwarm:
         """
         return self._critics.add(critic, every, budget_ns, traces)
 
+    def take_critics(self, other: NanoSwarm) -> None:
+        """The critics of another swarm, of which this one was made again, look at this one from now on."""
+        self._critics.carry_on(other._critics)
+
     def outside(self, what: str) -> None:
         """NanoError in a tick that runs beside native passes: agents cannot be changed under them."""
         if self._beside is not None and self._beside.here:

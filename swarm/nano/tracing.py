@@ -25,6 +25,11 @@ class Tracing:
         self._passes = passes
         self._traced = self._spanned = 0
 
+    @property
+    def ticks(self) -> int:
+        """How many ticks are kept at least."""
+        return self._traced
+
     def keep_ticks(self, ticks: int) -> None:
         """Keep the last so many ticks at least."""
         self._traced = max(self._traced, ticks)

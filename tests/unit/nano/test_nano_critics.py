@@ -65,6 +65,19 @@ def test_what_a_critic_could_not_see_is_counted():
     assert critic.seen[0]["pass"].tolist()[:50] == [8] * 50
 
 
+def test_critics_of_a_population_that_is_made_again_see_it():
+    flock = nano.NanoSwarm()
+    flock.spawn(Driver, 3, rate_hz=1000)
+    critic = flock.spawn_critic(Recorder, every=10, traces=500)
+    flock.run_for(passes=15)
+    seen = len(np.concatenate(critic.seen))
+    again = nano.load(flock.save())
+    again.take_critics(flock)
+    again.run_for(passes=10)
+    assert len(np.concatenate(critic.seen)) - seen == 3 * 10, "as after a restart from a checkpoint"
+    assert len(critic.reflected) == 2 and again.critics == flock.critics
+
+
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"traces": 0}, {"critic": object()}])
 def test_what_is_no_critic_is_refused(wrong):
     flock = nano.NanoSwarm()
