@@ -184,7 +184,7 @@ def test_a_large_value_is_a_blob_on_every_node_and_a_damaged_one_is_repaired(nod
         until(
             lambda: oak.knowledge.get("facts", "large") == value and file.read_bytes() != rotten, 60, "it is repaired"
         )
-        assert "knowledge.blob_damaged" in nodes.log("oak")
+        until(lambda: "knowledge.blob_damaged" in nodes.log("oak"), 60, "it is told")
         blobs(nodes, "ash")[0].unlink()
         assert ash.knowledge.get("facts", "large") == value
         with pytest.raises(SwarmError, match="more than the 16 MiB"):

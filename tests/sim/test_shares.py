@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kernels.runqueue import RunQueue
-from swarm.protocol import execution, fair
+from swarm.protocol import fair
+from swarm.protocol.executor import handing
 from swarm.protocol.owner.in_line import InLine
 from swarm.protocol.resources import Capacity
 from swarm.protocol.states import Priority
@@ -196,7 +197,7 @@ def test_the_property_sees_owners_who_have_nothing_wait_in_line(monkeypatch: pyt
 
 
 def test_the_property_sees_slots_that_never_gather(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "keeps_slots", lambda *told: False)
+    monkeypatch.setattr(handing, "keeps_slots", lambda *told: False)
     with pytest.raises(AssertionError, match="stands still"):
         moves(1, Priority.STANDARD, Priority.STANDARD, needs=WIDE)
 

@@ -183,7 +183,7 @@ def _linked_again(place: Place, boot: bytes, was_up: bool) -> None:
     now = SimpleNamespace(boot=boot, identity=SimpleNamespace(id=OAK, role="node"), up=True)
     nothing = SimpleNamespace(
         owner_lost=lambda *_: False, owner_back=lambda *_: None, executor_lost=lambda *_: None,
-        executor_linked=lambda *_: None, executors={},
+        executor_linked=lambda *_: None, executors={}, last_dispatch=0,
     )  # fmt: skip
     fabric = object.__new__(Fabric)
     fabric.__dict__.update(

@@ -24,6 +24,7 @@ class Peers:
         self.up_after, self.has_code, self.looked = up_after, has_code, 0
         self.node_links = {b"peer": self}
         self.identity = SimpleNamespace(id=b"peer")
+        self.execution = SimpleNamespace(workers={})
         self.told: list[tuple[Any, bool]] = []
         self.pool = SimpleNamespace(
             reply=lambda worker, number, value, failed=False: self.told.append((value, failed)), pids=dict
