@@ -99,7 +99,8 @@ def shared_memory(root: Path) -> None:
         until(lambda: _there_is_room(fleet), 60, "arrays are taken again")
         for _ in range(40):  # far more than there is room for, one after the other
             assert fleet.submit(_total, fleet.submit(_ones, MIB)).result(60) == MIB
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
     assert not list(Path("/dev/shm").iterdir())
 
 
@@ -114,7 +115,8 @@ def full_shared_memory_at_the_start(root: Path) -> None:
         refused(lambda: fleet.submit(_ones, MIB).result(60), "no room", "/dev/shm", "free some space")
         filler.unlink()
         assert fleet.submit(_total, _ones(MIB)).result(60) == MIB
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
 
 
 def home(root: Path) -> None:
@@ -136,7 +138,8 @@ def home(root: Path) -> None:
         nodes.kill("elm")
         until(lambda: any(one["state"] == "dead" for one in fleet.members()), 60, "a death is seen")
         assert running.result(60) == "done"
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
     said = nodes.cli("node", "--name", "oak", timeout_s=60)
     _says_no(said, str(disk))
     filler.unlink()
@@ -200,7 +203,8 @@ def journal(root: Path) -> None:
                 return False
 
         until(accepted, 60, "it is taken again")
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
 
 
 def kept(root: Path) -> None:
@@ -233,7 +237,8 @@ def kept(root: Path) -> None:
         filler.unlink()
         assert result.result(60) == bytes(4 * MIB)
         assert fleet.submit(len, os.urandom(4 * MIB), durability="node").result(60) == 4 * MIB
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
 
 
 def snapshots_of_knowledge(root: Path) -> None:
@@ -262,7 +267,8 @@ def snapshots_of_knowledge(root: Path) -> None:
         filler.unlink()
         assert nodes.cli("snapshot", "create", "second").returncode == 0
         assert nodes.cli("snapshot", "verify", "second").returncode == 0
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
 
 
 def directories_of_commands(root: Path) -> None:
@@ -285,7 +291,8 @@ def directories_of_commands(root: Path) -> None:
         assert fleet.submit(pow, 2, 10).result(60) == 1024
         filler.unlink()
         assert fleet.submit_command(["cat", "input"], files_in=[("input", source)]).result(60)["exit"] == 0
-    assert nodes.stop("oak") == 0, nodes.log("oak")
+    status = nodes.stop("oak")
+    assert status == 0, f"{status}: {nodes.log('oak')}"
     assert not list(disk.iterdir())
 
 

@@ -217,7 +217,7 @@ def test_nothing_is_read_behind_a_chunk_of_any_content():
 
 
 def test_the_fence_bites():
-    script = "from tests.unit.kernels.fenced import fenced; area, end = fenced(); print(area[end - 1]); area[end]"
+    script = "from tests.unit.kernels.fenced import fenced; area, end = fenced(); print(area[end - 1], flush=True); area[end]"
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[3], capture_output=True, timeout=60, check=False
     )
