@@ -10,13 +10,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kernels.histogram import Histogram
 from nodes.series import GAUGES, SUPPRESSED, TABLE, UNKNOWN, Row, Series
@@ -37,6 +38,14 @@ _UNKNOWN_ROW: Final = Row("info")
 _context: ContextVar[Mapping[str, object]] = ContextVar("swarm_log_context", default=MappingProxyType({}))
 
 
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+    def isatty(self) -> bool: ...
+
+
 @contextlib.contextmanager
 def bound(**ids: object) -> Iterator[None]:
     """Within it, every event carries these: ``task``, ``batch``, ``peer``. Per asyncio task, as contextvars are."""
@@ -45,6 +54,38 @@ def bound(**ids: object) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+class Unbuffered:
+    """A stream of text without a buffer. What a full disk did not take is left out; from a buffer it would be tried again when the
+    interpreter ends, and a node that stopped in order would end with status 120."""
+
+    def __init__(self, fd: int, terminal: bool) -> None:
+        self._fd = fd
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        """All of it, or OSError."""
+        left = memoryview(text.encode(errors="backslashreplace"))
+        while left:
+            left = left[os.write(self._fd, left) :]
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to do."""
+
+
+def _standard_error() -> Stream:
+    stream = sys.stderr
+    try:
+        stream.flush()
+        return Unbuffered(stream.fileno(), stream.isatty())
+    except (OSError, ValueError, AttributeError):  # a test's, or it is closed
+        return stream
 
 
 class Telemetry:
@@ -63,12 +104,12 @@ class Telemetry:
         log: LogSection,
         *,
         node: str,
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._node = node
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = _standard_error() if stream is None else stream
         self._json = log.format == "json" or (log.format == "auto" and not self._stream.isatty())
         self._least = _LEVELS[log.level]
         self._clock = clock

@@ -307,3 +307,22 @@ def test_what_goes_on_is_counted_and_how_long_it_stood_is_added_up() -> None:
         made.fact(Fact("task.resumed", {}, {"stood_s": stood_s}, stood_s))
     assert sample_of(made.metrics()[0], "swarm_task_resumptions_total") == 2.0
     assert sample_of(made.metrics()[0], "swarm_task_suspended_seconds_total") == 2.75
+
+
+def test_a_log_that_its_disk_does_not_take_changes_nothing_of_how_a_process_ends(tmp_path: Path) -> None:
+    script = """
+import resource
+from nodes.settings import LogSection
+from nodes.telemetry import Telemetry
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+telemetry = Telemetry(LogSection(), node="oak")
+telemetry.open()
+for number in range(40):
+    telemetry.event(f"no.such.{number}", text="x" * 100)
+"""
+    log = tmp_path / "log"
+    with open(log, "wb") as file:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stderr=file, env=environment, timeout=60)
+    assert (done.returncode, log.stat().st_size) == (0, 2000), log.read_text()
+    assert json.loads(log.read_text().splitlines()[0])["event"] == "no.such.0"
